@@ -1,0 +1,54 @@
+"""policystore keeps policies, not Algorithms: a content-addressed store of RL policies.
+
+Importing this package loads neither torch nor ray; :mod:`policystore.torch` and
+:mod:`policystore.rllib` do.
+"""
+
+from __future__ import annotations
+
+from policystore.diff import Diff, FieldDiff, TensorDiff
+from policystore.digest import Digest
+from policystore.errors import (
+    AmbiguousError,
+    FormatError,
+    IntegrityError,
+    InvalidInputError,
+    MismatchError,
+    NotFoundError,
+    PolicyStoreError,
+    ReadOnlyError,
+    StorageError,
+    SyncError,
+    UntrustedError,
+)
+from policystore.records import Version
+from policystore.snapshot import Snapshot
+from policystore.spec import Spec
+from policystore.store import PolicyStore
+from policystore.upkeep import Fault, VerifyReport
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AmbiguousError",
+    "Diff",
+    "Digest",
+    "Fault",
+    "FieldDiff",
+    "FormatError",
+    "IntegrityError",
+    "InvalidInputError",
+    "MismatchError",
+    "NotFoundError",
+    "PolicyStore",
+    "PolicyStoreError",
+    "ReadOnlyError",
+    "Snapshot",
+    "Spec",
+    "StorageError",
+    "SyncError",
+    "TensorDiff",
+    "UntrustedError",
+    "VerifyReport",
+    "Version",
+]

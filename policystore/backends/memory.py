@@ -1,0 +1,80 @@
+"""A store in this process's memory: for tests and notebooks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from policystore.backends.base import Chunks
+from policystore.errors import FormatError, NotFoundError
+
+__all__ = ["MemoryBackend"]
+
+
+class _Space:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.data: dict[str, bytes] = {}
+
+
+_SPACES: dict[str, _Space] = {}
+_SPACES_LOCK = threading.Lock()
+
+
+class MemoryBackend:
+    """Keys in a dict; ``memory://x`` is the same dict everywhere in one process."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        with _SPACES_LOCK:
+            self._space = _SPACES.setdefault(name, _Space())
+
+    @property
+    def url(self) -> str:
+        return f"memory://{self._name}"
+
+    def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+        with self._space.lock:
+            data = self._space.data.get(key)
+        if data is None:
+            raise NotFoundError(f"no key {self.location(key)}")
+        if limit is not None and len(data) > limit:
+            raise FormatError(
+                f"{self.location(key)} has {len(data)} bytes; at most {limit} belong there"
+            )
+        return data
+
+    def size(self, key: str) -> int | None:
+        with self._space.lock:
+            data = self._space.data.get(key)
+        return None if data is None else len(data)
+
+    def put(self, key: str, chunks: Chunks) -> None:
+        self.replace(key, b"".join(chunks))
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._space.lock:
+            if key in self._space.data:
+                return False
+            self._space.data[key] = bytes(data)
+            return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        with self._space.lock:
+            self._space.data[key] = bytes(data)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        with self._space.lock:
+            found = sorted(key for key in self._space.data if key.startswith(prefix))
+        yield from found
+
+    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
+        last = ""
+        for key in self.keys(prefix):
+            end = key.find(delimiter, len(prefix))
+            if end >= 0 and key[: end + len(delimiter)] != last:
+                last = key[: end + len(delimiter)]
+                yield last
+
+    def location(self, key: str) -> str:
+        return f"{self.url}/{key}"

@@ -1,0 +1,186 @@
+"""Files: atomic durable writes, and reads that cannot change under the reader.
+
+The only module beside ``backends`` that opens files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from policystore.errors import (
+    FormatError,
+    NotFoundError,
+    PolicyStoreError,
+    ReadOnlyError,
+    StorageError,
+)
+
+__all__ = ["fsync_folder", "mapped_errors", "read_file", "replace_file", "write_new"]
+
+# Below this many bytes a read is cheaper than a map.
+_MAP_FROM = 64 << 10
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_LOCAL_FILESYSTEMS = {
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "ramfs", "overlay", "bcachefs",
+    "jfs", "reiserfs",
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def mapped_errors(doing: str, *, writing: bool = False) -> Iterator[None]:
+    """Turn the operating system's errors into ours, in one place; ``doing`` starts the message."""
+    try:
+        yield
+    except PolicyStoreError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR) and not writing:
+            raise NotFoundError(f"{doing}: no such file: {error.filename}") from error
+        if writing and error.errno in _READ_ONLY:
+            raise ReadOnlyError(
+                f"{doing}: writing is not allowed there ({error}). Use a folder that you may "
+                "write to, or open the store with read_only=True to read only."
+            ) from error
+        hint = {
+            errno.ENOSPC: " The disk is full: free some space and try again.",
+            errno.EDQUOT: " Your quota is used up: free some space and try again.",
+            errno.EFBIG: " The file is larger than this process or filesystem may write.",
+            errno.ENOENT: " The folder is not there, or was removed meanwhile.",
+            errno.EACCES: " Check the permissions of the folder and of its parents.",
+        }.get(error.errno or 0, "")
+        raise StorageError(f"{doing}: {error}.{hint}") from error
+
+
+def write_new(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = 0o444) -> None:
+    """Write a file that does not exist yet and flush it to the disk; removed again on failure."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o600)
+    try:
+        try:
+            for chunk in chunks:
+                left = memoryview(chunk)
+                while left.nbytes:
+                    left = left[os.write(descriptor, left) :]
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write ``path`` whole or not at all: a temporary file beside it, flushed, then renamed."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    umask = _umask()
+    write_new(temporary, chunks, mode=0o666 & ~umask)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a new file in it survives a power cut."""
+    if sys.platform == "win32":  # pragma: no cover - folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY | _CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+    """The bytes of a file.
+
+    Args:
+        path: the file.
+        limit: refuse a file of more bytes than this (FormatError), before reading it.
+        share: allow a read-only map of the page cache instead of a copy, taken only where nobody
+            but this user can write file and folder, on a local filesystem: anywhere else a file
+            that is changed after verification would change arrays, or kill the process.
+
+    Raises:
+        OSError: as the operating system says.
+        FormatError: over ``limit``.
+        StorageError: not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise StorageError(f"{path} is not a regular file")
+        if limit is not None and status.st_size > limit:
+            raise FormatError(
+                f"{path} has {status.st_size} bytes; at most {limit} belong there. "
+                "It was not written by policystore."
+            )
+        if share and status.st_size >= _MAP_FROM and _is_private(status, path):
+            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        pieces = []
+        left = status.st_size
+        while left:
+            piece = os.read(descriptor, left)
+            if not piece:
+                break
+            pieces.append(piece)
+            left -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    finally:
+        os.close(descriptor)
+
+
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+
+
+def _umask() -> int:
+    """The process's umask, read without changing it where the system offers that."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o022
+
+
+def _is_private(status: os.stat_result, path: Path) -> bool:
+    if sys.platform != "linux":
+        return False
+    folder = os.stat(path.parent)
+    user = os.geteuid()
+    if status.st_uid != user or folder.st_uid != user:
+        return False
+    if (status.st_mode | folder.st_mode) & 0o022:
+        return False
+    return _is_local(folder.st_dev)
+
+
+_LOCAL_DEVICES: dict[int, bool] = {}
+
+
+def _is_local(device: int) -> bool:
+    """Whether a device is a filesystem of this machine, by the kernel's table of mounts."""
+    if device not in _LOCAL_DEVICES:
+        kinds = set()
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                left, _, right = line.partition(" - ")
+                major, minor = left.split()[2].split(":")
+                if os.makedev(int(major), int(minor)) == device:
+                    kinds.add(right.split()[0])
+        _LOCAL_DEVICES[device] = bool(kinds) and kinds <= _LOCAL_FILESYSTEMS
+    return _LOCAL_DEVICES[device]

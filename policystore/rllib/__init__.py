@@ -1,0 +1,1 @@
+"""RLlib policies of both API stacks: snapshot, rebuild, play."""

@@ -1,0 +1,210 @@
+"""A snapshot: one policy at one moment, in memory, immutable, owning its arrays."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from policystore import files, tree
+from policystore.canonical import Json
+from policystore.digest import Digest
+from policystore.encoding import (
+    EncodedPolicy,
+    ParsedPolicy,
+    decode_policy,
+    encode_policy,
+    named_state,
+    part_digest,
+    state_digest,
+)
+from policystore.errors import InvalidInputError
+from policystore.spec import Spec
+from policystore.tensors import Array, Weights, own_weights
+
+__all__ = ["Snapshot"]
+
+
+class Snapshot:
+    """One policy at one moment: weights, state and spec.
+
+    Arrays are copied in and handed out read-only, so nothing that happens to the live policy, or to
+    what a snapshot hands out, changes it. Equal content has an equal digest in every process.
+    Pickling keeps all of this.
+
+    Args:
+        weights: parameter name -> numpy array, flat. Any layout and byte order; dtypes of
+            :data:`policystore.tensors.DTYPES`. Names are non-empty and do not start with ``__``.
+        spec: what rebuilds the policy; by default an empty one.
+        state: what inference needs beside the weights: a dict of plain values and arrays (see
+            :mod:`policystore.tree`). Keys keep their types.
+
+    Raises:
+        InvalidInputError: weights, state or spec that cannot be stored, with their place.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: Mapping[str, Array],
+        spec: Spec | None = None,
+        state: Mapping[Any, Any] | None = None,
+    ) -> None:
+        if spec is not None and not isinstance(spec, Spec):
+            raise InvalidInputError(f"spec: expected a Spec, found {type(spec).__qualname__}")
+        if state is not None and not isinstance(state, Mapping):
+            raise InvalidInputError(f"state: expected a dict, found {type(state).__qualname__}")
+        self._spec = spec or Spec()
+        self._weights = own_weights(weights)
+        self._state_arrays: list[Array] = []
+        self._state_json = tree.encode(dict(state or {}), "state", self._state_arrays)
+        unknown = sorted(set(self._spec.acting or ()) - set(self._weights))
+        if unknown:
+            raise InvalidInputError(f"spec.acting names weights that are not there: {unknown}")
+
+    @classmethod
+    def of_parsed(
+        cls, parsed: ParsedPolicy, external: Mapping[str, Array], digest: Digest | None
+    ) -> Snapshot:
+        """Around read-only arrays that a reader has made; nothing is copied or hashed.
+
+        Args:
+            parsed: the policy object.
+            external: its tensors that stand in objects of their own, by name.
+            digest: the address that ``parsed`` was verified against, if it has one.
+        """
+        snapshot = cls.__new__(cls)
+        snapshot._spec = parsed.spec
+        snapshot._weights, snapshot._state_arrays = parsed.join(external)
+        snapshot._state_json = parsed.state
+        if digest is not None:
+            snapshot.__dict__["digest"] = digest
+        return snapshot
+
+    @property
+    def weights(self) -> Weights:
+        """Parameter name -> read-only array, in code-point order of the names."""
+        return MappingProxyType(self._weights)
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """What inference needs beside the weights; fresh containers around read-only arrays."""
+        return tree.decode(self._state_json, "state", self._state_arrays)  # type: ignore[no-any-return]
+
+    @property
+    def state_json(self) -> Json:
+        """The state as it stands in the metadata, arrays by number; a fresh copy."""
+        return copy.deepcopy(self._state_json)
+
+    @property
+    def state_arrays(self) -> Weights:
+        """The arrays of the state under their names in a file, ``__state__/0`` and on."""
+        return MappingProxyType(named_state(self._state_arrays))
+
+    @property
+    def spec(self) -> Spec:
+        """What rebuilds the policy."""
+        return self._spec
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, state included."""
+        arrays = [*self._weights.values(), *self._state_arrays]
+        return sum(array.nbytes for array in arrays)
+
+    @cached_property
+    def digest(self) -> Digest:
+        """The address under which a store keeps this policy."""
+        return self.encode().policy.digest
+
+    @cached_property
+    def weights_digest(self) -> Digest:
+        """Digest of all weights alone."""
+        return part_digest(self._weights)
+
+    @cached_property
+    def acting_digest(self) -> Digest:
+        """Digest of the weights that acting needs; stays when critics or target nets move."""
+        names = self._spec.acting
+        if names is None:
+            return self.weights_digest
+        return part_digest({name: self._weights[name] for name in names})
+
+    @cached_property
+    def state_digest(self) -> Digest:
+        """Digest of the state alone."""
+        return state_digest(self._state_json, self._state_arrays)
+
+    def encode(self, *, inline: bool = False) -> EncodedPolicy:
+        """The snapshot as bytes: objects of a store, or with ``inline`` one whole file."""
+        return encode_policy(
+            self._weights, self._state_json, self._state_arrays, self._spec, inline=inline
+        )
+
+    def replace(
+        self, *, spec: Spec | None = None, state: Mapping[Any, Any] | None = None
+    ) -> Snapshot:
+        """A snapshot with the same weights and another spec or state."""
+        return Snapshot(
+            weights=self._weights,
+            spec=self._spec if spec is None else spec,
+            state=self.state if state is None else state,
+        )
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Write one self-contained safetensors file that any safetensors reader opens.
+
+        The file appears whole or not at all; an existing one is replaced.
+
+        Raises:
+            NotFoundError: the folder does not exist.
+            ReadOnlyError, StorageError: it cannot be written.
+        """
+        path = Path(file)
+        with files.mapped_errors(f"saving a snapshot to {path}", writing=True):
+            files.replace_file(path, self.encode(inline=True).policy.chunks)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str]) -> Snapshot:
+        """Read what :meth:`save` wrote; the same digest as before.
+
+        A file has no address to be checked against: compare :attr:`digest` where that matters.
+
+        Raises:
+            NotFoundError: no such file.
+            FormatError: not a file of policystore, or cut short or changed in its header.
+            StorageError: it cannot be read.
+        """
+        path = Path(file)
+        with files.mapped_errors(f"loading a snapshot from {path}"):
+            data = files.read_file(path)
+        return cls.from_bytes(data, str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, what: str = "snapshot") -> Snapshot:
+        """Read the bytes of a file that :meth:`save` wrote; arrays are views of ``data``."""
+        if not memoryview(data).readonly:
+            data = bytes(data)
+        return cls.of_parsed(decode_policy(data, what, inline=True), {}, None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Snapshot) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (
+            Snapshot.from_bytes,
+            (b"".join(self.encode(inline=True).policy.chunks), "pickled snapshot"),
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Snapshot {self.digest.short}: {len(self._weights)} tensors, "
+            f"{self.nbytes:,} bytes, {self._spec!r}>"
+        )

@@ -1,0 +1,309 @@
+"""The spec: what rebuilds a policy, as deterministic JSON.
+
+Nothing of a time, host, run or library version is in it: the same policy has the same spec, and so
+the same digest, wherever it was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from policystore import tree
+from policystore.canonical import Json, JsonObject, canonical_json, parse_canonical
+from policystore.errors import FormatError, InvalidInputError
+
+__all__ = ["STACKS", "Spec"]
+
+STACKS = ("none", "torch", "old", "new")
+"""``none``: weights by hand. ``torch``: a plain ``nn.Module``. ``old``, ``new``: RLlib's stacks."""
+
+_WEIGHTS_KINDS = ("full", "inference-only")
+
+# JSON key -> what an absent key means. Absent and default are the same text: defaults are left
+# out, so that a field added to a later format does not change the digests of older policies.
+_DEFAULTS: JsonObject = {
+    "stack": "none",
+    "algorithm": None,
+    "class": None,
+    "observation_space": None,
+    "action_space": None,
+    "env_observation_space": None,
+    "env_action_space": None,
+    "config": {},
+    "weights": "full",
+    "acting": None,
+    "normalize_actions": None,
+    "clip_actions": None,
+    "connectors": {},
+    "modules": None,
+    "left_out": {},
+}
+
+
+class Spec:
+    """What rebuilds a policy. Immutable; equal specs have equal canonical JSON.
+
+    Properties hand out fresh copies, so changing what they return changes nothing here.
+
+    Args:
+        stack: one of :data:`STACKS`.
+        algorithm: RLlib's name of the algorithm, such as ``"PPO"``.
+        cls: import path ``module:QualName`` of the policy or module class.
+        observation_space, action_space: the spaces that the policy itself was built with, as JSON
+            of :mod:`policystore.spaces`.
+        env_observation_space, env_action_space: the environment's side of them, before
+            preprocessors and connectors and after unsquashing.
+        config: what the constructor and the model read: plain values of :mod:`policystore.tree`,
+            in full.
+        weights: ``"full"``, or ``"inference-only"`` where the source held no more.
+        acting: names of the weights that acting needs; None means all.
+        normalize_actions, clip_actions: how actions go back to the environment.
+        connectors: ordered connectors with their arguments, by pipeline.
+        modules: specs of modules that share parts and are kept together, by module id.
+        left_out: what of the source is not in this snapshot -> why.
+
+    Raises:
+        InvalidInputError: a value that has no place in a spec, named.
+    """
+
+    __slots__ = ("_bytes", "_json")
+    _bytes: bytes
+    _json: JsonObject
+
+    def __init__(
+        self,
+        *,
+        stack: str = "none",
+        algorithm: str | None = None,
+        cls: str | None = None,
+        observation_space: JsonObject | None = None,
+        action_space: JsonObject | None = None,
+        env_observation_space: JsonObject | None = None,
+        env_action_space: JsonObject | None = None,
+        config: Mapping[Any, Any] | None = None,
+        weights: str = "full",
+        acting: Iterable[str] | None = None,
+        normalize_actions: bool | None = None,
+        clip_actions: bool | None = None,
+        connectors: Mapping[str, Any] | None = None,
+        modules: Mapping[str, Spec] | None = None,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        self._set(
+            {
+                "stack": stack,
+                "algorithm": algorithm,
+                "class": cls,
+                "observation_space": observation_space,
+                "action_space": action_space,
+                "env_observation_space": env_observation_space,
+                "env_action_space": env_action_space,
+                "config": tree.encode(config or {}, "spec.config"),
+                "weights": weights,
+                "acting": None if acting is None else sorted(acting),
+                "normalize_actions": normalize_actions,
+                "clip_actions": clip_actions,
+                "connectors": tree.encode(connectors or {}, "spec.connectors"),
+                "modules": (
+                    None
+                    if modules is None
+                    else {key: module.to_json() for key, module in modules.items()}
+                ),
+                "left_out": dict(left_out or {}),
+            }
+        )
+
+    def _set(self, full: JsonObject) -> None:
+        _check_fields(full)
+        kept = {key: full[key] for key in _DEFAULTS if full[key] != _DEFAULTS[key]}
+        data = canonical_json(kept)
+        # Parsed back from its bytes, it shares nothing with what the caller still holds.
+        object.__setattr__(self, "_bytes", data)
+        object.__setattr__(self, "_json", parse_canonical(data, "spec"))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Spec is immutable; make another one")
+
+    @classmethod
+    def from_json(cls, value: Json) -> Spec:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            FormatError: not a spec of format 1, or one with fields of a newer policystore.
+        """
+        if not isinstance(value, dict):
+            raise FormatError(f"a spec is a JSON object; found {type(value).__name__}")
+        unknown = sorted(set(value) - set(_DEFAULTS))
+        if unknown:
+            raise FormatError(
+                f"the spec has fields that this policystore does not know: {', '.join(unknown)}. "
+                "It may come from a newer policystore: upgrade to read it."
+            )
+        spec = cls.__new__(cls)
+        try:
+            spec._set({**copy.deepcopy(_DEFAULTS), **value})
+        except InvalidInputError as error:
+            raise FormatError(f"malformed spec: {error}") from None
+        if spec._json != value:
+            raise FormatError("the spec writes out defaults, which format 1 leaves out")
+        return spec
+
+    def to_json(self) -> JsonObject:
+        """The spec as JSON, without fields that hold their default; a fresh copy."""
+        return copy.deepcopy(self._json)
+
+    def to_bytes(self) -> bytes:
+        """The canonical JSON of the spec."""
+        return self._bytes
+
+    def _get(self, key: str) -> Any:
+        return copy.deepcopy(self._json.get(key, _DEFAULTS[key]))
+
+    @property
+    def stack(self) -> str:
+        """One of :data:`STACKS`."""
+        return self._get("stack")  # type: ignore[no-any-return]
+
+    @property
+    def algorithm(self) -> str | None:
+        """RLlib's name of the algorithm, such as ``PPO``."""
+        return self._get("algorithm")  # type: ignore[no-any-return]
+
+    @property
+    def cls(self) -> str | None:
+        """Import path ``module:QualName`` of the policy or module class."""
+        return self._get("class")  # type: ignore[no-any-return]
+
+    @property
+    def observation_space(self) -> JsonObject | None:
+        """What the policy was built with, as JSON of :mod:`policystore.spaces`."""
+        return self._get("observation_space")  # type: ignore[no-any-return]
+
+    @property
+    def action_space(self) -> JsonObject | None:
+        """What the policy was built with, as JSON of :mod:`policystore.spaces`."""
+        return self._get("action_space")  # type: ignore[no-any-return]
+
+    @property
+    def env_observation_space(self) -> JsonObject | None:
+        """The environment's side, before preprocessors and connectors."""
+        return self._get("env_observation_space")  # type: ignore[no-any-return]
+
+    @property
+    def env_action_space(self) -> JsonObject | None:
+        """The environment's side, after unsquashing."""
+        return self._get("env_action_space")  # type: ignore[no-any-return]
+
+    @property
+    def config(self) -> dict[Any, Any]:
+        """What constructor and model read, as plain values."""
+        return tree.decode(self._get("config"), "spec.config")  # type: ignore[no-any-return]
+
+    @property
+    def weights(self) -> str:
+        """``full`` or ``inference-only``."""
+        return self._get("weights")  # type: ignore[no-any-return]
+
+    @property
+    def acting(self) -> tuple[str, ...] | None:
+        """Names of the weights that acting needs, sorted; None means all."""
+        names = self._get("acting")
+        return None if names is None else tuple(names)
+
+    @property
+    def normalize_actions(self) -> bool | None:
+        """Whether actions are unsquashed from [-1, 1] into the env's bounds."""
+        return self._get("normalize_actions")  # type: ignore[no-any-return]
+
+    @property
+    def clip_actions(self) -> bool | None:
+        """Whether actions are clipped to the env's bounds."""
+        return self._get("clip_actions")  # type: ignore[no-any-return]
+
+    @property
+    def connectors(self) -> dict[str, Any]:
+        """Ordered connectors with their arguments, by pipeline."""
+        return tree.decode(self._get("connectors"), "spec.connectors")  # type: ignore[no-any-return]
+
+    @property
+    def modules(self) -> dict[str, Spec] | None:
+        """Specs of modules that are kept together, by module id."""
+        found = self._get("modules")
+        return None if found is None else {key: Spec.from_json(found[key]) for key in found}
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """What of the source is not in this snapshot -> why."""
+        return self._get("left_out")  # type: ignore[no-any-return]
+
+    def replace(self, **changes: Any) -> Spec:
+        """A copy with some constructor arguments changed."""
+        known = {
+            "cls" if key == "class" else key: getattr(self, "cls" if key == "class" else key)
+            for key in _DEFAULTS
+        }
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise InvalidInputError(f"a Spec has no {', '.join(unknown)}; it has {sorted(known)}")
+        return Spec(**{**known, **changes})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and self._bytes == other._bytes
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{key}={self._json[key]!r}"
+            for key in ("stack", "algorithm", "class", "weights")
+            if key in self._json
+        ]
+        return f"Spec({', '.join(shown)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Spec.from_json, (self.to_json(),))
+
+
+def _check_fields(full: JsonObject) -> None:
+    """Types of the fields, so that everything read later can rely on them."""
+    if full["stack"] not in STACKS:
+        raise InvalidInputError(f"spec.stack is one of {STACKS}, not {full['stack']!r}")
+    if full["weights"] not in _WEIGHTS_KINDS:
+        raise InvalidInputError(f"spec.weights is one of {_WEIGHTS_KINDS}, not {full['weights']!r}")
+    for key in ("algorithm", "class"):
+        _check_type(full, key, str)
+    for key in ("observation_space", "action_space", "env_observation_space", "env_action_space"):
+        _check_type(full, key, dict)
+    for key in ("normalize_actions", "clip_actions"):
+        _check_type(full, key, bool)
+    for key in ("config", "connectors", "left_out"):
+        if not isinstance(full[key], dict):
+            raise InvalidInputError(f"spec.{key} is an object, not {type(full[key]).__name__}")
+    for key, why in full["left_out"].items():
+        if not isinstance(why, str):
+            raise InvalidInputError(f"spec.left_out[{key!r}] is a sentence, not {why!r}")
+    acting = full["acting"]
+    if acting is not None and not (
+        isinstance(acting, list)
+        and all(isinstance(name, str) for name in acting)
+        and acting == sorted(set(acting))
+    ):
+        raise InvalidInputError("spec.acting is a sorted list of parameter names, each once")
+    for key in ("config", "connectors"):
+        tree.decode(full[key], f"spec.{key}")
+    modules = full["modules"]
+    if modules is not None:
+        if not isinstance(modules, dict) or not modules:
+            raise InvalidInputError("spec.modules maps module ids to specs, at least one")
+        for module in modules.values():
+            Spec.from_json(module)
+
+
+def _check_type(full: JsonObject, key: str, kind: type) -> None:
+    if full[key] is not None and type(full[key]) is not kind:
+        raise InvalidInputError(
+            f"spec.{key} is {kind.__name__} or absent, not {type(full[key]).__name__}"
+        )

@@ -1,0 +1,502 @@
+"""The store: push, pull and names over one backend."""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import os
+import secrets
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from policystore.backends.base import Backend
+from policystore.backends.local import LocalBackend
+from policystore.backends.memory import MemoryBackend
+from policystore.diff import Diff, diff_snapshots
+from policystore.digest import Digest
+from policystore.encoding import EncodedObject, check_object
+from policystore.errors import (
+    AmbiguousError,
+    FormatError,
+    InvalidInputError,
+    NotFoundError,
+    ReadOnlyError,
+    StorageError,
+)
+from policystore.layout import (
+    MARKER,
+    MAX_RECORD,
+    NAMES,
+    Ref,
+    check_name,
+    check_tag,
+    digest_of_key,
+    hint_key,
+    name_of_prefix,
+    object_key,
+    object_prefix,
+    parse_ref,
+    tag_of_prefix,
+    tags_prefix,
+)
+from policystore.names import tag_list, version_list
+from policystore.reading import in_parallel, read_object, read_snapshot
+from policystore.records import Hint, TagMove, Version, check_marker, marker_bytes
+from policystore.snapshot import Snapshot
+from policystore.upkeep import VerifyReport, verify_store
+
+__all__ = ["PolicyStore", "RefLike"]
+
+RefLike: TypeAlias = str | Digest | Version
+"""A ref such as ``soccer/main@7``, a Digest, or what a push or the log returned."""
+
+_WORKERS = 8
+
+
+class PolicyStore:
+    """Policies by digest, and names for them.
+
+    Opening touches nothing; the first push makes the store. One object may be used by several
+    threads, and pickles (a ``memory://`` store stays behind in its process).
+
+    Guarantees: a push that returned is durable and complete, and one that failed or was killed
+    leaves the store as it was, apart from bytes nobody refers to; what is pulled was checked
+    against its digest; concurrent writers of one name lose nothing.
+
+    Args:
+        url: a folder, ``file:///folder``, or ``memory://anything`` for a store in this process.
+        read_only: refuse every write, before anything is touched.
+
+    Raises:
+        InvalidInputError: a URL of another kind.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], *, read_only: bool = False) -> None:
+        self._backend = _open(url)
+        self._read_only = read_only
+        self._marked = False
+
+    @property
+    def url(self) -> str:
+        """The folder or URL of this store."""
+        return self._backend.url
+
+    def __repr__(self) -> str:
+        return f"PolicyStore({self.url!r}{', read_only=True' if self._read_only else ''})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopen, (self.url, self._read_only))
+
+    # Writing
+
+    def push(
+        self,
+        snap: Snapshot,
+        name: str | None = None,
+        *,
+        message: str = "",
+        metrics: Mapping[Any, Any] | None = None,
+        source: Mapping[Any, Any] | None = None,
+        parents: Iterable[RefLike] = (),
+        author: str | None = None,
+    ) -> Version:
+        """Store a policy and, with a name, make it that name's next version.
+
+        What the store has already is not written again. The version appears last, when all of
+        its bytes are durable. Each call makes a version, also of a policy that the name has.
+
+        Args:
+            snap: the policy.
+            name: such as ``"soccer/main"``; without one the policy is kept by digest alone.
+            message: why.
+            metrics: plain values worth choosing by, such as ``{"return": 21.5}``.
+            source: where it comes from, as plain values.
+            parents: refs of policies it was trained from; recorded as digests.
+            author: who; by default ``$POLICYSTORE_AUTHOR`` or the user's name.
+
+        Raises:
+            InvalidInputError: an argument of the wrong form; nothing was written.
+            NotFoundError: a parent that is not there; nothing was written.
+            ReadOnlyError: the store or its folder cannot be written.
+            FormatError: the folder is not a store, or one of a newer format.
+            StorageError: the storage failed; no version was made.
+        """
+        if not isinstance(snap, Snapshot):
+            raise InvalidInputError(
+                f"push takes a Snapshot, not {type(snap).__module__}.{type(snap).__qualname__}. "
+                "policystore.rllib.snapshot(…) or policystore.torch.snapshot(…) makes one."
+            )
+        self._check_writable("push")
+        if name is not None:
+            check_name(name)
+        encoded = snap.encode()
+        version = Version(
+            name=name,
+            number=None,
+            digest=encoded.policy.digest,
+            weights_digest=snap.weights_digest,
+            acting_digest=snap.acting_digest,
+            state_digest=snap.state_digest,
+            objects=encoded.objects,
+            previous=None,
+            time=_now(),
+            author=_default_author() if author is None else author,
+            message=message,
+            metrics=dict(metrics or {}),
+            source=dict(source or {}),
+            parents=tuple(self.resolve(parent) for parent in parents),
+            nonce=secrets.token_hex(16),
+        )
+        version.to_bytes()  # refuses what no record can hold before anything is written
+        self._ensure_store()
+        in_parallel(self._put, encoded.tensors.values(), workers=_WORKERS)
+        self._put(encoded.policy)
+        return version if name is None else self._append_version(name, version)
+
+    def _put(self, item: EncodedObject) -> None:
+        self._backend.put(object_key(item.digest), item.chunks)
+
+    def _append_version(self, name: str, version: Version) -> Version:
+        def make(number: int, previous: Digest | None) -> bytes:
+            return replace(version, number=number, previous=previous).to_bytes()
+
+        data = version_list(self._backend, name).append(make, version.nonce)
+        made = Version.from_bytes(data, f"the record of {name}")
+        hint = Hint(made.number or 0, made.digest)
+        try:
+            self._backend.replace(hint_key(name), hint.to_bytes())
+        except (StorageError, ReadOnlyError) as error:
+            # The version stands and is durable; an error here would make callers push it twice.
+            warnings.warn(
+                f"{made.ref} is pushed, but its hint could not be written, which only makes "
+                f"finding the newest version slower: {error}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return made
+
+    def tag(self, ref: RefLike, tag: str) -> Version:
+        """Move a tag to a version of a name, or create it; its history is kept.
+
+        Args:
+            ref: the version, such as ``"soccer/main@7"``, ``"soccer/main"`` or another tag of it.
+            tag: a word such as ``"champion"``; not all digits.
+
+        Returns:
+            The version that the tag now points to.
+
+        Raises:
+            InvalidInputError: a ref without a name, or a word that cannot be a tag.
+            NotFoundError: no such version.
+        """
+        check_tag(tag)
+        self._check_writable("tag")
+        parsed = _parse(ref)
+        if not parsed.name:
+            raise InvalidInputError(
+                f"{ref} has no name, and tags stand on names: tag 'name@number' instead"
+            )
+        target = self._version(parsed)
+        self._move_tag(parsed.name, tag, target)
+        return target
+
+    def untag(self, name: str, tag: str) -> None:
+        """Take a tag away; its history is kept, and it can be set again.
+
+        Raises:
+            NotFoundError: the name has no such tag.
+        """
+        check_name(name)
+        check_tag(tag)
+        self._check_writable("untag")
+        self._tagged(name, tag)
+        self._move_tag(name, tag, None)
+
+    def _move_tag(self, name: str, tag: str, target: Version | None) -> None:
+        nonce = secrets.token_hex(16)
+
+        def make(number: int, previous: Digest | None) -> bytes:
+            return TagMove(
+                name=name,
+                tag=tag,
+                number=number,
+                target=None if target is None else target.number,
+                digest=None if target is None else target.digest,
+                previous=previous,
+                time=_now(),
+                author=_default_author(),
+                nonce=nonce,
+            ).to_bytes()
+
+        tag_list(self._backend, name, tag).append(make, nonce)
+
+    def _check_writable(self, call: str) -> None:
+        if self._read_only:
+            raise ReadOnlyError(
+                f"{call}: {self!r} was opened to read only. Open it without read_only=True."
+            )
+
+    def _ensure_store(self) -> None:
+        """Make the store if it is not there; refuse what is not one."""
+        if self._marked:
+            return
+        if not self._check_marker() and not self._backend.create(MARKER, marker_bytes()):
+            self._check_marker()
+        self._marked = True
+
+    # Reading
+
+    def pull(self, ref: RefLike) -> Snapshot:
+        """Fetch a policy; every byte is checked against its digest.
+
+        On a local disk that only this user can write, large arrays are views of the page cache
+        rather than copies.
+
+        Raises:
+            InvalidInputError: not a ref.
+            NotFoundError: nothing there by that ref.
+            AmbiguousError: a short digest that fits several policies.
+            IntegrityError: the stored bytes are damaged.
+            FormatError: a record or object that is not of format 1.
+            StorageError: the storage failed.
+        """
+        return read_snapshot(self._backend, self.resolve(ref))
+
+    def pull_many(self, refs: Iterable[RefLike]) -> dict[RefLike, Snapshot]:
+        """Fetch several policies concurrently, by ref; all of them or an error."""
+        if isinstance(refs, str):
+            raise InvalidInputError(f"pull_many takes a list of refs, not the string {refs!r}")
+        wanted = list(dict.fromkeys(refs))
+        return dict(zip(wanted, in_parallel(self.pull, wanted, workers=_WORKERS), strict=True))
+
+    def resolve(self, ref: RefLike) -> Digest:
+        """The digest that a ref means now.
+
+        Raises:
+            InvalidInputError, NotFoundError, AmbiguousError, FormatError, StorageError.
+        """
+        parsed = _parse(ref)
+        return self._version(parsed).digest if parsed.name else self._find_digest(parsed.digest)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """All names that start with ``prefix`` (``"soccer/"`` for those under it), in order."""
+        if not isinstance(prefix, str):
+            raise InvalidInputError(f"a prefix is a string, not {type(prefix).__qualname__}")
+        found = (name_of_prefix(key) for key in self._backend.prefixes(NAMES, "/@"))
+        names = sorted(name for name in found if name is not None and name.startswith(prefix))
+        if not names:
+            self._check_marker()
+        return names
+
+    def log(self, name: str, limit: int | None = None) -> list[Version]:
+        """The versions of a name, newest first; at most ``limit`` of them.
+
+        Raises:
+            NotFoundError: no such name.
+        """
+        check_name(name)
+        newest = self._newest(name)
+        oldest = 1 if limit is None else max(1, newest - limit + 1)
+        numbers = range(newest, oldest - 1, -1)
+        return in_parallel(lambda n: self._read_version(name, n), numbers, workers=_WORKERS)
+
+    def tags(self, name: str) -> dict[str, Version]:
+        """The tags of a name, in order, with the versions they point to.
+
+        Raises:
+            NotFoundError: no such name.
+        """
+        check_name(name)
+        self._newest(name)
+        prefix = tags_prefix(name)
+        found = (tag_of_prefix(key, name) for key in self._backend.prefixes(prefix, "/"))
+        tagged = {}
+        for tag in sorted(tag for tag in found if tag is not None):
+            move = self._last_move(name, tag)
+            if move is not None and move.target is not None:
+                tagged[tag] = self._read_version(name, move.target)
+        return tagged
+
+    def diff(self, a: RefLike | Snapshot, b: RefLike | Snapshot) -> Diff:
+        """What differs between two policies, tensor by tensor; refs or snapshots."""
+        left, right = (x if isinstance(x, Snapshot) else self.pull(x) for x in (a, b))
+        return diff_snapshots(left, right)
+
+    def verify(self) -> VerifyReport:
+        """Read everything and report every fault; changes nothing."""
+        self._check_marker(required=True)
+        return verify_store(self._backend)
+
+    # Finding
+
+    def _version(self, ref: Ref) -> Version:
+        if ref.tag is not None:
+            return self._tagged(ref.name, ref.tag)
+        if ref.number is not None:
+            return self._read_version(ref.name, ref.number)
+        return self._read_version(ref.name, self._newest(ref.name))
+
+    def _newest(self, name: str) -> int:
+        newest = version_list(self._backend, name).latest()
+        if not newest:
+            self._check_marker(required=True)
+            known = self.names()
+            raise NotFoundError(
+                f"no name {name!r} in {self.url}."
+                + _suggest(name, known, "names are", "It is empty.")
+            )
+        return newest
+
+    def _read_version(self, name: str, number: int) -> Version:
+        versions = version_list(self._backend, name)
+        try:
+            data = versions.read(number)
+        except NotFoundError:
+            newest = self._newest(name)
+            raise NotFoundError(
+                f"no version {number} of {name!r} in {self.url}; its versions are 1 to {newest}"
+            ) from None
+        where = self._backend.location(versions.key(number))
+        version = Version.from_bytes(data, where)
+        if (version.name, version.number) != (name, number):
+            raise FormatError(f"{where}: the record is of {version.ref}: it was moved there")
+        return version
+
+    def _last_move(self, name: str, tag: str) -> TagMove | None:
+        moves = tag_list(self._backend, name, tag)
+        number = moves.latest()
+        if not number:
+            return None
+        where = self._backend.location(moves.key(number))
+        move = TagMove.from_bytes(moves.read(number), where)
+        if (move.name, move.tag, move.number) != (name, tag, number):
+            raise FormatError(f"{where}: the record is of another tag: it was moved there")
+        return move
+
+    def _tagged(self, name: str, tag: str) -> Version:
+        move = self._last_move(name, tag)
+        if move is None or move.target is None:
+            known = list(self.tags(name))
+            raise NotFoundError(
+                f"{name!r} has no tag {tag!r} in {self.url}."
+                + _suggest(tag, known, "its tags are", "It has no tags.")
+            )
+        version = self._read_version(name, move.target)
+        if version.digest != move.digest:
+            raise FormatError(
+                f"the tag {tag!r} of {name!r} and version {move.target} name different digests: "
+                "a record was changed; verify() says which"
+            )
+        return version
+
+    def _find_digest(self, digits: str) -> Digest:
+        if len(digits) == 64:
+            digest = Digest(digits)
+            if self._backend.size(object_key(digest)) is None:
+                self._check_marker(required=True)
+                raise NotFoundError(f"no object {digest} in {self.url}")
+            return digest
+        keys = self._backend.keys(object_prefix(digits))
+        found = [digest for digest in map(digest_of_key, keys) if digest is not None]
+        if len(found) > 1:
+            # Tensor objects have digests too, but nobody means those.
+            found = [digest for digest in found if self._is_policy(digest)]
+        if not found:
+            self._check_marker(required=True)
+            raise NotFoundError(f"no policy in {self.url} has a digest that starts with {digits}")
+        if len(found) > 1:
+            raise AmbiguousError(
+                f"blake3:{digits} fits {len(found)} policies: "
+                + ", ".join(str(digest) for digest in sorted(found)[:5])
+                + "; give more digits"
+            )
+        return found[0]
+
+    def _is_policy(self, digest: Digest) -> bool:
+        data = read_object(self._backend, digest)
+        return check_object(data, self._backend.location(object_key(digest))) == "policy"
+
+    def _check_marker(self, *, required: bool = False) -> bool:
+        """Whether the store is there.
+
+        Raises:
+            FormatError: something else is there, or a store of a newer format.
+            NotFoundError: nothing is there, and ``required``.
+        """
+        try:
+            data = self._backend.get(MARKER, limit=MAX_RECORD)
+        except NotFoundError:
+            if next(iter(self._backend.keys("")), None) is not None:
+                raise FormatError(
+                    f"{self.url} is not a policy store: it holds other files and no {MARKER}. "
+                    "Choose the folder of a store, or an empty one to make a new store in."
+                ) from None
+            if required:
+                raise NotFoundError(
+                    f"there is no policy store at {self.url}; the first push makes one"
+                ) from None
+            return False
+        check_marker(data, self._backend.location(MARKER))
+        return True
+
+
+def _parse(ref: RefLike) -> Ref:
+    if isinstance(ref, Digest):
+        return Ref(digest=ref.hex)
+    return parse_ref(ref.ref if isinstance(ref, Version) else ref)
+
+
+def _suggest(word: str, known: list[str], are: str, none: str) -> str:
+    if not known:
+        return " " + none
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=3)
+    if close:
+        return " Did you mean " + " or ".join(repr(name) for name in close) + "?"
+    shown = ", ".join(known[:10]) + (f", and {len(known) - 10} more" if len(known) > 10 else "")
+    return f" The {are}: {shown}" if are.startswith("names") else f" {are.capitalize()}: {shown}"
+
+
+def _open(url: str | os.PathLike[str]) -> Backend:
+    text = os.fspath(url)
+    if not isinstance(text, str) or not text:
+        raise InvalidInputError(f"a store is opened by a folder or URL, not {url!r}")
+    if "\0" in text:
+        raise InvalidInputError(f"a folder or URL without zero characters, not {url!r}")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return LocalBackend(Path(text).expanduser())
+    if scheme == "memory":
+        return MemoryBackend(rest)
+    if scheme == "file":
+        parts = urlsplit(text)
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise InvalidInputError(f"{text!r}: a file URL has the form file:///folder")
+        return LocalBackend(unquote(parts.path))
+    raise InvalidInputError(
+        f"{text!r}: policystore opens a folder, file:///folder or memory://name, not {scheme}://"
+    )
+
+
+def _reopen(url: str, read_only: bool) -> PolicyStore:
+    return PolicyStore(url, read_only=read_only)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def _default_author() -> str:
+    named = os.environ.get("POLICYSTORE_AUTHOR")
+    if named:
+        return named
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        # A container's user without an entry in the password file.
+        return "unknown"

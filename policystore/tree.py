@@ -1,0 +1,237 @@
+"""Plain values as JSON, exactly: what spec, state and metrics are made of.
+
+JSON alone loses tuples, keys that are not strings, infinities and arrays. Each of these stands
+under one tag, an object with a single key that starts with ``~``:
+
+====================  ==================================================================
+``{"~tuple": […]}``     a tuple
+``{"~map": [[k, v]…]}`` a dict whose keys are not all plain strings, sorted by the canonical
+                      JSON of the key; keys are None, bool, int, float, str or tuples of these
+``{"~float": "nan"}``   ``nan``, ``inf`` or ``-inf``
+``{"~bytes": "00ff"}``  bytes, in hexadecimal
+``{"~array": i}``       the i-th array met, stored beside the JSON (state)
+``{"~array": {…}}``     a small array in the JSON itself: dtype, shape, data in hexadecimal (spec)
+``{"~import": "m:Q"}``  a class or function by import path, see :class:`Tagged`
+``{"~space": {…}}``     a gymnasium space as :mod:`policystore.spaces` writes it
+====================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from policystore.canonical import MAX_DEPTH, Json, canonical_json
+from policystore.errors import FormatError, InvalidInputError
+from policystore.tensors import DTYPES, Array, dtype_code, own, raw, size_of, view
+
+__all__ = ["Tagged", "decode", "encode"]
+
+_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A value that the core carries but does not interpret.
+
+    ``Tagged("import", "torch.nn.modules.activation:ReLU")`` is a class by import path,
+    ``Tagged("space", {…})`` a space; only the layer that rebuilds turns them into objects.
+    """
+
+    tag: str
+    value: Json
+
+    def __post_init__(self) -> None:
+        if self.tag not in ("import", "space"):
+            raise InvalidInputError(f"unknown tag {self.tag!r}; known are 'import' and 'space'")
+
+
+def encode(value: object, what: str, arrays: list[Array] | None = None) -> Json:
+    """Turn a plain value into JSON.
+
+    Args:
+        value: None, bool, int, float, str, bytes, numpy scalars and arrays, :class:`Tagged`, and
+            lists, tuples and mappings of these. A numpy scalar becomes a 0-d array.
+        what: how messages name the value.
+        arrays: where arrays are appended, as owned copies, in the order met (maps in sorted
+            order, so that the order does not depend on insertion). With None they stand in
+            the JSON itself.
+
+    Raises:
+        InvalidInputError: a value outside this list, named by its place.
+    """
+    return _encode(value, what, arrays, 0)
+
+
+def _encode(value: object, what: str, arrays: list[Array] | None, depth: int) -> Json:
+    if depth > MAX_DEPTH:
+        raise InvalidInputError(f"{what}: nested deeper than {MAX_DEPTH} levels, or within itself")
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return value
+    if isinstance(value, float) and kind is float:
+        return _encode_float(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        owned = own(value, what)
+        if arrays is None:
+            return {"~array": _inline(owned)}
+        arrays.append(owned)
+        return {"~array": len(arrays) - 1}
+    if isinstance(value, (bytes, bytearray)):
+        return {"~bytes": bytes(value).hex()}
+    if isinstance(value, Tagged):
+        return {"~" + value.tag: value.value}
+    # A named tuple or an enum would come back as something else: only the plain kinds pass.
+    if kind is list or kind is tuple:
+        plain = cast("list[object] | tuple[object, ...]", value)
+        items = [
+            _encode(item, f"{what}[{index}]", arrays, depth + 1) for index, item in enumerate(plain)
+        ]
+        return items if kind is list else {"~tuple": items}
+    if isinstance(value, Mapping):
+        return _encode_mapping(value, what, arrays, depth)
+    raise InvalidInputError(
+        f"{what}: a {kind.__module__}.{kind.__qualname__} is not a plain value. Plain are None, "
+        "bool, int, float, str, bytes, numpy arrays, and lists, tuples and dicts of these."
+    )
+
+
+def _encode_float(value: float) -> Json:
+    return value if math.isfinite(value) else {"~float": str(value)}
+
+
+def _encode_mapping(
+    value: Mapping[Any, object], what: str, arrays: list[Array] | None, depth: int
+) -> Json:
+    if all(type(key) is str and not key.startswith("~") for key in value):
+        return {
+            key: _encode(value[key], f"{what}[{key!r}]", arrays, depth + 1) for key in sorted(value)
+        }
+    keys: list[tuple[bytes, Json, Any]] = []
+    for key in value:
+        plain = _encode_key(key, f"{what}, key {key!r}", depth + 1)
+        keys.append((canonical_json(plain), plain, key))
+    keys.sort(key=lambda item: item[0])
+    return {
+        "~map": [
+            [plain, _encode(value[key], f"{what}[{key!r}]", arrays, depth + 2)]
+            for _, plain, key in keys
+        ]
+    }
+
+
+def _encode_key(key: object, what: str, depth: int) -> Json:
+    if depth > MAX_DEPTH:
+        raise InvalidInputError(f"{what}: nested deeper than {MAX_DEPTH} levels")
+    if isinstance(key, np.integer):
+        key = int(key)
+    elif type(key) is np.str_:
+        key = str(key)
+    if key is None or type(key) in (bool, int, str):
+        return key
+    if type(key) is float:
+        return _encode_float(key)
+    if type(key) is tuple:
+        return {"~tuple": [_encode_key(item, what, depth + 1) for item in key]}
+    raise InvalidInputError(
+        f"{what}: a key is None, bool, int, float, str or a tuple of these, "
+        f"not {type(key).__qualname__}"
+    )
+
+
+def _inline(array: Array) -> Json:
+    code = dtype_code(array.dtype, "array")
+    return {"dtype": code, "shape": list(array.shape), "data": bytes(raw(array)).hex()}
+
+
+def decode(value: Json, what: str, arrays: list[Array] | None = None) -> Any:
+    """The inverse of :func:`encode`, as fresh containers; arrays are read-only.
+
+    Raises:
+        FormatError: JSON that :func:`encode` does not write.
+    """
+    if isinstance(value, list):
+        return [decode(item, what, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tag = next(iter(value)) if len(value) == 1 else ""
+    if not tag.startswith("~"):
+        if any(key.startswith("~") for key in value):
+            raise FormatError(f"{what}: a tag beside other keys in {sorted(value)}")
+        return {key: decode(item, what, arrays) for key, item in value.items()}
+    known = _DECODERS.get(tag)
+    if known is None:
+        raise FormatError(
+            f"{what}: unknown tag {tag!r}. It may come from a newer policystore: upgrade to read it"
+        )
+    try:
+        return known(value[tag], what, arrays)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise FormatError(f"{what}: what stands under {tag!r} is malformed: {error}") from None
+
+
+def _decode_tuple(value: Json, what: str, arrays: list[Array] | None) -> Any:
+    return tuple(decode(item, what, arrays) for item in _typed(value, list))
+
+
+def _decode_map(value: Json, what: str, arrays: list[Array] | None) -> Any:
+    found = {}
+    for key, item in _typed(value, list):
+        found[decode(key, what)] = decode(item, what, arrays)
+    if len(found) != len(value):
+        raise ValueError("keys that are equal in Python")
+    return found
+
+
+def _decode_float(value: Json, what: str, arrays: list[Array] | None) -> Any:
+    return _NON_FINITE[value]
+
+
+def _decode_bytes(value: Json, what: str, arrays: list[Array] | None) -> Any:
+    data = bytes.fromhex(_typed(value, str))
+    if data.hex() != value:
+        raise ValueError("hexadecimal digits in another form")
+    return data
+
+
+def _decode_array(value: Json, what: str, arrays: list[Array] | None) -> Any:
+    if arrays is not None:
+        index = _typed(value, int)
+        if not 0 <= index < len(arrays):
+            raise IndexError(f"array {index} of {len(arrays)}")
+        return arrays[index]
+    dtype = DTYPES[value["dtype"]]
+    shape = tuple(_typed(n, int) for n in value["shape"])
+    data = _decode_bytes(value["data"], what, None)
+    if len(value) != 3 or min(shape, default=0) < 0 or len(data) != size_of(dtype, shape):
+        raise ValueError("dtype, shape and data do not belong together")
+    return view(data, dtype, shape)
+
+
+def _decode_import(value: Json, what: str, arrays: list[Array] | None) -> Any:
+    return Tagged("import", _typed(value, str))
+
+
+def _decode_space(value: Json, what: str, arrays: list[Array] | None) -> Any:
+    return Tagged("space", _typed(value, dict))
+
+
+def _typed(value: Json, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
+    return value
+
+
+_DECODERS: dict[str, Callable[[Json, str, list[Array] | None], Any]] = {
+    "~tuple": _decode_tuple,
+    "~map": _decode_map,
+    "~float": _decode_float,
+    "~bytes": _decode_bytes,
+    "~array": _decode_array,
+    "~import": _decode_import,
+    "~space": _decode_space,
+}

@@ -1,0 +1,276 @@
+"""Verify: every object against its digest, every record readable and chained, nothing missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from policystore.backends.base import Backend
+from policystore.digest import Digest, digest_of
+from policystore.encoding import check_object, decode_policy
+from policystore.errors import IntegrityError, NotFoundError, PolicyStoreError
+from policystore.layout import (
+    MARKER,
+    MAX_RECORD,
+    NAMES,
+    OBJECTS,
+    digest_of_key,
+    hint_key,
+    name_of_prefix,
+    number_of,
+    object_key,
+    tag_key,
+    tag_of_prefix,
+    tags_prefix,
+    version_key,
+    versions_prefix,
+)
+from policystore.reading import assemble, read_object
+from policystore.records import Hint, TagMove, Version, check_marker
+
+__all__ = ["Fault", "VerifyReport", "verify_store"]
+
+_Record = TypeVar("_Record", Version, TagMove)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: the key it was seen at, and a sentence on it."""
+
+    key: str
+    problem: str
+
+
+@dataclass
+class VerifyReport:
+    """What verify saw. ``ok`` means that everything pushed can be pulled.
+
+    Attributes:
+        url: the store.
+        objects, nbytes: objects read, and their bytes.
+        policies, tensors: how many of them are of which kind.
+        names, versions, tags: how many records of each were read; tags that were taken away count.
+        faults: everything that is wrong, in the order of the walk.
+    """
+
+    url: str
+    objects: int = 0
+    nbytes: int = 0
+    policies: int = 0
+    tensors: int = 0
+    names: int = 0
+    versions: int = 0
+    tags: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no fault."""
+        return not self.faults
+
+    def raise_if_bad(self) -> None:
+        """Raise IntegrityError with the whole report if there is a fault."""
+        if self.faults:
+            raise IntegrityError(str(self))
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.url}: {self.objects} objects ({self.nbytes:,} bytes: {self.policies} policies, "
+            f"{self.tensors} tensors), {self.names} names, {self.versions} versions, "
+            f"{self.tags} tags: " + ("ok" if self.ok else f"{len(self.faults)} faults")
+        ]
+        lines += [f"  {fault.key}: {fault.problem}" for fault in self.faults]
+        return "\n".join(lines)
+
+
+def verify_store(backend: Backend) -> VerifyReport:
+    """Read everything and report what is wrong; changes nothing, and needs no quiet store.
+
+    One policy at a time is in memory. What is pushed meanwhile may or may not be looked at.
+    """
+    return _Walk(backend).run()
+
+
+@dataclass(frozen=True)
+class _Policy:
+    objects: Mapping[Digest, int]
+    weights: Digest
+    acting: Digest
+    state: Digest
+
+
+class _Walk:
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.report = VerifyReport(backend.url)
+        self.policies: dict[Digest, _Policy | None] = {}  # None: not whole, and noted
+
+    def run(self) -> VerifyReport:
+        with self._noting(MARKER):
+            marker = self.backend.get(MARKER, limit=MAX_RECORD)
+            check_marker(marker, self.backend.location(MARKER))
+        for key in sorted(self.backend.keys(OBJECTS)):
+            self._object(key)
+        known = {MARKER}
+        for prefix in sorted(self.backend.prefixes(NAMES, "/@")):
+            name = name_of_prefix(prefix)
+            if name is None:
+                self._fault(prefix, "this is no name as policystore writes it")
+            else:
+                known.update(self._name(name))
+        for key in sorted(self.backend.keys("")):
+            if key not in known and not key.startswith(OBJECTS):
+                self._fault(key, "policystore did not write this key, or not there")
+        return self.report
+
+    def _fault(self, key: str, problem: str) -> None:
+        self.report.faults.append(Fault(key, problem))
+
+    def _noting(self, key: str) -> _Noting:
+        return _Noting(self, key)
+
+    def _object(self, key: str) -> None:
+        digest = digest_of_key(key)
+        if digest is None:
+            self._fault(key, "policystore did not write this key, or not there")
+            return
+        with self._noting(key):
+            data = read_object(self.backend, digest)
+            self.report.objects += 1
+            self.report.nbytes += memoryview(data).nbytes
+            if check_object(data, self.backend.location(key)) == "tensor":
+                self.report.tensors += 1
+            else:
+                self.report.policies += 1
+                self._policy(digest, data)
+
+    def _policy(self, digest: Digest, data: bytes | memoryview | None = None) -> _Policy | None:
+        """What a policy really is; None where it is not whole, which is noted once."""
+        if digest not in self.policies:
+            self.policies[digest] = None
+            with self._noting(object_key(digest)):
+                data = read_object(self.backend, digest) if data is None else data
+                parsed = decode_policy(data, object_key(digest), inline=False)
+                objects = {item.digest: item.size for item in parsed.external.values()}
+                objects[digest] = memoryview(data).nbytes
+                snap = assemble(self.backend, parsed, digest)
+                self.policies[digest] = _Policy(
+                    objects, snap.weights_digest, snap.acting_digest, snap.state_digest
+                )
+        return self.policies[digest]
+
+    def _name(self, name: str) -> Iterator[str]:
+        """Check one name; gives the keys that belong to it."""
+        versions = {}
+        for key, version in self._chain(
+            versions_prefix(name), lambda number: version_key(name, number), Version.from_bytes
+        ):
+            yield key
+            if version is not None:
+                self.report.versions += 1
+                self._version(key, name, version)
+                versions[version.number] = version
+        if versions:
+            self.report.names += 1
+        yield hint_key(name)
+        if self.backend.size(hint_key(name)) is not None:
+            with self._noting(hint_key(name)):
+                Hint.from_bytes(self.backend.get(hint_key(name), limit=MAX_RECORD), hint_key(name))
+        for prefix in sorted(self.backend.prefixes(tags_prefix(name), "/")):
+            tag = tag_of_prefix(prefix, name)
+            if tag is None:
+                self._fault(prefix, "this is no tag as policystore writes it")
+                continue
+            yield from self._tag(name, tag, prefix, versions)
+
+    def _version(self, key: str, name: str, version: Version) -> None:
+        if version.name != name or version_key(name, version.number or 0) != key:
+            self._fault(key, f"the record is of {version.ref}: it was moved or copied here")
+        needed: Mapping[Digest, int | None] = version.objects or {version.digest: None}
+        for digest, size in needed.items():
+            found = self.backend.size(object_key(digest))
+            if found is None:
+                self._fault(key, f"the object {digest} that it needs is missing")
+            elif size is not None and found != size:
+                self._fault(key, f"the object {digest} has {found} bytes, not {size}")
+        if self.backend.size(object_key(version.digest)) is None:
+            return
+        policy = self._policy(version.digest)
+        if policy is not None:
+            said = (version.weights_digest, version.acting_digest, version.state_digest)
+            if (policy.weights, policy.acting, policy.state) != said:
+                self._fault(key, "the digests of the parts are not those of the policy")
+            if version.objects is not None and dict(version.objects) != dict(policy.objects):
+                self._fault(key, "the objects that it lists are not those of the policy")
+
+    def _tag(
+        self, name: str, tag: str, prefix: str, versions: dict[int | None, Version]
+    ) -> Iterator[str]:
+        self.report.tags += 1
+        for key, move in self._chain(
+            prefix, lambda number: tag_key(name, tag, number), TagMove.from_bytes
+        ):
+            yield key
+            if move is None:
+                continue
+            if (move.name, move.tag) != (name, tag) or tag_key(name, tag, move.number) != key:
+                self._fault(key, "the record is of another tag: it was moved or copied here")
+            if move.target is None:
+                continue
+            target = versions.get(move.target)
+            if target is None:
+                self._fault(key, f"it points to {name}@{move.target}, which is not there")
+            elif target.digest != move.digest:
+                self._fault(key, f"its digest is not that of {name}@{move.target}")
+
+    def _chain(
+        self,
+        prefix: str,
+        key_of: Callable[[int], str],
+        parse: Callable[[bytes | memoryview, str], _Record],
+    ) -> Iterator[tuple[str, _Record | None]]:
+        """Every key under ``prefix``, with its record where that is readable."""
+        numbers = {}
+        for key in sorted(self.backend.keys(prefix)):
+            number = number_of(key)
+            if number is None or key_of(number) != key:
+                self._fault(key, "policystore did not write this key, or not there")
+                yield key, None
+            else:
+                numbers[number] = key
+        before: bytes | None = None
+        for number in range(1, max(numbers, default=0) + 1):
+            if number not in numbers:
+                if number - 1 in numbers or number == 1:
+                    self._fault(key_of(number), "this number is missing, and later ones are there")
+                before = None
+                continue
+            key, record, data = numbers[number], None, None
+            with self._noting(key):
+                data = bytes(self.backend.get(key, limit=MAX_RECORD))
+                record = parse(data, self.backend.location(key))
+                if before is not None and record.previous != digest_of(before):
+                    self._fault(key, "it does not continue the record before: history was changed")
+            before = data
+            yield key, record
+
+
+class _Noting:
+    """Turns an error of the store into a fault, so that the walk goes on."""
+
+    def __init__(self, walk: _Walk, key: str) -> None:
+        self.walk = walk
+        self.key = key
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, NotFoundError):
+            self.walk._fault(self.key, f"missing: {error}")
+            return True
+        if isinstance(error, PolicyStoreError):
+            self.walk._fault(self.key, str(error))
+            return True
+        return False
