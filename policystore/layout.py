@@ -125,8 +125,8 @@ def check_tag(tag: str) -> str:
     if not isinstance(tag, str):
         raise InvalidInputError(f"a tag is a string, not {type(tag).__qualname__}")
     _check_segment(tag, f"the tag {tag!r}", _MAX_TAG)
-    if tag.isdigit():
-        raise InvalidInputError(f"the tag {tag!r} is all digits, which means a version number")
+    if tag.lstrip("-").isdigit():
+        raise InvalidInputError(f"the tag {tag!r} is a number, which means a version")
     if tag == LATEST:
         raise InvalidInputError(f"the tag {LATEST!r} always means the newest version")
     return tag

@@ -22,12 +22,13 @@ from policystore.layout import MAX_NUMBER, MAX_RECORD, check_name, check_tag
 
 __all__ = ["Hint", "TagMove", "Version", "check_marker", "marker_bytes"]
 
-MAX_OBJECTS = 400
+MAX_OBJECTS = 256
 """Up to so many objects stand in a version record; of a policy with more, the reader takes them
 from the policy object, so that every record fits into what a reader takes at the most."""
 
 _MAX_TEXT = 8 << 10
 _MAX_PLAIN = 12 << 10
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z", re.ASCII)
 _NONCE = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -241,7 +242,7 @@ class Hint:
         found = _fields(data, "hint", {"number", "digest"}, what)
         try:
             return cls(_number(found["number"]), Digest.parse(found["digest"]))
-        except InvalidInputError as error:
+        except ValueError as error:
             raise FormatError(f"{what}: malformed hint: {error}") from None
 
 
@@ -298,8 +299,9 @@ def format_time(time: datetime.datetime) -> str:
 
 def parse_time(text: str) -> datetime.datetime:
     """The inverse of :func:`format_time`; ValueError for any other form."""
-    parsed = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
-    return parsed.replace(tzinfo=datetime.timezone.utc)
+    if not _TIME.match(text):
+        raise ValueError(f"{text!r} is not a time as format 1 writes it")
+    return datetime.datetime.fromisoformat(text[:-1] + "+00:00")
 
 
 def _text(value: object, what: str) -> str:

@@ -127,27 +127,27 @@ class Spec:
         raise AttributeError("a Spec is immutable; make another one")
 
     @classmethod
-    def from_json(cls, value: Json) -> Spec:
-        """Read what :meth:`to_json` wrote.
+    def from_json(cls, value: Json, what: str = "spec") -> Spec:
+        """Read what :meth:`to_json` wrote; ``what`` names it in messages.
 
         Raises:
             FormatError: not a spec of format 1, or one with fields of a newer policystore.
         """
         if not isinstance(value, dict):
-            raise FormatError(f"a spec is a JSON object; found {type(value).__name__}")
+            raise FormatError(f"{what}: a spec is a JSON object; found {type(value).__name__}")
         unknown = sorted(set(value) - set(_DEFAULTS))
         if unknown:
             raise FormatError(
-                f"the spec has fields that this policystore does not know: {', '.join(unknown)}. "
-                "It may come from a newer policystore: upgrade to read it."
+                f"{what}: the spec has fields that this policystore does not know: "
+                f"{', '.join(unknown)}. It may come from a newer policystore: upgrade to read it."
             )
         spec = cls.__new__(cls)
         try:
             spec._set({**copy.deepcopy(_DEFAULTS), **value})
         except InvalidInputError as error:
-            raise FormatError(f"malformed spec: {error}") from None
+            raise FormatError(f"{what}: malformed spec: {error}") from None
         if spec._json != value:
-            raise FormatError("the spec writes out defaults, which format 1 leaves out")
+            raise FormatError(f"{what}: the spec writes out defaults, which format 1 leaves out")
         return spec
 
     def to_json(self) -> JsonObject:

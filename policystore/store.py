@@ -10,49 +10,38 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from policystore.backends.base import Backend
 from policystore.backends.local import LocalBackend
 from policystore.backends.memory import MemoryBackend
+from policystore.container import EncodedObject
 from policystore.diff import Diff, diff_snapshots
 from policystore.digest import Digest
-from policystore.encoding import EncodedObject, check_object
 from policystore.errors import (
-    AmbiguousError,
-    FormatError,
+    IntegrityError,
     InvalidInputError,
     NotFoundError,
     ReadOnlyError,
     StorageError,
 )
+from policystore.finding import Finder, RefLike, as_ref
 from policystore.layout import (
     MARKER,
-    MAX_RECORD,
-    NAMES,
-    Ref,
+    MAX_NUMBER,
     check_name,
     check_tag,
-    digest_of_key,
     hint_key,
-    name_of_prefix,
     object_key,
-    object_prefix,
-    parse_ref,
-    tag_of_prefix,
-    tags_prefix,
 )
 from policystore.names import tag_list, version_list
-from policystore.reading import in_parallel, read_object, read_snapshot
-from policystore.records import Hint, TagMove, Version, check_marker, marker_bytes
+from policystore.reading import in_parallel, read_snapshot
+from policystore.records import Hint, TagMove, Version, marker_bytes
 from policystore.snapshot import Snapshot
 from policystore.upkeep import VerifyReport, verify_store
 
-__all__ = ["PolicyStore", "RefLike"]
-
-RefLike: TypeAlias = str | Digest | Version
-"""A ref such as ``soccer/main@7``, a Digest, or what a push or the log returned."""
+__all__ = ["PolicyStore"]
 
 _WORKERS = 8
 
@@ -77,6 +66,7 @@ class PolicyStore:
 
     def __init__(self, url: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self._backend = _open(url)
+        self._find = Finder(self._backend)
         self._read_only = read_only
         self._marked = False
 
@@ -151,7 +141,8 @@ class PolicyStore:
             parents=tuple(self.resolve(parent) for parent in parents),
             nonce=secrets.token_hex(16),
         )
-        version.to_bytes()  # refuses what no record can hold before anything is written
+        # Refuses what no record can hold before anything is written.
+        replace(version, number=MAX_NUMBER, previous=version.digest).to_bytes()
         self._ensure_store()
         in_parallel(self._put, encoded.tensors.values(), workers=_WORKERS)
         self._put(encoded.policy)
@@ -195,12 +186,12 @@ class PolicyStore:
         """
         check_tag(tag)
         self._check_writable("tag")
-        parsed = _parse(ref)
+        parsed = as_ref(ref)
         if not parsed.name:
             raise InvalidInputError(
                 f"{ref} has no name, and tags stand on names: tag 'name@number' instead"
             )
-        target = self._version(parsed)
+        target = self._find.version(parsed)
         self._move_tag(parsed.name, tag, target)
         return target
 
@@ -213,7 +204,7 @@ class PolicyStore:
         check_name(name)
         check_tag(tag)
         self._check_writable("untag")
-        self._tagged(name, tag)
+        self._find.tagged(name, tag)
         self._move_tag(name, tag, None)
 
     def _move_tag(self, name: str, tag: str, target: Version | None) -> None:
@@ -244,8 +235,8 @@ class PolicyStore:
         """Make the store if it is not there; refuse what is not one."""
         if self._marked:
             return
-        if not self._check_marker() and not self._backend.create(MARKER, marker_bytes()):
-            self._check_marker()
+        if not self._find.check_marker() and not self._backend.create(MARKER, marker_bytes()):
+            self._find.check_marker()
         self._marked = True
 
     # Reading
@@ -264,7 +255,17 @@ class PolicyStore:
             FormatError: a record or object that is not of format 1.
             StorageError: the storage failed.
         """
-        return read_snapshot(self._backend, self.resolve(ref))
+        parsed = as_ref(ref)
+        if not parsed.name:
+            return read_snapshot(self._backend, self._find.digest(parsed.digest))
+        version = self._find.version(parsed)
+        try:
+            return read_snapshot(self._backend, version.digest)
+        except NotFoundError as error:
+            raise IntegrityError(
+                f"{error}, though {version.ref} needs it: the store has lost it. Restore it from a "
+                "backup, or push the policy again from where you have it."
+            ) from None
 
     def pull_many(self, refs: Iterable[RefLike]) -> dict[RefLike, Snapshot]:
         """Fetch several policies concurrently, by ref; all of them or an error."""
@@ -279,17 +280,18 @@ class PolicyStore:
         Raises:
             InvalidInputError, NotFoundError, AmbiguousError, FormatError, StorageError.
         """
-        parsed = _parse(ref)
-        return self._version(parsed).digest if parsed.name else self._find_digest(parsed.digest)
+        parsed = as_ref(ref)
+        if parsed.name:
+            return self._find.version(parsed).digest
+        return self._find.digest(parsed.digest)
 
     def names(self, prefix: str = "") -> list[str]:
         """All names that start with ``prefix`` (``"soccer/"`` for those under it), in order."""
         if not isinstance(prefix, str):
             raise InvalidInputError(f"a prefix is a string, not {type(prefix).__qualname__}")
-        found = (name_of_prefix(key) for key in self._backend.prefixes(NAMES, "/@"))
-        names = sorted(name for name in found if name is not None and name.startswith(prefix))
+        names = self._find.names(prefix)
         if not names:
-            self._check_marker()
+            self._find.check_marker()
         return names
 
     def log(self, name: str, limit: int | None = None) -> list[Version]:
@@ -299,10 +301,10 @@ class PolicyStore:
             NotFoundError: no such name.
         """
         check_name(name)
-        newest = self._newest(name)
+        newest = self._find.newest(name)
         oldest = 1 if limit is None else max(1, newest - limit + 1)
         numbers = range(newest, oldest - 1, -1)
-        return in_parallel(lambda n: self._read_version(name, n), numbers, workers=_WORKERS)
+        return in_parallel(lambda n: self._find.read_version(name, n), numbers, workers=_WORKERS)
 
     def tags(self, name: str) -> dict[str, Version]:
         """The tags of a name, in order, with the versions they point to.
@@ -311,15 +313,8 @@ class PolicyStore:
             NotFoundError: no such name.
         """
         check_name(name)
-        self._newest(name)
-        prefix = tags_prefix(name)
-        found = (tag_of_prefix(key, name) for key in self._backend.prefixes(prefix, "/"))
-        tagged = {}
-        for tag in sorted(tag for tag in found if tag is not None):
-            move = self._last_move(name, tag)
-            if move is not None and move.target is not None:
-                tagged[tag] = self._read_version(name, move.target)
-        return tagged
+        self._find.newest(name)
+        return self._find.tags(name)
 
     def diff(self, a: RefLike | Snapshot, b: RefLike | Snapshot) -> Diff:
         """What differs between two policies, tensor by tensor; refs or snapshots."""
@@ -328,138 +323,8 @@ class PolicyStore:
 
     def verify(self) -> VerifyReport:
         """Read everything and report every fault; changes nothing."""
-        self._check_marker(required=True)
+        self._find.check_marker(required=True)
         return verify_store(self._backend)
-
-    # Finding
-
-    def _version(self, ref: Ref) -> Version:
-        if ref.tag is not None:
-            return self._tagged(ref.name, ref.tag)
-        if ref.number is not None:
-            return self._read_version(ref.name, ref.number)
-        return self._read_version(ref.name, self._newest(ref.name))
-
-    def _newest(self, name: str) -> int:
-        newest = version_list(self._backend, name).latest()
-        if not newest:
-            self._check_marker(required=True)
-            known = self.names()
-            raise NotFoundError(
-                f"no name {name!r} in {self.url}."
-                + _suggest(name, known, "names are", "It is empty.")
-            )
-        return newest
-
-    def _read_version(self, name: str, number: int) -> Version:
-        versions = version_list(self._backend, name)
-        try:
-            data = versions.read(number)
-        except NotFoundError:
-            newest = self._newest(name)
-            raise NotFoundError(
-                f"no version {number} of {name!r} in {self.url}; its versions are 1 to {newest}"
-            ) from None
-        where = self._backend.location(versions.key(number))
-        version = Version.from_bytes(data, where)
-        if (version.name, version.number) != (name, number):
-            raise FormatError(f"{where}: the record is of {version.ref}: it was moved there")
-        return version
-
-    def _last_move(self, name: str, tag: str) -> TagMove | None:
-        moves = tag_list(self._backend, name, tag)
-        number = moves.latest()
-        if not number:
-            return None
-        where = self._backend.location(moves.key(number))
-        move = TagMove.from_bytes(moves.read(number), where)
-        if (move.name, move.tag, move.number) != (name, tag, number):
-            raise FormatError(f"{where}: the record is of another tag: it was moved there")
-        return move
-
-    def _tagged(self, name: str, tag: str) -> Version:
-        move = self._last_move(name, tag)
-        if move is None or move.target is None:
-            known = list(self.tags(name))
-            raise NotFoundError(
-                f"{name!r} has no tag {tag!r} in {self.url}."
-                + _suggest(tag, known, "its tags are", "It has no tags.")
-            )
-        version = self._read_version(name, move.target)
-        if version.digest != move.digest:
-            raise FormatError(
-                f"the tag {tag!r} of {name!r} and version {move.target} name different digests: "
-                "a record was changed; verify() says which"
-            )
-        return version
-
-    def _find_digest(self, digits: str) -> Digest:
-        if len(digits) == 64:
-            digest = Digest(digits)
-            if self._backend.size(object_key(digest)) is None:
-                self._check_marker(required=True)
-                raise NotFoundError(f"no object {digest} in {self.url}")
-            return digest
-        keys = self._backend.keys(object_prefix(digits))
-        found = [digest for digest in map(digest_of_key, keys) if digest is not None]
-        if len(found) > 1:
-            # Tensor objects have digests too, but nobody means those.
-            found = [digest for digest in found if self._is_policy(digest)]
-        if not found:
-            self._check_marker(required=True)
-            raise NotFoundError(f"no policy in {self.url} has a digest that starts with {digits}")
-        if len(found) > 1:
-            raise AmbiguousError(
-                f"blake3:{digits} fits {len(found)} policies: "
-                + ", ".join(str(digest) for digest in sorted(found)[:5])
-                + "; give more digits"
-            )
-        return found[0]
-
-    def _is_policy(self, digest: Digest) -> bool:
-        data = read_object(self._backend, digest)
-        return check_object(data, self._backend.location(object_key(digest))) == "policy"
-
-    def _check_marker(self, *, required: bool = False) -> bool:
-        """Whether the store is there.
-
-        Raises:
-            FormatError: something else is there, or a store of a newer format.
-            NotFoundError: nothing is there, and ``required``.
-        """
-        try:
-            data = self._backend.get(MARKER, limit=MAX_RECORD)
-        except NotFoundError:
-            if next(iter(self._backend.keys("")), None) is not None:
-                raise FormatError(
-                    f"{self.url} is not a policy store: it holds other files and no {MARKER}. "
-                    "Choose the folder of a store, or an empty one to make a new store in."
-                ) from None
-            if required:
-                raise NotFoundError(
-                    f"there is no policy store at {self.url}; the first push makes one"
-                ) from None
-            return False
-        check_marker(data, self._backend.location(MARKER))
-        return True
-
-
-def _parse(ref: RefLike) -> Ref:
-    if isinstance(ref, Digest):
-        return Ref(digest=ref.hex)
-    return parse_ref(ref.ref if isinstance(ref, Version) else ref)
-
-
-def _suggest(word: str, known: list[str], are: str, none: str) -> str:
-    if not known:
-        return " " + none
-    import difflib
-
-    close = difflib.get_close_matches(word, known, n=3)
-    if close:
-        return " Did you mean " + " or ".join(repr(name) for name in close) + "?"
-    shown = ", ".join(known[:10]) + (f", and {len(known) - 10} more" if len(known) > 10 else "")
-    return f" The {are}: {shown}" if are.startswith("names") else f" {are.capitalize()}: {shown}"
 
 
 def _open(url: str | os.PathLike[str]) -> Backend:

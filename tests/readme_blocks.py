@@ -1,0 +1,25 @@
+"""The Python blocks of the README, run in order, as a reader would paste them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+_BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(kind: str) -> list[tuple[int, str]]:
+    """Line number and code of the blocks of a kind: ``""`` or ``"rllib"``."""
+    text = README.read_text(encoding="utf-8")
+    return [
+        (text.count("\n", 0, match.start(2)), match[2])
+        for match in _BLOCK.finditer(text)
+        if match[1].strip() == kind
+    ]
+
+
+def run_blocks(kind: str, names: dict[str, Any]) -> None:
+    for line, code in blocks(kind):
+        exec(compile("\n" * line + code, str(README), "exec"), names)

@@ -1,0 +1,147 @@
+"""What the package shows, imports and may import."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import policystore
+
+ROOT = Path(policystore.__file__).parent
+
+# Each module may import the ones before it, and no others. docs/format.md and the README follow it.
+ORDER = [
+    "errors",
+    "digest",
+    "canonical",
+    "tensors",
+    "tree",
+    "space_fields",
+    "space_leaves",
+    "spaces",
+    "spec",
+    "container",
+    "encoding",
+    "files",
+    "snapshot",
+    "layout",
+    "records",
+    "backends",
+    "backends.base",
+    "backends.memory",
+    "backends.local",
+    "names",
+    "reading",
+    "finding",
+    "diff",
+    "upkeep",
+    "store",
+    "",
+    "torch",
+]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix("__init__").rstrip(".")] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Every module of ours that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            module = node.module or ""
+            found |= {
+                f"{module}.{alias.name}"
+                if f"{module}.{alias.name}".removeprefix("policystore.") in modules()
+                else module
+                for alias in node.names
+            }
+    return {
+        name.removeprefix("policystore").lstrip(".")
+        for name in found
+        if name.split(".")[0] == "policystore"
+    }
+
+
+def test_modules_import_only_what_stands_before_them() -> None:
+    core = [name for name in modules() if not name.startswith("rllib")]
+    assert sorted(core) == sorted(ORDER), "a module without its place in the order"
+    for name in ORDER:
+        for imported in imports(modules()[name]):
+            assert ORDER.index(imported) < ORDER.index(name), (
+                f"{name or '(root)'} imports {imported}"
+            )
+
+
+def test_nothing_outside_rllib_imports_it() -> None:
+    for name in ORDER:
+        assert not any(imported.startswith("rllib") for imported in imports(modules()[name]))
+
+
+def test_only_files_and_backends_open_files() -> None:
+    opening = {"open", "os", "io", "mmap", "shutil", "tempfile", "pathlib"}
+    for name in ORDER:
+        if name in ("files", "snapshot", "store") or name.startswith("backends"):
+            continue
+        for node in ast.walk(ast.parse(modules()[name].read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "open", name
+            if isinstance(node, ast.Import) and name != "reading":  # which counts the cores
+                assert not {alias.name for alias in node.names} & opening, name
+
+
+def test_no_pickle_anywhere_in_the_core() -> None:
+    for name in ORDER:
+        text = modules()[name].read_text()
+        assert "import pickle" not in text
+        assert "allow_pickle=True" not in text
+        assert "eval(" not in text
+
+
+def test_exports_are_pinned() -> None:
+    assert policystore.__all__ == sorted(policystore.__all__)
+    assert set(policystore.__all__) == {
+        "AmbiguousError", "Diff", "Digest", "Fault", "FieldDiff", "FormatError", "IntegrityError",
+        "InvalidInputError", "MismatchError", "NotFoundError", "PolicyStore", "PolicyStoreError",
+        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "SyncError", "TensorDiff",
+        "UntrustedError", "VerifyReport", "Version",
+    }  # fmt: skip
+    assert all(hasattr(policystore, name) for name in policystore.__all__)
+
+
+@pytest.mark.parametrize("module", ["policystore", "policystore.spaces"])
+def test_importing_the_core_loads_no_heavy_library(module: str) -> None:
+    program = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    heavy = {"torch", "ray", "gymnasium", "safetensors", "fsspec", "pandas", "scipy", "pickle5"}
+    assert not loaded & heavy
+    assert {"policystore", "numpy", "blake3", "ml_dtypes"} <= loaded | {"policystore"}
+
+
+def test_torch_comes_without_ray() -> None:
+    program = "import sys, policystore.torch; print('ray' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_no_module_is_longer_than_one_sitting() -> None:
+    long = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert not {name: lines for name, lines in long.items() if lines > 400}

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policystore import FormatError, InvalidInputError, Spec
+from policystore.tree import Tagged
+
+FULL: dict[str, Any] = {
+    "stack": "new",
+    "algorithm": "PPO",
+    "cls": "ray.rllib.x:Y",
+    "observation_space": {"type": "Box"},
+    "action_space": {"type": "Discrete"},
+    "env_observation_space": {"type": "Dict"},
+    "env_action_space": {"type": "Discrete"},
+    "config": {"a": (1, 2.5), 3: np.arange(3), "act": Tagged("import", "torch.nn:ReLU")},
+    "weights": "inference-only",
+    "acting": ["b", "a"],
+    "normalize_actions": True,
+    "clip_actions": False,
+    "connectors": {"env_to_module": [{"class": "x:Y", "args": []}]},
+    "left_out": {"optimizer": "not kept"},
+}
+
+
+def test_everything_comes_back() -> None:
+    spec = Spec(**FULL, modules={"p0": Spec(stack="new", algorithm="PPO")})
+    for again in (Spec.from_json(spec.to_json()), pickle.loads(pickle.dumps(spec))):
+        assert again == spec
+        assert hash(again) == hash(spec)
+        assert again.to_bytes() == spec.to_bytes()
+    assert spec.acting == ("a", "b")
+    assert spec.config["a"] == (1, 2.5)
+    assert spec.config[3].tolist() == [0, 1, 2]
+    assert spec.config["act"] == Tagged("import", "torch.nn:ReLU")
+    assert spec.modules == {"p0": Spec(stack="new", algorithm="PPO")}
+    for key in ("stack", "algorithm", "cls", "weights", "clip_actions", "connectors", "left_out"):
+        assert getattr(spec, key) == FULL[key]
+
+
+def test_defaults_leave_no_trace_in_the_bytes() -> None:
+    assert Spec().to_bytes() == b"{}"
+    assert Spec(config={}, left_out={}, acting=None, stack="none") == Spec()
+    assert Spec(acting=[]) != Spec()
+
+
+def test_order_of_insertion_does_not_show() -> None:
+    left = Spec(config={"a": 1, "b": {"c": 2, "d": 3}})
+    right = Spec(config={"b": {"d": 3, "c": 2}, "a": 1})
+    assert left.to_bytes() == right.to_bytes()
+
+
+def test_nothing_that_is_handed_in_or_out_changes_it() -> None:
+    given = {"a": [1]}
+    spec = Spec(config=given)
+    before = spec.to_bytes()
+    given["a"].append(2)
+    spec.config["a"].append(3)
+    spec.to_json()["config"]["a"].append(4)
+    with pytest.raises(AttributeError, match="immutable"):
+        spec.stack = "new"  # type: ignore[misc]
+    assert spec.config == {"a": [1]}
+    assert spec.to_bytes() == before
+
+
+def test_replace_changes_only_what_is_named() -> None:
+    spec = Spec(**FULL)
+    changed = spec.replace(algorithm="DQN", acting=None)
+    assert (changed.algorithm, changed.acting) == ("DQN", None)
+    assert changed.replace(algorithm="PPO", acting=["a", "b"]) == spec
+    with pytest.raises(InvalidInputError, match="colour"):
+        spec.replace(colour="red")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stack", "tf"),
+        ("stack", None),
+        ("algorithm", 3),
+        ("cls", object),
+        ("observation_space", [1]),
+        ("config", {"f": lambda: 0}),
+        ("config", {"deep": {"a": object()}}),
+        ("weights", "some"),
+        ("acting", ["a", "a"]),
+        ("acting", [1, 2]),
+        ("normalize_actions", 1),
+        ("connectors", {"x": {1, 2}}),
+        ("left_out", {"x": 1}),
+        ("modules", {}),
+    ],
+)
+def test_values_without_a_place_are_refused_by_field(field: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=field.replace("cls", "class")):
+        Spec(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "json",
+    [
+        None,
+        [],
+        {"colour": 1},
+        {"stack": "none"},
+        {"stack": 1},
+        {"config": []},
+        {"config": {"a": {"~b": 1}}},
+        {"acting": ["b", "a"]},
+        {"acting": "a"},
+        {"modules": {}},
+        {"modules": {"a": {"modules": 1}}},
+        {"left_out": {"a": None}},
+    ],
+)
+def test_other_json_is_refused(json: Any) -> None:
+    with pytest.raises(FormatError, match="spec"):
+        Spec.from_json(json)
+
+
+def test_a_field_of_a_newer_policystore_says_so() -> None:
+    with pytest.raises(FormatError, match=r"colour.*[Uu]pgrade"):
+        Spec.from_json({"colour": "red"})
