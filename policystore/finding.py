@@ -166,21 +166,29 @@ class Finder:
             FormatError: something else is there, or a store of a newer format.
             NotFoundError: nothing is there, and ``required``.
         """
-        try:
-            data = self._backend.get(MARKER, limit=MAX_RECORD)
-        except NotFoundError:
-            if next(iter(self._backend.keys("")), None) is not None:
+        data = self._marker()
+        if data is None and next(iter(self._backend.keys("")), None) is not None:
+            # Somebody may have made the store between the two looks: the marker comes first.
+            data = self._marker()
+            if data is None:
                 raise FormatError(
                     f"{self._backend.url} is not a policy store: it holds other files and no "
                     f"{MARKER}. Choose the folder of a store, or an empty one to make one in."
-                ) from None
+                )
+        if data is None:
             if required:
                 raise NotFoundError(
                     f"there is no policy store at {self._backend.url}; the first push makes one"
-                ) from None
+                )
             return False
         check_marker(data, self._backend.location(MARKER))
         return True
+
+    def _marker(self) -> bytes | memoryview | None:
+        try:
+            return self._backend.get(MARKER, limit=MAX_RECORD)
+        except NotFoundError:
+            return None
 
 
 def as_ref(ref: RefLike) -> Ref:

@@ -39,7 +39,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
 }
 """safetensors code -> numpy dtype, in the order of ``docs/format.md``. The table is closed: these
-are the codes that every safetensors release from 0.4 on reads."""
+are the codes that every safetensors release from 0.4 on reads (float8 from 0.4.2 on)."""
 
 CODES: dict[np.dtype[Any], str] = {dtype: code for code, dtype in DTYPES.items()}
 

@@ -287,6 +287,18 @@ class StoreContract(ABC):
         assert {v.digest for v in store.log("a")} == {snap.digest for snap in snaps}
         assert store.verify().ok
 
+    def test_a_store_made_by_another_while_this_one_looks(
+        self, store: PolicyStore, make_snapshot: Make
+    ) -> None:
+        keys = store._backend.keys
+
+        def late(prefix: str) -> Any:
+            PolicyStore(self.url).push(make_snapshot(1), "a")
+            return keys(prefix)
+
+        store._backend.keys = late  # type: ignore[method-assign]
+        assert store.push(make_snapshot(2), "a").number == 2
+
     def test_threads_that_move_one_tag_lose_nothing(
         self, store: PolicyStore, make_snapshot: Make
     ) -> None:

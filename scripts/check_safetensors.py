@@ -1,0 +1,89 @@
+"""Reads what policystore writes with other releases of safetensors, the oldest supported first.
+
+    python scripts/check_safetensors.py [VERSION…]
+
+Installs each release into a folder of its own and opens a file that holds every dtype (float8
+from 0.4.2 on, which is when safetensors learned it), shapes from 0-d to empty, names outside ASCII,
+spec and state. Exits with 1 if one of them reads anything else than was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from policystore import Snapshot, Spec
+from policystore.tensors import DTYPES
+
+VERSIONS = ("0.4.0", "0.4.2", "0.5.3", "0.6.2", "0.7.0", "0.8.0")
+
+READER = """
+import hashlib, sys
+import safetensors, torch
+from safetensors import safe_open
+
+found = {}
+with safe_open(sys.argv[1], "pt") as file:
+    assert set(file.metadata()) == {"policystore"}
+    for name in file.keys():
+        tensor = file.get_tensor(name)
+        raw = tensor.contiguous().reshape(-1)
+        raw = raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b""
+        found[name] = (list(tensor.shape), hashlib.sha256(raw).hexdigest())
+for name in sorted(found):
+    print(ascii(name), *found[name])
+"""
+
+
+def written(version: str) -> Snapshot:
+    # What safetensors itself could not read before 0.4.2.
+    young = version in ("0.4.0", "0.4.1")
+    weights = {
+        f"w/{code}": np.arange(6).reshape(2, 3).astype(dtype)
+        for code, dtype in DTYPES.items()
+        if not (young and code.startswith("F8"))
+    }
+    weights |= {"0-d": np.array(1.5), "empty": np.zeros((0, 3), np.int16), "ünï": np.ones(1)}
+    return Snapshot(weights=weights, spec=Spec(stack="torch"), state={"f": {0: np.arange(3.0)}})
+
+
+def expected(snap: Snapshot) -> list[str]:
+    arrays = {**snap.weights, **snap.state_arrays}
+    return [
+        f"{name!a} {list(arrays[name].shape)} {hashlib.sha256(arrays[name].tobytes()).hexdigest()}"
+        for name in sorted(arrays)
+    ]
+
+
+def main(versions: tuple[str, ...]) -> int:
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "all.safetensors"
+        for version in versions:
+            snap = written(version)
+            snap.save(file)
+            target = Path(folder) / version
+            pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
+            subprocess.run([*pip, str(target), f"safetensors=={version}"], check=True)
+            program = f"import sys; sys.path.insert(0, {str(target)!r})\n" + READER
+            program += f"assert safetensors.__version__ == {version!r}, safetensors.__version__\n"
+            done = subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", program, str(file)],
+                capture_output=True,
+                text=True,
+            )
+            same = done.returncode == 0 and done.stdout.splitlines() == expected(snap)
+            bad += not same
+            print(f"safetensors {version:8} {'reads it' if same else 'DOES NOT READ IT'}")
+            if not same:
+                print(done.stdout, done.stderr, sep="\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tuple(sys.argv[1:]) or VERSIONS))
