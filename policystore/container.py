@@ -112,10 +112,7 @@ def parse_header(buffer: memoryview, what: str) -> tuple[JsonObject, int]:
         raise FormatError(
             f"{what}: cut short: the header says {length} bytes, the file has {buffer.nbytes}"
         )
-    text = bytes(buffer[8 : 8 + length])
-    stripped = text.rstrip(b" ")
-    if length % 8 or len(text) - len(stripped) > 7:
-        raise FormatError(f"{what}: the header is not padded as format 1 pads it")
+    stripped = bytes(buffer[8 : 8 + length]).rstrip(b" ")
     header = parse_canonical(stripped, f"{what}: header")
     if not isinstance(header, dict):
         raise FormatError(f"{what}: the header is not a JSON object")

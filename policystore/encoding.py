@@ -34,6 +34,7 @@ from policystore.tensors import CODES, Array, Weights, check_name, size_of, view
 
 __all__ = [
     "FORMAT",
+    "MAX_POLICY",
     "SPLIT_TENSOR",
     "SPLIT_TOTAL",
     "EncodedPolicy",
@@ -54,6 +55,9 @@ SPLIT_TOTAL = 4 << 20
 """Bytes of all tensors of a policy from which on large tensors become objects of their own."""
 SPLIT_TENSOR = 256 << 10
 """Bytes of one tensor from which on it becomes an object of its own, in such a policy."""
+
+MAX_POLICY = 1 << 30
+"""Bytes of a policy object, whose tensors are all small or stand outside it."""
 
 _STATE = "__state__/"
 _TENSOR = "tensor"
@@ -130,7 +134,13 @@ def encode_policy(
             "digest": str(item.digest),
         }
     inside = {name: array for name, array in arrays.items() if name not in outside}
-    return EncodedPolicy(encode(inside, _meta(spec, state, external)), tensors)
+    policy = encode(inside, _meta(spec, state, external))
+    if policy.size > MAX_POLICY and not inline:
+        raise InvalidInputError(
+            f"the policy's small tensors take {policy.size} bytes; a policy object has at most "
+            f"{MAX_POLICY}. Join tensors below {SPLIT_TENSOR} bytes into larger ones."
+        )
+    return EncodedPolicy(policy, tensors)
 
 
 def _meta(spec: Spec, state: Json, external: JsonObject) -> JsonObject:

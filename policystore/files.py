@@ -117,15 +117,16 @@ def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> b
         FormatError: over ``limit``.
         StorageError: not a regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | _CLOEXEC)
+    # Without waiting: a pipe in a store's folder would hold its reader for ever.
+    descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | _NONBLOCK)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise StorageError(f"{path} is not a regular file")
         if limit is not None and status.st_size > limit:
             raise FormatError(
-                f"{path} has {status.st_size} bytes; at most {limit} belong there. "
-                "It was not written by policystore."
+                f"{path} has {status.st_size} bytes; at most {limit} belong there: "
+                "it was not written by policystore"
             )
         if share and status.st_size >= _MAP_FROM and _is_private(status, path):
             return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
@@ -143,6 +144,7 @@ def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> b
 
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 def _umask() -> int:

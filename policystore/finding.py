@@ -156,7 +156,7 @@ class Finder:
         return found[0]
 
     def _is_policy(self, digest: Digest) -> bool:
-        data = read_object(self._backend, digest)
+        data = read_object(self._backend, digest, limit=1 << 62)
         return check_object(data, self._backend.location(object_key(digest))) == "policy"
 
     def check_marker(self, *, required: bool = False) -> bool:

@@ -8,13 +8,18 @@ from typing import TypeVar
 
 from policystore.backends.base import Backend
 from policystore.digest import Digest, digest_of
-from policystore.encoding import External, ParsedPolicy, decode_policy, decode_tensor
-from policystore.errors import IntegrityError, NotFoundError
+from policystore.encoding import MAX_POLICY, External, ParsedPolicy, decode_policy, decode_tensor
+from policystore.errors import FormatError, IntegrityError, NotFoundError
 from policystore.layout import object_key
 from policystore.snapshot import Snapshot
 from policystore.tensors import Array
 
 __all__ = ["assemble", "in_parallel", "read_object", "read_snapshot"]
+
+_REPAIR = (
+    "Restore it from a backup, or push the policy again from where you have it: that replaces a "
+    "damaged copy."
+)
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -38,24 +43,30 @@ def in_parallel(call: Callable[[_In], _Out], items: Iterable[_In], *, workers: i
             raise
 
 
-def read_object(backend: Backend, digest: Digest) -> bytes | memoryview:
+def read_object(backend: Backend, digest: Digest, *, limit: int = MAX_POLICY) -> bytes | memoryview:
     """The bytes of an object, checked against their address, always.
+
+    Args:
+        backend: where.
+        digest: which.
+        limit: how many bytes it may have; more are refused unread.
 
     Raises:
         NotFoundError: no such object.
-        IntegrityError: other bytes stand there.
+        IntegrityError: other bytes stand there, or more than ``limit``.
     """
     key = object_key(digest)
     try:
-        data = backend.get(key, share=True)
+        data = backend.get(key, limit=limit, share=True)
     except NotFoundError:
         raise NotFoundError(f"no object {digest} in {backend.url}") from None
+    except FormatError as error:
+        raise IntegrityError(f"{backend.location(key)} is damaged: {error}. {_REPAIR}") from None
     found = digest_of(data)
     if found != digest:
         raise IntegrityError(
             f"{backend.location(key)} is damaged: its {memoryview(data).nbytes} bytes have the "
-            f"digest {found.short}, not {digest.short}. Restore it from a backup, or push the "
-            "policy again from where you have it: that replaces a damaged copy."
+            f"digest {found.short}, not {digest.short}. {_REPAIR}"
         )
     return data
 
@@ -69,11 +80,10 @@ def read_policy(backend: Backend, digest: Digest) -> ParsedPolicy:
 def read_external(backend: Backend, external: External) -> Array:
     """One tensor that stands in an object of its own."""
     try:
-        data = read_object(backend, external.digest)
+        data = read_object(backend, external.digest, limit=external.size)
     except NotFoundError as error:
         raise IntegrityError(
-            f"{error}, though a policy there needs it: the store has lost it. Restore it from a "
-            "backup, or push the policy again from where you have it."
+            f"{error}, though a policy there needs it: the store has lost it. {_REPAIR}"
         ) from None
     return decode_tensor(data, external, backend.location(object_key(external.digest)))
 

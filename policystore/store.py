@@ -143,10 +143,14 @@ class PolicyStore:
         )
         # Refuses what no record can hold before anything is written.
         replace(version, number=MAX_NUMBER, previous=version.digest).to_bytes()
-        self._ensure_store()
-        in_parallel(self._put, encoded.tensors.values(), workers=_WORKERS)
-        self._put(encoded.policy)
-        return version if name is None else self._append_version(name, version)
+        try:
+            self._ensure_store()
+            in_parallel(self._put, encoded.tensors.values(), workers=_WORKERS)
+            self._put(encoded.policy)
+            return version if name is None else self._append_version(name, version)
+        except StorageError:
+            self._marked = False  # the store may be gone altogether: look again next time
+            raise
 
     def _put(self, item: EncodedObject) -> None:
         self._backend.put(object_key(item.digest), item.chunks)
@@ -301,6 +305,8 @@ class PolicyStore:
             NotFoundError: no such name.
         """
         check_name(name)
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise InvalidInputError(f"limit is a number of versions from 0 on, not {limit!r}")
         newest = self._find.newest(name)
         oldest = 1 if limit is None else max(1, newest - limit + 1)
         numbers = range(newest, oldest - 1, -1)

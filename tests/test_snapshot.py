@@ -37,8 +37,11 @@ def test_what_it_hands_out_is_read_only() -> None:
             array[0] = 2
     snap.state["l"].append(2)
     snap.state["new"] = 1
+    snap.state_json["new"] = 1
+    snap.state_json["l"].append(3)
     assert snap.state["l"] == [1]
     assert "new" not in snap.state
+    assert snap.state_json == {"f": {"~array": 0}, "l": [1]}
     with pytest.raises(AttributeError):
         snap.spec = Spec()  # type: ignore[misc]
 

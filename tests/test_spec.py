@@ -56,7 +56,11 @@ def test_order_of_insertion_does_not_show() -> None:
 
 def test_nothing_that_is_handed_in_or_out_changes_it() -> None:
     given = {"a": [1]}
-    spec = Spec(config=given)
+    space = {"type": "Box", "shape": [1]}
+    spec = Spec(config=given, observation_space=space, left_out={"a": "b"})
+    space["shape"].append(2)
+    (spec.observation_space or {})["shape"].append(2)
+    spec.left_out["c"] = "d"
     before = spec.to_bytes()
     given["a"].append(2)
     spec.config["a"].append(3)
@@ -64,6 +68,7 @@ def test_nothing_that_is_handed_in_or_out_changes_it() -> None:
     with pytest.raises(AttributeError, match="immutable"):
         spec.stack = "new"  # type: ignore[misc]
     assert spec.config == {"a": [1]}
+    assert spec.observation_space == {"type": "Box", "shape": [1]}
     assert spec.to_bytes() == before
 
 

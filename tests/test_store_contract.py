@@ -8,6 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -407,6 +408,8 @@ class StoreContract(ABC):
             lambda: store.pull_many("ab"),
             lambda: store.names(3),  # type: ignore[arg-type]
             lambda: store.log("a@3"),
+            lambda: store.log("a", limit=-1),
+            lambda: store.log("a", limit="3"),  # type: ignore[arg-type]
             lambda: store.tag("blake3:" + "0" * 64, "t"),
             lambda: store.tag("a", "7"),
             lambda: store.untag("a", "x y"),
@@ -574,7 +577,7 @@ class StoreContract(ABC):
     def test_every_kind_of_fault_is_found(self, store: PolicyStore, make_snapshot: Make) -> None:
         for seed in range(3):
             store.push(make_snapshot(seed, large=True), "a")
-        store.push(make_snapshot(7), "b")
+        other = store.push(make_snapshot(7), "b")
         store.tag("a@2", "t")
         store.tag("a@3", "t")
         v = "names/a/@versions/{:010d}.json".format
@@ -585,6 +588,7 @@ class StoreContract(ABC):
         tensors = sorted(self.objects() - set(policies))
         good = {key: self.raw_read(key) for key in self.raw_keys()}
         record = good[v(3)]
+        parsed = Version.from_bytes(record, "it")
         cases: dict[str, Callable[[], None]] = {
             "marker": lambda: self.raw_write("policystore.json", b"{}"),
             "no marker": lambda: self.raw_delete("policystore.json"),
@@ -615,6 +619,9 @@ class StoreContract(ABC):
                 record.replace(make_snapshot(2, large=True).state_digest.hex.encode(), b"0" * 64),
             ),
             "size wrong": lambda: self.raw_write(v(3), record.replace(b":4194392", b":4194393")),
+            "an object too many": lambda: self.raw_write(v(3), replace(
+                parsed, objects={**(parsed.objects or {}), other.digest: 1}
+            ).to_bytes()),
             "tag unreadable": lambda: self.raw_write(t(2), b"x"),
             "tag chain": lambda: self.raw_write(t(1), good[t(1)].replace(b'"2026', b'"2025', 1)),
             "tag gone": lambda: self.raw_delete(t(1)),

@@ -63,6 +63,15 @@ def test_every_dtype_crosses_the_bridge_bit_for_bit(
     )
 
 
+def test_the_array_is_a_copy() -> None:
+    tensor = torch.ones(3)
+    array = pt.to_numpy(tensor, "x")
+    tensor.fill_(5)
+    assert array.tolist() == [1, 1, 1]
+    pt.to_tensor(array).fill_(7)
+    assert array.tolist() == [1, 1, 1]
+
+
 def test_strided_and_gradient_tensors() -> None:
     base = torch.arange(12.0).reshape(3, 4).requires_grad_()
     assert pt.to_numpy(base.T[1:, ::2], "x").tolist() == base.T[1:, ::2].tolist()

@@ -104,7 +104,7 @@ class LocalBackend:
         pending = [prefix.rstrip("/")]
         while pending:
             folder = pending.pop()
-            inner = [entry.name for entry in self._entries(folder) if entry.is_dir()]
+            inner = [entry.name for entry in self._entries(folder) if _is_folder(entry)]
             for name in inner:
                 if delimiter == "/" and self._has_files(f"{folder}/{name}"):
                     yield f"{folder}/{name}/"
@@ -120,7 +120,8 @@ class LocalBackend:
     def _walk(self, folder: str) -> Iterator[str]:
         for entry in self._entries(folder):
             key = f"{folder}/{entry.name}" if folder else entry.name
-            if not entry.is_dir():
+            # Someone may keep objects/ on another disk; deeper links could lead in circles.
+            if not entry.is_dir(follow_symlinks=not folder):
                 yield key
             elif key + "/" != TEMPORARY:
                 yield from self._walk(key)
@@ -212,6 +213,10 @@ def _removed(temporary: Path) -> Iterator[None]:
         yield
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
 
 
 def _flush(path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from policystore import (
+    IntegrityError,
     InvalidInputError,
     PolicyStore,
     ReadOnlyError,
@@ -366,7 +367,59 @@ def test_a_folder_that_vanishes_between_two_pushes(tmp_path: Path, make_snapshot
         path.rmdir() if path.is_dir() else path.unlink()
     with pytest.raises(StorageError, match="removed meanwhile"):
         store.push(make_snapshot(2), "a")
-    assert PolicyStore(tmp_path / "s").push(make_snapshot(3), "a").number == 1
+    assert store.push(make_snapshot(3), "a").number == 1
+    assert store.verify().ok
+
+
+def test_pipes_links_and_folders_in_the_place_of_objects(
+    tmp_path: Path, make_snapshot: Make
+) -> None:
+    root = tmp_path / "s"
+    store = PolicyStore(root)
+    hexadecimal = store.push(make_snapshot(), "a").digest.hex
+    path = root / "objects" / hexadecimal[:2] / f"{hexadecimal}.safetensors"
+    (tmp_path / "other").write_bytes(b"other")
+    for make in (
+        lambda: os.mkfifo(path),
+        lambda: path.symlink_to(tmp_path / "other"),
+        lambda: path.symlink_to(path),
+        path.mkdir,
+    ):
+        path.unlink() if path.is_file() or path.is_symlink() else None
+        make()
+        with pytest.raises((StorageError, IntegrityError)):
+            store.pull("a")
+        assert not store.verify().ok
+        path.rmdir() if path.is_dir() else path.unlink()
+    (root / "objects" / "loop").symlink_to(root)
+    assert len(store.verify().faults) < 5
+
+
+def test_objects_may_be_kept_on_another_disk_by_a_link(tmp_path: Path, make_snapshot: Make) -> None:
+    root = tmp_path / "s"
+    (tmp_path / "disk").mkdir()
+    root.mkdir()
+    (root / "objects").symlink_to(tmp_path / "disk")
+    (root / "tmp").mkdir()
+    PolicyStore(root).push(make_snapshot(1), "a")
+    report = PolicyStore(root).verify()
+    assert report.ok
+    assert report.objects == 1
+
+
+def test_a_file_of_terabytes_in_the_place_of_an_object(tmp_path: Path, make_snapshot: Make) -> None:
+    root = tmp_path / "s"
+    store = PolicyStore(root)
+    for digest in store.push(make_snapshot(large=True), "a").objects or ():
+        path = root / "objects" / digest.hex[:2] / f"{digest.hex}.safetensors"
+        good = path.read_bytes()
+        path.unlink()
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(IntegrityError, match="1099511627776 bytes"):
+            store.pull("a")
+        path.unlink()
+        path.write_bytes(good)
 
 
 def test_read_only_error_is_a_permission_error(tmp_path: Path) -> None:
