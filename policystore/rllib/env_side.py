@@ -1,0 +1,292 @@
+"""The environment's side of a new-stack Algorithm: spaces, connectors and their state.
+
+On the new stack these belong to env runners and agents, not to modules. With remote env runners
+the local one holds the statistics of all, merged after each ``train()``
+(``env/env_runner_group.py:sync_env_runner_states``); without a local one the Algorithm does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from policystore.canonical import JsonObject
+from policystore.errors import InvalidInputError, NotFoundError
+from policystore.rllib.connector_state import filter_agents, has_state, is_filter, take_state
+from policystore.rllib.connectors import piece_to_plain, walk
+from policystore.spaces import space_to_json
+
+__all__ = ["PIPELINES", "EnvSide", "default_pipelines", "read_env_side"]
+
+PIPELINES = ("env_to_module", "module_to_env")
+
+
+@dataclass(frozen=True)
+class EnvSide:
+    """What a spec and a state record of the environment's side; all plain values."""
+
+    observation_space: JsonObject | None = None
+    action_space: JsonObject | None = None
+    connectors: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    normalize_actions: bool | None = None
+    clip_actions: bool | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def read_env_side(
+    algorithm: Any, agents: Iterable[Any] | None, leave_out: Iterable[str]
+) -> EnvSide:
+    """Read spaces, the user's connectors and their state from an Algorithm of the new stack.
+
+    Args:
+        algorithm: a running Algorithm.
+        agents: multi-agent: the agents that the module acts for. Their filters are taken.
+        leave_out: names of connectors whose state is not to be kept.
+
+    Raises:
+        InvalidInputError: state that cannot be kept, or agents missing, or not of one space.
+        NotFoundError: agents or connectors that are not there; lists those that are.
+    """
+    config = algorithm.config
+    pipelines = _pipelines(algorithm)
+    user = {name: _user_pieces(config, name, pipeline) for name, pipeline in pipelines.items()}
+    pieces = walk(piece for name in PIPELINES for piece in user[name])
+    source = pipelines["env_to_module"]
+    spaces = (source.input_observation_space, source.input_action_space)
+    left_out: dict[str, str] = {}
+    chosen = _chosen_agents(config, spaces, pieces, agents, leave_out)
+    if config.is_multi_agent:
+        spaces = _spaces_of(chosen, spaces, agents is not None)
+    omitted = _check_leave_out(pieces, leave_out)
+    state = {}
+    for name, piece in pieces:
+        if name in omitted:
+            left_out[f"connectors.{name}"] = "left out on request, with its state"
+        elif has_state(piece):
+            state[name] = take_state(piece, name, chosen if config.is_multi_agent else None)
+    if spaces[0] is None or spaces[1] is None:
+        left_out["env_spaces"] = (
+            "the agents' spaces differ, and agents= was not given"
+            if config.is_multi_agent
+            else "the Algorithm does not know them"
+        )
+    return EnvSide(
+        observation_space=None if spaces[0] is None else space_to_json(spaces[0]),
+        action_space=None if spaces[1] is None else space_to_json(spaces[1]),
+        connectors={
+            **{
+                name: [
+                    piece_to_plain(piece) for piece in user[name] if not _is_omitted(piece, omitted)
+                ]
+                for name in PIPELINES
+            },
+            "defaults": {name: _adds_defaults(config, name) for name in PIPELINES},
+            "multi_agent": config.is_multi_agent,
+            "agents": list(chosen) if config.is_multi_agent else None,
+            "lookback": config.episode_lookback_horizon,
+        },
+        state=state,
+        normalize_actions=bool(config.normalize_actions),
+        clip_actions=bool(config.clip_actions),
+        left_out=left_out,
+    )
+
+
+def _is_omitted(piece: ConnectorV2, omitted: Mapping[str, ConnectorV2]) -> bool:
+    return any(piece is other for other in omitted.values())
+
+
+def _check_leave_out(
+    pieces: Sequence[tuple[str, ConnectorV2]], leave_out: Iterable[str]
+) -> dict[str, ConnectorV2]:
+    if isinstance(leave_out, str):
+        raise InvalidInputError(f"leave_out is a list of names: leave_out=[{leave_out!r}]")
+    known = dict(pieces)
+    wanted = list(leave_out)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise NotFoundError(
+            f"leave_out names {unknown}, but the connectors are {sorted(known) or 'none'}"
+        )
+    return {name: known[name] for name in wanted}
+
+
+def _chosen_agents(
+    config: Any,
+    spaces: tuple[Any, Any],
+    pieces: Sequence[tuple[str, ConnectorV2]],
+    agents: Iterable[Any] | None,
+    leave_out: Iterable[str],
+) -> list[Any]:
+    if isinstance(agents, (str, bytes)):
+        raise InvalidInputError(f"agents is a list of agent ids: agents=[{agents!r}]")
+    if not config.is_multi_agent:
+        if agents is not None:
+            raise InvalidInputError(
+                "agents= is for multi-agent Algorithms; this one has a single agent: leave it out"
+            )
+        return []
+    omitted = set(leave_out)
+    known = _known_agents(spaces, pieces)
+    if agents is None:
+        stateful = [name for name, piece in pieces if has_state(piece) and name not in omitted]
+        if stateful:
+            raise InvalidInputError(
+                f"the connectors {stateful} keep state per agent, and which agents act through a "
+                "module is not known here: pass agents=[…] with the ids of those whose state "
+                f"belongs to it (the agents are {known!r}), or leave the state out with "
+                f"leave_out={stateful!r}, which the spec then records"
+            )
+        return known
+    chosen = list(agents)
+    # 1, 1.0 and True are equal as keys, but not the same agent id once written down.
+    exact = {(type(agent), agent) for agent in known}
+    unknown = [agent for agent in chosen if (type(agent), agent) not in exact]
+    if unknown or not chosen:
+        raise NotFoundError(f"no agents {unknown!r}; the Algorithm's agents are {known!r}")
+    return chosen
+
+
+def _known_agents(spaces: tuple[Any, Any], pieces: Sequence[tuple[str, ConnectorV2]]) -> list[Any]:
+    found: dict[Any, None] = {}
+    if isinstance(spaces[0], gym.spaces.Dict):
+        found |= dict.fromkeys(spaces[0].spaces)
+    for _, piece in pieces:
+        if is_filter(piece):
+            found |= dict.fromkeys(filter_agents(piece))
+    # By type and text: ids of several types cannot be compared, and sets have no order.
+    return sorted(found, key=lambda agent: (type(agent).__name__, str(agent)))
+
+
+def _spaces_of(agents: Sequence[Any], spaces: tuple[Any, Any], strict: bool) -> tuple[Any, Any]:
+    """The one pair of spaces that all these agents have."""
+    pairs = [
+        tuple(space[agent] if isinstance(space, gym.spaces.Dict) else None for space in spaces)
+        for agent in agents
+    ]
+    if not pairs:
+        return None, None
+    if any(pair != pairs[0] for pair in pairs):
+        if strict:
+            raise InvalidInputError(
+                f"the agents {list(agents)!r} have different spaces, so no one module acts for all "
+                "of them in the same way; name fewer in agents="
+            )
+        return None, None
+    return pairs[0]  # type: ignore[return-value]
+
+
+def _pipelines(algorithm: Any) -> dict[str, ConnectorPipelineV2]:
+    for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):
+        runner = group.local_env_runner if group else None
+        if runner is not None:
+            return {name: getattr(runner, f"_{name}") for name in PIPELINES}
+    found = {name: getattr(algorithm, f"{name}_connector", None) for name in PIPELINES}
+    if all(pipeline is not None for pipeline in found.values()):
+        return found
+    # Offline, without any env runner: what the Algorithm would build around its own spaces.
+    return _build_pipelines(
+        algorithm.config, algorithm.config.observation_space, algorithm.config.action_space
+    )
+
+
+def _build_pipelines(
+    config: Any, observation_space: Any, action_space: Any
+) -> dict[str, ConnectorPipelineV2]:
+    # Only the attributes that both builders read (algorithm_config.py:1077-1102, 1185-1210), so
+    # that one call serves all versions: the parameter `spaces` came later than `env`.
+    env: Any = SimpleNamespace(
+        observation_space=observation_space,
+        action_space=action_space,
+        single_observation_space=observation_space,
+        single_action_space=action_space,
+    )
+    return {name: getattr(config, f"build_{name}_connector")(env=env) for name in PIPELINES}
+
+
+def default_pipelines(
+    *,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    module_id: str | None,
+    pieces: Mapping[str, Sequence[ConnectorV2]],
+    defaults: Mapping[str, bool],
+    normalize_actions: bool,
+    clip_actions: bool,
+) -> dict[str, ConnectorPipelineV2]:
+    """RLlib's own pipelines around given pieces; takes neither Ray nor an environment.
+
+    Args:
+        observation_space, action_space: the environment's; per agent (``Dict``) if ``module_id``
+            is given.
+        module_id: in a multi-agent set-up, the module that every agent acts through.
+        pieces: the user's, by pipeline.
+        defaults: whether RLlib's default pieces go around them, by pipeline.
+        normalize_actions, clip_actions: see ``NormalizeAndClipActions``.
+    """
+    # Any config with a default module class will do: only connectors are built from it.
+    config = PPOConfig()
+    config.env_runners(
+        env_to_module_connector=lambda *_args, **_kwargs: list(pieces["env_to_module"]),
+        module_to_env_connector=lambda *_args, **_kwargs: list(pieces["module_to_env"]),
+        add_default_connectors_to_env_to_module_pipeline=defaults["env_to_module"],
+        add_default_connectors_to_module_to_env_pipeline=defaults["module_to_env"],
+    )
+    config.environment(normalize_actions=normalize_actions, clip_actions=clip_actions)
+    if module_id is not None:
+        config.multi_agent(
+            policies={module_id}, policy_mapping_fn=lambda *_args, **_kwargs: module_id
+        )
+    return _build_pipelines(config, observation_space, action_space)
+
+
+def _adds_defaults(config: Any, name: str) -> bool:
+    return bool(getattr(config, f"add_default_connectors_to_{name}_pipeline"))
+
+
+def _user_pieces(config: Any, name: str, pipeline: ConnectorPipelineV2) -> list[ConnectorV2]:
+    """The pieces of a live pipeline that are not RLlib's default ones.
+
+    Raises:
+        InvalidInputError: the default pieces are not where RLlib puts them.
+    """
+    live = list(pipeline.connectors)
+    if not _adds_defaults(config, name):
+        return live
+    # RLlib builds its own around a mark, which shows where the user's stand.
+    reference = default_pipelines(
+        observation_space=pipeline.input_observation_space,
+        action_space=pipeline.input_action_space,
+        module_id=DEFAULT_MODULE_ID + "_" if config.is_multi_agent else None,
+        pieces={other: [_Mark()] if other == name else [] for other in PIPELINES},
+        defaults=dict.fromkeys(PIPELINES, True),
+        normalize_actions=True,
+        clip_actions=False,
+    )[name].connectors
+    at = next(index for index, piece in enumerate(reference) if isinstance(piece, _Mark))
+    before, after = reference[:at], reference[at + 1 :]
+    stop = len(live) - len(after)
+    found = live[: len(before)] + live[max(stop, len(before)) :]
+    if [type(piece) for piece in found] != [type(piece) for piece in before + after]:
+        raise InvalidInputError(
+            f"the {name} pipeline was changed after RLlib built it: its default pieces are not "
+            f"where they belong. It holds {[type(piece).__name__ for piece in live]}. Give "
+            f"connectors to the config ({name}_connector=…) instead of inserting them afterwards."
+        )
+    return live[len(before) : stop]
+
+
+class _Mark(ConnectorV2):  # type: ignore[misc]
+    """A piece that does nothing."""
+
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return batch

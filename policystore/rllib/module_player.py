@@ -1,0 +1,350 @@
+"""New API stack: play a snapshot, raw observation in, environment action out.
+
+RLlib's own pipelines run here as in its env runners (``env/single_agent_env_runner.py:_sample``),
+around episodes that hold only as much of the past as connectors may look back to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.connectors.env_to_module import PrevActionsPrevRewards
+from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.core.rl_module.rl_module import RLModule
+
+from policystore.errors import InvalidInputError, NotFoundError
+from policystore.rllib.classes import Trust
+from policystore.rllib.connector_state import put_state
+from policystore.rllib.connectors import pieces_from_plain, walk
+from policystore.rllib.env_side import PIPELINES, default_pipelines
+from policystore.rllib.module_rebuild import rebuild_module
+from policystore.rllib.play_slots import MultiAgentSlots, SingleAgentSlots
+from policystore.snapshot import Snapshot
+from policystore.spaces import space_from_json
+
+__all__ = ["ModulePlayer"]
+
+_MODULE_ID = "module"
+_AGENT = "agent"
+# Exploration schedules (DQN's epsilon) go by the steps sampled so far, which a snapshot does not
+# know: play as at the end of the schedule.
+_LATE = 10**12
+
+Pieces: TypeAlias = "ConnectorV2 | Iterable[ConnectorV2] | Mapping[str, Iterable[ConnectorV2]]"
+
+
+class ModulePlayer:
+    """Acts in an environment with the policy of a snapshot. Not thread-safe.
+
+    Deterministic actions are those that the Algorithm's env runner takes with ``explore=False``.
+    Filters apply their statistics and do not go on learning. Recurrent state, stacked frames
+    and previous actions are kept between calls until :meth:`reset`; memory stays bounded however
+    long the episode.
+
+    Args:
+        snap: a snapshot of the new API stack.
+        trust: see :func:`policystore.rllib.module_rebuild.rebuild_module`; for connectors as well.
+        env_spaces: observation and action space of the environment (one agent's), for a snapshot
+            that does not have them.
+        connectors: connector pieces of your own, in place of the recorded ones: a list for
+            env-to-module, or ``{"env_to_module": […], "module_to_env": […]}``. Used as they are.
+        agent: as which agent to act, where the snapshot has several.
+        module_id: through which module, where the snapshot has several that go together.
+        normalize_actions: whether Box actions are unsquashed to the action space's bounds,
+            for a snapshot that does not say.
+        clip_actions: whether Box actions are clipped, for a snapshot that does not say.
+
+    Raises:
+        InvalidInputError: something of the environment's side is missing; says what.
+        UntrustedError: a class that is not vouched for.
+        MismatchError: weights or filter statistics do not fit.
+    """
+
+    def __init__(
+        self,
+        snap: Snapshot,
+        *,
+        trust: Trust = (),
+        env_spaces: tuple[gym.Space[Any], gym.Space[Any]] | None = None,
+        connectors: Pieces | None = None,
+        agent: Any = None,
+        module_id: str | None = None,
+        normalize_actions: bool | None = None,
+        clip_actions: bool | None = None,
+    ) -> None:
+        spec = snap.spec
+        self.observation_space, self.action_space = _spaces(snap, env_spaces)
+        normalize, clip = _action_handling(snap, self.action_space, normalize_actions, clip_actions)
+        recorded = spec.connectors
+        module_id = _module_id(snap, module_id)
+        multi_agent = bool(recorded.get("multi_agent")) or spec.modules is not None
+        self.agent = _agent(snap, agent) if multi_agent else None
+        if agent is not None and not multi_agent:
+            raise InvalidInputError(f"agent={agent!r}: {snap!r} has a single agent; leave it out")
+        inputs: Any = (self.observation_space, self.action_space)
+        if multi_agent:
+            inputs = tuple(_for_agent(self.agent, space) for space in inputs)
+        pieces = _pieces(snap, connectors, inputs, self.agent, trust)
+        self._pipelines = default_pipelines(
+            observation_space=inputs[0],
+            action_space=inputs[1],
+            module_id=module_id if multi_agent else None,
+            pieces=pieces,
+            defaults=recorded.get("defaults", dict.fromkeys(PIPELINES, True)),
+            normalize_actions=normalize,
+            clip_actions=clip,
+        )
+        module = rebuild_module(snap, trust=trust)
+        if module.framework is None:
+            # A heuristic gets tensors as well: it plays beside modules of torch, whose framework
+            # the MultiRLModule takes over (core/rl_module/multi_rl_module.py:setup).
+            module.framework = "torch"
+        _check_observations(snap, self._pipelines["env_to_module"].observation_space, module)
+        if multi_agent and not isinstance(module, MultiRLModule):
+            together = MultiRLModule(rl_module_specs={})
+            together.add_module(module_id, module)
+            module = together
+        self.module: RLModule = module
+        self._wants_rewards = any(
+            isinstance(piece, PrevActionsPrevRewards) and piece.n_prev_rewards
+            for _, piece in walk(pieces["env_to_module"])
+        )
+        kind = MultiAgentSlots if multi_agent else SingleAgentSlots
+        self._slots = kind(
+            inputs[0], inputs[1], self.agent, module_id, int(recorded.get("lookback", 1))
+        )
+        self._shared: dict[str, Any] = {}
+
+    def reset(self) -> None:
+        """Forget the past: the next observation starts an episode, in every environment."""
+        self._slots.clear()
+        self._shared.clear()
+
+    def act(self, obs: Any, explore: bool = False, *, reward: float | None = None) -> Any:
+        """The action for one observation of one environment.
+
+        Args:
+            obs: as the environment returns it.
+            explore: sample instead of the deterministic action.
+            reward: what the previous action earned; only for policies that look at it.
+
+        Returns:
+            An action of the environment's action space.
+
+        Raises:
+            InvalidInputError: ``obs`` is not of the observation space, or the reward is missing.
+        """
+        rewards = None if reward is None else [reward]
+        return self.act_batch([obs], explore, rewards=rewards)[0]
+
+    def act_batch(
+        self,
+        obs: Sequence[Any],
+        explore: bool = False,
+        *,
+        rewards: Sequence[float] | None = None,
+    ) -> list[Any]:
+        """Actions for one observation of each of several environments, always the same ones.
+
+        To start all anew call :meth:`reset`; to start single ones at different times, use a player
+        each.
+
+        Args:
+            obs: one observation per environment, in the same order each time.
+            explore: sample instead of the deterministic actions.
+            rewards: what the previous actions earned, in the same order.
+
+        Returns:
+            One action per environment.
+
+        Raises:
+            InvalidInputError: another number of environments than since the last reset, or as
+                :meth:`act`.
+        """
+        if self._wants_rewards and rewards is None and self._slots.started:
+            raise InvalidInputError(
+                "this policy looks at previous rewards (PrevActionsPrevRewards): pass reward= with "
+                "what the previous action earned, or call reset() at the start of an episode"
+            )
+        episodes = self._slots.observe(obs, rewards)
+        batch = self._pipelines["env_to_module"](
+            rl_module=self.module,
+            batch={},
+            episodes=episodes,
+            explore=explore,
+            shared_data=self._shared,
+        )
+        if explore:
+            output = self.module.forward_exploration(batch, t=_LATE)
+        else:
+            output = self.module.forward_inference(batch)
+        output = self._pipelines["module_to_env"](
+            rl_module=self.module,
+            batch=output,
+            episodes=episodes,
+            explore=explore,
+            shared_data=self._shared,
+        )
+        actions = output.pop(Columns.ACTIONS)
+        for_env = output.pop(Columns.ACTIONS_FOR_ENV, actions)
+        return self._slots.take(actions, for_env, output)
+
+
+def _for_agent(agent: Any, space: gym.Space[Any]) -> gym.Space[Any]:
+    return gym.spaces.Dict({agent: space})
+
+
+def _spaces(snap: Snapshot, given: Any) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    if given is not None:
+        if not (
+            isinstance(given, (tuple, list))
+            and len(given) == 2
+            and all(isinstance(space, gym.Space) for space in given)
+        ):
+            raise InvalidInputError(
+                f"env_spaces is a pair of gymnasium spaces (observation, action), not {given!r}"
+            )
+        return given[0], given[1]
+    spec = snap.spec
+    if spec.env_observation_space is None or spec.env_action_space is None:
+        why = spec.left_out.get("env_spaces", "it was made of a module, not of an Algorithm")
+        raise InvalidInputError(
+            f"{snap!r} does not know the environment's spaces ({why}): pass "
+            "env_spaces=(env.observation_space, env.action_space), and connectors=[…] if it was "
+            "trained behind any"
+        )
+    return space_from_json(spec.env_observation_space), space_from_json(spec.env_action_space)
+
+
+def _action_handling(
+    snap: Snapshot, space: gym.Space[Any], normalize: bool | None, clip: bool | None
+) -> tuple[bool, bool]:
+    if snap.spec.normalize_actions is not None:
+        if normalize is not None or clip is not None:
+            raise InvalidInputError(
+                f"{snap!r} knows how its actions are handled; leave normalize_actions and "
+                "clip_actions out"
+            )
+        return snap.spec.normalize_actions, bool(snap.spec.clip_actions)
+    if normalize is None and _has_box(space):
+        raise InvalidInputError(
+            f"{snap!r} was made of a module and does not know whether its actions are in the "
+            "environment's own range: pass normalize_actions=True if it puts out [-1, 1] for "
+            "the bounds of the action space (RLlib's default), else False"
+        )
+    return bool(normalize), bool(clip)
+
+
+def _has_box(space: gym.Space[Any]) -> bool:
+    if isinstance(space, gym.spaces.Dict):
+        return any(_has_box(inner) for inner in space.spaces.values())
+    if isinstance(space, gym.spaces.Tuple):
+        return any(_has_box(inner) for inner in space.spaces)
+    return isinstance(space, gym.spaces.Box)
+
+
+def _module_id(snap: Snapshot, given: str | None) -> str:
+    known = snap.spec.modules
+    if known is None:
+        if given is not None:
+            raise InvalidInputError(f"module_id={given!r}: {snap!r} holds one module; leave it out")
+        return _MODULE_ID
+    if given is None:
+        raise InvalidInputError(
+            f"{snap!r} holds modules that go together: pass module_id=, one of {sorted(known)}"
+        )
+    if given not in known:
+        raise NotFoundError(f"{snap!r} has no module {given!r}; it has {sorted(known)}")
+    return given
+
+
+def _agent(snap: Snapshot, given: Any) -> Any:
+    recorded = snap.spec.connectors
+    known = recorded.get("agents") or []
+    if given is not None:
+        exact = {(type(agent), agent) for agent in known}
+        if known and (type(given), given) not in exact:
+            raise NotFoundError(f"{snap!r} has no agent {given!r}; it has {known!r}")
+        return given
+    if len(known) > 1 and any(recorded.get(name) for name in PIPELINES):
+        raise InvalidInputError(
+            f"{snap!r} acts for several agents, which its connectors may treat differently: pass "
+            f"agent=, one of {known!r}"
+        )
+    return known[0] if known else _AGENT
+
+
+def _pieces(
+    snap: Snapshot, given: Pieces | None, inputs: tuple[Any, Any], agent: Any, trust: Trust
+) -> dict[str, list[ConnectorV2]]:
+    recorded, left_out = snap.spec.connectors, snap.spec.left_out
+    lacking = sorted(key for key in left_out if key.startswith("connectors."))
+    if given is not None:
+        return _given_pieces(given)
+    if lacking:
+        raise InvalidInputError(
+            f"{snap!r} was made without {lacking}, so it cannot be played as it was trained: pass "
+            "connectors=[…] with the pieces to use instead"
+        )
+    found = {}
+    observation_space, action_space = inputs
+    for name in PIPELINES:
+        found[name] = pieces_from_plain(
+            recorded.get(name, []),
+            observation_space,
+            action_space,
+            overrides={MeanStdFilter: {"update_stats": False}},
+            trust=trust,
+        )
+    by_name = dict(walk(piece for name in PIPELINES for piece in found[name]))
+    for name, state in snap.state.items():
+        if name not in by_name:
+            raise InvalidInputError(
+                f"{snap!r} has state of a connector {name!r}, but its connectors are "
+                f"{sorted(by_name)}"
+            )
+        if agent is not None and isinstance(by_name[name], MeanStdFilter):
+            if agent not in state:
+                raise NotFoundError(
+                    f"{snap!r}: {name} has statistics of {list(state)!r}, none of agent {agent!r}"
+                )
+            state = {agent: state[agent]}
+        put_state(by_name[name], name, state)
+    return found
+
+
+def _given_pieces(given: Pieces) -> dict[str, list[ConnectorV2]]:
+    if isinstance(given, ConnectorV2):
+        given = [given]
+    if not isinstance(given, Mapping):
+        given = {PIPELINES[0]: given}
+    unknown = sorted(set(given) - set(PIPELINES))
+    found = {name: list(given.get(name, ())) for name in PIPELINES}
+    wrong = [piece for pieces in found.values() for piece in pieces
+             if not isinstance(piece, ConnectorV2)]  # fmt: skip
+    if unknown or wrong:
+        raise InvalidInputError(
+            f"connectors is a list of ConnectorV2 pieces, or a dict of such lists with keys "
+            f"{PIPELINES}; found {unknown or wrong}"
+        )
+    return found
+
+
+def _check_observations(snap: Snapshot, space: Any, module: RLModule) -> None:
+    """What comes out of the pipeline must be what the module was built for."""
+    needed = module.observation_space
+    if isinstance(module, MultiRLModule) or not isinstance(needed, gym.spaces.Box):
+        return
+    if isinstance(space, gym.spaces.Dict) and len(space.spaces) == 1 and snap.spec.connectors:
+        space = next(iter(space.spaces.values()))
+    if isinstance(space, gym.spaces.Box) and space.shape == needed.shape:
+        return
+    raise InvalidInputError(
+        f"{snap!r} needs observations of {needed}, but its pipeline puts out {space}: pass "
+        "connectors=[…] with what it was trained behind, or the right env_spaces="
+    )

@@ -1,0 +1,156 @@
+"""New API stack: RLModules out of snapshots, without Ray, Algorithm or environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.core.models.catalog import Catalog
+from ray.rllib.core.rl_module.apis import TargetNetworkAPI
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
+
+from policystore.errors import FormatError, InvalidInputError, PolicyStoreError
+from policystore.rllib.classes import Trust
+from policystore.rllib.module_config import model_config_from_plain, resolve_class
+from policystore.snapshot import Snapshot
+from policystore.spaces import space_from_json
+from policystore.spec import Spec
+from policystore.tensors import Array
+from policystore.torch import check_fit, load_arrays, state_arrays
+from policystore.tree import Tagged
+
+__all__ = ["rebuild_module"]
+
+
+def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
+    """Build the RLModule that a snapshot holds, with its weights.
+
+    Starts no Ray, and needs no Algorithm, environment or cluster. A snapshot with target networks
+    gets them; an inference-only one gives an inference-only module.
+
+    Args:
+        snap: of an RLModule, or of modules that go together: then a MultiRLModule comes back.
+        trust: classes outside of ``ray.rllib`` that may be imported: prefixes (``"mypkg."``) or the
+            classes themselves.
+
+    Returns:
+        A new module, on the CPU.
+
+    Raises:
+        UntrustedError: a class that is not vouched for; nothing was built.
+        MismatchError: weights that do not fit what was built; lists every one.
+        InvalidInputError: not a snapshot of the new stack, or its class refuses the config.
+    """
+    if snap.spec.stack != "new":
+        raise InvalidInputError(
+            f"{snap!r} is no RLModule of the new API stack but of stack {snap.spec.stack!r}; "
+            "rebuild_policy is for the old stack, policystore.torch.load_into for plain modules"
+        )
+    had_ray = ray.is_initialized()
+    parts = snap.spec.modules
+    module = (
+        _build(snap.spec, snap.weights, trust)
+        if parts is None
+        else _build_together(snap, parts, trust)
+    )
+    if ray.is_initialized() and not had_ray:
+        raise RuntimeError(f"building {snap!r} started Ray; please report this with its class")
+    return module
+
+
+def _build_together(snap: Snapshot, parts: Mapping[str, Spec], trust: Trust) -> MultiRLModule:
+    cls = resolve_class(snap.spec.cls or "", MultiRLModule, "spec.class", trust)
+    weights: dict[str, dict[str, Array]] = {module_id: {} for module_id in parts}
+    for name, array in snap.weights.items():
+        module_id, slash, rest = name.partition("/")
+        if not slash or module_id not in weights:
+            raise FormatError(
+                f"{snap!r}: the weight {name!r} belongs to none of its modules {sorted(parts)}"
+            )
+        weights[module_id][rest] = array
+    spec = MultiRLModuleSpec(
+        multi_rl_module_class=cls,
+        observation_space=_space(snap.spec.observation_space),
+        action_space=_space(snap.spec.action_space),
+        inference_only=snap.spec.weights == "inference-only",
+        model_config=model_config_from_plain(snap.spec.config.get("model_config"), trust),
+        rl_module_specs={mid: _rl_module_spec(part, trust) for mid, part in parts.items()},
+    )
+    multi = _guarded(spec.build, snap.spec)
+    for module_id, part in parts.items():
+        _load(multi[module_id], weights[module_id], part, f"module {module_id!r} of {snap!r}")
+    return multi
+
+
+def _build(spec: Spec, weights: Mapping[str, Array], trust: Trust) -> RLModule:
+    module = _guarded(_rl_module_spec(spec, trust).build, spec)
+    _load(module, weights, spec, f"{spec!r}")
+    return module
+
+
+def _rl_module_spec(spec: Spec, trust: Trust) -> RLModuleSpec:
+    config = spec.config
+    catalog = config.get("catalog_class")
+    return _KeepsConfig(
+        module_class=resolve_class(spec.cls or "", RLModule, "spec.class", trust),
+        observation_space=_space(spec.observation_space),
+        action_space=_space(spec.action_space),
+        inference_only=spec.weights == "inference-only",
+        learner_only=bool(config.get("learner_only", False)),
+        model_config=model_config_from_plain(config.get("model_config"), trust),
+        catalog_class=None if catalog is None else _catalog(catalog, trust),
+    )
+
+
+class _KeepsConfig(RLModuleSpec):  # type: ignore[misc]
+    """RLModuleSpec.build turns a dataclass into a dict; a module built directly kept its own."""
+
+    def _get_model_config(self) -> Any:
+        return self.model_config
+
+
+def _catalog(tagged: object, trust: Trust) -> Any:
+    if not isinstance(tagged, Tagged) or tagged.tag != "import":
+        raise FormatError(f"spec.config.catalog_class: expected a class, found {tagged!r}")
+    return resolve_class(tagged.value, Catalog, "spec.config.catalog_class", trust)
+
+
+def _guarded(build: Any, spec: Spec) -> Any:
+    try:
+        return build()
+    except PolicyStoreError:
+        raise
+    except Exception as error:
+        lost = sorted(key for key in spec.left_out if key.startswith("config."))
+        hint = f" Of its config these were left out when it was made: {lost}." if lost else ""
+        raise InvalidInputError(
+            f"{spec.cls} cannot be built from the recorded config: "
+            f"{type(error).__name__}: {error}.{hint} Its class, or Ray, may have changed since."
+        ) from error
+
+
+def _load(module: Any, weights: Mapping[str, Array], spec: Spec, what: str) -> None:
+    if not isinstance(module, torch.nn.Module):
+        _load_plain(module, weights, what)
+        return
+    missing = weights.keys() - state_arrays(module).keys()
+    if missing and isinstance(module, TargetNetworkAPI) and not module.inference_only:
+        # Learners add these after building (core/rl_module/apis/target_network_api.py:22).
+        module.make_target_networks()
+    load_arrays(module, weights, what)
+
+
+def _load_plain(module: Any, weights: Mapping[str, Array], what: str) -> None:
+    """A module that is not of torch, such as a heuristic: usually nothing to load."""
+    have = {name: np.asarray(value) for name, value in module.get_state().items()}
+    check_fit(weights, have, what)
+    if weights:
+        module.set_state({name: np.array(array) for name, array in weights.items()})
+
+
+def _space(value: Any) -> Any:
+    return None if value is None else space_from_json(value)

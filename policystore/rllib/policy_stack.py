@@ -1,0 +1,320 @@
+"""Snapshots of old-stack policies (``ray.rllib.policy.Policy``), and policies made from them.
+
+Kept: all weights of the policy's torch model under RLlib's own names, its class, spaces and config,
+its connectors with the statistics of filters, and how far its exploration has come. Not kept,
+because acting does not need it and RLlib does not count it among the weights either: optimizers,
+adaptive coefficients of losses (PPO's ``current_kl_coeff``) and target networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.connectors.connector import ConnectorContext
+from ray.rllib.policy.policy import Policy
+from ray.rllib.policy.torch_policy import TorchPolicy
+from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
+
+from policystore.errors import FormatError, InvalidInputError, MismatchError, PolicyStoreError
+from policystore.rllib.classes import Trust, resolve
+from policystore.rllib.policy_config import lasting_path, recorded_config
+from policystore.rllib.policy_connectors import attach, make_connectors, record
+from policystore.rllib.policy_restore import full_config
+from policystore.rllib.policy_state import exploration_state, restore_exploration, take_noise_off
+from policystore.snapshot import Snapshot
+from policystore.spaces import space_from_json, space_to_json
+from policystore.spec import Spec
+from policystore.tensors import Array, Weights
+from policystore.torch import check_fit, load_arrays, state_arrays
+
+__all__ = ["rebuild_policy", "snapshot_policy"]
+
+_TARGETS = (
+    "RLlib does not count target networks among a policy's weights; rebuilding copies the "
+    "model's weights into them"
+)
+
+
+def snapshot_policy(
+    policy: Policy,
+    *,
+    algorithm: Algorithm | None = None,
+    policy_id: str | None = None,
+    leave_out: Iterable[str] = (),
+) -> Snapshot:
+    """Keep one old-stack policy as it is now.
+
+    Args:
+        policy: a torch policy of any algorithm, or a policy without a network.
+        algorithm: the Algorithm that it belongs to; only its name is recorded.
+        policy_id: for messages.
+        leave_out: what not to carry, each then listed in ``spec.left_out``: class names of
+            connectors, ``"MeanStdFilter"`` for any observation filter, ``"exploration"``, or
+            attributes of the policy that hold networks beside its model.
+
+    Returns:
+        A snapshot that shares no memory with the policy. Its ``config`` is plain and complete; what
+        of it has no plain form is listed in ``spec.left_out``.
+
+    Raises:
+        InvalidInputError: a TensorFlow policy, a class that no other process could import, or
+            something stateful that cannot be carried; the message says what to do.
+    """
+    if isinstance(leave_out, str):
+        raise InvalidInputError(f"leave_out is a list of names, not one text: [{leave_out!r}]")
+    skipped = frozenset(leave_out)
+    what = _named(policy, policy_id)
+    _refuse_tensorflow(policy, what)
+    cls = lasting_path(type(policy))
+    if cls is None:
+        raise InvalidInputError(
+            f"{what}: no other process can import its class {type(policy).__qualname__}. Define it "
+            "at the top level of a module; for a class made by a function such as "
+            "build_policy_class, set its __module__ and __qualname__ to where it is assigned."
+        )
+    left_out = _without_other_networks(policy, skipped, what)
+    config, missing = recorded_config(policy_config_of(policy), what)
+    connectors, states, unconnected = record(policy, skipped, what)
+    left_out.update(missing)
+    left_out.update(unconnected)
+    if "exploration" in skipped:
+        left_out["exploration"] = "left out on request"
+    exploration = exploration_state(policy, skipped, what)
+    state = {"connectors": states, "exploration": exploration}
+    env_obs, env_act = _env_spaces(policy, bool(connectors))
+    spec = Spec(
+        stack="old",
+        algorithm=None if algorithm is None else type(algorithm).__name__,
+        cls=cls,
+        observation_space=space_to_json(policy.observation_space, what=f"{what}: observations"),
+        action_space=space_to_json(policy.action_space, what=f"{what}: actions"),
+        env_observation_space=env_obs,
+        env_action_space=env_act,
+        config=config,
+        normalize_actions=_handled(policy, "NormalizeActionsConnector", "normalize_actions"),
+        clip_actions=_handled(policy, "ClipActionsConnector", "clip_actions"),
+        connectors=connectors,
+        left_out=left_out,
+    )
+    return Snapshot(
+        weights=policy_weights(policy, what),
+        spec=spec,
+        state={key: value for key, value in state.items() if value},
+    )
+
+
+def _named(policy: Policy, policy_id: str | None) -> str:
+    name = type(policy).__name__
+    return name if policy_id is None else f"policy {policy_id!r} ({name})"
+
+
+def _refuse_tensorflow(policy: Policy, what: str) -> None:
+    if not isinstance(policy, Policy):
+        raise InvalidInputError(
+            f"expected a policy of RLlib's old API stack, found {type(policy).__qualname__}"
+        )
+    tensorflow = any(base.__module__.startswith("ray.rllib.policy.tf_") or "eager_tf" in
+                     base.__module__ for base in type(policy).__mro__)  # fmt: skip
+    if tensorflow:
+        raise InvalidInputError(
+            f"{what}: a TensorFlow policy. policystore keeps torch policies and policies without "
+            "a network; train with config.framework('torch')."
+        )
+
+
+def policy_config_of(policy: Policy) -> Mapping[str, Any]:
+    """The config of a policy as the dict that RLlib reads."""
+    config = policy.config
+    return config.to_dict() if hasattr(config, "to_dict") else config  # type: ignore[no-any-return]
+
+
+def _env_spaces(policy: Policy, connected: bool) -> tuple[Any, Any]:
+    """The environment's side, where the policy knows it.
+
+    A preprocessor leaves the environment's space on the one it makes (models/preprocessors.py:107).
+    A policy with connectors but no preprocessor gets observations as they are.
+    """
+    original = getattr(policy.observation_space, "original_space", None)
+    if original is None and not connected:
+        return None, None
+    space = policy.observation_space if original is None else original
+    return space_to_json(space), space_to_json(policy.action_space)
+
+
+def _handled(policy: Policy, connector: str, key: str) -> bool:
+    if policy.action_connectors is not None:
+        return bool(policy.action_connectors[connector])
+    return bool(policy.config.get(key, False))
+
+
+def torch_model(policy: Policy) -> torch.nn.Module | None:
+    """The network of a policy, if it has one."""
+    model = getattr(policy, "model", None)
+    return model if isinstance(model, torch.nn.Module) else None
+
+
+def _without_other_networks(policy: Policy, skipped: frozenset[str], what: str) -> dict[str, str]:
+    """Networks that are no part of the model: target nets are known, others are refused."""
+    model = torch_model(policy)
+    known = {id(part) for part in model.modules()} if model is not None else set()
+    known.add(id(getattr(policy, "unwrapped_model", None)))
+    left_out: dict[str, str] = {}
+    for name, value in sorted(vars(policy).items()):
+        if not isinstance(value, torch.nn.Module) or id(value) in known:
+            continue
+        if name == "target_model":
+            left_out[name] = _TARGETS
+        elif name in skipped:
+            left_out[name] = "left out on request"
+        elif not _has_own_weights(policy):
+            raise InvalidInputError(
+                f"{what}: the network in its attribute {name!r} is no part of policy.model, so "
+                "RLlib does not count it among the weights. Make it a submodule of the model, "
+                f"define get_weights() and set_weights(), or pass leave_out=[{name!r}]."
+            )
+    return left_out
+
+
+def _has_own_weights(policy: Policy) -> bool:
+    """Whether a class says itself what its weights are."""
+    standard = (Policy.get_weights, TorchPolicy.get_weights, TorchPolicyV2.get_weights)
+    return type(policy).get_weights not in standard
+
+
+def policy_weights(policy: Policy, what: str) -> dict[str, Array]:
+    """Copies of all weights, by RLlib's names; ``{}`` of a policy that has none.
+
+    A torch model gives its ``state_dict``: ``TorchPolicy.get_weights`` has the same names
+    (policy/torch_policy_v2.py:815), but live views and no bfloat16.
+
+    Raises:
+        InvalidInputError: weights that are no flat mapping of arrays, or of a dtype that cannot
+            be stored.
+    """
+    model = torch_model(policy)
+    if model is not None and not _has_own_weights(policy):
+        return state_arrays(model)
+    if not _has_own_weights(policy):
+        return {}
+    try:
+        weights = policy.get_weights()
+    except NotImplementedError:
+        if model is not None:
+            return state_arrays(model)
+        return {}
+    if not isinstance(weights, Mapping):
+        raise InvalidInputError(
+            f"{what}: get_weights() gives a {type(weights).__qualname__}; expected a flat mapping "
+            "of names to numpy arrays"
+        )
+    for name, value in weights.items():
+        if not isinstance(value, (np.ndarray, np.generic)):
+            raise InvalidInputError(
+                f"{what}: get_weights()[{name!r}] is a {type(value).__qualname__}; expected a "
+                "numpy array. Nested weights go flat, under 'outer/inner' names."
+            )
+    return {name: np.array(value) for name, value in weights.items()}
+
+
+def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
+    """A new policy that acts as the kept one did: no Algorithm, environment, Ray or CPU slot.
+
+    It is on the CPU, holds exactly the snapshot's weights, and has its connectors with their
+    filters' statistics, in training mode as RLlib leaves them.
+
+    Args:
+        snap: of an old-stack policy.
+        trust: prefixes of import paths, or classes, that a snapshot may name beside RLlib's own:
+            custom policies, models, action distributions, explorations and connectors.
+
+    Raises:
+        InvalidInputError: a snapshot of another kind, or one that RLlib cannot build here.
+        MismatchError: lists every tensor that does not fit; nothing was loaded.
+        UntrustedError, NotFoundError: a class that may not or cannot be imported.
+        FormatError: a spec or state that is not as snapshots write it.
+    """
+    trust = listed(trust)
+    spec = snap.spec
+    if spec.stack != "old" or spec.cls is None:
+        hint = {"new": "rebuild_module", "torch": "policystore.torch.load_into"}.get(spec.stack)
+        raise InvalidInputError(
+            f"rebuild_policy takes snapshots of old-stack policies; this one has stack "
+            f"{spec.stack!r}" + (f": use {hint}" if hint else "")
+        )
+    if spec.observation_space is None or spec.action_space is None:
+        raise FormatError("the spec of an old-stack policy has an observation and action space")
+    cls = resolve(spec.cls, trust)
+    if not isinstance(cls, type) or not issubclass(cls, Policy):
+        raise FormatError(f"spec.class: {spec.cls} is not a Policy of RLlib's old API stack")
+    config = full_config(
+        spec.config,
+        algorithm=spec.algorithm,
+        normalize_actions=spec.normalize_actions,
+        clip_actions=spec.clip_actions,
+        trust=trust,
+    )
+    spaces = (space_from_json(spec.observation_space), space_from_json(spec.action_space))
+    policy = _constructed(cls, spaces, config, spec)
+    take_noise_off(policy)
+    _load(policy, snap)
+    state = snap.state
+    if spec.connectors:
+        makers = make_connectors(spec.connectors, state.get("connectors", {}), trust)
+        attach(policy, makers, ConnectorContext.from_policy(policy))
+    restore_exploration(policy, state.get("exploration", {}), "state.exploration")
+    return policy
+
+
+def listed(trust: Trust) -> Trust:
+    """``trust`` as something to go through several times; a lone text stays for its error."""
+    return trust if isinstance(trust, str) else tuple(trust)
+
+
+def _constructed(cls: Any, spaces: tuple[Any, Any], config: dict[str, Any], spec: Spec) -> Policy:
+    running = ray.is_initialized()
+    try:
+        policy: Policy = cls(*spaces, config)
+    except PolicyStoreError:
+        raise
+    except Exception as error:
+        lacking = [name for name in spec.left_out if name.startswith("config.")]
+        raise InvalidInputError(
+            f"RLlib {ray.__version__} could not build {spec.cls} from the snapshot: "
+            f"{type(error).__name__}: {error}"
+            + (f". Of its config this was left out: {', '.join(lacking)}" if lacking else "")
+        ) from error
+    if ray.is_initialized() and not running:
+        raise InvalidInputError(f"the constructor of {spec.cls} started Ray; a policy must not")
+    return policy
+
+
+def _load(policy: Policy, snap: Snapshot) -> None:
+    what = f"{snap!r} into {type(policy).__name__}"
+    model = torch_model(policy)
+    if model is not None and not _has_own_weights(policy):
+        load_arrays(model, snap.weights, what)
+        # policy/torch_mixins.py:193 would mix in what stood there, NaN included.
+        weights = model.state_dict()
+        for target in getattr(policy, "target_models", {}).values():
+            target.load_state_dict({name: weights[name] for name in target.state_dict()})
+        return
+    check_fit(snap.weights, policy_weights(policy, what), what)
+    if not snap.weights:
+        return
+    policy.set_weights({name: np.array(array) for name, array in snap.weights.items()})
+    _check_loaded(policy_weights(policy, what), snap.weights, what)
+
+
+def _check_loaded(found: Weights, wanted: Weights, what: str) -> None:
+    changed = {
+        name: "the policy holds other values after set_weights()"
+        for name in wanted
+        if name not in found or found[name].tobytes() != wanted[name].tobytes()
+    }
+    if changed:
+        raise MismatchError(f"{what}: set_weights() did not take what was given.", wrong=changed)

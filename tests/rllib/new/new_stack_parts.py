@@ -1,0 +1,241 @@
+"""Environments, modules and connectors that the tests of the new stack use.
+
+Top-level module of its own, because snapshots name these classes by import path and a fresh
+process must find them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
+from ray.rllib.connectors.env_to_module.observation_preprocessor import (
+    SingleAgentObservationPreprocessor,
+)
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+EPISODE = 9
+
+
+class TraceEnv(gym.Env):
+    """Random observations of a space; notes what it returns and what it is given.
+
+    ``TraceEnv.log`` holds ``("reset", obs)`` and ``("step", action, reward, obs)``. Once
+    ``start_anew`` is set, the next episode starts the random observations over.
+    """
+
+    start_anew: ClassVar[bool] = True
+    log: ClassVar[list[tuple[Any, ...]]] = []
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.observation_space = config["observation_space"]
+        self.action_space = config["action_space"]
+        self._steps = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self._steps = 0
+        if TraceEnv.start_anew:
+            self.observation_space.seed(3)
+            TraceEnv.start_anew = False
+        obs = self.observation_space.sample()
+        TraceEnv.log.append(("reset", obs))
+        return obs, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        obs = self.observation_space.sample()
+        reward = float((-1) ** self._steps * self._steps) / 4
+        TraceEnv.log.append(("step", action, reward, obs))
+        return obs, reward, self._steps >= EPISODE, False, {}
+
+
+class TwoAgents(MultiAgentEnv):
+    """Agents 0 and 1 see random numbers of different size and act in turn together."""
+
+    log: ClassVar[list[tuple[Any, ...]]] = []
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.possible_agents = self.agents = list(config.get("agents", [0, 1]))
+        self.observation_spaces = {
+            agent: gym.spaces.Box(-np.inf, np.inf, (4,), np.float32) for agent in self.agents
+        }
+        self.action_spaces = {agent: gym.spaces.Discrete(3) for agent in self.agents}
+        self._rng = np.random.default_rng(5)
+        self._steps = 0
+
+    def _observe(self) -> dict[Any, Any]:
+        return {
+            agent: (self._rng.normal(size=4) * (index + 1) + 3 * index).astype(np.float32)
+            for index, agent in enumerate(self.agents)
+        }
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self._steps = 0
+        obs = self._observe()
+        TwoAgents.log.append(("reset", {agent: item.copy() for agent, item in obs.items()}))
+        return obs, {}
+
+    def step(self, actions: dict[Any, Any]) -> Any:
+        self._steps += 1
+        obs = self._observe()
+        done = self._steps >= EPISODE
+        copied = {agent: item.copy() for agent, item in obs.items()}
+        TwoAgents.log.append(("step", dict(actions), dict.fromkeys(obs, 1.0), copied))
+        return obs, dict.fromkeys(obs, 1.0), {"__all__": done}, {"__all__": False}, {}
+
+
+class Head(TorchRLModule):
+    """A policy head without any frills; the base of the custom modules here."""
+
+    def setup(self) -> None:
+        size = int(np.prod(self.observation_space.shape))
+        width = self.model_config["width"]
+        self.net = torch.nn.Sequential(torch.nn.Linear(size, width), *self.extra(width))
+        self.out = torch.nn.Linear(width, int(self.action_space.n))
+
+    def extra(self, width: int) -> list[torch.nn.Module]:
+        return [torch.nn.Tanh()]
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        obs = batch[Columns.OBS].to(self.out.weight.dtype)
+        return {Columns.ACTION_DIST_INPUTS: self.out(self.net(obs))}
+
+
+class BatchNormHead(Head):
+    """With running statistics in buffers."""
+
+    def extra(self, width: int) -> list[torch.nn.Module]:
+        return [torch.nn.BatchNorm1d(width), torch.nn.ReLU()]
+
+
+class HalfHead(Head):
+    """With bfloat16 parameters."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.to(torch.bfloat16)
+
+
+class TiedHead(Head):
+    """Two layers that share one weight."""
+
+    def extra(self, width: int) -> list[torch.nn.Module]:
+        one, two = torch.nn.Linear(width, width), torch.nn.Linear(width, width)
+        two.weight = one.weight
+        return [one, torch.nn.Tanh(), two]
+
+
+class OddStateHead(Head):
+    """Keeps more in its state than its parameters."""
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**super().get_state(*args, **kwargs), "mood": np.zeros(1)}
+
+
+class ValueHead(Head, ValueFunctionAPI):
+    """A head that PPO can train."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.value = torch.nn.Linear(self.model_config["width"], 1)
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        obs = batch[Columns.OBS].to(self.out.weight.dtype)
+        embedded = self.net(obs)
+        return {
+            Columns.ACTION_DIST_INPUTS: self.out(embedded).float(),
+            Columns.EMBEDDINGS: embedded,
+        }
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Any:
+        if embeddings is None:
+            embeddings = self.net(batch[Columns.OBS].to(self.out.weight.dtype))
+        return self.value(embeddings).squeeze(-1).float()
+
+
+class HalfValueHead(ValueHead):
+    """In bfloat16, with the get_state without which RLlib itself cannot handle it."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.to(torch.bfloat16)
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: value.float().numpy() for name, value in self.state_dict().items()}
+
+
+class Shifted(SingleAgentObservationPreprocessor):
+    """Adds a constructor argument to observations."""
+
+    def __init__(
+        self,
+        input_observation_space: Any = None,
+        input_action_space: Any = None,
+        *,
+        by: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(input_observation_space, input_action_space, **kwargs)
+        self._by = by
+
+    def recompute_output_observation_space(self, observation_space: Any, action_space: Any) -> Any:
+        return gym.spaces.Box(-np.inf, np.inf, observation_space.shape, np.float32)
+
+    def preprocess(self, observation: Any, episode: Any) -> Any:
+        return (observation + self._by).astype(np.float32)
+
+
+class ToUnit(SingleAgentObservationPreprocessor):
+    """Images as floats: RLlib's networks do not take bytes."""
+
+    def recompute_output_observation_space(self, observation_space: Any, action_space: Any) -> Any:
+        return gym.spaces.Box(0.0, 1.0, observation_space.shape, np.float32)
+
+    def preprocess(self, observation: Any, episode: Any) -> Any:
+        return observation.astype(np.float32) / np.float32(255)
+
+
+class Counting(Shifted):
+    """Adds what it counted: state of its own, in an array and with odd keys."""
+
+    def __init__(
+        self,
+        input_observation_space: Any = None,
+        input_action_space: Any = None,
+        *,
+        by: float = 1.0,
+    ) -> None:
+        ConnectorV2.__init__(self, input_observation_space, input_action_space)
+        self._by = by
+        self.counts = {7: np.zeros(2), None: "text"}
+
+    def preprocess(self, observation: Any, episode: Any) -> Any:
+        if not getattr(self, "frozen", False):
+            self.counts[7] += 1.0
+        return super().preprocess(observation + self.counts[7][0] / 64, episode)
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {"counts": self.counts}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.counts = state["counts"]
+        self.frozen = True
+
+
+class Opaque(Counting):
+    """State that has no form as plain values."""
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {"counts": object()}
+
+
+class Inherits(MeanStdFilter):
+    """Takes arguments that RLlib does not note, having no constructor of its own."""

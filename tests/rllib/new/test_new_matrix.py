@@ -1,0 +1,46 @@
+"""Every cell of the new stack: kept here, rebuilt and played in one fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import new_stack_cells as cells
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def results(
+    ray_session: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("cells")
+    failed = cells.make_all(folder)
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, str(HERE / "new_stack_replay.py"), str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTS ")]
+    assert lines, f"the fresh process failed:\n{done.stderr[-4000:]}"
+    found = json.loads(lines[0].removeprefix("RESULTS "))
+    return {**found, **{cell: {"ok": False, "error": why} for cell, why in failed.items()}}
+
+
+@pytest.mark.parametrize("cell", cells.ALL)
+def test_rebuilt_in_a_fresh_process_computes_and_plays_the_same(
+    cell: str, results: dict[str, dict[str, Any]]
+) -> None:
+    result = results[cell]
+    assert result["ok"], result["error"]
+    if cell not in cells.MODULES:
+        assert result["steps"] >= 20

@@ -1,0 +1,303 @@
+"""Rebuilding modules of the new stack: what fits, what is trusted, what a hostile store can do."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import subprocess
+import sys
+import textwrap
+import zlib
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import new_stack_cells as cells
+import new_stack_parts as parts
+import numpy as np
+import pytest
+import torch
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from policystore.errors import (
+    FormatError,
+    InvalidInputError,
+    MismatchError,
+    NotFoundError,
+    UntrustedError,
+)
+from policystore.rllib.connector_state import decode_array, put_state, take_state
+from policystore.rllib.module_rebuild import rebuild_module
+from policystore.rllib.module_source import _learner_reader
+from policystore.rllib.module_stack import snapshot_module
+from policystore.snapshot import Snapshot
+from policystore.tree import Tagged
+
+
+@pytest.fixture(scope="module")
+def plain() -> Snapshot:
+    return snapshot_module(cells.MODULES["module-discrete-separate"]().build())
+
+
+@pytest.fixture(scope="module")
+def own() -> Snapshot:
+    return snapshot_module(cells.MODULES["module-own"]().build())
+
+
+def with_config(snap: Snapshot, **changes: Any) -> Snapshot:
+    return snap.replace(spec=snap.spec.replace(config={**snap.spec.config, **changes}))
+
+
+def with_model_config(snap: Snapshot, **changes: Any) -> Snapshot:
+    return with_config(snap, model_config={**snap.spec.config["model_config"], **changes})
+
+
+def test_misfit_lists_every_difference_and_loads_nothing(plain: Snapshot) -> None:
+    weights = dict(plain.weights)
+    names = sorted(weights)
+    del weights[names[0]]
+    weights[names[1]] = weights[names[1]].astype(np.float64)
+    weights[names[2]] = np.zeros((3, 3), np.float32)
+    weights["more.weight"] = np.zeros(2, np.float32)
+    spec = plain.spec.replace(acting=None)
+    with pytest.raises(MismatchError) as caught:
+        rebuild_module(Snapshot(weights=weights, spec=spec))
+    assert caught.value.missing == (names[0],)
+    assert caught.value.unexpected == ("more.weight",)
+    assert set(caught.value.wrong) == {names[1], names[2]}
+    assert "float64" in caught.value.wrong[names[1]]
+
+
+def test_config_that_makes_another_network_does_not_fit(plain: Snapshot) -> None:
+    with pytest.raises(MismatchError):
+        rebuild_module(with_model_config(plain, fcnet_hiddens=[16, 8]))
+
+
+def test_class_needs_trust(own: Snapshot) -> None:
+    with pytest.raises(UntrustedError, match=r"new_stack_parts:Head.*trust="):
+        rebuild_module(own)
+    for trust in (["new_stack_parts."], [parts.Head]):
+        assert type(rebuild_module(own, trust=trust)) is parts.Head
+
+
+@pytest.mark.parametrize(
+    ("cls", "error"),
+    [
+        ("os:system", UntrustedError),
+        ("ray.rllib.utils.from_config:from_config", FormatError),
+        ("ray.rllib.policy.policy:Policy", FormatError),
+        ("ray.rllib.examples.rl_modules.classes.modelv2_to_rlm:ModelV2ToRLModule", UntrustedError),
+        ("ray.rllib.examples.rl_modules.classes.mobilenet_rlm:MobileNetV2EncoderConfig",
+         UntrustedError),
+        ("ray.rllib.algorithms.ppo.torch:Nothing", NotFoundError),
+        ("nonsense", InvalidInputError),
+    ],
+)  # fmt: skip
+def test_what_is_no_module_is_refused(plain: Snapshot, cls: str, error: type) -> None:
+    with pytest.raises(error):
+        rebuild_module(plain.replace(spec=plain.spec.replace(cls=cls)))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "ray.rllib.utils.from_config:from_config",
+        "ray.rllib.policy.policy:Policy.from_checkpoint",
+        "ray.rllib.examples.rl_modules.classes.modelv2_to_rlm:ModelV2ToRLModule",
+        "torch.nn.init:math.os.system",
+        "torch:load",
+        "builtins:eval",
+    ],
+)
+def test_config_names_no_function_that_would_be_called(plain: Snapshot, path: str) -> None:
+    hostile = with_model_config(plain, fcnet_kernel_initializer=Tagged("import", path))
+    with pytest.raises(UntrustedError):
+        rebuild_module(hostile)
+
+
+def test_catalog_must_be_one(plain: Snapshot) -> None:
+    with pytest.raises(FormatError, match="no subclass"):
+        rebuild_module(
+            with_config(plain, catalog_class=Tagged("import", "ray.rllib.policy.policy:Policy"))
+        )
+    with pytest.raises(FormatError, match="expected a class"):
+        rebuild_module(with_config(plain, catalog_class="text"))
+
+
+def test_class_that_refuses_its_config_is_named(own: Snapshot) -> None:
+    lost = own.spec.replace(config={"model_config": {}}, left_out={"config.model_config.width": ""})
+    with pytest.raises(InvalidInputError, match=r"Head cannot be built.*KeyError.*width.*left out"):
+        rebuild_module(own.replace(spec=lost), trust=cells.TRUST)
+
+
+def test_other_stack_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="no RLModule of the new API stack"):
+        rebuild_module(Snapshot(weights={"a": np.zeros(1)}))
+
+
+def test_dataclass_config_stays_one_where_the_module_was_given_one() -> None:
+    module = cells.MODULES["module-dataclass-config"]()
+    direct = module.module_class(
+        observation_space=module.observation_space,
+        action_space=module.action_space,
+        model_config=DefaultModelConfig(fcnet_hiddens=[7]),
+        catalog_class=module.catalog_class,
+    )
+    rebuilt = rebuild_module(snapshot_module(direct))
+    assert rebuilt.model_config == DefaultModelConfig(fcnet_hiddens=[7])
+    snap = snapshot_module(direct)
+    config = snap.spec.config["model_config"]
+    config["fields"]["of_the_future"] = 1
+    with pytest.raises(MismatchError, match=r"DefaultModelConfig.*of_the_future"):
+        rebuild_module(with_config(snap, model_config=config))
+
+
+def test_config_is_full_whatever_was_written_down() -> None:
+    """Two ways of saying the same network are one spec."""
+    short = cells._ppo_module(cells.THREE, model_config={"fcnet_hiddens": [16]})
+    long = cells._ppo_module(cells.THREE, model_config=DefaultModelConfig(fcnet_hiddens=[16]))
+    assert snapshot_module(short.build()).spec == snapshot_module(long.build()).spec
+
+
+def test_values_of_configs_come_back() -> None:
+    values = {
+        "none": None,
+        "pair": (1, 2.5),
+        "inf": float("inf"),
+        "array": np.arange(3, dtype=np.int16),
+        "space": gym.spaces.Discrete(4, start=2),
+        "dtype": torch.bfloat16,
+        "layer": torch.nn.ReLU,
+        "fill": torch.nn.init.zeros_,
+        "nested": {"x": [True, {"y": b"z"}]},
+        3: "three",
+    }
+    module = RLModuleSpec(
+        module_class=parts.Head,
+        observation_space=cells.VECTOR,
+        action_space=cells.THREE,
+        model_config={"width": 2, **values},
+    ).build()
+    config = rebuild_module(snapshot_module(module), trust=cells.TRUST).model_config
+    np.testing.assert_array_equal(config.pop("array"), values.pop("array"))
+    assert config == {"width": 2, **values}
+
+
+def test_rebuilt_module_owns_its_weights(plain: Snapshot) -> None:
+    digest, module = plain.digest, rebuild_module(plain)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1.0)
+    assert snapshot_module(module).weights_digest != plain.weights_digest
+    assert Snapshot(weights=plain.weights, spec=plain.spec).digest == digest
+
+
+def test_tied_weights_stay_tied() -> None:
+    module = rebuild_module(
+        snapshot_module(cells.MODULES["module-tied"]().build()), trust=cells.TRUST
+    )
+    assert module.net[1].weight is module.net[3].weight
+
+
+def empty_filter() -> MeanStdFilter:
+    piece = MeanStdFilter(update_stats=False)
+    piece.input_action_space = cells.THREE
+    piece.input_observation_space = cells.VECTOR
+    piece.get_state()
+    return piece
+
+
+def filled_filter() -> MeanStdFilter:
+    piece = empty_filter()
+    for row in np.arange(12.0).reshape(3, 4):
+        piece._filters[None](row)
+    return piece
+
+
+def test_filter_state_round_trip_applies_the_same() -> None:
+    source = filled_filter()
+    target = empty_filter()
+    put_state(target, "MeanStdFilter", take_state(source, "MeanStdFilter", None))
+    row = np.array([1.0, -2.0, 3.0, 0.5])
+    np.testing.assert_array_equal(
+        target._filters[None](row, update=False), source._filters[None](row, update=False)
+    )
+    # What came from a snapshot is not merged again as if it were new.
+    assert target._filters[None].running_stats.num_pushes_delta == 0
+
+
+class Marker:
+    """Unpickling this leaves a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("place", ["mean", "sum_sq_diff"])
+def test_no_string_of_a_snapshot_reaches_rllibs_decoder(tmp_path: Path, place: str) -> None:
+    trap = tmp_path / "ran"
+    text = base64.b64encode(zlib.compress(pickle.dumps(Marker(trap)))).decode()
+    with pytest.raises(FormatError):
+        decode_array(text)
+    state = take_state(filled_filter(), "MeanStdFilter", None)
+    state[None]["running_stats"][0][place] = text
+    with pytest.raises(FormatError, match="not filter statistics"):
+        put_state(filled_filter(), "MeanStdFilter", state)
+    for hostile in ({"a": [text]}, {"a": text.encode()}, {text: 1}):
+        with pytest.raises(FormatError):
+            put_state(parts.Counting(), "Counting", hostile)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_pushes": -1},
+        {"num_pushes": 1.5},
+        {"mean": np.zeros(4, np.float32)},
+        {"mean": np.zeros((2, 2))},
+        {"mean": [0.0] * 4},
+    ],
+)
+def test_malformed_filter_statistics(change: dict[str, Any]) -> None:
+    state = take_state(filled_filter(), "MeanStdFilter", None)
+    state[None]["running_stats"][0] |= change
+    with pytest.raises(FormatError, match="not filter statistics"):
+        put_state(filled_filter(), "MeanStdFilter", state)
+
+
+def test_filter_statistics_of_another_shape_or_agent() -> None:
+    state = take_state(filled_filter(), "MeanStdFilter", None)
+    wrong = {"num_pushes": 1, "mean": np.zeros(3), "sum_sq_diff": np.zeros(3)}
+    with pytest.raises(MismatchError, match=r"shapes \[\(3,\)\].*\[\(4,\)\]"):
+        put_state(
+            filled_filter(), "MeanStdFilter", {None: {**state[None], "running_stats": [wrong]}}
+        )
+    with pytest.raises(MismatchError, match="agents"):
+        put_state(filled_filter(), "MeanStdFilter", {"who": state[None]})
+
+
+def test_learners_need_no_policystore_to_be_read(tmp_path: Path) -> None:
+    """Ray sends the code that reads a learner along; another process runs it without us."""
+    from ray import cloudpickle
+
+    (tmp_path / "code").write_bytes(cloudpickle.dumps(_learner_reader()))
+    script = f"""
+        import sys, types
+        sys.modules["policystore"] = None
+        from ray import cloudpickle
+        read = cloudpickle.loads(open({str(tmp_path / "code")!r}, "rb").read())
+        from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+        found = read(types.SimpleNamespace(module=MultiRLModule(rl_module_specs={{}})), None)
+        assert found["modules"] == {{}} and not found["unsteady"], found
+        print("read")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.endswith("read\n"), done.stderr
