@@ -1,0 +1,181 @@
+"""The front: which adapter takes which source, ids, and the whole way through a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
+from ray.rllib.policy.policy import Policy
+
+from policystore import InvalidInputError, NotFoundError, PolicyStore, Snapshot
+from policystore import torch as policystore_torch
+from policystore.rllib import (
+    rebuild_module,
+    rebuild_player,
+    rebuild_policy,
+    snapshot,
+    snapshots,
+)
+
+OBS = [np.linspace(-0.2, 0.2, 4, dtype=np.float32) * scale for scale in range(-8, 8)]
+
+
+def config(*, new: bool, policies: int) -> PPOConfig:
+    made = (
+        PPOConfig()
+        .api_stack(enable_rl_module_and_learner=new, enable_env_runner_and_connector_v2=new)
+        .env_runners(num_env_runners=0, rollout_fragment_length=64)
+        .training(train_batch_size=64, minibatch_size=32, num_epochs=1)
+    )
+    if new:
+        made.rl_module(model_config={"fcnet_hiddens": [8]})
+    else:
+        made.training(model={"fcnet_hiddens": [8]})
+    if policies == 1:
+        return made.environment("CartPole-v1")
+    return made.environment(MultiAgentCartPole, env_config={"num_agents": policies}).multi_agent(
+        policies={f"p{n}" for n in range(policies)},
+        policy_mapping_fn=lambda agent, *_, **__: f"p{agent}",
+    )
+
+
+@pytest.fixture(scope="module")
+def algorithms(ray_session: None) -> Iterator[dict[str, Any]]:
+    made = {
+        "old": config(new=False, policies=2).build_algo(),
+        "new": config(new=True, policies=2).build_algo(),
+        "new-single": config(new=True, policies=1).build_algo(),
+    }
+    for algorithm in made.values():
+        algorithm.train()
+    yield made
+    for algorithm in made.values():
+        algorithm.stop()
+
+
+STACKS = pytest.mark.parametrize("stack", ["old", "new"])
+
+
+@STACKS
+def test_the_main_job(algorithms: dict[str, Any], stack: str, tmp_path: Path) -> None:
+    algorithm, store = algorithms[stack], PolicyStore(tmp_path)
+    made = snapshots(algorithm)
+    assert list(made) == ["p0", "p1"]
+    assert made["p0"].weights_digest != made["p1"].weights_digest
+    for name, snap in made.items():
+        assert snapshot(algorithm, name) == snap
+        assert snap.spec.stack == stack
+        assert snap.spec.algorithm == "PPO"
+        version = store.push(snap, f"cartpole/{name}", metrics={"return": 20.0})
+        pulled = store.pull(version.ref)
+        assert pulled == snap
+        player = rebuild_player(pulled)
+        assert player.act(OBS[0]) in (0, 1)
+        player.reset()
+        actions = [int(action) for action in player.act_batch(OBS)]
+        if stack == "old":
+            policy = rebuild_policy(pulled)
+            assert isinstance(policy, Policy)
+            expected = [
+                algorithm.compute_single_action(obs, policy_id=name, explore=False) for obs in OBS
+            ]
+        else:
+            module = rebuild_module(pulled)
+            assert isinstance(module, RLModule)
+            with torch.no_grad():
+                batch = {"obs": torch.from_numpy(np.stack(OBS))}
+                learner = algorithm.learner_group._learner.module[name]
+                expected = (
+                    learner.forward_inference(batch)["action_dist_inputs"].argmax(-1).tolist()
+                )
+        assert actions == expected
+    assert store.verify().ok
+
+
+@STACKS
+def test_training_on_changes_nothing_in_a_snapshot(algorithms: dict[str, Any], stack: str) -> None:
+    snap = snapshot(algorithms[stack], "p0")
+    before = snap.digest
+    algorithms[stack].train()
+    assert Snapshot(weights=snap.weights, spec=snap.spec, state=snap.state).digest == before
+    assert snapshot(algorithms[stack], "p0").weights_digest != snap.weights_digest
+
+
+@STACKS
+def test_an_unknown_id_lists_the_known_ones(algorithms: dict[str, Any], stack: str) -> None:
+    with pytest.raises(NotFoundError, match=r"'p9'.*'p0', 'p1'"):
+        snapshot(algorithms[stack], "p9")
+    with pytest.raises(InvalidInputError, match=r"2 modules|2 policies.*'p0', 'p1'"):
+        snapshot(algorithms[stack])
+
+
+def test_the_id_may_be_left_out_where_there_is_one(algorithms: dict[str, Any]) -> None:
+    single = algorithms["new-single"]
+    assert snapshot(single) == snapshot(single, "default_policy")
+    assert snapshots(single) == {"default_policy": snapshot(single)}
+
+
+def test_bare_policies_and_modules(algorithms: dict[str, Any]) -> None:
+    policy = algorithms["old"].get_policy("p0")
+    assert snapshot(policy).weights_digest == snapshot(algorithms["old"], "p0").weights_digest
+    multi = algorithms["new"].learner_group._learner.module
+    one = snapshot(multi, "p1")
+    assert one.weights_digest == snapshot(algorithms["new"], "p1").weights_digest
+    assert snapshot(multi["p1"]) == one
+    # A module does not know the environment: a player is told, or says what it lacks.
+    with pytest.raises(InvalidInputError, match="env_spaces"):
+        rebuild_player(one)
+    env = gym.make("CartPole-v1")
+    player = rebuild_player(one, env_spaces=(env.observation_space, env.action_space))
+    whole = rebuild_player(snapshot(algorithms["new"], "p1"))
+    assert [int(a) for a in player.act_batch(OBS)] == [int(a) for a in whole.act_batch(OBS)]
+
+
+def test_arrays_that_ray_owns(ray_session: None) -> None:
+    """What ray.get hands out is read-only and lies in the object store's shared memory."""
+    reference = ray.put({"w": np.arange(1 << 18, dtype=np.float32)})
+    shared = ray.get(reference)
+    assert not shared["w"].flags.writeable
+    snap = Snapshot(weights=shared)
+    del shared, reference
+    assert snap.weights["w"].sum() == np.arange(1 << 18, dtype=np.float32).sum()
+    again = ray.get(ray.put(snap))
+    assert again == snap
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a torch module": lambda a: snapshot(torch.nn.Linear(2, 2)),  # type: ignore[arg-type]
+    "a path": lambda a: snapshot("checkpoint"),  # type: ignore[arg-type]
+    "an id of a bare policy": lambda a: snapshot(a["old"].get_policy("p0"), "p0"),
+    "agents on the old stack": lambda a: snapshot(a["old"], "p0", agents=[0]),
+    "all of a policy": lambda a: snapshots(a["old"].get_policy("p0")),
+    "agents of all on the old stack": lambda a: snapshots(a["old"], agents={"p0": [0]}),
+    "leave_out as a text": lambda a: snapshot(a["old"], "p0", leave_out="MeanStdFilter"),
+    "leave_out as a text, new": lambda a: snapshot(a["new"], "p0", leave_out="MeanStdFilter"),
+    "a player of no snapshot": lambda a: rebuild_player("x"),  # type: ignore[arg-type]
+    "a player of weights": lambda a: rebuild_player(Snapshot(weights={"w": np.ones(1)})),
+    "a player of plain torch": lambda a: rebuild_player(
+        policystore_torch.snapshot(torch.nn.Linear(2, 2))
+    ),
+    "a policy of the new stack": lambda a: rebuild_policy(snapshot(a["new"], "p0")),
+    "a module of the old stack": lambda a: rebuild_module(snapshot(a["old"], "p0")),
+    "an agent on the old stack": lambda a: rebuild_player(snapshot(a["old"], "p0"), agent=0),
+    "a module id on the old stack": lambda a: rebuild_player(
+        snapshot(a["old"], "p0"), module_id="p0"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_sources_and_arguments(algorithms: dict[str, Any], case: str) -> None:
+    with pytest.raises(InvalidInputError):
+        WRONG[case](algorithms)
