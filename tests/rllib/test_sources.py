@@ -26,7 +26,7 @@ from policystore.rllib import (
     snapshots,
 )
 
-OBS = [np.linspace(-0.2, 0.2, 4, dtype=np.float32) * scale for scale in range(-8, 8)]
+OBS = [np.linspace(-0.05, 0.05, 4, dtype=np.float32) * scale for scale in range(-8, 8)]
 
 
 def config(*, new: bool, policies: int) -> PPOConfig:
@@ -50,11 +50,13 @@ def config(*, new: bool, policies: int) -> PPOConfig:
 
 @pytest.fixture(scope="module")
 def algorithms(ray_session: None) -> Iterator[dict[str, Any]]:
-    made = {
-        "old": config(new=False, policies=2).build_algo(),
-        "new": config(new=True, policies=2).build_algo(),
-        "new-single": config(new=True, policies=1).build_algo(),
+    configs = {
+        "old": config(new=False, policies=2),
+        "new": config(new=True, policies=2),
+        "new-single": config(new=True, policies=1),
     }
+    # Ray 2.40 has no build_algo yet.
+    made = {key: getattr(found, "build_algo", found.build)() for key, found in configs.items()}
     for algorithm in made.values():
         algorithm.train()
     yield made
