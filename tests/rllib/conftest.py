@@ -13,13 +13,15 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One small Ray for all tests that need a running Algorithm."""
-    # Remote workers import the tests' environments and models by name.
+    # Remote workers import the tests' environments and models by name. Not by a runtime_env: Ray
+    # starts its workers through a shell then, unquoted, and a path with a space hangs.
     folders = [str(HERE), *(str(folder) for folder in sorted(HERE.iterdir()) if folder.is_dir())]
-    ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(folders)}},
-    )
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *([before] if before else [])])
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
     yield
     ray.shutdown()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
