@@ -64,7 +64,7 @@ def read_env_side(
     spaces = (source.input_observation_space, source.input_action_space)
     left_out: dict[str, str] = {}
     chosen = _chosen_agents(config, spaces, pieces, agents, leave_out)
-    if config.is_multi_agent:
+    if _is_multi_agent(config):
         spaces = _spaces_of(chosen, spaces, agents is not None)
     omitted = _check_leave_out(pieces, leave_out)
     state = {}
@@ -72,11 +72,11 @@ def read_env_side(
         if name in omitted:
             left_out[f"connectors.{name}"] = "left out on request, with its state"
         elif has_state(piece):
-            state[name] = take_state(piece, name, chosen if config.is_multi_agent else None)
+            state[name] = take_state(piece, name, chosen if _is_multi_agent(config) else None)
     if spaces[0] is None or spaces[1] is None:
         left_out["env_spaces"] = (
             "the agents' spaces differ, and agents= was not given"
-            if config.is_multi_agent
+            if _is_multi_agent(config)
             else "the Algorithm does not know them"
         )
     return EnvSide(
@@ -90,8 +90,8 @@ def read_env_side(
                 for name in PIPELINES
             },
             "defaults": {name: _adds_defaults(config, name) for name in PIPELINES},
-            "multi_agent": config.is_multi_agent,
-            "agents": list(chosen) if config.is_multi_agent else None,
+            "multi_agent": _is_multi_agent(config),
+            "agents": list(chosen) if _is_multi_agent(config) else None,
             "lookback": config.episode_lookback_horizon,
         },
         state=state,
@@ -129,7 +129,7 @@ def _chosen_agents(
 ) -> list[Any]:
     if isinstance(agents, (str, bytes)):
         raise InvalidInputError(f"agents is a list of agent ids: agents=[{agents!r}]")
-    if not config.is_multi_agent:
+    if not _is_multi_agent(config):
         if agents is not None:
             raise InvalidInputError(
                 "agents= is for multi-agent Algorithms; this one has a single agent: leave it out"
@@ -249,6 +249,12 @@ def default_pipelines(
     return _build_pipelines(config, observation_space, action_space)
 
 
+def _is_multi_agent(config: Any) -> bool:
+    # A method up to Ray 2.40, a property later.
+    found = config.is_multi_agent
+    return bool(found() if callable(found) else found)
+
+
 def _adds_defaults(config: Any, name: str) -> bool:
     return bool(getattr(config, f"add_default_connectors_to_{name}_pipeline"))
 
@@ -264,9 +270,9 @@ def _user_pieces(config: Any, name: str, pipeline: ConnectorPipelineV2) -> list[
         return live
     # RLlib builds its own around a mark, which shows where the user's stand.
     reference = default_pipelines(
-        observation_space=pipeline.input_observation_space,
-        action_space=pipeline.input_action_space,
-        module_id=DEFAULT_MODULE_ID + "_" if config.is_multi_agent else None,
+        observation_space=_one_agent(pipeline.input_observation_space, config),
+        action_space=_one_agent(pipeline.input_action_space, config),
+        module_id=DEFAULT_MODULE_ID + "_" if _is_multi_agent(config) else None,
         pieces={other: [_Mark()] if other == name else [] for other in PIPELINES},
         defaults=dict.fromkeys(PIPELINES, True),
         normalize_actions=True,
@@ -283,6 +289,14 @@ def _user_pieces(config: Any, name: str, pipeline: ConnectorPipelineV2) -> list[
             f"connectors to the config ({name}_connector=…) instead of inserting them afterwards."
         )
     return live[len(before) : stop]
+
+
+def _one_agent(space: Any, config: Any) -> Any:
+    """Of a multi-agent space one agent's part: one module takes only agents of equal spaces."""
+    if not _is_multi_agent(config) or not isinstance(space, gym.spaces.Dict):
+        return space
+    agent = next(iter(space.spaces))
+    return gym.spaces.Dict({agent: space[agent]})
 
 
 class _Mark(ConnectorV2):  # type: ignore[misc]

@@ -20,7 +20,13 @@ from ray.rllib.core.models.configs import ModelConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from policystore.errors import FormatError, InvalidInputError, MismatchError, UntrustedError
+from policystore.errors import (
+    FormatError,
+    InvalidInputError,
+    MismatchError,
+    NotFoundError,
+    UntrustedError,
+)
 from policystore.rllib.classes import Trust, is_importable, path_of, resolve
 from policystore.spaces import space_from_json, space_to_json
 from policystore.tensors import dtype_code
@@ -171,11 +177,43 @@ def resolve_class(path: str, base: type, what: str, trust: Trust = ()) -> Any:
             f"{_HAZARDOUS[path.partition(':')[0]]}. If you trust the snapshot, pass "
             f"trust=[{path.replace(':', '.')!r}]."
         )
-    found = resolve(path, trust)
+    try:
+        found = resolve(path, trust)
+    except NotFoundError:
+        if path not in _OTHER_NAMES:
+            raise
+        found = resolve(_OTHER_NAMES[path], trust)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise FormatError(f"{what}: {path} is no subclass of {path_of(base)}")
     return found
 
+
+def _renamed(algorithm: str, old: str, new: str) -> tuple[str, str]:
+    folder = f"ray.rllib.algorithms.{algorithm}.torch"
+    return f"{folder}.{old}", f"{folder}.{new}"
+
+
+# The same classes, as Ray 2.40 and as later versions call them.
+_RENAMED = (
+    *(
+        _renamed(
+            name,
+            f"{name}_torch_rl_module:{name.upper()}TorchRLModule",
+            f"default_{name}_torch_rl_module:Default{name.upper()}TorchRLModule",
+        )
+        for name in ("appo", "bc", "cql", "ppo", "sac")
+    ),
+    _renamed(
+        "dqn",
+        "dqn_rainbow_torch_rl_module:DQNRainbowTorchRLModule",
+        "default_dqn_torch_rl_module:DefaultDQNTorchRLModule",
+    ),
+    (
+        "ray.rllib.algorithms.dqn.dqn_rainbow_catalog:DQNRainbowCatalog",
+        "ray.rllib.algorithms.dqn.dqn_catalog:DQNCatalog",
+    ),
+)
+_OTHER_NAMES = dict(_RENAMED) | {new: old for old, new in _RENAMED}
 
 _HAZARDOUS = {
     "ray.rllib.examples.rl_modules.classes.modelv2_to_rlm": "it unpickles a checkpoint",

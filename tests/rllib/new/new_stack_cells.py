@@ -255,10 +255,10 @@ MODULES: dict[str, Callable[[], RLModuleSpec]] = {
 NO_SAME_OUTPUT = {"module-random"}
 
 
-def multi_agent(agents: list[Any], **config: Any) -> Any:
+def multi_agent(agents: list[Any], *, sizes: tuple[int, ...] = (4, 4), **config: Any) -> Any:
     return (
         tiny(PPOConfig(), train_batch_size=40, minibatch_size=20, num_epochs=1)
-        .environment(parts.TwoAgents, env_config={"agents": agents})
+        .environment(parts.TwoAgents, env_config={"agents": agents, "sizes": list(sizes)})
         .multi_agent(
             policies={"first", "second"},
             policy_mapping_fn=lambda agent, *_, **__: "first" if agent == agents[0] else "second",

@@ -64,8 +64,10 @@ class TwoAgents(MultiAgentEnv):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.possible_agents = self.agents = list(config.get("agents", [0, 1]))
+        self._sizes = config.get("sizes", [4] * len(self.agents))
         self.observation_spaces = {
-            agent: gym.spaces.Box(-np.inf, np.inf, (4,), np.float32) for agent in self.agents
+            agent: gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+            for agent, size in zip(self.agents, self._sizes, strict=True)
         }
         self.action_spaces = {agent: gym.spaces.Discrete(3) for agent in self.agents}
         self._rng = np.random.default_rng(5)
@@ -73,8 +75,8 @@ class TwoAgents(MultiAgentEnv):
 
     def _observe(self) -> dict[Any, Any]:
         return {
-            agent: (self._rng.normal(size=4) * (index + 1) + 3 * index).astype(np.float32)
-            for index, agent in enumerate(self.agents)
+            agent: (self._rng.normal(size=size) * (index + 1) + 3 * index).astype(np.float32)
+            for index, (agent, size) in enumerate(zip(self.agents, self._sizes, strict=True))
         }
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:

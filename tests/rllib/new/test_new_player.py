@@ -253,3 +253,22 @@ def test_state_that_does_not_belong_to_the_connectors(filtered: Snapshot) -> Non
     state["MeanStdFilter"]["agent"] = state["MeanStdFilter"].pop(None)
     with pytest.raises(MismatchError, match="agents"):
         ModulePlayer(filtered.replace(state=state))
+
+
+def test_agents_of_different_spaces(ray_session: Any) -> None:
+    algorithm = cells.multi_agent([0, 1], sizes=(4, 6)).build_algo()
+    try:
+        unnamed = snapshot_from_algorithm(algorithm, "second")
+        named = snapshot_from_algorithm(algorithm, "second", agents=[1])
+        with pytest.raises(InvalidInputError, match=r"agents \[0, 1\] have different spaces"):
+            snapshot_from_algorithm(algorithm, "second", agents=[0, 1])
+    finally:
+        algorithm.stop()
+    assert list(unnamed.spec.left_out) == ["env_spaces"]
+    with pytest.raises(InvalidInputError, match=r"spaces differ.*env_spaces="):
+        ModulePlayer(unnamed)
+    obs = np.linspace(-1, 1, 6, dtype=np.float32)
+    spaces = (gym.spaces.Box(-np.inf, np.inf, (6,)), cells.THREE)
+    assert ModulePlayer(named).act(obs) == ModulePlayer(unnamed, env_spaces=spaces).act(obs)
+    with pytest.raises(InvalidInputError, match="needs observations of"):
+        ModulePlayer(unnamed, env_spaces=SPACES)

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import types
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 import torch
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from policystore.errors import (
@@ -301,3 +303,26 @@ def test_learners_need_no_policystore_to_be_read(tmp_path: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
     )
     assert done.stdout.endswith("read\n"), done.stderr
+
+
+@pytest.mark.parametrize(("updates", "steady"), [(2, True), (10**6, False)])
+def test_weights_that_change_while_they_are_read(updates: int, steady: bool) -> None:
+    """As IMPALA's learner thread does it: what is read is one state of the weights, or nothing."""
+    module = cells.MODULES["module-own"]().build()
+    multi = MultiRLModule(rl_module_specs={})
+    multi.add_module("only", module)
+    left = [updates]
+
+    def update(*_: Any) -> None:
+        if left[0] > 0:
+            left[0] -= 1
+            with torch.no_grad():
+                module.out.bias.add_(1.0)
+
+    module.register_state_dict_post_hook(update)
+    learner = types.SimpleNamespace(module=multi, _learner_thread=object())
+    found = _learner_reader()(learner, None)
+    assert found["unsteady"] is not steady
+    if steady:
+        kept = found["modules"]["only"]["weights"]["out.bias"]
+        assert torch.equal(kept, module.out.bias.detach())
