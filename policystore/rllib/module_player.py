@@ -6,6 +6,8 @@ around episodes that hold only as much of the past as connectors may look back t
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -23,7 +25,7 @@ from policystore.rllib.connector_state import put_state
 from policystore.rllib.connectors import pieces_from_plain, walk
 from policystore.rllib.env_side import PIPELINES, default_pipelines
 from policystore.rllib.module_rebuild import rebuild_module
-from policystore.rllib.play_slots import MultiAgentSlots, SingleAgentSlots
+from policystore.rllib.play_slots import MultiAgentSlots, SingleAgentSlots, Slots
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 
@@ -34,6 +36,9 @@ _AGENT = "agent"
 # Exploration schedules (DQN's epsilon) go by the steps sampled so far, which a snapshot does not
 # know: play as at the end of the schedule.
 _LATE = 10**12
+# RLlib's pieces take several multi-agent episodes at once since it has vectorized environments of
+# them; before (Ray 2.40) they assert that there is one.
+_VECTORIZED = importlib.util.find_spec("ray.rllib.env.vector") is not None
 
 Pieces: TypeAlias = "ConnectorV2 | Iterable[ConnectorV2] | Mapping[str, Iterable[ConnectorV2]]"
 
@@ -115,10 +120,12 @@ class ModulePlayer:
             for _, piece in walk(pieces["env_to_module"])
         )
         kind = MultiAgentSlots if multi_agent else SingleAgentSlots
-        self._slots = kind(
-            inputs[0], inputs[1], self.agent, module_id, int(recorded.get("lookback", 1))
+        self._slots: list[Slots] = []
+        self._shared: list[dict[str, Any]] = []
+        self._new_slots = functools.partial(
+            kind, inputs[0], inputs[1], self.agent, module_id, int(recorded.get("lookback", 1))
         )
-        self._shared: dict[str, Any] = {}
+        self._one_by_one = multi_agent and not _VECTORIZED
 
     def reset(self) -> None:
         """Forget the past: the next observation starts an episode, in every environment."""
@@ -166,18 +173,40 @@ class ModulePlayer:
             InvalidInputError: another number of environments than since the last reset, or as
                 :meth:`act`.
         """
-        if self._wants_rewards and rewards is None and self._slots.started:
+        if self._wants_rewards and rewards is None and any(s.started for s in self._slots):
             raise InvalidInputError(
                 "this policy looks at previous rewards (PrevActionsPrevRewards): pass reward= with "
                 "what the previous action earned, or call reset() at the start of an episode"
             )
-        episodes = self._slots.observe(obs, rewards)
+        obs = list(obs)
+        if not self._one_by_one:
+            return self._step(0, obs, explore, rewards)
+        if len(obs) != len(self._slots or obs) or len(obs) != len(rewards or obs):
+            raise InvalidInputError(
+                f"{len(obs)} observations and {len(rewards or obs)} rewards for "
+                f"{len(self._slots or obs)} environments; call reset() before playing another "
+                "number of them"
+            )
+        return [
+            self._step(row, [item], explore, None if rewards is None else [rewards[row]])[0]
+            for row, item in enumerate(obs)
+        ]
+
+    def _step(
+        self, row: int, obs: Sequence[Any], explore: bool, rewards: Sequence[float] | None
+    ) -> list[Any]:
+        """One pass for environments that go through RLlib's pipelines together."""
+        if row == len(self._slots):
+            self._slots.append(self._new_slots())
+            self._shared.append({})
+        slots, shared = self._slots[row], self._shared[row]
+        episodes = slots.observe(obs, rewards)
         batch = self._pipelines["env_to_module"](
             rl_module=self.module,
             batch={},
             episodes=episodes,
             explore=explore,
-            shared_data=self._shared,
+            shared_data=shared,
         )
         if explore:
             output = self.module.forward_exploration(batch, t=_LATE)
@@ -188,11 +217,11 @@ class ModulePlayer:
             batch=output,
             episodes=episodes,
             explore=explore,
-            shared_data=self._shared,
+            shared_data=shared,
         )
         actions = output.pop(Columns.ACTIONS)
         for_env = output.pop(Columns.ACTIONS_FOR_ENV, actions)
-        return self._slots.take(actions, for_env, output)
+        return slots.take(actions, for_env, output)
 
 
 def _for_agent(agent: Any, space: gym.Space[Any]) -> gym.Space[Any]:

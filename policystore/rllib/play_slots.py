@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,14 +15,25 @@ from ray.rllib.utils.spaces.space_utils import unbatch
 
 from policystore.errors import InvalidInputError
 
-__all__ = ["MultiAgentSlots", "SingleAgentSlots"]
+__all__ = ["MultiAgentSlots", "SingleAgentSlots", "Slots"]
 
 # Steps that stay visible to connectors when an episode grows long. RLlib itself cuts its
 # episodes down to `episode_lookback_horizon` (default 1) whenever a rollout fragment ends.
 _LOOKBACK = 64
 
 
-class _Slots(abc.ABC):
+@contextlib.contextmanager
+def _typed_refusals() -> Iterator[None]:
+    """RLlib's episodes assert, in some versions and places, that what they get is in the spaces."""
+    try:
+        yield
+    except AssertionError as error:
+        raise InvalidInputError(
+            f"RLlib's episode does not take this observation: {error}"
+        ) from None
+
+
+class Slots(abc.ABC):
     """Episodes of ``n`` environments; ``n`` is fixed by the first observations after a clear."""
 
     def __init__(
@@ -70,12 +82,14 @@ class _Slots(abc.ABC):
         if not last:
             self._episodes = [self._new() for _ in range(count)]
             for episode, observation in zip(self._episodes, plain, strict=True):
-                self._reset(episode, observation)
+                with _typed_refusals():
+                    self._reset(episode, observation)
             return self._episodes
         for index, (action, extra) in enumerate(last):
             episode = self._episodes[index]
             reward = 0.0 if rewards is None else float(rewards[index])
-            self._step(episode, plain[index], action, reward, extra)
+            with _typed_refusals():
+                self._step(episode, plain[index], action, reward, extra)
             if len(episode) > 4 * self._lookback:
                 self._episodes[index] = episode.cut(len_lookback_buffer=self._lookback)
         return self._episodes
@@ -99,7 +113,7 @@ class _Slots(abc.ABC):
     ) -> None: ...
 
 
-class SingleAgentSlots(_Slots):
+class SingleAgentSlots(Slots):
     """As ``env/single_agent_env_runner.py``: observations pass through a vector environment."""
 
     def _observation(self, observation: Any) -> Any:
@@ -148,7 +162,7 @@ class SingleAgentSlots(_Slots):
         return list(iterate(batch_space(self.action_space, count), for_env))
 
 
-class MultiAgentSlots(_Slots):
+class MultiAgentSlots(Slots):
     """As ``env/multi_agent_env_runner.py``, with the one agent that is played."""
 
     def _new(self) -> MultiAgentEpisode:

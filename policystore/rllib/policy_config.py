@@ -34,7 +34,7 @@ from policystore.tree import Tagged, encode
 __all__ = ["BY_NAME", "check_exploration", "lasting_path", "recorded_config"]
 
 # Keys whose text RLlib looks up in a registry of this process, or imports:
-# models/catalog.py:172-176, 372-397 and 867-874.
+# models/catalog.py:172-176, 372-397 and 869.
 _REGISTERED = {"custom_model": RLLIB_MODEL, "custom_action_dist": RLLIB_ACTION_DIST}
 BY_NAME = (*_REGISTERED, "custom_preprocessor")
 

@@ -2,8 +2,8 @@
 
 On the old stack everything between environment and policy is a pipeline of connectors that hangs
 on the policy itself, ``policy.agent_connectors`` and ``policy.action_connectors``
-(connectors/util.py:93). ``RolloutWorker.filters`` holds the very filter objects of these pipelines
-(connectors/util.py:149), so after ``train()`` those of the local worker are the merged ones.
+(connectors/util.py:102). ``RolloutWorker.filters`` holds the very filter objects of these pipelines
+(connectors/util.py:153), so after ``train()`` those of the local worker are the merged ones.
 
 Statistics of filters are kept as arrays and written into RLlib's objects by the code here:
 ``RunningStat.from_state`` would unpickle what a store holds (utils/serialization.py:83).
@@ -247,7 +247,7 @@ def _filter_maker(cls: Any, state: Any, where: str) -> MakeConnector:
     def make(ctx: ConnectorContext) -> Connector:
         connector: Connector = cls(ctx)
         found = connector.filter
-        # The concurrent class ignores its arguments (connectors/agent/mean_std_filter.py:181).
+        # The concurrent class ignores its arguments (connectors/agent/mean_std_filter.py:178).
         found.demean, found.destd, found.clip = demean, destd, clip
         given = [stat.shape for stat in stats]
         needed = [stat.shape for stat in dm_tree.flatten(found.running_stats)]
@@ -278,7 +278,7 @@ def _restored_stat(entry: Mapping[str, Any]) -> RunningStat:
 def default_connectors(
     *, preprocess: bool, normalize_actions: bool, clip_actions: bool
 ) -> dict[str, list[MakeConnector]]:
-    """What RLlib gives a policy without filter or clipped rewards (connectors/util.py:48-106)."""
+    """What RLlib gives a policy without filter or clipped rewards (connectors/util.py:48-99)."""
     agent: list[MakeConnector] = [ObsPreprocessorConnector] if preprocess else []
     action: list[MakeConnector] = [ConvertToNumpyConnector]
     if normalize_actions:

@@ -11,14 +11,14 @@ from gymnasium import spaces
 
 from policystore.errors import InvalidInputError
 
-__all__ = ["check_observation", "rows_of", "unbounded"]
+__all__ = ["as_observation", "rows_of", "unbounded"]
 
 
-def check_observation(obs: Any, space: gym.Space[Any], what: str) -> None:
-    """Refuse an observation of another structure or shape than its space has.
+def as_observation(obs: Any, space: gym.Space[Any], what: str) -> Any:
+    """An observation with arrays in it, refused if its structure or shape is not its space's.
 
-    Values and exact dtypes pass: environments often leave their bounds a little, and give float64
-    for a float32 space; RLlib takes both.
+    Values and dtypes pass as they are: environments often leave their bounds a little, and give
+    float64 for a float32 space; RLlib takes both.
 
     Raises:
         InvalidInputError: says where it differs.
@@ -30,25 +30,39 @@ def check_observation(obs: Any, space: gym.Space[Any], what: str) -> None:
                 f"{what}: expected a dict with the keys {sorted(map(str, space.spaces))}, "
                 f"found {found}"
             )
-        for key, inner in space.spaces.items():
-            check_observation(obs[key], inner, f"{what}[{key!r}]")
-    elif isinstance(space, spaces.Tuple):
+        return {
+            key: as_observation(obs[key], inner, f"{what}[{key!r}]")
+            for key, inner in space.spaces.items()
+        }
+    if isinstance(space, spaces.Tuple):
         if not isinstance(obs, (tuple, list)) or len(obs) != len(space.spaces):
             raise InvalidInputError(
                 f"{what}: expected a tuple of {len(space.spaces)} observations, found "
                 f"{type(obs).__name__}"
                 + (f" of {len(obs)}" if isinstance(obs, (tuple, list)) else "")
             )
-        for index, inner in enumerate(space.spaces):
-            check_observation(obs[index], inner, f"{what}[{index}]")
-    elif isinstance(space, (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)):
-        if np.shape(obs) != space.shape or np.asarray(obs).dtype.kind not in "biuf":
-            raise InvalidInputError(
-                f"{what}: expected numbers of shape {space.shape}, found "
-                f"{type(obs).__name__} of shape {np.shape(obs)}"
-            )
-    elif not space.contains(obs):
+        pairs = enumerate(zip(obs, space.spaces, strict=True))
+        return tuple(
+            as_observation(part, inner, f"{what}[{index}]") for index, (part, inner) in pairs
+        )
+    if isinstance(space, (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)):
+        return _as_array(obs, space.shape, what)
+    if not space.contains(obs):
         raise InvalidInputError(f"{what}: {obs!r} is not in {space}")
+    return obs
+
+
+def _as_array(obs: Any, shape: tuple[int, ...], what: str) -> Any:
+    try:
+        array = np.asarray(obs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(f"{what}: not an array of shape {shape}: {error}") from None
+    if array.shape != shape or array.dtype.kind not in "biuf":
+        raise InvalidInputError(
+            f"{what}: expected numbers of shape {shape}, found {type(obs).__name__} of shape "
+            f"{array.shape} and dtype {array.dtype}"
+        )
+    return array
 
 
 def unbounded(space: gym.Space[Any]) -> gym.Space[Any]:

@@ -32,7 +32,7 @@ from policystore.rllib.policy_connectors import (
     default_connectors,
     make_connectors,
 )
-from policystore.rllib.policy_observations import check_observation, rows_of, unbounded
+from policystore.rllib.policy_observations import as_observation, rows_of, unbounded
 from policystore.rllib.policy_stack import listed, rebuild_policy, torch_model
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
@@ -103,7 +103,7 @@ class PolicyPlayer:
         """RLlib's context of connectors, with the environment's spaces in it."""
         ctx = ConnectorContext.from_policy(self.policy)
         ctx.observation_space = copy.deepcopy(self.policy.observation_space)
-        # What a preprocessor is made for (connectors/agent/obs_preproc.py:35).
+        # What a preprocessor is made for (connectors/agent/obs_preproc.py:30).
         ctx.observation_space.original_space = unbounded(self.observation_space)
         ctx.action_space = self.action_space
         return ctx
@@ -168,8 +168,8 @@ class PolicyPlayer:
             self.policy.agent_connectors.reset(slot)
 
     def _step(self, rows: list[Any], explore: bool, rewards: Sequence[float] | None) -> list[Any]:
-        for index, obs in enumerate(rows):
-            check_observation(obs, self.observation_space, f"observation {index}")
+        space = self.observation_space
+        rows = [as_observation(obs, space, f"observation {i}") for i, obs in enumerate(rows)]
         going_on = any(slot in self._steps for slot in range(len(rows)))
         if rewards is None and self._reads_rewards and going_on:
             raise InvalidInputError(

@@ -36,8 +36,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "exploration_config": (Exploration, Schedule),
     "replay_buffer_config": (ReplayBuffer,),
 }
-# What rebuilding decides: one process, no GPU, no worker. policy/policy.py:1353-1375 (devices),
-# utils/policy.py:69 (the id), policy/policy.py:1386 (exploration).
+# What rebuilding decides: one process, no GPU, no worker. policy/policy.py:1206 (devices),
+# utils/policy.py:73 (the id), policy/policy.py:1249 (exploration).
 _FORCED: dict[str, Any] = {
     "framework": "torch",
     "num_gpus": 0,
@@ -94,7 +94,7 @@ def _fragment(train_batch_size: Any) -> int:
     """A length that the loss of IMPALA and APPO can cut a dummy batch into.
 
     Their constructors reshape a batch of ``min(4 * length, train_batch_size)`` rows to
-    ``[-1, length]`` (policy/policy.py:1403, algorithms/impala/impala_torch_policy.py:161). Acting
+    ``[-1, length]`` (policy/policy.py:1339, algorithms/impala/impala_torch_policy.py:161). Acting
     does not depend on it.
     """
     usual = 50

@@ -9,12 +9,11 @@ adaptive coefficients of losses (PPO's ``current_kl_coeff``) and target networks
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector import ConnectorContext
 from ray.rllib.policy.policy import Policy
 from ray.rllib.policy.torch_policy import TorchPolicy
@@ -25,18 +24,28 @@ from policystore.rllib.classes import Trust, resolve
 from policystore.rllib.policy_config import lasting_path, recorded_config
 from policystore.rllib.policy_connectors import attach, make_connectors, record
 from policystore.rllib.policy_restore import full_config
-from policystore.rllib.policy_state import exploration_state, restore_exploration, take_noise_off
+from policystore.rllib.policy_state import exploration_state, restore_exploration
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json, space_to_json
 from policystore.spec import Spec
 from policystore.tensors import Array, Weights
-from policystore.torch import check_fit, load_arrays, state_arrays
+from policystore.torch import check_fit, load_arrays, state_arrays, unwrapped
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
 
 __all__ = ["rebuild_policy", "snapshot_policy"]
 
 _TARGETS = (
     "RLlib does not count target networks among a policy's weights; rebuilding copies the "
     "model's weights into them"
+)
+
+
+_TENSORFLOW = (
+    "ray.rllib.policy.tf_policy",
+    "ray.rllib.policy.eager_tf_policy",
+    "ray.rllib.policy.eager_tf_policy_v2",
 )
 
 
@@ -82,7 +91,7 @@ def snapshot_policy(
     connectors, states, unconnected = record(policy, skipped, what)
     left_out.update(missing)
     left_out.update(unconnected)
-    if "exploration" in skipped:
+    if "exploration" in skipped and getattr(policy, "exploration", None) is not None:
         left_out["exploration"] = "left out on request"
     exploration = exploration_state(policy, skipped, what)
     state = {"connectors": states, "exploration": exploration}
@@ -118,9 +127,7 @@ def _refuse_tensorflow(policy: Policy, what: str) -> None:
         raise InvalidInputError(
             f"expected a policy of RLlib's old API stack, found {type(policy).__qualname__}"
         )
-    tensorflow = any(base.__module__.startswith("ray.rllib.policy.tf_") or "eager_tf" in
-                     base.__module__ for base in type(policy).__mro__)  # fmt: skip
-    if tensorflow:
+    if any(base.__module__ in _TENSORFLOW for base in type(policy).__mro__):
         raise InvalidInputError(
             f"{what}: a TensorFlow policy. policystore keeps torch policies and policies without "
             "a network; train with config.framework('torch')."
@@ -171,7 +178,7 @@ def _without_other_networks(policy: Policy, skipped: frozenset[str], what: str) 
             left_out[name] = _TARGETS
         elif name in skipped:
             left_out[name] = "left out on request"
-        elif not _has_own_weights(policy):
+        elif _own_weights(policy) is None:
             raise InvalidInputError(
                 f"{what}: the network in its attribute {name!r} is no part of policy.model, so "
                 "RLlib does not count it among the weights. Make it a submodule of the model, "
@@ -180,33 +187,32 @@ def _without_other_networks(policy: Policy, skipped: frozenset[str], what: str) 
     return left_out
 
 
-def _has_own_weights(policy: Policy) -> bool:
-    """Whether a class says itself what its weights are."""
+def _own_weights(policy: Policy) -> Any:
+    """What a class that defines ``get_weights()`` itself says; None if its model says it."""
     standard = (Policy.get_weights, TorchPolicy.get_weights, TorchPolicyV2.get_weights)
-    return type(policy).get_weights not in standard
+    if type(policy).get_weights in standard:
+        return None
+    try:
+        weights = policy.get_weights()
+    except NotImplementedError:
+        return None
+    return weights if not isinstance(weights, Mapping) or weights else None
 
 
 def policy_weights(policy: Policy, what: str) -> dict[str, Array]:
     """Copies of all weights, by RLlib's names; ``{}`` of a policy that has none.
 
     A torch model gives its ``state_dict``: ``TorchPolicy.get_weights`` has the same names
-    (policy/torch_policy_v2.py:815), but live views and no bfloat16.
+    (policy/torch_policy_v2.py:899), but live views and no bfloat16.
 
     Raises:
         InvalidInputError: weights that are no flat mapping of arrays, or of a dtype that cannot
             be stored.
     """
-    model = torch_model(policy)
-    if model is not None and not _has_own_weights(policy):
-        return state_arrays(model)
-    if not _has_own_weights(policy):
-        return {}
-    try:
-        weights = policy.get_weights()
-    except NotImplementedError:
-        if model is not None:
-            return state_arrays(model)
-        return {}
+    weights = _own_weights(policy)
+    if weights is None:
+        model = torch_model(policy)
+        return {} if model is None else state_arrays(model)
     if not isinstance(weights, Mapping):
         raise InvalidInputError(
             f"{what}: get_weights() gives a {type(weights).__qualname__}; expected a flat mapping "
@@ -260,7 +266,6 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
     )
     spaces = (space_from_json(spec.observation_space), space_from_json(spec.action_space))
     policy = _constructed(cls, spaces, config, spec)
-    take_noise_off(policy)
     _load(policy, snap)
     state = snap.state
     if spec.connectors:
@@ -296,18 +301,24 @@ def _constructed(cls: Any, spaces: tuple[Any, Any], config: dict[str, Any], spec
 def _load(policy: Policy, snap: Snapshot) -> None:
     what = f"{snap!r} into {type(policy).__name__}"
     model = torch_model(policy)
-    if model is not None and not _has_own_weights(policy):
+    if model is not None and _own_weights(policy) is None:
         load_arrays(model, snap.weights, what)
-        # policy/torch_mixins.py:193 would mix in what stood there, NaN included.
-        weights = model.state_dict()
-        for target in getattr(policy, "target_models", {}).values():
-            target.load_state_dict({name: weights[name] for name in target.state_dict()})
+        _sync_targets(policy, model)
         return
     check_fit(snap.weights, policy_weights(policy, what), what)
     if not snap.weights:
         return
     policy.set_weights({name: np.array(array) for name, array in snap.weights.items()})
     _check_loaded(policy_weights(policy, what), snap.weights, what)
+
+
+def _sync_targets(policy: Policy, model: torch.nn.Module) -> None:
+    """What ``update_target()`` mixes with what stood there before (policy/torch_mixins.py:196)."""
+    weights = unwrapped(model).state_dict()
+    targets = list(getattr(policy, "target_models", {}).values())
+    for target in targets or [getattr(policy, "target_model", None)]:
+        if isinstance(target, torch.nn.Module):
+            target.load_state_dict({name: weights[name] for name in target.state_dict()})
 
 
 def _check_loaded(found: Weights, wanted: Weights, what: str) -> None:

@@ -16,7 +16,7 @@ from ray.rllib.utils.schedules import ConstantSchedule, PiecewiseSchedule
 
 from policystore.errors import FormatError, InvalidInputError
 
-__all__ = ["check_tame", "exploration_state", "restore_exploration", "take_noise_off"]
+__all__ = ["check_tame", "exploration_state", "restore_exploration"]
 
 _LONGEST_TEXT = 64
 _LIMITLESS = 2**62
@@ -66,7 +66,7 @@ def exploration_state(policy: Policy, leave_out: frozenset[str], what: str) -> d
     found = getattr(policy, "exploration", None)
     if found is None or "exploration" in leave_out:
         return {}
-    if isinstance(found, ParameterNoise) and found.weights_are_currently_noisy:
+    if _is_noisy(found):
         raise InvalidInputError(
             f"{what}: ParameterNoise has its noise on the weights right now. Take it off first: "
             "policy.exploration.before_compute_actions(explore=False)."
@@ -91,6 +91,13 @@ def exploration_state(policy: Policy, leave_out: frozenset[str], what: str) -> d
     return state
 
 
+def _is_noisy(found: Exploration) -> bool:
+    """Whether parameters differ from what was learned; a new policy carries noise of zero."""
+    if not isinstance(found, ParameterNoise) or not found.weights_are_currently_noisy:
+        return False
+    return any(bool(noise.any()) for noise in found.noise)
+
+
 def _parts(found: Exploration) -> list[Exploration]:
     inner = [part for part in vars(found).values() if isinstance(part, Exploration)]
     return [found, *(deeper for part in inner for deeper in _parts(part))]
@@ -107,17 +114,6 @@ def _settles_at(found: Exploration) -> int:
             return _LIMITLESS
         last = max(last, int(schedule.endpoints[-1][0]))
     return last
-
-
-def take_noise_off(policy: Policy) -> None:
-    """Before weights are loaded: a new policy with ParameterNoise has noise on them already.
-
-    Its first greedy action would take that noise off the loaded weights
-    (utils/exploration/parameter_noise.py).
-    """
-    found = getattr(policy, "exploration", None)
-    if isinstance(found, ParameterNoise) and found.weights_are_currently_noisy:
-        found.before_compute_actions(explore=False)
 
 
 def restore_exploration(policy: Policy, state: Any, where: str) -> None:

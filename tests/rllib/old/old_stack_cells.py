@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
+from old_stack_configs import SMALL, build, dqn, offline, old_stack, pair, ppo, sac_like
 from old_stack_zoo import (
     SPACES,
-    AnyEnv,
     HalfPolicy,
     LastExploration,
     LastThree,
     LoudCategorical,
     ModelOutside,
-    PairEnv,
     SmallModel,
     StatelessHeuristic,
     StructModel,
@@ -33,40 +31,20 @@ from ray.rllib.algorithms.appo.appo_torch_policy import APPOTorchPolicy
 from ray.rllib.algorithms.bc import BCConfig
 from ray.rllib.algorithms.cql import CQLConfig
 from ray.rllib.algorithms.cql.cql_torch_policy import CQLTorchPolicy
-from ray.rllib.algorithms.dqn import DQN as RLlibDQN
-from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.dqn.dqn_torch_policy import DQNTorchPolicy
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.impala.impala_torch_policy import ImpalaTorchPolicy
 from ray.rllib.algorithms.marwil import MARWILConfig
 from ray.rllib.algorithms.marwil.marwil_torch_policy import MARWILTorchPolicy
-from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.sac.sac_torch_policy import SACTorchPolicy
 from ray.rllib.examples._old_api_stack.policy.random_policy import RandomPolicy
 from ray.rllib.models.catalog import ModelCatalog
 from ray.rllib.models.preprocessors import get_preprocessor
-from ray.rllib.offline.json_writer import JsonWriter
 from ray.rllib.policy.policy import Policy
-from ray.rllib.policy.sample_batch import SampleBatch
-from ray.rllib.utils.from_config import from_config
-from ray.rllib.utils.replay_buffers import ReplayBuffer
 
-# RLlib's metrics average what has no entries yet (utils/metrics/window_stat.py).
-TRAINING_WARNINGS = [
-    pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:Degrees of freedom <= 0:RuntimeWarning"),
-]
-SMALL = {"fcnet_hiddens": [16, 16]}
 ZOO = ["old_stack_zoo."]
-
-
-class DQN(RLlibDQN):  # type: ignore[misc]
-    """DQN that can be built: in Ray 2.60, algorithm.py:4475 looks for text in a class."""
-
-    def _create_local_replay_buffer_if_necessary(self, config: Any) -> Any:
-        return from_config(ReplayBuffer, config["replay_buffer_config"])
 
 
 @dataclass
@@ -80,97 +58,6 @@ class Made:
     env_spaces: Any = None
     trust: list[str] = field(default_factory=list)
     memory: bool = False
-
-
-def old_stack(config: AlgorithmConfig, **env_config: Any) -> AlgorithmConfig:
-    """A tiny single-process set-up of the old API stack."""
-    config.api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
-    config.environment(AnyEnv, env_config=env_config)
-    config.env_runners(num_env_runners=0, rollout_fragment_length=16)
-    config.resources(num_gpus=0)
-    config.reporting(
-        min_time_s_per_iteration=0,
-        min_sample_timesteps_per_iteration=0,
-        min_train_timesteps_per_iteration=0,
-    )
-    return config
-
-
-def buffer() -> dict[str, Any]:
-    return {"type": "MultiAgentPrioritizedReplayBuffer", "capacity": 200}
-
-
-def ppo(**env_config: Any) -> AlgorithmConfig:
-    config = old_stack(PPOConfig(), **env_config)
-    return config.training(train_batch_size=32, minibatch_size=16, num_epochs=1, model=dict(SMALL))
-
-
-def sac_like(config: AlgorithmConfig, act: str, **training: Any) -> AlgorithmConfig:
-    old_stack(config, act=act)
-    return config.training(
-        **{
-            "train_batch_size": 32,
-            "num_steps_sampled_before_learning_starts": 16,
-            "replay_buffer_config": buffer(),
-            "q_model_config": dict(SMALL),
-            "policy_model_config": dict(SMALL),
-            **training,
-        }
-    )
-
-
-def dqn(**training: Any) -> AlgorithmConfig:
-    config = old_stack(DQNConfig(algo_class=DQN), act="discrete")
-    return config.training(
-        train_batch_size=32,
-        num_steps_sampled_before_learning_starts=16,
-        replay_buffer_config=buffer(),
-        model=dict(SMALL),
-        **training,
-    )
-
-
-def recorded_steps(folder: Path) -> str:
-    """A data set of random steps for the offline algorithms; all batches are one size."""
-    path = folder / "steps"
-    if not path.exists():
-        writer, random = JsonWriter(str(path)), np.random.default_rng(0)
-        for episode in range(4):
-            obs = random.uniform(-1, 1, (33, 4)).astype("f4")
-            writer.write(
-                SampleBatch(
-                    {
-                        "obs": obs[:-1],
-                        "new_obs": obs[1:],
-                        "actions": random.uniform(-1, 1, (32, 2)).astype("f4"),
-                        "rewards": np.ones(32, "f4"),
-                        "terminateds": np.arange(32) == 31,
-                        "truncateds": np.zeros(32, bool),
-                        "eps_id": np.full(32, episode),
-                        "unroll_id": np.full(32, episode),
-                        "t": np.arange(32),
-                        "action_prob": np.ones(32, "f4"),
-                        "action_logp": np.zeros(32, "f4"),
-                    }
-                )
-            )
-        writer.cur_file.close()
-    return str(path)
-
-
-def offline(config: AlgorithmConfig, folder: Path, **training: Any) -> AlgorithmConfig:
-    old_stack(config, act="forces")
-    config.training(train_batch_size=32, **training)
-    return config.offline_data(input_=recorded_steps(folder))
-
-
-def pair() -> AlgorithmConfig:
-    config = ppo().environment(PairEnv, env_config={})
-    config.env_runners(observation_filter="MeanStdFilter")
-    return config.multi_agent(
-        policies={"main", "other"},
-        policy_mapping_fn=lambda agent_id, *args, **kwargs: ["main", "other"][agent_id],
-    )
 
 
 TRAINED: dict[str, Callable[[Path], AlgorithmConfig]] = {
@@ -373,11 +260,6 @@ def _with_memory(cls: Any, config: AlgorithmConfig) -> Made:
     made = _bare(cls, config.training(model={**SMALL, **_MODELS["lstm"]}))
     made.memory = True
     return made
-
-
-def build(config: AlgorithmConfig) -> Any:
-    """The Algorithm of a config; ``build_algo`` came after Ray 2.40."""
-    return getattr(config, "build_algo", config.build)()
 
 
 @contextmanager

@@ -247,6 +247,16 @@ class HalfPolicy(Policy):
         return scores.argmax(1).numpy(), [], {"action_dist_inputs": scores.numpy()}
 
 
+class EmptyHanded(HalfPolicy):
+    """Says that it has no weights, and has a model."""
+
+    def get_weights(self) -> Any:
+        return {}
+
+    def set_weights(self, weights: Any) -> None:
+        raise AssertionError("not a way in")
+
+
 class Shift(AgentConnector):
     """A connector with state: adds a vector to every observation."""
 

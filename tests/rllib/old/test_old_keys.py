@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import pytest
-from old_stack_cells import SMALL, dqn, old_stack, sac_like
+from old_stack_configs import SMALL, dqn, old_stack, sac_like
 from old_stack_zoo import SPACES
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.cql import CQLConfig

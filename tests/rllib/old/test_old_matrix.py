@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from old_stack_cells import BARE, TRAINED, TRAINING_WARNINGS, made
+from old_stack_cells import BARE, TRAINED, made
+from old_stack_configs import TRAINING_WARNINGS
 from old_stack_play import seed, through_rllib
 from ray.rllib.connectors.util import create_connectors_for_policy
 

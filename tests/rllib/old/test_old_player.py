@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import tree as dm_tree
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
-from old_stack_cells import BARE, TRAINING_WARNINGS, build, ppo
+from old_stack_cells import BARE
+from old_stack_configs import TRAINING_WARNINGS, build, ppo
 from old_stack_zoo import FORCES, SPACES, VECTOR, DiaryEnv, Shift
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 from ray.rllib.connectors.action.immutable import ImmutableActionsConnector
@@ -17,7 +19,7 @@ from ray.rllib.connectors.agent.state_buffer import StateBufferConnector
 from ray.rllib.connectors.agent.view_requirement import ViewRequirementAgentConnector
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.policy_observations import check_observation, rows_of
+from policystore.rllib.policy_observations import as_observation, rows_of
 from policystore.rllib.policy_player import PolicyPlayer
 from policystore.rllib.policy_stack import snapshot_policy
 
@@ -246,9 +248,20 @@ def test_observations_out_of_bounds_are_taken_and_wrong_ones_are_not() -> None:
     player = player_of("model:vf-shared")
     for _ in range(201):
         player.act(np.full(4, 50.0, np.float64))
-    for wrong in (np.zeros(5, "f4"), np.zeros((4, 1)), "text", None, {"a": 1}, [[1, 2, 3, 4]]):
+    for wrong in (
+        np.zeros(5, "f4"),
+        np.zeros((4, 1)),
+        "text",
+        None,
+        {"a": 1},
+        [[1, 2, 3, 4]],
+        [[1], 2],
+    ):
         with pytest.raises(InvalidInputError, match="observation 0"):
             player.act(wrong)
+    obs = some(VECTOR, 1)[0]
+    for form in (obs.tolist(), tuple(obs.tolist()), torch.tensor(obs), obs.astype(np.float64)):
+        assert player.act(form) == player.act(obs)
     nested = player_of("obs:dict")
     with pytest.raises(InvalidInputError, match="'far', 'kind'"):
         nested.act({"far": np.zeros(2, "f4")})
@@ -262,7 +275,7 @@ def test_arrays_are_split_into_rows() -> None:
     rows = rows_of(batch, space)
     assert len(rows) == 3
     for index, row in enumerate(rows):
-        check_observation(row, space, "row")
+        as_observation(row, space, "row")
         assert row["b"][0] == index
     uneven = {"a": np.ones((3, 2)), "b": (np.arange(2), np.zeros(3))}
     for wrong in (uneven, {"a": np.ones((3, 2))}, 3, np.float32(1), (1, 2)):
@@ -273,10 +286,10 @@ def test_arrays_are_split_into_rows() -> None:
 def test_tuple_observations_are_checked() -> None:
     space = SPACES["tuple"]
     good = some(space, 1)[0]
-    check_observation(good, space, "here")
+    as_observation(good, space, "here")
     for wrong in (good[:1], 3, (9, good[1])):
         with pytest.raises(InvalidInputError, match="here"):
-            check_observation(wrong, space, "here")
+            as_observation(wrong, space, "here")
 
 
 def test_a_player_leaves_the_snapshots_policy_as_it_was() -> None:

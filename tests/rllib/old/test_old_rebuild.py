@@ -1,4 +1,4 @@
-"""What is recorded of a policy, what is refused, and what a rebuilt one is checked for."""
+"""What a rebuilt policy is checked for, and what is the same wherever a policy comes from."""
 
 from __future__ import annotations
 
@@ -13,27 +13,25 @@ import numpy as np
 import pytest
 import ray
 import torch
-from old_stack_cells import (
-    BARE,
+from old_stack_cells import BARE, made
+from old_stack_configs import (
     SMALL,
     TRAINING_WARNINGS,
     build,
     dqn,
-    made,
     old_stack,
+    policy_of,
     ppo,
     sac_like,
+    with_model,
 )
 from old_stack_zoo import (
-    SPACES,
+    EmptyHanded,
     Forgetful,
-    LastExploration,
-    LoudCategorical,
-    NeedsUnused,
+    HalfPolicy,
     SmallModel,
     StatelessHeuristic,
     TableHeuristic,
-    TwoHeaded,
 )
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
@@ -42,31 +40,15 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.sac.sac_torch_policy import SACTorchPolicy
-from ray.rllib.models.catalog import ModelCatalog
-from ray.rllib.policy.policy_template import build_policy_class
-from ray.rllib.policy.tf_policy import TFPolicy
 
-from policystore import Snapshot, Spec
+from policystore import Snapshot
 from policystore.errors import (
-    FormatError,
-    InvalidInputError,
     MismatchError,
-    NotFoundError,
-    UntrustedError,
 )
 from policystore.rllib.policy_stack import rebuild_policy, snapshot_policy
-from policystore.tree import Tagged
 
 pytestmark = TRAINING_WARNINGS
 HERE = Path(__file__).parent
-
-
-def policy_of(cls: Any = PPOTorchPolicy, config: Any = None, act: str = "discrete") -> Any:
-    return cls(SPACES["vector"], SPACES[act], (config or ppo()).to_dict())
-
-
-def with_model(**model: Any) -> Any:
-    return policy_of(config=ppo().training(model={**SMALL, **model}))
 
 
 # --- what fits -----------------------------------------------------------------------------------
@@ -142,208 +124,20 @@ def test_batch_norm_bfloat16_and_tied_parameters_come_back_exactly() -> None:
         rebuild_policy(Snapshot(weights=untied, spec=snap.spec), trust=[SmallModel])
 
 
-# --- who may be imported -------------------------------------------------------------------------
+def test_names_are_those_of_the_inner_model() -> None:
+    policy = policy_of()
+    names = set(snapshot_policy(policy).weights)
+    assert names == set(policy.get_weights())
+    policy.model = torch.nn.DataParallel(policy.model)
+    assert set(snapshot_policy(policy).weights) == names
 
 
-def _untrusted() -> dict[str, Any]:
-    ModelCatalog.register_custom_model("zoo_model", SmallModel)
-    ModelCatalog.register_custom_action_dist("zoo_dist", LoudCategorical)
-    exploring = ppo().env_runners(exploration_config={"type": LastExploration})
-    return {
-        "SmallModel": with_model(custom_model="zoo_model"),
-        "LoudCategorical": with_model(custom_action_dist="zoo_dist"),
-        "LastExploration": policy_of(config=exploring),
-        "StatelessHeuristic": policy_of(StatelessHeuristic),
-        "ReLU": with_model(fcnet_activation=torch.nn.ReLU),
-    }
-
-
-@pytest.mark.parametrize(
-    "name", ["SmallModel", "LoudCategorical", "LastExploration", "StatelessHeuristic"]
-)
-def test_a_class_outside_rllib_needs_trust(name: str) -> None:
-    snap = snapshot_policy(_untrusted()[name])
-    with pytest.raises(UntrustedError, match=name):
-        rebuild_policy(snap)
-    with pytest.raises(UntrustedError):
-        rebuild_policy(snap, trust=["old_stack"])
-    assert rebuild_policy(snap, trust=["old_stack_zoo."]) is not None
-    assert rebuild_policy(snap, trust=iter(["old_stack_zoo."])) is not None
-
-
-def test_classes_of_torch_need_trust_too() -> None:
-    snap = snapshot_policy(_untrusted()["ReLU"])
-    with pytest.raises(UntrustedError, match="torch"):
-        rebuild_policy(snap)
-    rebuilt = rebuild_policy(snap, trust=[torch.nn.ReLU])
-    assert any(isinstance(part, torch.nn.ReLU) for part in rebuilt.model.modules())
-
-
-def test_trust_is_a_list() -> None:
-    with pytest.raises(InvalidInputError, match="trust"):
-        rebuild_policy(snapshot_policy(policy_of()), trust="old_stack_zoo.")
-
-
-FROM_CONFIG = Tagged("import", "ray.rllib.utils.from_config:from_config")
-RUN = {"config": {"type": "os.system", "_args": ["true"]}}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"callbacks": "os.system"},
-        {"env": "os.system"},
-        {"exploration_config": {"type": "os.system", "_args": ["true"]}},
-        {"exploration_config": "os.system"},
-        {"exploration_config": {"type": FROM_CONFIG, **RUN}},
-        {"exploration_config": {"type": Tagged("import", "os:system")}},
-        {
-            "exploration_config": {
-                "type": Tagged("import", "ray.rllib.utils.exploration:EpsilonGreedy"),
-                "epsilon_schedule": "os.system",
-            }
-        },
-        {
-            "exploration_config": {
-                "type": Tagged("import", "ray.rllib.utils.exploration:Curiosity"),
-                "sub_exploration": {"type": "os.system"},
-            }
-        },
-        {"model": {"custom_model": "os.system"}},
-        {"model": {"custom_model": FROM_CONFIG, "custom_model_config": RUN}},
-        {"model": {"custom_action_dist": "anything"}},
-        {
-            "model": {
-                "fcnet_weights_initializer": FROM_CONFIG,
-                "fcnet_weights_initializer_config": RUN,
-            }
-        },
-        {"model": {"fcnet_activation": FROM_CONFIG}},
-        {"policy_model_config": {"custom_model": "os.system"}},
-        {3: 4},
-    ],
-)
-def test_a_hostile_config_runs_nothing(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    snap = snapshot_policy(policy_of())
-    kept = snap.spec.config
-    merged = {**kept, **config}
-    if "model" in config:
-        merged["model"] = {**kept["model"], **config["model"]}
-    calls: list[Any] = []
-    monkeypatch.setattr(os, "system", lambda *args, **kwargs: calls.append(args))
-    with pytest.raises((FormatError, UntrustedError)):
-        rebuild_policy(snap.replace(spec=snap.spec.replace(config=merged)))
-    assert calls == []
-
-
-@pytest.mark.parametrize(
-    ("path", "error"),
-    [
-        ("os:system", UntrustedError),
-        ("ray.rllib.utils.from_config:from_config", FormatError),
-        ("ray.rllib.policy.no_such_module:Policy", NotFoundError),
-        ("no path", InvalidInputError),
-    ],
-)
-def test_a_class_that_is_no_policy_is_refused(path: str, error: type[Exception]) -> None:
-    snap = snapshot_policy(policy_of())
-    with pytest.raises(error):
-        rebuild_policy(snap.replace(spec=snap.spec.replace(cls=path)))
-
-
-# --- what a snapshot refuses ---------------------------------------------------------------------
-
-
-def test_a_tensorflow_policy_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="TensorFlow"):
-        snapshot_policy(object.__new__(TFPolicy))
-
-
-def test_what_is_no_policy_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="Linear"):
-        snapshot_policy(torch.nn.Linear(1, 1))
-
-
-def test_a_class_that_cannot_be_imported_is_refused() -> None:
-    class Local(StatelessHeuristic):
-        pass
-
-    with pytest.raises(InvalidInputError, match="top level"):
-        snapshot_policy(policy_of(Local))
-    built = build_policy_class(
-        name="Built", framework="torch", loss_fn=None, get_default_config=lambda: ppo().to_dict()
-    )
-    with pytest.raises(InvalidInputError, match="__qualname__"):
-        snapshot_policy(policy_of(built))
-
-
-def test_a_model_that_cannot_be_imported_is_refused() -> None:
-    class Local(SmallModel):
-        pass
-
-    with pytest.raises(InvalidInputError, match="custom_model"):
-        snapshot_policy(with_model(custom_model=Local))
-
-
-def test_an_unregistered_name_is_refused() -> None:
-    policy = with_model()
-    policy.config["model"]["custom_model"] = "never_registered"
-    with pytest.raises(InvalidInputError, match="never_registered"):
-        snapshot_policy(policy)
-
-
-def test_networks_beside_the_model_are_refused_or_left_out() -> None:
-    policy = policy_of(TwoHeaded)
-    with pytest.raises(InvalidInputError, match="'critic'"):
-        snapshot_policy(policy, policy_id="main")
-    snap = snapshot_policy(policy, leave_out=["critic"])
-    assert snap.spec.left_out["critic"] == "left out on request"
-    with pytest.raises(InvalidInputError, match="leave_out"):
-        snapshot_policy(policy, leave_out="critic")
-
-
-def test_noise_on_parameters_is_refused_and_never_taken_off_loaded_weights() -> None:
-    config = dqn().env_runners(exploration_config={"type": "ParameterNoise"})
-    policy = policy_of(DQNTorchPolicy, config)
-    assert policy.exploration.weights_are_currently_noisy
-    with pytest.raises(InvalidInputError, match="ParameterNoise"):
-        snapshot_policy(policy)
-    policy.exploration.before_compute_actions(explore=False)
-    policy.exploration.stddev = 0.125
-    snap = snapshot_policy(policy)
-    rebuilt = rebuild_policy(snap)
-    rebuilt.compute_actions([np.zeros(4, "f4")], explore=False)
-    assert snapshot_policy(rebuilt).weights_digest == snap.weights_digest
-    assert rebuilt.exploration.stddev == 0.125
-
-
-@pytest.mark.parametrize("stack", ["new", "torch", "none"])
-def test_another_kind_of_snapshot_is_refused(stack: str) -> None:
-    with pytest.raises(InvalidInputError, match=stack):
-        rebuild_policy(Snapshot(weights={}, spec=Spec(stack=stack)))
-
-
-def test_what_has_no_plain_form_is_listed() -> None:
-    snap = snapshot_policy(
-        with_model(
-            custom_model=SmallModel,
-            custom_model_config={"unused": [1, {"deep": lambda: 0}], "width": np.int64(4)},
-        )
-    )
-    assert snap.spec.left_out == {
-        "config.model.custom_model_config.unused": (
-            "a function that no other process can import by name"
-        )
-    }
-    assert snap.spec.config["model"]["custom_model_config"] == {"width": 4}
-    rebuild_policy(snap, trust=[SmallModel])
-
-
-def test_a_constructor_that_cannot_do_without_says_what_was_left_out() -> None:
-    arguments = {"unused": object()}
-    snap = snapshot_policy(with_model(custom_model=NeedsUnused, custom_model_config=arguments))
-    with pytest.raises(InvalidInputError, match=r"custom_model_config\.unused"):
-        rebuild_policy(snap, trust=["old_stack_zoo."])
+@pytest.mark.parametrize("cls", [HalfPolicy, EmptyHanded])
+def test_a_torch_model_is_kept_whatever_get_weights_says(cls: Any) -> None:
+    policy = policy_of(cls)
+    policy.model.weight.data.fill_(0.5)
+    rebuilt = rebuild_policy(snapshot_policy(policy), trust=["old_stack_zoo"])
+    assert torch.equal(rebuilt.model.weight, policy.model.weight)
 
 
 # --- the same policy, the same bytes -------------------------------------------------------------
@@ -411,7 +205,8 @@ def test_a_policys_id_is_not_in_its_spec(ray_session: None, tmp_path: Path) -> N
 FIXED = """
 import sys, warnings; warnings.simplefilter("ignore")
 import numpy as np, torch
-from test_old_rebuild import policy_of, with_model, SmallModel
+from old_stack_configs import policy_of, with_model
+from old_stack_zoo import SmallModel
 from policystore.rllib.policy_stack import snapshot_policy
 for policy in (policy_of(), with_model(custom_model=SmallModel, custom_model_config={"unused": {1}})):
     with torch.no_grad():
@@ -484,7 +279,7 @@ def test_a_policy_is_rebuilt_while_every_cpu_is_taken(ray_session: None) -> None
 
 RAY_STARTED = """
 import warnings; warnings.simplefilter("ignore")
-from test_old_rebuild import policy_of
+from old_stack_configs import policy_of
 from old_stack_zoo import StartsRay
 from policystore.errors import InvalidInputError
 from policystore.rllib.policy_stack import rebuild_policy, snapshot_policy

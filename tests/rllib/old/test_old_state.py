@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from old_stack_cells import TRAINING_WARNINGS, build, dqn, made, pair, ppo
+from old_stack_cells import made
+from old_stack_configs import TRAINING_WARNINGS, build, dqn, pair, ppo
 from old_stack_play import through_rllib
 from old_stack_zoo import SPACES, Shift, Smuggler, Untold
 from ray.rllib.algorithms.dqn.dqn_torch_policy import DQNTorchPolicy
