@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import gymnasium as gym
 from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.connectors.env_to_module import PrevActionsPrevRewards
+from ray.rllib.connectors.env_to_module import FlattenObservations, PrevActionsPrevRewards
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
@@ -36,6 +36,7 @@ _AGENT = "agent"
 # Exploration schedules (DQN's epsilon) go by the steps sampled so far, which a snapshot does not
 # know: play as at the end of the schedule.
 _LATE = 10**12
+_MEMORYLESS = (FlattenObservations, MeanStdFilter)
 # RLlib's pieces take several multi-agent episodes at once since it has vectorized environments of
 # them; before (Ray 2.40) they assert that there is one.
 _VECTORIZED = importlib.util.find_spec("ray.rllib.env.vector") is not None
@@ -126,11 +127,24 @@ class ModulePlayer:
             kind, inputs[0], inputs[1], self.agent, module_id, int(recorded.get("lookback", 1))
         )
         self._one_by_one = multi_agent and not _VECTORIZED
+        self._memoryless = not self.module.is_stateful() and all(
+            type(piece) in _MEMORYLESS for name in PIPELINES for _, piece in walk(pieces[name])
+        )
 
-    def reset(self) -> None:
-        """Forget the past: the next observation starts an episode, in every environment."""
-        self._slots.clear()
-        self._shared.clear()
+    def reset(self, row: int | None = None) -> None:
+        """Begin new episodes: all of them, or that of one row of :meth:`act_batch`."""
+        if row is None:
+            self._slots.clear()
+            self._shared.clear()
+            return
+        rows = sum(slots.count for slots in self._slots)
+        if not 0 <= row < rows:
+            raise InvalidInputError(f"reset({row!r}): there are {rows} environments, from 0 on")
+        if self._one_by_one:
+            self._slots[row].clear()
+            self._shared[row].clear()
+        else:
+            self._slots[0].restart(row)
 
     def act(self, obs: Any, explore: bool = False, *, reward: float | None = None) -> Any:
         """The action for one observation of one environment.
@@ -156,13 +170,14 @@ class ModulePlayer:
         *,
         rewards: Sequence[float] | None = None,
     ) -> list[Any]:
-        """Actions for one observation of each of several environments, always the same ones.
+        """Actions for one observation of each of several environments.
 
-        To start all anew call :meth:`reset`; to start single ones at different times, use a player
-        each.
+        Row ``i`` continues the episode of row ``i`` in the previous call, as in a vectorized
+        environment: ``reset(i)`` when that environment's episode ends. A policy without memory
+        takes any number of rows at any time.
 
         Args:
-            obs: one observation per environment, in the same order each time.
+            obs: one observation per environment.
             explore: sample instead of the deterministic actions.
             rewards: what the previous actions earned, in the same order.
 
@@ -170,8 +185,8 @@ class ModulePlayer:
             One action per environment.
 
         Raises:
-            InvalidInputError: another number of environments than since the last reset, or as
-                :meth:`act`.
+            InvalidInputError: another number of rows than since the last :meth:`reset`, for a
+                policy that remembers; or as :meth:`act`.
         """
         if self._wants_rewards and rewards is None and any(s.started for s in self._slots):
             raise InvalidInputError(
@@ -179,6 +194,10 @@ class ModulePlayer:
                 "what the previous action earned, or call reset() at the start of an episode"
             )
         obs = list(obs)
+        if not obs:
+            return []
+        if self._memoryless and len(obs) != sum(slots.count for slots in self._slots):
+            self.reset()
         if not self._one_by_one:
             return self._step(0, obs, explore, rewards)
         if len(obs) != len(self._slots or obs) or len(obs) != len(rewards or obs):

@@ -50,13 +50,24 @@ class Slots(abc.ABC):
         self.module_id = module_id
         self._lookback = max(lookback, _LOOKBACK)
         self._episodes: list[Any] = []
-        # The last action of each and what the module put out with it; None while one is awaited.
-        self._last: list[tuple[Any, dict[str, Any]]] | None = []
+        # The last action of each and what the module put out with it; None for one that starts an
+        # episode next, and for all of them while actions are awaited.
+        self._last: list[tuple[Any, dict[str, Any]] | None] | None = []
 
     @property
     def started(self) -> bool:
         """Whether actions were taken since the last clear."""
-        return bool(self._last)
+        return any(item is not None for item in self._last or ())
+
+    @property
+    def count(self) -> int:
+        """How many environments there are; 0 before the first observations."""
+        return len(self._episodes)
+
+    def restart(self, row: int) -> None:
+        """The next observation of one environment starts an episode."""
+        if self._last:
+            self._last[row] = None
 
     def clear(self) -> None:
         """Forget all episodes."""
@@ -85,7 +96,13 @@ class Slots(abc.ABC):
                 with _typed_refusals():
                     self._reset(episode, observation)
             return self._episodes
-        for index, (action, extra) in enumerate(last):
+        for index, item in enumerate(last):
+            if item is None:
+                self._episodes[index] = self._new()
+                with _typed_refusals():
+                    self._reset(self._episodes[index], plain[index])
+                continue
+            action, extra = item
             episode = self._episodes[index]
             reward = 0.0 if rewards is None else float(rewards[index])
             with _typed_refusals():

@@ -91,7 +91,7 @@ def test_recurrent_state_survives_long_episodes_in_bounded_memory() -> None:
         state = out[Columns.STATE_OUT]
         mean = out[Columns.ACTION_DIST_INPUTS][0, 0, :2].numpy()
         np.testing.assert_array_equal(player.act(obs), mean)
-    assert len(player._slots._episodes[0]) <= 256
+    assert len(player._slots[0]._episodes[0]) <= 256
     player.reset()
     again = player.act(observations(1)[0])
     player.reset()
@@ -109,7 +109,40 @@ def test_long_episodes_of_one_of_several_agents_stay_bounded(ray_session: Any) -
     for obs in observations(600):
         fresh.reset()
         assert player.act(obs) == fresh.act(obs)
-    assert len(player._slots._episodes[0]) <= 256
+    assert len(player._slots[0]._episodes[0]) <= 256
+
+
+def test_one_row_of_a_batch_begins_anew_and_the_others_go_on() -> None:
+    snap = bare("module-lstm-separate")
+    player, first, second, third = (
+        ModulePlayer(snap, env_spaces=BOXES, normalize_actions=False, clip_actions=False)
+        for _ in range(4)
+    )
+    rows = observations(8)
+    for step in range(2):
+        player.act_batch([rows[step], rows[step + 2]])
+        second.act(rows[step + 2])
+        first.act(rows[step])
+    player.reset(0)
+    first_action, second_action = player.act_batch([rows[4], rows[5]])
+    np.testing.assert_allclose(first_action, third.act(rows[4]), rtol=1e-5)
+    np.testing.assert_allclose(second_action, second.act(rows[5]), rtol=1e-5)
+    assert not np.allclose(first_action, first.act(rows[4]), rtol=1e-3)
+    for row in (2, -1):
+        with pytest.raises(InvalidInputError, match="2 environments"):
+            player.reset(row)
+
+
+def test_a_policy_without_memory_takes_any_number_of_rows() -> None:
+    player = ModulePlayer(bare("module-discrete-shared"), env_spaces=SPACES)
+    rows = observations(5)
+    expected = player.act_batch(rows)
+    assert [player.act(obs) for obs in rows] == expected
+    assert player.act_batch(rows[:2]) == expected[:2]
+    recurrent = ModulePlayer(bare("module-lstm-shared"), env_spaces=SPACES)
+    recurrent.act_batch(rows)
+    with pytest.raises(InvalidInputError, match=r"reset\(\)"):
+        recurrent.act(rows[0])
 
 
 def test_batch_is_each_alone() -> None:
@@ -123,7 +156,7 @@ def test_batch_is_each_alone() -> None:
 
 
 def test_batch_of_another_size_needs_a_reset() -> None:
-    player = ModulePlayer(bare("module-discrete-shared"), env_spaces=SPACES)
+    player = ModulePlayer(bare("module-lstm-shared"), env_spaces=SPACES)
     player.act_batch(observations(3))
     with pytest.raises(InvalidInputError, match=r"1 observations for 3 environments; call reset"):
         player.act(observations(1)[0])
@@ -131,8 +164,7 @@ def test_batch_of_another_size_needs_a_reset() -> None:
         player.act_batch(observations(3), rewards=[0.0, 1.0])
     player.reset()
     player.act(observations(1)[0])
-    with pytest.raises(InvalidInputError, match="0 observations"):
-        player.act_batch([])
+    assert player.act_batch([]) == []
 
 
 def test_observation_of_another_space_changes_nothing() -> None:
