@@ -11,9 +11,11 @@ import re
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from ray.rllib.algorithms.algorithm import Algorithm
+
 from policystore.errors import InvalidInputError, NotFoundError, UntrustedError
 
-__all__ = ["Trust", "is_importable", "path_of", "resolve"]
+__all__ = ["Trust", "algorithm_name", "is_importable", "path_of", "resolve"]
 
 Trust: TypeAlias = Iterable[str | type | Any]
 """Prefixes of import paths (``"mypkg."``), or classes and functions themselves."""
@@ -99,6 +101,14 @@ def _check_trusted(found: str, prefixes: list[str], path: str) -> None:
         f"run code of {package!r}. If you trust it, pass trust=[{package + '.'!r}], or the class "
         f"itself: trust=[{name.rpartition(':')[2]}]."
     )
+
+
+def algorithm_name(algorithm: Algorithm) -> str:
+    """RLlib's name of the algorithm: of its own class, below the user's subclasses."""
+    for cls in type(algorithm).__mro__:
+        if cls.__module__.startswith(_FREE) and cls is not Algorithm:
+            return str(cls.__name__)
+    return type(algorithm).__name__
 
 
 def _covers(prefix: str, dotted: str) -> bool:

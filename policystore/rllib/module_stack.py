@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ALL_MODULES
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.classes import is_importable, path_of
+from policystore.rllib.classes import algorithm_name, is_importable, path_of
 from policystore.rllib.env_side import EnvSide, read_env_side
 from policystore.rllib.module_config import model_config_to_plain
 from policystore.rllib.module_source import (
@@ -114,9 +113,9 @@ def snapshot_from_algorithm(
     if plain:
         module_id = known_module(ids, module_id, "the Algorithm")
         facts = learner_modules(algorithm, [module_id]).modules[module_id]
-        return _single(facts, _algorithm_name(algorithm), side)
+        return _single(facts, algorithm_name(algorithm), side)
     _refuse_part("the Algorithm's MultiRLModule", ids, module_id)
-    return _together(learner_modules(algorithm), _algorithm_name(algorithm), side)
+    return _together(learner_modules(algorithm), algorithm_name(algorithm), side)
 
 
 def snapshots_from_algorithm(
@@ -136,7 +135,7 @@ def snapshots_from_algorithm(
         Module id -> snapshot; of modules that go together, one under ``"__all_modules__"``.
     """
     multi = learner_modules(algorithm)
-    name = _algorithm_name(algorithm)
+    name = algorithm_name(algorithm)
     wanted = dict(agents or {})
     if multi.cls is not MultiRLModule:
         both = [agent for of_module in wanted.values() for agent in of_module]
@@ -159,14 +158,6 @@ def _refuse_part(where: str, ids: Iterable[str], module_id: str | None) -> None:
             f"so {module_id!r} alone would not work. Leave the module id out: {sorted(ids)} make "
             "one snapshot together."
         )
-
-
-def _algorithm_name(algorithm: Any) -> str:
-    """RLlib's name of the algorithm: of its own class, below the user's subclasses."""
-    for cls in type(algorithm).__mro__:
-        if cls.__module__.startswith("ray.rllib.") and cls is not Algorithm:
-            return str(cls.__name__)
-    return type(algorithm).__name__
 
 
 def _single(facts: ModuleFacts, algorithm: str | None, side: EnvSide) -> Snapshot:

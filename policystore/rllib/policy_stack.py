@@ -20,7 +20,7 @@ from ray.rllib.policy.torch_policy import TorchPolicy
 from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 
 from policystore.errors import FormatError, InvalidInputError, MismatchError, PolicyStoreError
-from policystore.rllib.classes import Trust, resolve
+from policystore.rllib.classes import Trust, algorithm_name, resolve
 from policystore.rllib.policy_config import lasting_path, recorded_config
 from policystore.rllib.policy_connectors import attach, make_connectors, record
 from policystore.rllib.policy_restore import full_config
@@ -98,7 +98,7 @@ def snapshot_policy(
     env_obs, env_act = _env_spaces(policy, bool(connectors))
     spec = Spec(
         stack="old",
-        algorithm=None if algorithm is None else type(algorithm).__name__,
+        algorithm=None if algorithm is None else algorithm_name(algorithm),
         cls=cls,
         observation_space=space_to_json(policy.observation_space, what=f"{what}: observations"),
         action_space=space_to_json(policy.action_space, what=f"{what}: actions"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 from ray.rllib.policy.policy import Policy
@@ -25,6 +25,7 @@ from policystore.rllib import (
     snapshot,
     snapshots,
 )
+from policystore.rllib.classes import algorithm_name
 
 OBS = [np.linspace(-0.05, 0.05, 4, dtype=np.float32) * scale for scale in range(-8, 8)]
 
@@ -65,6 +66,16 @@ def algorithms(ray_session: None) -> Iterator[dict[str, Any]]:
 
 
 STACKS = pytest.mark.parametrize("stack", ["old", "new"])
+
+
+class MyPPO(PPO):
+    pass
+
+
+def test_a_users_subclass_is_known_by_rllibs_name(algorithms: dict[str, Any]) -> None:
+    for algorithm in (algorithms["old"], algorithms["new"]):
+        named = type("Mine", (MyPPO,), {})
+        assert algorithm_name(named.__new__(named)) == algorithm_name(algorithm) == "PPO"
 
 
 @STACKS
