@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 HERE = Path(__file__).parent
+
+# Tiny networks on few cores: threads of torch would only wait for each other. And one number of them
+# in this process and in the fresh ones, because it changes the order of sums, and so last digits.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

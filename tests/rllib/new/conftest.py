@@ -5,15 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
 from ray import cloudpickle
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import new_stack_parts
-
-# Tiny networks on few cores: threads of torch would only wait for each other.
-torch.set_num_threads(1)
 
 # Ray's workers have another path.
 cloudpickle.register_pickle_by_value(new_stack_parts)

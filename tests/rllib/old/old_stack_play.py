@@ -86,4 +86,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # as in the process that it is compared with
     main(Path(sys.argv[1]))
