@@ -84,7 +84,7 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     umask = _umask()
     write_new(temporary, chunks, mode=0o666 & ~umask)
     try:
-        temporary.replace(path)
+        os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -75,7 +75,7 @@ class LocalBackend:
             else:
                 temporary = self._write_temporary(chunks)
                 with _removed(temporary):
-                    temporary.replace(path)
+                    os.replace(temporary, path)
             fsync_folder(path.parent)
 
     def create(self, key: str, data: bytes) -> bool:
@@ -92,7 +92,7 @@ class LocalBackend:
         with self._writing(path):
             temporary = self._write_temporary([data])
             with _removed(temporary):
-                temporary.replace(path)
+                os.replace(temporary, path)
 
     def keys(self, prefix: str) -> Iterator[str]:
         folder = prefix.rpartition("/")[0]
@@ -156,7 +156,11 @@ class LocalBackend:
             return
         if folder.parent != folder:
             self._ensure_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
         # Also where another process made it: it may not have come to its own flush yet. What is
         # above the store may be a folder that this user cannot open.
         with contextlib.suppress(*(() if folder != self._root else (PermissionError,))):

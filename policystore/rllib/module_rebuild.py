@@ -58,7 +58,7 @@ def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
         else _build_together(snap, parts, trust)
     )
     if ray.is_initialized() and not had_ray:
-        raise RuntimeError(f"building {snap!r} started Ray; please report this with its class")
+        raise InvalidInputError(f"the constructor of {snap.spec.cls} started Ray; it must not")
     return module
 
 
