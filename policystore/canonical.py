@@ -17,7 +17,16 @@ from typing import Any, TypeAlias, cast
 
 from policystore.errors import FormatError, InvalidInputError
 
-__all__ = ["MAX_DEPTH", "Json", "JsonObject", "canonical_json", "parse_canonical", "parse_strict"]
+__all__ = [
+    "MAX_DEPTH",
+    "Json",
+    "JsonObject",
+    "Unfit",
+    "brief",
+    "canonical_json",
+    "parse_canonical",
+    "parse_strict",
+]
 
 Json: TypeAlias = Any
 """None, bool, int, float, str, list of Json, or dict of str to Json."""
@@ -35,7 +44,10 @@ def canonical_json(value: Json) -> bytes:
     Raises:
         InvalidInputError: the value has no canonical form; the message says where and why.
     """
-    _check(value, "$", 0)
+    try:
+        _check(value, 0)
+    except Unfit as unfit:
+        raise unfit.at("$") from None
     text = json.dumps(
         value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
     )
@@ -93,36 +105,67 @@ def _bounded_int(digits: str) -> int:
     return int(digits)
 
 
-def _check(value: Json, where: str, depth: int) -> None:
+class Unfit(Exception):  # noqa: N818 - never leaves this package
+    """A value without a form; its place is put together on the way up, where it is an error.
+
+    Building it on the way down would cost a path for every element of a hostile document.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path: list[str] = []
+
+    def at(self, root: str) -> InvalidInputError:
+        """The error to raise, for a value that ``root`` names."""
+        return InvalidInputError(f"{root}{''.join(reversed(self.path))}: {self.reason}")
+
+
+def brief(text: object) -> str:
+    """The repr of something that a stranger may have made long or unprintable."""
+    shown = ascii(text) if not isinstance(text, str) or not text.isprintable() else repr(text)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def _check(value: Json, depth: int) -> None:
     if value is None or value is True or value is False:
         return
     kind = type(value)
     if kind is str:
-        _check_text(value, where)
+        _check_text(value)
     elif kind is int:
         if not _INT_MIN <= value <= _INT_MAX:
-            raise InvalidInputError(f"{where}: the integer {value} is outside 64 signed bits")
+            raise Unfit("an integer outside 64 signed bits")
     elif kind is float:
         if not math.isfinite(value):
-            raise InvalidInputError(f"{where}: {value} has no JSON form")
+            raise Unfit(f"{value} has no JSON form")
     elif kind is list or kind is dict:
         if depth >= MAX_DEPTH:
-            raise InvalidInputError(f"{where}: nested deeper than {MAX_DEPTH} levels")
-        if kind is list:
-            for index, item in enumerate(value):
-                _check(item, f"{where}[{index}]", depth + 1)
+            raise Unfit(f"nested deeper than {MAX_DEPTH} levels")
+        _check_inside(value, depth + 1)
+    else:
+        raise Unfit(f"a {kind.__name__} has no JSON form")
+
+
+def _check_inside(value: Json, depth: int) -> None:
+    key: object = None
+    try:
+        if isinstance(value, list):
+            for key, item in enumerate(value):  # noqa: B007 - the place of an error
+                _check(item, depth)
         else:
             for key, item in cast("Mapping[object, Json]", value).items():
                 if type(key) is not str:
-                    raise InvalidInputError(f"{where}: the key {key!r} is not a string")
-                _check_text(key, where)
-                _check(item, f"{where}.{key}", depth + 1)
-    else:
-        raise InvalidInputError(f"{where}: a {kind.__name__} has no JSON form")
+                    raise Unfit(f"the key {brief(key)} is not a string")
+                _check_text(key)
+                _check(item, depth)
+    except Unfit as unfit:
+        unfit.path.append(f"[{brief(key)}]")
+        raise
 
 
-def _check_text(text: str, where: str) -> None:
+def _check_text(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise InvalidInputError(f"{where}: the text {text!r} holds a lone surrogate") from None
+        raise Unfit(f"the text {brief(text)} holds a lone surrogate") from None

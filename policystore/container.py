@@ -15,21 +15,33 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from policystore.canonical import Json, JsonObject, canonical_json, parse_canonical
+from policystore.canonical import Json, JsonObject, brief, canonical_json, parse_canonical
 from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, InvalidInputError
-from policystore.tensors import CODES, DTYPES, Array, raw, size_of, view
+from policystore.tensors import CODES, DTYPES, Array, is_shape, raw, size_of, view
 
-__all__ = ["KEY", "MAX_HEADER", "META", "EncodedObject", "Layout", "Shapes", "encode", "layout",
-           "parse_header", "parse_shape", "parse_shapes", "shapes_of", "views"]  # fmt: skip
+__all__ = [
+    "KEY",
+    "MAX_HEADER",
+    "META",
+    "EncodedObject",
+    "Layout",
+    "Shapes",
+    "declared_size",
+    "encode",
+    "layout",
+    "parse_header",
+    "parse_shape",
+    "parse_shapes",
+    "shapes_of",
+    "views",
+]
 
-MAX_HEADER = 8 << 20
+MAX_HEADER = 2 << 20
 """Longest header, in bytes: what a hostile file can make a reader parse."""
 
 META = "__metadata__"
 KEY = "policystore"
-
-_MAX_RANK = 64  # numpy's own limit
 
 Shapes: TypeAlias = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Tensor name -> dtype and shape."""
@@ -124,13 +136,9 @@ def parse_shape(item: Json, what: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
     dtype = DTYPES.get(item["dtype"]) if isinstance(item["dtype"], str) else None
     shape = item["shape"]
     if dtype is None:
-        raise FormatError(f"{what}: unknown dtype {item['dtype']!r}")
-    if (
-        not isinstance(shape, list)
-        or len(shape) > _MAX_RANK
-        or not all(type(n) is int and n >= 0 for n in shape)
-    ):
-        raise FormatError(f"{what}: malformed shape")
+        raise FormatError(f"{what}: unknown dtype {brief(item['dtype'])}")
+    if not is_shape(shape, dtype.itemsize):
+        raise FormatError(f"{what}: malformed or impossible shape {brief(shape)}")
     return dtype, tuple(shape)
 
 
@@ -139,8 +147,8 @@ def parse_shapes(header: JsonObject, what: str) -> dict[str, tuple[np.dtype[Any]
     found = {}
     for name, item in header.items():
         if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
-            raise FormatError(f"{what}: malformed entry {name!r} in the header")
-        found[name] = parse_shape(item, f"{what}: {name!r}")
+            raise FormatError(f"{what}: malformed entry {brief(name)} in the header")
+        found[name] = parse_shape(item, f"{what}: {brief(name)}")
     return found
 
 
@@ -166,7 +174,32 @@ def views(
             f"{what}: expected {where.size} bytes, found {buffer.nbytes}: "
             + ("cut short" if buffer.nbytes < where.size else "with bytes behind the end")
         )
-    return {
-        name: view(buffer[a:b], *shapes[name]) if b > a else view(b"", *shapes[name])
+    found = {
+        name: view(buffer[a:b] if b > a else b"", *shapes[name])
         for name, (a, b) in where.offsets.items()
     }
+    for name, array in found.items():
+        if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
+            raise FormatError(f"{what}: {brief(name)} has booleans other than 0 and 1")
+    return found
+
+
+def declared_size(start: bytes, what: str) -> int:
+    """How long a file should be by its header, before more than the header is read.
+
+    Args:
+        start: the first ``8 + MAX_HEADER`` bytes, or the whole of a shorter file.
+        what: how messages name it.
+
+    Raises:
+        FormatError: the header is not one.
+    """
+    header, begin = parse_header(memoryview(start), what)
+    ends = [0]
+    for name, item in header.items():
+        if name != META:
+            offsets = item.get("data_offsets") if isinstance(item, dict) else None
+            if not isinstance(offsets, list) or not all(type(n) is int for n in offsets):
+                raise FormatError(f"{what}: malformed entry {brief(name)} in the header")
+            ends += offsets
+    return begin + max(ends)

@@ -22,7 +22,7 @@ class TensorDiff:
 
     Attributes:
         status: ``equal`` (bit for bit), ``changed``, ``only in a``, ``only in b``,
-            ``shape differs`` or ``dtype differs``.
+            ``shape differs`` or ``dtype differs``. Zeros of different signs are ``changed`` by 0.
         a, b: dtype and shape on each side, such as ``float32[64, 4]``; empty where it is not.
         max_change, mean_change: largest and mean absolute difference of elements, in float64; NaN
             where an element is NaN on one side. 0.0 if equal, None if the tensors do not compare.
@@ -48,7 +48,7 @@ class FieldDiff:
     has_b: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diff:
     """What differs between two snapshots; prints as a table.
 
@@ -69,6 +69,9 @@ class Diff:
     def equal(self) -> bool:
         """Whether both are the same policy, bit for bit."""
         return self.a == self.b
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         if self.equal:
@@ -133,9 +136,19 @@ def _diff_array(a: Array | None, b: Array | None) -> TensorDiff:
     with np.errstate(invalid="ignore", over="ignore"):
         # Equal infinities differ by nothing, not by NaN.
         change = np.where(wide_a == wide_b, 0.0, np.abs(wide_b - wide_a))
+        if a.dtype.kind in "iu":
+            change = _integer_change(a, b)
         norm, base = float(np.linalg.norm(change)), float(np.linalg.norm(wide_a))
     relative = norm / base if base else (math.inf if norm else 0.0)
     return TensorDiff("changed", left, right, float(change.max()), float(change.mean()), relative)
+
+
+def _integer_change(a: Array, b: Array) -> Array:
+    """Exact also where float64 would round: 64-bit differences wrap into the unsigned range."""
+    wide = np.uint64 if a.dtype.kind == "u" else np.int64
+    larger, smaller = np.maximum(a, b).astype(wide), np.minimum(a, b).astype(wide)
+    found: Array = (larger.view(np.uint64) - smaller.view(np.uint64)).astype(np.float64)
+    return found
 
 
 def _diff_json(path: str, a: Json, b: Json, found: list[FieldDiff]) -> None:

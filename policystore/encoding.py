@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from policystore import tree
-from policystore.canonical import Json, JsonObject, parse_canonical
+from policystore.canonical import Json, JsonObject, brief, parse_canonical
 from policystore.container import (
     KEY,
     META,
@@ -206,10 +206,10 @@ def decode_policy(data: bytes | memoryview, what: str, *, inline: bool) -> Parse
                 "their own, and no others."
             )
         )
-    for name in everything:
-        if not name.startswith(_STATE):
-            _checked_name(name, what)
-    if spec.acting is not None and not set(spec.acting) <= set(everything):
+    weights = {name for name in everything if not name.startswith(_STATE)}
+    for name in weights:
+        _checked_name(name, what)
+    if spec.acting is not None and not set(spec.acting) <= weights:
         raise FormatError(f"{what}: spec.acting names weights that are not there")
     again = _meta(spec, state, {name: meta["external"][name] for name in external})
     arrays = views(buffer, start, shapes, again, what)
@@ -291,7 +291,7 @@ def _parse_external(found: Json, what: str) -> dict[str, External]:
         raise FormatError(f"{what}: 'external' is not a JSON object")
     external = {}
     for name, item in found.items():
-        where = f"{what}: external tensor {name!r}"
+        where = f"{what}: external tensor {brief(name)}"
         if not isinstance(item, dict) or set(item) != {"dtype", "shape", "digest"}:
             raise FormatError(f"{where}: malformed")
         dtype, shape = parse_shape(item, where)
@@ -325,6 +325,7 @@ def _check_state(state: Json, everything: Shapes, what: str) -> None:
     # Stand-ins are enough to see whether the tree is what encode() would write for its values.
     stand_ins = [view(b"", np.dtype(np.int8), (0,)) for _ in numbered]
     order: list[Array] = []
-    again = tree.encode(tree.decode(state, f"{what}: state", stand_ins), "state", order)
-    if not isinstance(state, dict) or again != state or len(order) != len(stand_ins):
+    plain = tree.decode(state, f"{what}: state", stand_ins)
+    again = tree.encode(plain, "state", order)
+    if type(plain) is not dict or again != state or len(order) != len(stand_ins):
         raise FormatError(f"{what}: the state is not in canonical form")

@@ -17,13 +17,22 @@ from pathlib import Path
 
 from policystore.errors import (
     FormatError,
+    InvalidInputError,
     NotFoundError,
     PolicyStoreError,
     ReadOnlyError,
     StorageError,
 )
 
-__all__ = ["fsync_folder", "mapped_errors", "read_file", "replace_file", "write_new"]
+__all__ = [
+    "as_path",
+    "fsync_folder",
+    "mapped_errors",
+    "read_file",
+    "read_start",
+    "replace_file",
+    "write_new",
+]
 
 # Below this many bytes a read is cheaper than a map.
 _MAP_FROM = 64 << 10
@@ -80,7 +89,9 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = 0
 
 def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write ``path`` whole or not at all: a temporary file beside it, flushed, then renamed."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    if path.is_symlink():
+        path = path.resolve()
+    temporary = path.with_name(f".{secrets.token_hex(16)}.tmp")
     umask = _umask()
     write_new(temporary, chunks, mode=0o666 & ~umask)
     try:
@@ -141,6 +152,32 @@ def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> b
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     finally:
         os.close(descriptor)
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """The first ``count`` bytes of a regular file, or all of a shorter one."""
+    descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | _NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise StorageError(f"{path} is not a regular file")
+        return os.read(descriptor, count)
+    finally:
+        os.close(descriptor)
+
+
+def as_path(file: object, what: str) -> Path:
+    """``file`` as a path, if the system can have one like it.
+
+    Raises:
+        InvalidInputError: not a path, or one with a zero or a character that cannot be encoded.
+    """
+    try:
+        text = os.fspath(file)  # type: ignore[call-overload]
+        if not isinstance(text, str) or not text or b"\0" in os.fsencode(text):
+            raise ValueError
+        return Path(text)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"{what}: expected a path, found {file!a}") from None
 
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)

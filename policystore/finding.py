@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TypeAlias
 
 from policystore.backends.base import Backend
 from policystore.digest import Digest
 from policystore.encoding import check_object
-from policystore.errors import AmbiguousError, FormatError, NotFoundError
+from policystore.errors import (
+    AmbiguousError,
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    StorageError,
+)
 from policystore.layout import (
     MARKER,
     MAX_RECORD,
@@ -27,6 +34,8 @@ from policystore.reading import read_object
 from policystore.records import TagMove, Version, check_marker
 
 __all__ = ["Finder", "RefLike", "as_ref"]
+
+_DIGITS = re.compile(r"[0-9a-f]{8,64}\Z")
 
 RefLike: TypeAlias = str | Digest | Version
 """A ref such as ``soccer/main@7``, a Digest, or what a push or the log returned."""
@@ -60,11 +69,16 @@ class Finder:
         newest = version_list(self._backend, name).latest()
         if not newest:
             self.check_marker(required=True)
-            known = self.names("")
-            raise NotFoundError(
-                f"no name {name!r} in {self._backend.url}."
-                + _suggest(name, known, "The names are", "It is empty.")
-            )
+            hint = " It is empty."
+            if _DIGITS.match(name):
+                hint = f" A digest is written 'blake3:{name}'."
+            else:
+                try:
+                    known = [other for other in self.names("") if other != name]
+                    hint = _suggest(name, known, "The names are", "It has no names.")
+                except StorageError as error:
+                    hint = f" Its names cannot be listed: {error}"
+            raise NotFoundError(f"no name {name!r} in {self._backend.url}.{hint}")
         return newest
 
     def read_version(self, name: str, number: int) -> Version:
@@ -74,6 +88,12 @@ class Finder:
             data = versions.read(number)
         except NotFoundError:
             newest = self.newest(name)
+            if number < newest:
+                raise IntegrityError(
+                    f"version {number} of {name!r} in {self._backend.url} is missing, though later "
+                    "ones are there: its record was lost. Restore it from a backup; verify() says "
+                    "what else is missing."
+                ) from None
             raise NotFoundError(
                 f"no version {number} of {name!r} in {self._backend.url}; "
                 f"its versions are 1 to {newest}"
@@ -156,7 +176,7 @@ class Finder:
         return found[0]
 
     def _is_policy(self, digest: Digest) -> bool:
-        data = read_object(self._backend, digest, limit=1 << 62)
+        data = read_object(self._backend, digest, limit=None)
         return check_object(data, self._backend.location(object_key(digest))) == "policy"
 
     def check_marker(self, *, required: bool = False) -> bool:
@@ -195,7 +215,10 @@ def as_ref(ref: RefLike) -> Ref:
     """What a ref says; InvalidInputError for what is none."""
     if isinstance(ref, Digest):
         return Ref(digest=ref.hex)
-    return parse_ref(ref.ref if isinstance(ref, Version) else ref)
+    if isinstance(ref, Version):
+        # That very policy: another store may have another one under the same name and number.
+        return Ref(digest=ref.digest.hex)
+    return parse_ref(ref)
 
 
 def _suggest(word: str, known: list[str], are: str, none: str) -> str:

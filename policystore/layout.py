@@ -23,6 +23,7 @@ __all__ = [
     "check_name",
     "check_tag",
     "hint_key",
+    "is_key",
     "name_of_prefix",
     "number_of",
     "object_key",
@@ -214,6 +215,19 @@ def _valid(escaped: str, check: Callable[[str], str]) -> str | None:
         return check(plain) if _escape(plain) == escaped else None
     except InvalidInputError:
         return None
+
+
+def is_key(key: str) -> bool:
+    """Whether a key outside ``objects/`` is of the form of one of ours."""
+    prefix, separator, rest = key.partition("/@")
+    name = name_of_prefix(prefix + separator) if separator and prefix.startswith(NAMES) else None
+    if name is None:
+        return key == MARKER
+    number = number_of(key)
+    if number is None:
+        return key == hint_key(name)
+    tag = tag_of_prefix(key.rpartition("/")[0] + "/", name) if rest.startswith("tags/") else None
+    return key == (version_key(name, number) if tag is None else tag_key(name, tag, number))
 
 
 def number_of(key: str) -> int | None:

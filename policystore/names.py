@@ -93,7 +93,7 @@ class NumberedList:
         try:
             data = self.backend.get(self.hint, limit=MAX_RECORD)
             return Hint.from_bytes(data, self.backend.location(self.hint)).number
-        except (NotFoundError, FormatError):
+        except (NotFoundError, FormatError, StorageError):
             # The hint only saves probes; verify() reports one that cannot be read.
             return 0
 

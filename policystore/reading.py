@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from policystore.backends.base import Backend
+from policystore.container import MAX_HEADER, declared_size
 from policystore.digest import Digest, digest_of
 from policystore.encoding import MAX_POLICY, External, ParsedPolicy, decode_policy, decode_tensor
 from policystore.errors import FormatError, IntegrityError, NotFoundError
@@ -43,20 +44,25 @@ def in_parallel(call: Callable[[_In], _Out], items: Iterable[_In], *, workers: i
             raise
 
 
-def read_object(backend: Backend, digest: Digest, *, limit: int = MAX_POLICY) -> bytes | memoryview:
+def read_object(
+    backend: Backend, digest: Digest, *, limit: int | None = MAX_POLICY
+) -> bytes | memoryview:
     """The bytes of an object, checked against their address, always.
 
     Args:
         backend: where.
         digest: which.
-        limit: how many bytes it may have; more are refused unread.
+        limit: how many bytes it may have; more are refused unread. None: as many as its own header
+            promises.
 
     Raises:
         NotFoundError: no such object.
-        IntegrityError: other bytes stand there, or more than ``limit``.
+        IntegrityError: other bytes stand there, or more than there may be.
     """
     key = object_key(digest)
     try:
+        if limit is None:
+            limit = declared_size(backend.head(key, 8 + MAX_HEADER), backend.location(key))
         data = backend.get(key, limit=limit, share=True)
     except NotFoundError:
         raise NotFoundError(f"no object {digest} in {backend.url}") from None
@@ -90,13 +96,18 @@ def read_external(backend: Backend, external: External) -> Array:
 
 def assemble(backend: Backend, parsed: ParsedPolicy, digest: Digest) -> Snapshot:
     """A snapshot from a policy object that was read, and its tensors in objects of their own."""
-    names = list(parsed.external)
+    # Each object once, however many names it has: tied tensors share their memory.
+    alone = {(item.digest, item.dtype, item.shape): item for item in parsed.external.values()}
     arrays = in_parallel(
-        lambda name: read_external(backend, parsed.external[name]),
-        names,
+        lambda item: read_external(backend, item),
+        alone.values(),
         workers=min(8, os.cpu_count() or 1),
     )
-    return Snapshot.of_parsed(parsed, dict(zip(names, arrays, strict=True)), digest)
+    found = dict(zip(alone, arrays, strict=True))
+    external = {
+        name: found[item.digest, item.dtype, item.shape] for name, item in parsed.external.items()
+    }
+    return Snapshot.of_parsed(parsed, external, digest)
 
 
 def read_snapshot(backend: Backend, digest: Digest) -> Snapshot:

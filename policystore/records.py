@@ -32,7 +32,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z", re.ASCII)
 _NONCE = re.compile(r"[0-9a-f]{32}\Z")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Version:
     """One numbered record under a name; what a push returns and the log lists.
 
@@ -86,7 +86,12 @@ class Version:
             " ".join(shown),
             self.message,
         ]
-        return "  ".join(part for part in parts if part)
+        line = "  ".join(part for part in parts if part)
+        # Somebody else's message: no character of it moves a terminal's cursor.
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+
+    def __repr__(self) -> str:
+        return f"<Version {self}>"
 
     def to_bytes(self) -> bytes:
         """The record; refuses values that would not fit.

@@ -6,12 +6,11 @@ import copy
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from policystore import files, tree
-from policystore.canonical import Json
+from policystore.canonical import Json, canonical_json
+from policystore.container import MAX_HEADER, declared_size
 from policystore.digest import Digest
 from policystore.encoding import (
     EncodedPolicy,
@@ -24,7 +23,7 @@ from policystore.encoding import (
 )
 from policystore.errors import InvalidInputError
 from policystore.spec import Spec
-from policystore.tensors import Array, Weights, own_weights
+from policystore.tensors import Array, Arrays, Weights, own_weights
 
 __all__ = ["Snapshot"]
 
@@ -58,13 +57,31 @@ class Snapshot:
             raise InvalidInputError(f"spec: expected a Spec, found {type(spec).__qualname__}")
         if state is not None and not isinstance(state, Mapping):
             raise InvalidInputError(f"state: expected a dict, found {type(state).__qualname__}")
-        self._spec = spec or Spec()
-        self._weights = own_weights(weights)
-        self._state_arrays: list[Array] = []
-        self._state_json = tree.encode(dict(state or {}), "state", self._state_arrays)
+        arrays: list[Array] = []
+        state_json = tree.encode(dict(state or {}), "state", arrays)
+        try:
+            canonical_json(state_json)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"state: {error}") from None
+        self._fill(own_weights(weights), state_json, arrays, spec or Spec())
         unknown = sorted(set(self._spec.acting or ()) - set(self._weights))
         if unknown:
             raise InvalidInputError(f"spec.acting names weights that are not there: {unknown}")
+
+    _weights: dict[str, Array]
+    _state_json: Json
+    _state_arrays: list[Array]
+    _spec: Spec
+
+    def _fill(
+        self, weights: dict[str, Array], state_json: Json, arrays: list[Array], spec: Spec
+    ) -> None:
+        self.__dict__.update(
+            _weights=weights, _state_json=state_json, _state_arrays=arrays, _spec=spec
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Snapshot is immutable; make another one to change its {name}")
 
     @classmethod
     def of_parsed(
@@ -78,9 +95,8 @@ class Snapshot:
             digest: the address that ``parsed`` was verified against, if it has one.
         """
         snapshot = cls.__new__(cls)
-        snapshot._spec = parsed.spec
-        snapshot._weights, snapshot._state_arrays = parsed.join(external)
-        snapshot._state_json = parsed.state
+        weights, arrays = parsed.join(external)
+        snapshot._fill(weights, parsed.state, arrays, parsed.spec)
         if digest is not None:
             snapshot.__dict__["digest"] = digest
         return snapshot
@@ -88,12 +104,13 @@ class Snapshot:
     @property
     def weights(self) -> Weights:
         """Parameter name -> read-only array, in code-point order of the names."""
-        return MappingProxyType(self._weights)
+        return Arrays(self._weights)
 
     @property
     def state(self) -> dict[Any, Any]:
         """What inference needs beside the weights; fresh containers around read-only arrays."""
-        return tree.decode(self._state_json, "state", self._state_arrays)  # type: ignore[no-any-return]
+        arrays = [array.view() for array in self._state_arrays]
+        return tree.decode(self._state_json, "state", arrays)  # type: ignore[no-any-return]
 
     @property
     def state_json(self) -> Json:
@@ -103,7 +120,7 @@ class Snapshot:
     @property
     def state_arrays(self) -> Weights:
         """The arrays of the state under their names in a file, ``__state__/0`` and on."""
-        return MappingProxyType(named_state(self._state_arrays))
+        return Arrays(named_state(self._state_arrays))
 
     @property
     def spec(self) -> Spec:
@@ -164,7 +181,7 @@ class Snapshot:
             NotFoundError: the folder does not exist.
             ReadOnlyError, StorageError: it cannot be written.
         """
-        path = Path(file)
+        path = files.as_path(file, "the file to save to")
         with files.mapped_errors(f"saving a snapshot to {path}", writing=True):
             files.replace_file(path, self.encode(inline=True).policy.chunks)
 
@@ -179,16 +196,18 @@ class Snapshot:
             FormatError: not a file of policystore, or cut short or changed in its header.
             StorageError: it cannot be read.
         """
-        path = Path(file)
+        path = files.as_path(file, "the file to load")
         with files.mapped_errors(f"loading a snapshot from {path}"):
-            data = files.read_file(path)
+            # What the header promises is read, and no more: a file may be of any size.
+            start = files.read_start(path, 8 + MAX_HEADER)
+            data = files.read_file(path, limit=declared_size(start, str(path)))
         return cls.from_bytes(data, str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, what: str = "snapshot") -> Snapshot:
         """Read the bytes of a file that :meth:`save` wrote; arrays are views of ``data``."""
-        if not memoryview(data).readonly:
-            data = bytes(data)
+        if not isinstance(data, bytes):
+            data = bytes(memoryview(data))  # what is behind a view may change
         return cls.of_parsed(decode_policy(data, what, inline=True), {}, None)
 
     def __eq__(self, other: object) -> bool:

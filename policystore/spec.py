@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from policystore import tree
-from policystore.canonical import Json, JsonObject, canonical_json, parse_canonical
+from policystore.canonical import Json, JsonObject, brief, canonical_json, parse_canonical
 from policystore.errors import FormatError, InvalidInputError
 
 __all__ = ["STACKS", "Spec"]
@@ -91,6 +91,12 @@ class Spec:
         modules: Mapping[str, Spec] | None = None,
         left_out: Mapping[str, str] | None = None,
     ) -> None:
+        for name, value in (("config", config), ("connectors", connectors), ("modules", modules),
+                            ("left_out", left_out)):  # fmt: skip
+            if value is not None and not isinstance(value, Mapping):
+                raise InvalidInputError(f"spec.{name} is a dict, not {type(value).__qualname__}")
+        if isinstance(modules, Mapping) and not all(isinstance(m, Spec) for m in modules.values()):
+            raise InvalidInputError("spec.modules maps module ids to Specs")
         self._set(
             {
                 "stack": stack,
@@ -102,7 +108,7 @@ class Spec:
                 "env_action_space": env_action_space,
                 "config": tree.encode(config or {}, "spec.config"),
                 "weights": weights,
-                "acting": None if acting is None else sorted(acting),
+                "acting": None if acting is None else _names(acting),
                 "normalize_actions": normalize_actions,
                 "clip_actions": clip_actions,
                 "connectors": tree.encode(connectors or {}, "spec.connectors"),
@@ -135,16 +141,18 @@ class Spec:
         """
         if not isinstance(value, dict):
             raise FormatError(f"{what}: a spec is a JSON object; found {type(value).__name__}")
-        unknown = sorted(set(value) - set(_DEFAULTS))
+        unknown = sorted(str(key) for key in set(value) - set(_DEFAULTS))
         if unknown:
             raise FormatError(
                 f"{what}: the spec has fields that this policystore does not know: "
-                f"{', '.join(unknown)}. It may come from a newer policystore: upgrade to read it."
+                f"{brief(', '.join(unknown))}. It may come from a newer policystore: upgrade to "
+                "read it."
             )
         spec = cls.__new__(cls)
         try:
+            canonical_json(value)  # bounds depth and types before anything walks it
             spec._set({**copy.deepcopy(_DEFAULTS), **value})
-        except InvalidInputError as error:
+        except (InvalidInputError, FormatError) as error:
             raise FormatError(f"{what}: malformed spec: {error}") from None
         if spec._json != value:
             raise FormatError(f"{what}: the spec writes out defaults, which format 1 leaves out")
@@ -267,12 +275,23 @@ class Spec:
         return (Spec.from_json, (self.to_json(),))
 
 
+def _names(acting: object) -> list[str]:
+    if isinstance(acting, str) or not isinstance(acting, Iterable):
+        raise InvalidInputError(f"spec.acting is a list of parameter names, not {brief(acting)}")
+    names = list(acting)
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(f"spec.acting is a list of parameter names, not {brief(names)}")
+    return sorted(names)
+
+
 def _check_fields(full: JsonObject) -> None:
     """Types of the fields, so that everything read later can rely on them."""
-    if full["stack"] not in STACKS:
-        raise InvalidInputError(f"spec.stack is one of {STACKS}, not {full['stack']!r}")
-    if full["weights"] not in _WEIGHTS_KINDS:
-        raise InvalidInputError(f"spec.weights is one of {_WEIGHTS_KINDS}, not {full['weights']!r}")
+    if not isinstance(full["stack"], str) or full["stack"] not in STACKS:
+        raise InvalidInputError(f"spec.stack is one of {STACKS}, not {brief(full['stack'])}")
+    if not isinstance(full["weights"], str) or full["weights"] not in _WEIGHTS_KINDS:
+        raise InvalidInputError(
+            f"spec.weights is one of {_WEIGHTS_KINDS}, not {brief(full['weights'])}"
+        )
     for key in ("algorithm", "class"):
         _check_type(full, key, str)
     for key in ("observation_space", "action_space", "env_observation_space", "env_action_space"):
@@ -293,13 +312,17 @@ def _check_fields(full: JsonObject) -> None:
     ):
         raise InvalidInputError("spec.acting is a sorted list of parameter names, each once")
     for key in ("config", "connectors"):
-        tree.decode(full[key], f"spec.{key}")
+        plain = tree.decode(full[key], f"spec.{key}")
+        if type(plain) is not dict or tree.encode(plain, f"spec.{key}") != full[key]:
+            raise InvalidInputError(f"spec.{key} is not a dict of plain values in canonical form")
     modules = full["modules"]
     if modules is not None:
         if not isinstance(modules, dict) or not modules:
             raise InvalidInputError("spec.modules maps module ids to specs, at least one")
-        for module in modules.values():
-            Spec.from_json(module)
+        for name, module in modules.items():
+            if isinstance(module, dict) and "modules" in module:
+                raise InvalidInputError(f"spec.modules[{brief(name)}] has modules itself")
+            Spec.from_json(module, f"spec.modules[{brief(name)}]")
 
 
 def _check_type(full: JsonObject, key: str, kind: type) -> None:

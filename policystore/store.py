@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import datetime
 import getpass
+import logging
 import os
 import secrets
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from policystore.backends.base import Backend
-from policystore.backends.local import LocalBackend
-from policystore.backends.memory import MemoryBackend
+from policystore.backends.opening import open_backend
 from policystore.container import EncodedObject
 from policystore.diff import Diff, diff_snapshots
 from policystore.digest import Digest
@@ -44,6 +40,7 @@ from policystore.upkeep import VerifyReport, verify_store
 __all__ = ["PolicyStore"]
 
 _WORKERS = 8
+_AT_ONCE = 256
 
 
 class PolicyStore:
@@ -65,7 +62,7 @@ class PolicyStore:
     """
 
     def __init__(self, url: str | os.PathLike[str], *, read_only: bool = False) -> None:
-        self._backend = _open(url)
+        self._backend = open_backend(url)
         self._find = Finder(self._backend)
         self._read_only = read_only
         self._marked = False
@@ -113,7 +110,8 @@ class PolicyStore:
             NotFoundError: a parent that is not there; nothing was written.
             ReadOnlyError: the store or its folder cannot be written.
             FormatError: the folder is not a store, or one of a newer format.
-            StorageError: the storage failed; no version was made.
+            StorageError: the storage failed; no version was made, unless what failed was the last
+                flush, of the version's own record: then the log says whether it stands.
         """
         if not isinstance(snap, Snapshot):
             raise InvalidInputError(
@@ -121,8 +119,15 @@ class PolicyStore:
                 "policystore.rllib.snapshot(…) or policystore.torch.snapshot(…) makes one."
             )
         self._check_writable("push")
+        metrics, source = _mapping(metrics, "metrics"), _mapping(source, "source")
+        parents = _listed(parents, "parents")
         if name is not None:
             check_name(name)
+        elif message or metrics or source or parents:
+            raise InvalidInputError(
+                "message, metrics, source and parents stand in the record of a version: push with "
+                "a name, or leave them out"
+            )
         encoded = snap.encode()
         version = Version(
             name=name,
@@ -136,8 +141,8 @@ class PolicyStore:
             time=_now(),
             author=_default_author() if author is None else author,
             message=message,
-            metrics=dict(metrics or {}),
-            source=dict(source or {}),
+            metrics=metrics,
+            source=source,
             parents=tuple(self.resolve(parent) for parent in parents),
             nonce=secrets.token_hex(16),
         )
@@ -166,11 +171,11 @@ class PolicyStore:
             self._backend.replace(hint_key(name), hint.to_bytes())
         except (StorageError, ReadOnlyError) as error:
             # The version stands and is durable; an error here would make callers push it twice.
-            warnings.warn(
-                f"{made.ref} is pushed, but its hint could not be written, which only makes "
-                f"finding the newest version slower: {error}",
-                RuntimeWarning,
-                stacklevel=3,
+            logging.getLogger("policystore").warning(
+                "%s is pushed, but its hint could not be written, which only makes finding the "
+                "newest version slower: %s",
+                made.ref,
+                error,
             )
         return made
 
@@ -190,12 +195,17 @@ class PolicyStore:
         """
         check_tag(tag)
         self._check_writable("tag")
-        parsed = as_ref(ref)
+        parsed = as_ref(ref.ref if isinstance(ref, Version) else ref)
         if not parsed.name:
             raise InvalidInputError(
                 f"{ref} has no name, and tags stand on names: tag 'name@number' instead"
             )
         target = self._find.version(parsed)
+        if isinstance(ref, Version) and ref.digest != target.digest:
+            raise NotFoundError(
+                f"{ref.ref} in {self.url} is another policy, {target.digest.short}, than the "
+                f"version given, {ref.digest.short}: that was pushed to another store"
+            )
         self._move_tag(parsed.name, tag, target)
         return target
 
@@ -273,9 +283,10 @@ class PolicyStore:
 
     def pull_many(self, refs: Iterable[RefLike]) -> dict[RefLike, Snapshot]:
         """Fetch several policies concurrently, by ref; all of them or an error."""
-        if isinstance(refs, str):
-            raise InvalidInputError(f"pull_many takes a list of refs, not the string {refs!r}")
-        wanted = list(dict.fromkeys(refs))
+        listed = _listed(refs, "refs")
+        for ref in listed:
+            as_ref(ref)
+        wanted = list(dict.fromkeys(listed))
         return dict(zip(wanted, in_parallel(self.pull, wanted, workers=_WORKERS), strict=True))
 
     def resolve(self, ref: RefLike) -> Digest:
@@ -309,8 +320,13 @@ class PolicyStore:
             raise InvalidInputError(f"limit is a number of versions from 0 on, not {limit!r}")
         newest = self._find.newest(name)
         oldest = 1 if limit is None else max(1, newest - limit + 1)
-        numbers = range(newest, oldest - 1, -1)
-        return in_parallel(lambda n: self._find.read_version(name, n), numbers, workers=_WORKERS)
+        found: list[Version] = []
+        for start in range(newest, oldest - 1, -_AT_ONCE):
+            numbers = range(start, max(oldest, start - _AT_ONCE + 1) - 1, -1)
+            found += in_parallel(
+                lambda number: self._find.read_version(name, number), numbers, workers=_WORKERS
+            )
+        return found
 
     def tags(self, name: str) -> dict[str, Version]:
         """The tags of a name, in order, with the versions they point to.
@@ -333,25 +349,16 @@ class PolicyStore:
         return verify_store(self._backend)
 
 
-def _open(url: str | os.PathLike[str]) -> Backend:
-    text = os.fspath(url)
-    if not isinstance(text, str) or not text:
-        raise InvalidInputError(f"a store is opened by a folder or URL, not {url!r}")
-    if "\0" in text:
-        raise InvalidInputError(f"a folder or URL without zero characters, not {url!r}")
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return LocalBackend(Path(text).expanduser())
-    if scheme == "memory":
-        return MemoryBackend(rest)
-    if scheme == "file":
-        parts = urlsplit(text)
-        if parts.netloc not in ("", "localhost") or not parts.path:
-            raise InvalidInputError(f"{text!r}: a file URL has the form file:///folder")
-        return LocalBackend(unquote(parts.path))
-    raise InvalidInputError(
-        f"{text!r}: policystore opens a folder, file:///folder or memory://name, not {scheme}://"
-    )
+def _mapping(value: Mapping[Any, Any] | None, what: str) -> dict[Any, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidInputError(f"{what} is a dict of plain values, not {type(value).__qualname__}")
+    return dict(value or {})
+
+
+def _listed(refs: Iterable[RefLike], what: str) -> list[RefLike]:
+    if isinstance(refs, (str, Digest, Version)) or not isinstance(refs, Iterable):
+        raise InvalidInputError(f"{what} is a list of refs, not {refs!r}")
+    return list(refs)
 
 
 def _reopen(url: str, read_only: bool) -> PolicyStore:

@@ -7,16 +7,28 @@ an immutable ``bytes`` object, or a read-only map of a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from policystore.canonical import brief
 from policystore.errors import InvalidInputError
 
-__all__ = ["CODES", "DTYPES", "Array", "Weights", "dtype_code", "own", "own_weights", "raw", "view"]
+__all__ = [
+    "CODES",
+    "DTYPES",
+    "Array",
+    "Arrays",
+    "Weights",
+    "dtype_code",
+    "own",
+    "own_weights",
+    "raw",
+    "view",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 Weights: TypeAlias = Mapping[str, Array]
@@ -42,6 +54,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
 are the codes that every safetensors release from 0.4 on reads (float8 from 0.4.2 on)."""
 
 CODES: dict[np.dtype[Any], str] = {dtype: code for code, dtype in DTYPES.items()}
+
+MAX_RANK = 32
+"""Dimensions of an array: the limit of numpy before its version 2."""
+
+_MAX_BYTES = 2**62
 
 _TORCH_HINT = " A torch tensor comes in through policystore.torch or policystore.rllib."
 
@@ -87,6 +104,11 @@ def own(value: object, what: str) -> Array:
         )
     array = np.asarray(value)
     dtype = DTYPES[dtype_code(array.dtype, what)]
+    if array.ndim > MAX_RANK:
+        raise InvalidInputError(f"{what}: {array.ndim} dimensions; at most {MAX_RANK} are stored")
+    if array.dtype == np.bool_:
+        # Any byte but 0 counts as true to numpy: one value, one byte.
+        array = array.view(np.uint8) != 0
     # tobytes() writes C order whatever the strides; astype() turns the byte order round.
     return view(array.astype(dtype, copy=False).tobytes(order="C"), dtype, array.shape)
 
@@ -95,6 +117,30 @@ def view(buffer: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...
     """An array over ``buffer``, read-only if the buffer is; no copy."""
     array: Array = np.ndarray(shape, dtype, buffer=buffer)
     return array
+
+
+class Arrays(Mapping[str, Array]):
+    """Read-only arrays by name, each access a view of its own.
+
+    So setting ``shape`` or ``dtype`` on what was handed out changes nothing that anybody else sees.
+    """
+
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> Array:
+        array: Array = self._arrays[name].view()
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        shown = [f"{name!r}: {a.dtype}{list(a.shape)}" for name, a in self._arrays.items()]
+        return "{" + ", ".join(shown) + "}"
 
 
 def raw(array: Array) -> memoryview:
@@ -118,7 +164,8 @@ def own_weights(weights: object, what: str = "weights") -> dict[str, Array]:
         )
     for name in weights:
         check_name(name, what)
-    return {name: own(weights[name], f"{what}[{name!r}]") for name in sorted(weights)}
+    # A subclass of str, such as an enum, prints in ways of its own: only its text counts.
+    return {str.__str__(name): own(weights[name], f"{what}[{name!r}]") for name in sorted(weights)}
 
 
 def check_name(name: object, what: str) -> None:
@@ -130,12 +177,26 @@ def check_name(name: object, what: str) -> None:
         )
     if name.startswith("__"):
         raise InvalidInputError(
-            f"{what}: the name {name!r} starts with '__', which is kept for the format itself"
+            f"{what}: the name {brief(name)} starts with '__', which is kept for the format itself"
         )
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise InvalidInputError(f"{what}: the name {name!r} holds a lone surrogate") from None
+        raise InvalidInputError(f"{what}: the name {brief(name)} holds a lone surrogate") from None
+
+
+def is_shape(shape: object, itemsize: int) -> bool:
+    """Whether ``shape`` is a list of dimensions that numpy can index, in bounded time."""
+    if not isinstance(shape, list) or len(shape) > MAX_RANK:
+        return False
+    size = itemsize
+    for count in shape:
+        if type(count) is not int or not 0 <= count < _MAX_BYTES:
+            return False
+        size *= max(count, 1)
+        if size > _MAX_BYTES:
+            return False
+    return True
 
 
 def size_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:

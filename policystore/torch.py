@@ -63,6 +63,7 @@ def snapshot(
     Raises:
         InvalidInputError: a tensor that cannot be stored (complex, sparse, quantized, meta), named.
     """
+    _check_module(module)
     cls = type(unwrapped(module))
     spec = Spec(stack="torch", cls=f"{cls.__module__}:{cls.__qualname__}", config=config)
     return Snapshot(weights=state_arrays(module), spec=spec, state=state)
@@ -77,7 +78,15 @@ def load_into(module: torch.nn.Module, snap: Snapshot) -> None:
     Raises:
         MismatchError: lists every missing, unexpected and wrongly shaped tensor.
     """
+    _check_module(module)
+    if not isinstance(snap, Snapshot):
+        raise InvalidInputError(f"expected a Snapshot, found {type(snap).__qualname__}")
     load_arrays(module, snap.weights, f"{snap!r} into {type(module).__name__}")
+
+
+def _check_module(module: object) -> None:
+    if not isinstance(module, torch.nn.Module):
+        raise InvalidInputError(f"expected a torch.nn.Module, found {type(module).__qualname__}")
 
 
 def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
@@ -141,6 +150,11 @@ def to_numpy(tensor: object, what: str) -> Array:
             f"{what}: expected a tensor, found {type(tensor).__qualname__}. Extra state of modules "
             "is not kept; put it into a buffer."
         )
+    if torch.nn.parameter.is_lazy(tensor):
+        raise InvalidInputError(
+            f"{what} has no shape yet: run a lazy module once before a snapshot is taken of it, or "
+            "weights are loaded into it"
+        )
     code = _TORCH_TO_CODE.get(tensor.dtype)
     if code is None or tensor.layout != torch.strided or tensor.is_meta:
         raise InvalidInputError(
@@ -198,19 +212,22 @@ def load_arrays(module: torch.nn.Module, weights: Weights, what: str) -> None:
     """Check that weights fit a module, load them strictly, and see that they arrived.
 
     Raises:
-        MismatchError: they do not fit (nothing was loaded), or the module changes what it loads.
+        MismatchError: they do not fit, or the module changes what it loads. It holds what it held.
     """
-    check_fit(weights, state_arrays(module), what)
+    before = state_arrays(module)
+    check_fit(weights, before, what)
     names = plain_names(module)
     module.load_state_dict({name: to_tensor(weights[plain]) for name, plain in names.items()})
     changed = {
-        name: "the module holds other values after loading"
+        name: "the module held other values after loading"
         for name, array in state_arrays(module).items()
         if array.tobytes() != weights[name].tobytes()
     }
     if changed:
+        module.load_state_dict({name: to_tensor(before[plain]) for name, plain in names.items()})
         raise MismatchError(
-            f"{what}: loaded, but the module does not hold what was given. Tied parameters with "
-            "different values in the snapshot, or a hook that changes what is loaded.",
+            f"{what}: the module did not take what was given, and has its old weights again. Tied "
+            "parameters with different values in the snapshot, or a hook that changes what is "
+            "loaded.",
             wrong=changed,
         )

@@ -18,6 +18,7 @@ under one tag, an object with a single key that starts with ``~``:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,11 +26,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from policystore.canonical import MAX_DEPTH, Json, canonical_json
+from policystore.canonical import MAX_DEPTH, Json, Unfit, brief, canonical_json
 from policystore.errors import FormatError, InvalidInputError
-from policystore.tensors import DTYPES, Array, dtype_code, own, raw, size_of, view
+from policystore.tensors import DTYPES, Array, dtype_code, is_shape, own, raw, size_of, view
 
 __all__ = ["Tagged", "decode", "encode"]
+
+# Tuples with one hash are easily made, and a dict of n of them takes n² comparisons.
+_MAX_TUPLES = 512
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -46,8 +50,11 @@ class Tagged:
     value: Json
 
     def __post_init__(self) -> None:
-        if self.tag not in ("import", "space"):
-            raise InvalidInputError(f"unknown tag {self.tag!r}; known are 'import' and 'space'")
+        if type(self.value) is not {"import": str, "space": dict}.get(self.tag):
+            raise InvalidInputError(
+                f"Tagged({self.tag!r}, {brief(self.value)}): the tags are 'import' with a string "
+                "and 'space' with a dict"
+            )
 
 
 def encode(value: object, what: str, arrays: list[Array] | None = None) -> Json:
@@ -64,19 +71,22 @@ def encode(value: object, what: str, arrays: list[Array] | None = None) -> Json:
     Raises:
         InvalidInputError: a value outside this list, named by its place.
     """
-    return _encode(value, what, arrays, 0)
+    try:
+        return _encode(value, arrays, 0)
+    except Unfit as unfit:
+        raise unfit.at(what) from None
 
 
-def _encode(value: object, what: str, arrays: list[Array] | None, depth: int) -> Json:
+def _encode(value: object, arrays: list[Array] | None, depth: int) -> Json:
     if depth > MAX_DEPTH:
-        raise InvalidInputError(f"{what}: nested deeper than {MAX_DEPTH} levels, or within itself")
+        raise Unfit(f"nested deeper than {MAX_DEPTH} levels, or within itself")
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return value
     if isinstance(value, float) and kind is float:
         return _encode_float(value)
     if isinstance(value, (np.ndarray, np.generic)):
-        owned = own(value, what)
+        owned = _owned(value)
         if arrays is None:
             return {"~array": _inline(owned)}
         arrays.append(owned)
@@ -84,62 +94,70 @@ def _encode(value: object, what: str, arrays: list[Array] | None, depth: int) ->
     if isinstance(value, (bytes, bytearray)):
         return {"~bytes": bytes(value).hex()}
     if isinstance(value, Tagged):
-        return {"~" + value.tag: value.value}
+        return {"~" + value.tag: copy.deepcopy(value.value)}
     # A named tuple or an enum would come back as something else: only the plain kinds pass.
     if kind is list or kind is tuple:
         plain = cast("list[object] | tuple[object, ...]", value)
-        items = [
-            _encode(item, f"{what}[{index}]", arrays, depth + 1) for index, item in enumerate(plain)
-        ]
+        items = [_encode_at(index, item, arrays, depth + 1) for index, item in enumerate(plain)]
         return items if kind is list else {"~tuple": items}
     if isinstance(value, Mapping):
-        return _encode_mapping(value, what, arrays, depth)
-    raise InvalidInputError(
-        f"{what}: a {kind.__module__}.{kind.__qualname__} is not a plain value. Plain are None, "
+        return _encode_mapping(value, arrays, depth)
+    raise Unfit(
+        f"a {kind.__module__}.{kind.__qualname__} is not a plain value. Plain are None, "
         "bool, int, float, str, bytes, numpy arrays, and lists, tuples and dicts of these."
     )
+
+
+def _encode_at(place: object, value: object, arrays: list[Array] | None, depth: int) -> Json:
+    try:
+        return _encode(value, arrays, depth)
+    except Unfit as unfit:
+        unfit.path.append(f"[{brief(place)}]")
+        raise
+
+
+def _owned(value: object) -> Array:
+    try:
+        return own(value, "")
+    except InvalidInputError as error:
+        raise Unfit(str(error).removeprefix(": ")) from None
 
 
 def _encode_float(value: float) -> Json:
     return value if math.isfinite(value) else {"~float": str(value)}
 
 
-def _encode_mapping(
-    value: Mapping[Any, object], what: str, arrays: list[Array] | None, depth: int
-) -> Json:
+def _encode_mapping(value: Mapping[Any, object], arrays: list[Array] | None, depth: int) -> Json:
     if all(type(key) is str and not key.startswith("~") for key in value):
-        return {
-            key: _encode(value[key], f"{what}[{key!r}]", arrays, depth + 1) for key in sorted(value)
-        }
+        return {key: _encode_at(key, value[key], arrays, depth + 1) for key in sorted(value)}
     keys: list[tuple[bytes, Json, Any]] = []
     for key in value:
-        plain = _encode_key(key, f"{what}, key {key!r}", depth + 1)
+        plain = _encode_key(key, depth + 1)
         keys.append((canonical_json(plain), plain, key))
+    if sum(isinstance(plain, dict) for _, plain, _ in keys) > _MAX_TUPLES:
+        raise Unfit(f"a dict with more than {_MAX_TUPLES} keys that are tuples")
     keys.sort(key=lambda item: item[0])
     return {
-        "~map": [
-            [plain, _encode(value[key], f"{what}[{key!r}]", arrays, depth + 2)]
-            for _, plain, key in keys
-        ]
+        "~map": [[plain, _encode_at(key, value[key], arrays, depth + 2)] for _, plain, key in keys]
     }
 
 
-def _encode_key(key: object, what: str, depth: int) -> Json:
+def _encode_key(key: object, depth: int) -> Json:
     if depth > MAX_DEPTH:
-        raise InvalidInputError(f"{what}: nested deeper than {MAX_DEPTH} levels")
+        raise Unfit(f"nested deeper than {MAX_DEPTH} levels")
     if isinstance(key, np.integer):
         key = int(key)
     elif type(key) is np.str_:
         key = str(key)
     if key is None or type(key) in (bool, int, str):
         return key
-    if type(key) is float:
+    if type(key) is float and not math.isnan(key):
         return _encode_float(key)
     if type(key) is tuple:
-        return {"~tuple": [_encode_key(item, what, depth + 1) for item in key]}
-    raise InvalidInputError(
-        f"{what}: a key is None, bool, int, float, str or a tuple of these, "
-        f"not {type(key).__qualname__}"
+        return {"~tuple": [_encode_key(item, depth + 1) for item in key]}
+    raise Unfit(
+        f"the key {brief(key)}: a key is None, bool, int, float, str or a tuple of these, not "
+        f"{type(key).__qualname__}" + (" NaN" if type(key) is float else "")
     )
 
 
@@ -161,12 +179,13 @@ def decode(value: Json, what: str, arrays: list[Array] | None = None) -> Any:
     tag = next(iter(value)) if len(value) == 1 else ""
     if not tag.startswith("~"):
         if any(key.startswith("~") for key in value):
-            raise FormatError(f"{what}: a tag beside other keys in {sorted(value)}")
+            raise FormatError(f"{what}: a tag beside other keys in {brief(sorted(value))}")
         return {key: decode(item, what, arrays) for key, item in value.items()}
     known = _DECODERS.get(tag)
     if known is None:
         raise FormatError(
-            f"{what}: unknown tag {tag!r}. It may come from a newer policystore: upgrade to read it"
+            f"{what}: unknown tag {brief(tag)}. It may come from a newer policystore: upgrade to "
+            "read it"
         )
     try:
         return known(value[tag], what, arrays)
@@ -180,11 +199,34 @@ def _decode_tuple(value: Json, what: str, arrays: list[Array] | None) -> Any:
 
 def _decode_map(value: Json, what: str, arrays: list[Array] | None) -> Any:
     found = {}
-    for key, item in _typed(value, list):
-        found[decode(key, what)] = decode(item, what, arrays)
+    last = b""
+    tuples = 0
+    for pair in _typed(value, list):
+        key, item = _typed(pair, list)
+        text = canonical_json(key)
+        # In order and each once, without asking a dict: tuples can be made to share one hash.
+        if text <= last:
+            raise ValueError("keys out of order")
+        last = text
+        tuples += isinstance(key, dict)
+        if tuples > _MAX_TUPLES:
+            raise ValueError(f"more than {_MAX_TUPLES} keys that are tuples")
+        found[_decode_key(key, what)] = decode(item, what, arrays)
     if len(found) != len(value):
         raise ValueError("keys that are equal in Python")
+    if all(type(key) is str and not key.startswith("~") for key in found):
+        raise ValueError("a map whose keys are plain strings is an object")
     return found
+
+
+def _decode_key(key: Json, what: str) -> Any:
+    if isinstance(key, dict) and set(key) == {"~tuple"}:
+        return tuple(_decode_key(item, what) for item in _typed(key["~tuple"], list))
+    if isinstance(key, dict) and key in ({"~float": "inf"}, {"~float": "-inf"}):
+        return _NON_FINITE[key["~float"]]
+    if isinstance(key, (dict, list)):
+        raise TypeError("a key that no dict has")
+    return key
 
 
 def _decode_float(value: Json, what: str, arrays: list[Array] | None) -> Any:
@@ -204,12 +246,17 @@ def _decode_array(value: Json, what: str, arrays: list[Array] | None) -> Any:
         if not 0 <= index < len(arrays):
             raise IndexError(f"array {index} of {len(arrays)}")
         return arrays[index]
-    dtype = DTYPES[value["dtype"]]
-    shape = tuple(_typed(n, int) for n in value["shape"])
+    dtype = DTYPES[_typed(value["dtype"], str)]
+    if len(value) != 3 or not is_shape(value["shape"], dtype.itemsize):
+        raise ValueError("malformed or impossible shape")
+    shape = tuple(value["shape"])
     data = _decode_bytes(value["data"], what, None)
-    if len(value) != 3 or min(shape, default=0) < 0 or len(data) != size_of(dtype, shape):
+    if len(data) != size_of(dtype, shape):
         raise ValueError("dtype, shape and data do not belong together")
-    return view(data, dtype, shape)
+    array = view(data, dtype, shape)
+    if own(array, what).tobytes() != data:
+        raise ValueError("booleans other than 0 and 1")
+    return array
 
 
 def _decode_import(value: Json, what: str, arrays: list[Array] | None) -> Any:
@@ -217,7 +264,7 @@ def _decode_import(value: Json, what: str, arrays: list[Array] | None) -> Any:
 
 
 def _decode_space(value: Json, what: str, arrays: list[Array] | None) -> Any:
-    return Tagged("space", _typed(value, dict))
+    return Tagged("space", copy.deepcopy(_typed(value, dict)))
 
 
 def _typed(value: Json, kind: type) -> Any:

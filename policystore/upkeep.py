@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from policystore.backends.base import Backend
+from policystore.backends.base import Backend, Problems
 from policystore.digest import Digest, digest_of
-from policystore.encoding import check_object, decode_policy
-from policystore.errors import IntegrityError, NotFoundError, PolicyStoreError
+from policystore.encoding import MAX_POLICY, check_object, decode_policy
+from policystore.errors import IntegrityError, NotFoundError, PolicyStoreError, StorageError
 from policystore.layout import (
     MARKER,
     MAX_RECORD,
@@ -17,6 +17,7 @@ from policystore.layout import (
     OBJECTS,
     digest_of_key,
     hint_key,
+    is_key,
     name_of_prefix,
     number_of,
     object_key,
@@ -31,9 +32,6 @@ from policystore.records import Hint, TagMove, Version, check_marker
 
 __all__ = ["Fault", "VerifyReport", "verify_store"]
 
-# Verify reads objects of any size: it is asked to, and maps them.
-_ANY = 1 << 62
-
 _Record = TypeVar("_Record", Version, TagMove)
 
 
@@ -45,7 +43,7 @@ class Fault:
     problem: str
 
 
-@dataclass
+@dataclass(repr=False)
 class VerifyReport:
     """What verify saw. ``ok`` means that everything pushed can be pulled.
 
@@ -76,6 +74,9 @@ class VerifyReport:
         """Raise IntegrityError with the whole report if there is a fault."""
         if self.faults:
             raise IntegrityError(str(self))
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         lines = [
@@ -113,22 +114,39 @@ class _Walk:
         with self._noting(MARKER):
             marker = self.backend.get(MARKER, limit=MAX_RECORD)
             check_marker(marker, self.backend.location(MARKER))
-        for key in sorted(self.backend.keys(OBJECTS)):
-            self._object(key)
+        with self._noting(OBJECTS):
+            for key in sorted(self.backend.keys(OBJECTS, problems=[])):
+                self._object(key)
         known = {MARKER}
-        for prefix in sorted(self.backend.prefixes(NAMES, "/@")):
-            name = name_of_prefix(prefix)
-            if name is None:
-                self._fault(prefix, "this is no name as policystore writes it")
-            else:
-                known.update(self._name(name))
-        for key in sorted(self.backend.keys("")):
-            if key not in known and not key.startswith(OBJECTS):
+        with self._noting(NAMES):
+            for prefix in sorted(self.backend.prefixes(NAMES, "/@")):
+                name = name_of_prefix(prefix)
+                if name is None:
+                    self._fault(prefix, "this is no name as policystore writes it")
+                    continue
+                with self._noting(prefix):
+                    known.update(self._name(name))
+        problems: Problems = []
+        for key in sorted(self.backend.keys("", problems=problems)):
+            # What has come since the walk began has the form of a key of ours.
+            if key in known or key.startswith(OBJECTS):
+                continue
+            if not is_key(key) or self._is_absent(key):
                 self._fault(key, "policystore did not write this key, or not there")
+        for key, problem in problems:
+            self._fault(key, problem)
         return self.report
 
     def _fault(self, key: str, problem: str) -> None:
-        self.report.faults.append(Fault(key, problem))
+        # Names on a disk may be any bytes; a report can be printed.
+        shown = (text.encode("utf-8", "backslashreplace").decode() for text in (key, problem))
+        self.report.faults.append(Fault(*shown))
+
+    def _is_absent(self, key: str) -> bool:
+        try:
+            return self.backend.size(key) is None  # listed, but no file
+        except StorageError:
+            return True
 
     def _noting(self, key: str) -> _Noting:
         return _Noting(self, key)
@@ -139,14 +157,17 @@ class _Walk:
             self._fault(key, "policystore did not write this key, or not there")
             return
         with self._noting(key):
-            data = read_object(self.backend, digest, limit=_ANY)
+            data = read_object(self.backend, digest, limit=None)
             self.report.objects += 1
             self.report.nbytes += memoryview(data).nbytes
             if check_object(data, self.backend.location(key)) == "tensor":
                 self.report.tensors += 1
             else:
                 self.report.policies += 1
-                self._policy(digest, data)
+                if memoryview(data).nbytes > MAX_POLICY:
+                    self._fault(key, f"a policy object of more than {MAX_POLICY} bytes")
+                else:
+                    self._policy(digest, data)
 
     def _policy(self, digest: Digest, data: bytes | memoryview | None = None) -> _Policy | None:
         """What a policy really is; None where it is not whole, which is noted once."""
@@ -176,10 +197,14 @@ class _Walk:
                 versions[version.number] = version
         if versions:
             self.report.names += 1
-        yield hint_key(name)
-        if self.backend.size(hint_key(name)) is not None:
+        if not self._is_absent(hint_key(name)):
+            yield hint_key(name)
             with self._noting(hint_key(name)):
-                Hint.from_bytes(self.backend.get(hint_key(name), limit=MAX_RECORD), hint_key(name))
+                data = self.backend.get(hint_key(name), limit=MAX_RECORD)
+                hint = Hint.from_bytes(data, hint_key(name))
+                newest = version_key(name, hint.number)
+                if self.backend.size(newest) is None:
+                    self._fault(newest, "the hint knows of this version, and it is not there")
         for prefix in sorted(self.backend.prefixes(tags_prefix(name), "/")):
             tag = tag_of_prefix(prefix, name)
             if tag is None:
@@ -222,8 +247,12 @@ class _Walk:
                 continue
             target = versions.get(move.target)
             if target is None:
-                self._fault(key, f"it points to {name}@{move.target}, which is not there")
-            elif target.digest != move.digest:
+                # It may have come since the versions were listed.
+                with self._noting(key):
+                    at = version_key(name, move.target)
+                    found = self.backend.get(at, limit=MAX_RECORD)
+                    target = Version.from_bytes(found, self.backend.location(at))
+            if target is not None and target.digest != move.digest:
                 self._fault(key, f"its digest is not that of {name}@{move.target}")
 
     def _chain(
@@ -233,7 +262,7 @@ class _Walk:
         parse: Callable[[bytes | memoryview, str], _Record],
     ) -> Iterator[tuple[str, _Record | None]]:
         """Every key under ``prefix``, with its record where that is readable."""
-        numbers = {}
+        numbers: dict[int, str] = {}
         for key in sorted(self.backend.keys(prefix)):
             number = number_of(key)
             if number is None or key_of(number) != key:
@@ -242,20 +271,39 @@ class _Walk:
             else:
                 numbers[number] = key
         before: bytes | None = None
-        for number in range(1, max(numbers, default=0) + 1):
-            if number not in numbers:
-                if number - 1 in numbers or number == 1:
-                    self._fault(key_of(number), "this number is missing, and later ones are there")
-                before = None
+        number = 0
+        for listed in [*sorted(numbers), None]:
+            # Numbers are dense, so one that a listing lacks has come since, or is missing.
+            while listed is None or number + 1 < listed:
+                if self.backend.size(key_of(number + 1)) is None:
+                    break
+                number += 1
+                record, before = self._link(key_of(number), before, parse)
+                yield key_of(number), record
+            if listed is None or listed <= number:
                 continue
-            key, record, data = numbers[number], None, None
-            with self._noting(key):
-                data = bytes(self.backend.get(key, limit=MAX_RECORD))
-                record = parse(data, self.backend.location(key))
-                if before is not None and record.previous != digest_of(before):
-                    self._fault(key, "it does not continue the record before: history was changed")
-            before = data
-            yield key, record
+            if listed > number + 1:
+                gap = f"{number + 1}" + (f" to {listed - 1}" if listed > number + 2 else "")
+                self._fault(key_of(number + 1), f"missing: {gap}, and later ones are there")
+                before = None
+            number = listed
+            record, before = self._link(key_of(number), before, parse)
+            yield key_of(number), record
+
+    def _link(
+        self,
+        key: str,
+        before: bytes | None,
+        parse: Callable[[bytes | memoryview, str], _Record],
+    ) -> tuple[_Record | None, bytes | None]:
+        """One record of a chain and its bytes; None where it cannot be read, which is noted."""
+        record, data = None, None
+        with self._noting(key):
+            data = bytes(self.backend.get(key, limit=MAX_RECORD))
+            record = parse(data, self.backend.location(key))
+            if before is not None and record.previous != digest_of(before):
+                self._fault(key, "it does not continue the record before: history was changed")
+        return record, data
 
 
 class _Noting:

@@ -69,7 +69,7 @@ def test_the_text_is_fixed() -> None:
     ("value", "said"),
     [
         (float("nan"), "nan"),
-        ({"a": [float("inf")]}, r"\$.a\[0\]"),
+        ({"a": [float("inf")]}, r"\$\['a'\]\[0\]"),
         (2**63, "64 signed bits"),
         (-(2**63) - 1, "64 signed bits"),
         ("\ud800", "surrogate"),

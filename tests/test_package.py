@@ -35,6 +35,7 @@ ORDER = [
     "backends.base",
     "backends.memory",
     "backends.local",
+    "backends.opening",
     "names",
     "reading",
     "finding",

@@ -151,6 +151,7 @@ def test_tied_parameters() -> None:
     torn["tied.weight"] = torn["tied.weight"] + 1
     with pytest.raises(MismatchError, match="Tied"):
         pt.load_into(other, Snapshot(weights=torn))
+    assert pt.snapshot(other) == snap
 
 
 def test_a_misfit_lists_everything_and_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The seam between the store and what keeps its bytes: seven calls on keys.
+"""The seam between the store and what keeps its bytes: eight calls on keys.
 
 Keys are ``/``-separated ASCII text as :mod:`policystore.layout` builds it. A backend knows nothing
 of what it keeps. Tests replace it with a few lines.
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
-__all__ = ["Backend", "Chunks"]
+__all__ = ["Backend", "Chunks", "Problems"]
 
 Chunks: TypeAlias = Sequence[bytes | memoryview]
+Problems: TypeAlias = list[tuple[str, str]]
 
 
 class Backend(Protocol):
@@ -38,6 +39,13 @@ class Backend(Protocol):
             NotFoundError: no such key.
         """
 
+    def head(self, key: str, count: int) -> bytes:
+        """The first ``count`` bytes of a key, or all of a shorter one.
+
+        Raises:
+            NotFoundError: no such key.
+        """
+
     def size(self, key: str) -> int | None:
         """Bytes of a key; None where there is no such key."""
 
@@ -58,8 +66,14 @@ class Backend(Protocol):
     def replace(self, key: str, data: bytes) -> None:
         """Create or overwrite a key; a reader sees the old bytes or the new, never a mixture."""
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """All keys that start with ``prefix``, in no order; unfinished writes are none."""
+    def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
+        """All keys that start with ``prefix``, in no order; unfinished writes are none.
+
+        Args:
+            prefix: what they start with.
+            problems: where parts that cannot be listed are noted, as key and reason; without it
+                the first of them raises StorageError.
+        """
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
         """What keys that start with ``prefix`` hold up to and with the next ``delimiter`` behind

@@ -13,20 +13,22 @@ import ctypes
 import errno
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from policystore.backends.base import Chunks
+from policystore.backends.base import Chunks, Problems
 from policystore.errors import NotFoundError, StorageError
-from policystore.files import fsync_folder, mapped_errors, read_file, write_new
-from policystore.layout import TEMPORARY
+from policystore.files import fsync_folder, mapped_errors, read_file, read_start, write_new
+from policystore.layout import NAMES, OBJECTS, TEMPORARY
 
 __all__ = ["LocalBackend"]
 
 _SWEEP_AFTER = 24 * 3600.0  # seconds; no write takes this long
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _BLOCK = 1 << 20
+_FILES = (".json", ".safetensors", "/@hint")
 
 
 class LocalBackend:
@@ -55,15 +57,23 @@ class LocalBackend:
     def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
         path = self._path(key)
         with mapped_errors(f"reading {path}"):
+            if self._root.is_file():
+                raise StorageError(f"{self._root} is a file; a store is a folder")
             return read_file(path, limit=limit, share=share)
+
+    def head(self, key: str, count: int) -> bytes:
+        path = self._path(key)
+        with mapped_errors(f"reading {path}"):
+            return read_start(path, count)
 
     def size(self, key: str) -> int | None:
         path = self._path(key)
         try:
             with mapped_errors(f"looking at {path}"):
-                return path.stat().st_size
+                status = path.stat()
         except NotFoundError:
             return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def put(self, key: str, chunks: Chunks) -> None:
         path = self._path(key)
@@ -94,9 +104,8 @@ class LocalBackend:
             with _removed(temporary):
                 os.replace(temporary, path)
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        folder = prefix.rpartition("/")[0]
-        for key in self._walk(folder):
+    def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
+        for key in self._walk(prefix.rpartition("/")[0], problems):
             if key.startswith(prefix):
                 yield key
 
@@ -104,7 +113,7 @@ class LocalBackend:
         pending = [prefix.rstrip("/")]
         while pending:
             folder = pending.pop()
-            inner = [entry.name for entry in self._entries(folder) if _is_folder(entry)]
+            inner = [entry.name for entry in self._entries(folder) if _is_folder(entry, False)]
             for name in inner:
                 if delimiter == "/" and self._has_files(f"{folder}/{name}"):
                     yield f"{folder}/{name}/"
@@ -115,16 +124,29 @@ class LocalBackend:
                 pending += [f"{folder}/{name}" for name in inner if name not in marked]
 
     def _has_files(self, folder: str) -> bool:
-        return next(self._walk(folder), None) is not None
+        return next(self._walk(folder, None), None) is not None
 
-    def _walk(self, folder: str) -> Iterator[str]:
-        for entry in self._entries(folder):
-            key = f"{folder}/{entry.name}" if folder else entry.name
-            # Someone may keep objects/ on another disk; deeper links could lead in circles.
-            if not entry.is_dir(follow_symlinks=not folder):
-                yield key
-            elif key + "/" != TEMPORARY:
-                yield from self._walk(key)
+    def _walk(self, folder: str, problems: Problems | None) -> Iterator[str]:
+        pending = [folder]
+        while pending:
+            folder = pending.pop()
+            try:
+                entries = self._entries(folder)
+            except StorageError as error:
+                if problems is None:
+                    raise
+                problems.append((folder, str(error)))
+                continue
+            if not entries and folder.endswith(_FILES):
+                yield folder  # an empty folder where a file should be
+            for entry in entries:
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                # Someone may keep objects/ on another disk; other links could lead in circles.
+                linked = key + "/" in (OBJECTS, NAMES)
+                if not _is_folder(entry, linked):
+                    yield key
+                elif key + "/" != TEMPORARY:
+                    pending.append(key)
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         path = self._path(folder)
@@ -205,7 +227,8 @@ class LocalBackend:
             # The filesystem's clock, not this machine's: on a share they differ.
             now = probe.stat().st_mtime
             for entry in os.scandir(folder):
-                with contextlib.suppress(FileNotFoundError):
+                # Gone already, or another user's: whoever may sweep it will.
+                with contextlib.suppress(FileNotFoundError, PermissionError):
                     if entry.is_file() and now - entry.stat().st_mtime > _SWEEP_AFTER:
                         os.unlink(entry)
 
@@ -219,8 +242,11 @@ def _removed(temporary: Path) -> Iterator[None]:
         temporary.unlink(missing_ok=True)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
+def _is_folder(entry: os.DirEntry[str], linked: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=linked)
+    except OSError:
+        return False  # a link that leads nowhere, or in a circle
 
 
 def _flush(path: Path) -> None:

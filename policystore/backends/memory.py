@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from policystore.backends.base import Chunks
+from policystore.backends.base import Chunks, Problems
 from policystore.errors import FormatError, NotFoundError
 
 __all__ = ["MemoryBackend"]
@@ -44,6 +44,9 @@ class MemoryBackend:
             )
         return data
 
+    def head(self, key: str, count: int) -> bytes:
+        return bytes(self.get(key)[:count])
+
     def size(self, key: str) -> int | None:
         with self._space.lock:
             data = self._space.data.get(key)
@@ -63,7 +66,7 @@ class MemoryBackend:
         with self._space.lock:
             self._space.data[key] = bytes(data)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
         with self._space.lock:
             found = sorted(key for key in self._space.data if key.startswith(prefix))
         yield from found
