@@ -119,7 +119,10 @@ def parse_header(buffer: memoryview, what: str) -> tuple[JsonObject, int]:
         raise FormatError(f"{what}: {buffer.nbytes} bytes are too few for a safetensors file")
     length = int.from_bytes(buffer[:8], "little")
     if length > MAX_HEADER:
-        raise FormatError(f"{what}: a header of {length} bytes; at most {MAX_HEADER} are allowed")
+        raise FormatError(
+            f"{what}: a header of {length} bytes, where {MAX_HEADER} are allowed: this is no "
+            "safetensors file of policystore"
+        )
     if 8 + length > buffer.nbytes:
         raise FormatError(
             f"{what}: cut short: the header says {length} bytes, the file has {buffer.nbytes}"

@@ -135,7 +135,8 @@ def _diff_array(a: Array | None, b: Array | None) -> TensorDiff:
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         # Equal infinities differ by nothing, not by NaN.
-        change = np.where(wide_a == wide_b, 0.0, np.abs(wide_b - wide_a))
+        same = (wide_a == wide_b) | (np.isnan(wide_a) & np.isnan(wide_b))
+        change = np.where(same, 0.0, np.abs(wide_b - wide_a))
         if a.dtype.kind in "iu":
             change = _integer_change(a, b)
         norm, base = float(np.linalg.norm(change)), float(np.linalg.norm(wide_a))

@@ -91,6 +91,8 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write ``path`` whole or not at all: a temporary file beside it, flushed, then renamed."""
     if path.is_symlink():
         path = path.resolve()
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder; give the name of a file in it")
     temporary = path.with_name(f".{secrets.token_hex(16)}.tmp")
     umask = _umask()
     write_new(temporary, chunks, mode=0o666 & ~umask)
@@ -158,8 +160,10 @@ def read_start(path: Path, count: int) -> bytes:
     """The first ``count`` bytes of a regular file, or all of a shorter one."""
     descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | _NONBLOCK)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise StorageError(f"{path} is not a regular file")
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise StorageError(f"{path} is {kind}; a file of policystore was expected")
         return os.read(descriptor, count)
     finally:
         os.close(descriptor)

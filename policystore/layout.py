@@ -135,7 +135,7 @@ def check_tag(tag: str) -> str:
 
 def _check_segment(segment: str, what: str, longest: int) -> None:
     if not segment:
-        raise InvalidInputError(f"{what} has an empty part; write 'outer/inner'")
+        raise InvalidInputError(f"{what} is empty or has an empty part; write 'outer/inner'")
     if len(segment) > longest:
         raise InvalidInputError(f"{what}: a part has at most {longest} characters")
     if not _SEGMENT.match(segment):

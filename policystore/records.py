@@ -26,8 +26,8 @@ MAX_OBJECTS = 256
 """Up to so many objects stand in a version record; of a policy with more, the reader takes them
 from the policy object, so that every record fits into what a reader takes at the most."""
 
-_MAX_TEXT = 8 << 10
-_MAX_PLAIN = 12 << 10
+_MAX_TEXT = 4 << 10
+_MAX_PLAIN = 16 << 10
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z", re.ASCII)
 _NONCE = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -77,7 +77,11 @@ class Version:
         return hash((self.name, self.number, self.digest, self.nonce))
 
     def __str__(self) -> str:
-        shown = [f"{key}={_short(value)}" for key, value in self.metrics.items()]
+        shown = [
+            f"{key}={_short(value)}"
+            for key, value in self.metrics.items()
+            if isinstance(value, (bool, int, float, str))
+        ]
         parts = [
             self.ref,
             self.digest.short,
@@ -342,7 +346,7 @@ def _python(value: Any) -> Any:
 
 
 def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:40]
 
 
 def _mapping(value: Json, what: str) -> dict[Any, Any]:

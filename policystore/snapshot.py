@@ -178,8 +178,8 @@ class Snapshot:
         The file appears whole or not at all; an existing one is replaced.
 
         Raises:
-            NotFoundError: the folder does not exist.
-            ReadOnlyError, StorageError: it cannot be written.
+            InvalidInputError: not a path.
+            ReadOnlyError, StorageError: it cannot be written; its folder does not exist.
         """
         path = files.as_path(file, "the file to save to")
         with files.mapped_errors(f"saving a snapshot to {path}", writing=True):

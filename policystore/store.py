@@ -100,8 +100,9 @@ class PolicyStore:
             snap: the policy.
             name: such as ``"soccer/main"``; without one the policy is kept by digest alone.
             message: why.
-            metrics: plain values worth choosing by, such as ``{"return": 21.5}``.
-            source: where it comes from, as plain values.
+            metrics: plain values worth choosing by, such as ``{"return": 21.5}``; 16 KiB at most.
+                Of what ``algorithm.train()`` returns, take the numbers that matter.
+            source: where it comes from, as plain values; 16 KiB at most.
             parents: refs of policies it was trained from; recorded as digests.
             author: who; by default ``$POLICYSTORE_AUTHOR`` or the user's name.
 
@@ -306,7 +307,8 @@ class PolicyStore:
             raise InvalidInputError(f"a prefix is a string, not {type(prefix).__qualname__}")
         names = self._find.names(prefix)
         if not names:
-            self._find.check_marker()
+            # A store that may still be made is empty; one to read only is not there.
+            self._find.check_marker(required=self._read_only)
         return names
 
     def log(self, name: str, limit: int | None = None) -> list[Version]:

@@ -9,7 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError(f"policystore.torch needs torch: pip install torch ({error})") from error
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from policystore.errors import InvalidInputError, MismatchError
@@ -65,6 +69,11 @@ def snapshot(
     """
     _check_module(module)
     cls = type(unwrapped(module))
+    if any(base.__module__ == "ray.rllib.core.rl_module.rl_module" for base in cls.__mro__):
+        raise InvalidInputError(
+            f"a {cls.__qualname__} is an RLModule, and its weights alone could not be rebuilt: use "
+            "snapshot of policystore.rllib"
+        )
     spec = Spec(stack="torch", cls=f"{cls.__module__}:{cls.__qualname__}", config=config)
     return Snapshot(weights=state_arrays(module), spec=spec, state=state)
 

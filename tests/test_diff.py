@@ -62,6 +62,20 @@ def test_values_that_arithmetic_stumbles_over() -> None:
         Snapshot(weights={"w": np.ones(1)}), Snapshot(weights={"w": np.array([np.nan])})
     )
     assert math.isnan(nan.tensors["w"].max_change or 0)
+    both = diff_snapshots(
+        Snapshot(weights={"w": np.array([np.nan, 1.0])}),
+        Snapshot(weights={"w": np.array([np.nan, 3.0])}),
+    )
+    assert both.tensors["w"].max_change == 2.0
+    far = diff_snapshots(
+        Snapshot(weights={"w": np.array([2**63 - 1, -(2**63)])}),
+        Snapshot(weights={"w": np.array([2**63 - 2, 2**63 - 1])}),
+    )
+    assert far.tensors["w"].max_change == 2.0**64
+    near = diff_snapshots(
+        Snapshot(weights={"w": np.array([2**60])}), Snapshot(weights={"w": np.array([2**60 + 1])})
+    )
+    assert near.tensors["w"].max_change == 1.0
 
 
 def test_spec_and_state() -> None:

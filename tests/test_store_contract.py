@@ -426,6 +426,8 @@ class StoreContract(ABC):
             with pytest.raises(NotFoundError, match="first push"):
                 call()
         assert store.names() == []
+        with pytest.raises(NotFoundError, match="first push"):
+            PolicyStore(self.url, read_only=True).names()
         assert self.raw_keys() == set()
 
     def test_a_foreign_place_is_left_alone(self, store: PolicyStore, make_snapshot: Make) -> None:

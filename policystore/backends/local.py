@@ -211,6 +211,12 @@ class LocalBackend:
                             return False
         except FileNotFoundError:
             return False
+        except PermissionError as error:
+            raise StorageError(
+                f"{path} is there already, and this user may not read it ({error.strerror}), so it "
+                "cannot be vouched for. Its owner can open it and its folder to others, and a "
+                "umask such as 002 lets a group share a store."
+            ) from None
         return True
 
     def _sweep(self) -> None:

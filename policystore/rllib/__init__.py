@@ -5,6 +5,14 @@ Importing this package imports ray and torch; nothing in it starts Ray.
 
 from __future__ import annotations
 
+try:
+    import ray.rllib  # noqa: F401
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"policystore.rllib needs Ray RLlib and torch: pip install 'policystore[rllib]' ({error})"
+    ) from error
+
 from policystore.rllib.module_rebuild import rebuild_module
 from policystore.rllib.policy_stack import rebuild_policy
 from policystore.rllib.sources import rebuild_player, snapshot, snapshots

@@ -14,8 +14,17 @@ from typing import Any, TypeAlias
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError, NotFoundError, UntrustedError
+from policystore.snapshot import Snapshot
 
-__all__ = ["Trust", "algorithm_name", "is_importable", "path_of", "resolve"]
+__all__ = [
+    "Trust",
+    "algorithm_name",
+    "check_snapshot",
+    "is_importable",
+    "listed",
+    "path_of",
+    "resolve",
+]
 
 Trust: TypeAlias = Iterable[str | type | Any]
 """Prefixes of import paths (``"mypkg."``), or classes and functions themselves."""
@@ -46,6 +55,20 @@ def is_importable(found: Any) -> bool:
     return bool(_PATH.match(path))
 
 
+def listed(trust: Trust) -> tuple[Any, ...]:
+    """``trust`` as something to go through several times.
+
+    Raises:
+        InvalidInputError: not a list.
+    """
+    if isinstance(trust, (str, type)) or not isinstance(trust, Iterable):
+        shown = repr(trust) if isinstance(trust, str) else getattr(trust, "__name__", repr(trust))
+        raise InvalidInputError(
+            f"trust is a list of prefixes and classes, not one of them: trust=[{shown}]"
+        )
+    return tuple(trust)
+
+
 def resolve(path: str, trust: Trust = ()) -> Any:
     """The class or function that ``path`` names, if it may be imported.
 
@@ -60,15 +83,11 @@ def resolve(path: str, trust: Trust = ()) -> Any:
         NotFoundError: it may be imported, but is not there.
         InvalidInputError: ``path`` or ``trust`` is malformed.
     """
-    if isinstance(trust, str):
-        raise InvalidInputError(
-            f"trust is a list of prefixes and classes, not one string: trust=[{trust!r}]"
-        )
     if not isinstance(path, str) or not _PATH.match(path):
         raise InvalidInputError(f"not an import path of the form 'module:QualName': {path!r}")
     module_name, _, qualified = path.partition(":")
     prefixes = []
-    for item in trust:
+    for item in listed(trust):
         if isinstance(item, str):
             prefixes.append(item)
         elif _is_same(item, path):
@@ -96,10 +115,17 @@ def _check_trusted(found: str, prefixes: list[str], path: str) -> None:
         return
     package, name = found.partition(".")[0].partition(":")[0], found.rpartition(".")[2]
     stands = "" if found == path else f", which is {found}"
+    own = f"trust=[{name.rpartition(':')[2]}]"
+    if package == "__main__":
+        # Another script's __main__ is not this one's: only the class itself is found again.
+        raise UntrustedError(
+            f"the snapshot names {path}{stands}, which was defined in a script or notebook. If you "
+            f"trust it, define or import it here and pass the class itself: {own}."
+        )
     raise UntrustedError(
         f"the snapshot names {path}{stands}: outside ray.rllib, so importing or calling it would "
         f"run code of {package!r}. If you trust it, pass trust=[{package + '.'!r}], or the class "
-        f"itself: trust=[{name.rpartition(':')[2]}]."
+        f"itself: {own}."
     )
 
 
@@ -109,6 +135,15 @@ def algorithm_name(algorithm: Algorithm) -> str:
         if cls.__module__.startswith(_FREE) and cls is not Algorithm:
             return str(cls.__name__)
     return type(algorithm).__name__
+
+
+def check_snapshot(snap: object) -> None:
+    """Refuse what is no snapshot, such as the ref of one."""
+    if not isinstance(snap, Snapshot):
+        raise InvalidInputError(
+            f"expected a Snapshot, found {type(snap).__qualname__}"
+            + (f": pull it first, store.pull({snap!r})" if isinstance(snap, str) else "")
+        )
 
 
 def _covers(prefix: str, dotted: str) -> bool:

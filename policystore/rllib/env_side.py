@@ -127,7 +127,9 @@ def _chosen_agents(
     agents: Iterable[Any] | None,
     leave_out: Iterable[str],
 ) -> list[Any]:
-    if isinstance(agents, (str, bytes)):
+    if agents is not None and (
+        isinstance(agents, (str, bytes)) or not isinstance(agents, Iterable)
+    ):
         raise InvalidInputError(f"agents is a list of agent ids: agents=[{agents!r}]")
     if not _is_multi_agent(config):
         if agents is not None:

@@ -138,7 +138,7 @@ class ModulePlayer:
             self._shared.clear()
             return
         rows = sum(slots.count for slots in self._slots)
-        if not 0 <= row < rows:
+        if type(row) is not int or not 0 <= row < rows:
             raise InvalidInputError(f"reset({row!r}): there are {rows} environments, from 0 on")
         if self._one_by_one:
             self._slots[row].clear()

@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModul
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 
 from policystore.errors import FormatError, InvalidInputError, PolicyStoreError
-from policystore.rllib.classes import Trust
+from policystore.rllib.classes import Trust, check_snapshot, listed
 from policystore.rllib.module_config import model_config_from_plain, resolve_class
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
@@ -45,6 +45,8 @@ def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
         MismatchError: weights that do not fit what was built; lists every one.
         InvalidInputError: not a snapshot of the new stack, or its class refuses the config.
     """
+    trust = listed(trust)
+    check_snapshot(snap)
     if snap.spec.stack != "new":
         raise InvalidInputError(
             f"{snap!r} is no RLModule of the new API stack but of stack {snap.spec.stack!r}; "

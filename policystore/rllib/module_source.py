@@ -312,7 +312,9 @@ def _multi_facts(raw: dict[str, Any]) -> MultiFacts:
     )
 
 
-def known_module(ids: Iterable[str], module_id: str | None, where: str) -> str:
+def known_module(
+    ids: Iterable[str], module_id: str | None, where: str, kind: str = "module"
+) -> str:
     """The module that is meant: the given one, or the only one.
 
     Raises:
@@ -323,11 +325,12 @@ def known_module(ids: Iterable[str], module_id: str | None, where: str) -> str:
     if module_id is None:
         if len(known) == 1:
             return known[0]
+        kinds = "policies" if kind == "policy" else f"{kind}s"
         raise InvalidInputError(
-            f"{where} has {len(known)} modules, so say which one: {', '.join(map(repr, known))}"
+            f"{where} has {len(known)} {kinds}, so say which one: {', '.join(map(repr, known))}"
         )
     if module_id not in known:
         raise NotFoundError(
-            f"{where} has no module {module_id!r}; it has {', '.join(map(repr, known))}"
+            f"{where} has no {kind} {module_id!r}; it has {', '.join(map(repr, known))}"
         )
     return module_id

@@ -134,6 +134,10 @@ def snapshots_from_algorithm(
     Returns:
         Module id -> snapshot; of modules that go together, one under ``"__all_modules__"``.
     """
+    if agents is not None and not isinstance(agents, Mapping):
+        raise InvalidInputError(
+            f"of all modules at once, agents is a dict by module id: agents={{'main': {agents!r}}}"
+        )
     multi = learner_modules(algorithm)
     name = algorithm_name(algorithm)
     wanted = dict(agents or {})
@@ -144,10 +148,17 @@ def snapshots_from_algorithm(
     for module_id in wanted:
         known_module(multi.modules, module_id, "the Algorithm")
     kept = list(leave_out)
-    return {
-        module_id: _single(facts, name, read_env_side(algorithm, wanted.get(module_id), kept))
-        for module_id, facts in multi.modules.items()
-    }
+    found = {}
+    for module_id, facts in multi.modules.items():
+        try:
+            side = read_env_side(algorithm, wanted.get(module_id), kept)
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"module {module_id!r}: {error} (of all modules at once, agents is a dict by "
+                f"module id: agents={{{module_id!r}: […], …}})"
+            ) from None
+        found[module_id] = _single(facts, name, side)
+    return found
 
 
 def _refuse_part(where: str, ids: Iterable[str], module_id: str | None) -> None:

@@ -24,7 +24,7 @@ from ray.rllib.utils.spaces.space_utils import unbatch
 from ray.rllib.utils.typing import ActionConnectorDataType, AgentConnectorDataType
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.classes import Trust
+from policystore.rllib.classes import Trust, listed
 from policystore.rllib.policy_connectors import (
     PIPELINES,
     MakeConnector,
@@ -33,7 +33,7 @@ from policystore.rllib.policy_connectors import (
     make_connectors,
 )
 from policystore.rllib.policy_observations import as_observation, rows_of, unbounded
-from policystore.rllib.policy_stack import listed, rebuild_policy, torch_model
+from policystore.rllib.policy_stack import rebuild_policy, torch_model
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 from policystore.spec import Spec

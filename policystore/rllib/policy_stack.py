@@ -20,7 +20,7 @@ from ray.rllib.policy.torch_policy import TorchPolicy
 from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 
 from policystore.errors import FormatError, InvalidInputError, MismatchError, PolicyStoreError
-from policystore.rllib.classes import Trust, algorithm_name, resolve
+from policystore.rllib.classes import Trust, algorithm_name, check_snapshot, listed, resolve
 from policystore.rllib.policy_config import lasting_path, recorded_config
 from policystore.rllib.policy_connectors import attach, make_connectors, record
 from policystore.rllib.policy_restore import full_config
@@ -245,6 +245,7 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
         FormatError: a spec or state that is not as snapshots write it.
     """
     trust = listed(trust)
+    check_snapshot(snap)
     spec = snap.spec
     if spec.stack != "old" or spec.cls is None:
         hint = {"new": "rebuild_module", "torch": "policystore.torch.load_into"}.get(spec.stack)
@@ -273,11 +274,6 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
         attach(policy, makers, ConnectorContext.from_policy(policy))
     restore_exploration(policy, state.get("exploration", {}), "state.exploration")
     return policy
-
-
-def listed(trust: Trust) -> Trust:
-    """``trust`` as something to go through several times; a lone text stays for its error."""
-    return trust if isinstance(trust, str) else tuple(trust)
 
 
 def _constructed(cls: Any, spaces: tuple[Any, Any], config: dict[str, Any], spec: Spec) -> Policy:

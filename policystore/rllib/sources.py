@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.policy.policy import Policy
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.classes import Trust
+from policystore.rllib.classes import Trust, check_snapshot, listed
 from policystore.rllib.module_player import ModulePlayer
 from policystore.rllib.module_source import known_module
 from policystore.rllib.module_stack import (
@@ -67,7 +68,7 @@ def snapshot(
         if _is_new(source):
             return snapshot_from_algorithm(source, policy_id, agents=agents, leave_out=leave_out)
         _refuse(agents=agents)
-        chosen = known_module(_policies(source), policy_id, "the Algorithm")
+        chosen = known_module(_policies(source), policy_id, "the Algorithm", "policy")
         return _of_policy(source, chosen, leave_out)
     _refuse(agents=agents)
     if isinstance(source, MultiRLModule):
@@ -77,6 +78,12 @@ def snapshot(
         return snapshot_module(source)
     if isinstance(source, Policy):
         return snapshot_policy(source, leave_out=leave_out)
+    if isinstance(source, (str, os.PathLike)):
+        raise InvalidInputError(
+            f"snapshot takes a live policy, not the path {str(source)!r}. RLlib loads its "
+            "checkpoints: snapshot(Algorithm.from_checkpoint(path), id), or of one policy "
+            "Policy.from_checkpoint, RLModule.from_checkpoint."
+        )
     raise InvalidInputError(
         "snapshot takes an Algorithm, Policy, RLModule or MultiRLModule of RLlib, not "
         f"{type(source).__module__}.{type(source).__qualname__}. Of a plain torch module "
@@ -154,8 +161,8 @@ def rebuild_player(
         MismatchError: weights or filters do not fit.
         FormatError: a spec or state that is not as snapshots write it.
     """
-    if not isinstance(snap, Snapshot):
-        raise InvalidInputError(f"expected a Snapshot, found {type(snap).__qualname__}")
+    trust = listed(trust)
+    check_snapshot(snap)
     if snap.spec.stack == "new":
         return ModulePlayer(
             snap,

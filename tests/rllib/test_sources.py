@@ -165,6 +165,11 @@ def test_arrays_that_ray_owns(ray_session: None) -> None:
     assert again == snap
 
 
+def test_paths_of_checkpoints_are_told_the_way() -> None:
+    with pytest.raises(InvalidInputError, match=r"Algorithm\.from_checkpoint"):
+        snapshot("/some/checkpoint")  # type: ignore[arg-type]
+
+
 WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a torch module": lambda a: snapshot(torch.nn.Linear(2, 2)),  # type: ignore[arg-type]
     "a path": lambda a: snapshot("checkpoint"),  # type: ignore[arg-type]
@@ -175,6 +180,14 @@ WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
     "leave_out as a text": lambda a: snapshot(a["old"], "p0", leave_out="MeanStdFilter"),
     "leave_out as a text, new": lambda a: snapshot(a["new"], "p0", leave_out="MeanStdFilter"),
     "a player of no snapshot": lambda a: rebuild_player("x"),  # type: ignore[arg-type]
+    "a policy of a ref": lambda a: rebuild_policy("a/b"),  # type: ignore[arg-type]
+    "a module of a ref": lambda a: rebuild_module("a/b"),  # type: ignore[arg-type]
+    "trust that is a class": lambda a: rebuild_module(snapshot(a["new"], "p0"), trust=MyPPO),
+    "no trust": lambda a: rebuild_policy(snapshot(a["old"], "p0"), trust=None),  # type: ignore[arg-type]
+    "an agent that is no list": lambda a: snapshot(a["new"], "p0", agents=0),  # type: ignore[arg-type]
+    "agents of all as a list": lambda a: snapshots(a["new"], agents=[0]),  # type: ignore[arg-type]
+    "a row that is none": lambda a: rebuild_player(snapshot(a["new"], "p0")).reset("x"),  # type: ignore[arg-type]
+    "plain torch of a module": lambda a: policystore_torch.snapshot(a["new"].get_module("p0")),
     "a player of weights": lambda a: rebuild_player(Snapshot(weights={"w": np.ones(1)})),
     "a player of plain torch": lambda a: rebuild_player(
         policystore_torch.snapshot(torch.nn.Linear(2, 2))
