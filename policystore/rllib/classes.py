@@ -7,6 +7,7 @@ code. So only ``ray.rllib.`` is imported freely; all else needs the caller's wor
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -24,12 +25,21 @@ __all__ = [
     "listed",
     "path_of",
     "resolve",
+    "warn_left_out",
 ]
 
 Trust: TypeAlias = Iterable[str | type | Any]
 """Prefixes of import paths (``"mypkg."``), or classes and functions themselves."""
 
 _FREE = "ray.rllib."
+# Examples and tests are programs: some start Ray, download, or unpickle files when they are
+# imported or built. What the examples define for use elsewhere is free, but for two of them.
+_PROGRAMS = ("ray.rllib.examples.", "ray.rllib.tests.", "ray.rllib.tuned_examples.")
+_PARTS = ("ray.rllib.examples.rl_modules.classes.", "ray.rllib.examples._old_api_stack.")
+_HAZARDOUS = (
+    "ray.rllib.examples.rl_modules.classes.mobilenet_rlm",
+    "ray.rllib.examples.rl_modules.classes.modelv2_to_rlm",
+)
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 
@@ -97,22 +107,38 @@ def resolve(path: str, trust: Trust = ()) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in qualified.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module's own code may raise anything
         raise NotFoundError(
-            f"the snapshot needs {path}, which cannot be imported here: {error}. Install or put on "
-            "the path what defines it, or pass the class itself in trust=[…]."
+            f"the snapshot needs {path}, which cannot be imported here: {error!r}. Install or "
+            "put on the path what defines it, or pass the class itself in trust=[…]."
         ) from error
     # A module of Ray imports others, and 'ray.rllib.x:os.system' would reach them.
     if not isinstance(found, type) and not callable(found):
         raise UntrustedError(f"{path} is a {type(found).__name__}, neither class nor function")
     _check_trusted(path_of(found), prefixes, path)
+    if path_of(found).startswith(_FREE):
+        # A module of RLlib's may hand on, or derive from, a class of its examples.
+        for base in getattr(found, "__mro__", ()):
+            if base.__module__.startswith(_FREE):
+                _check_trusted(path_of(base), prefixes, path)
     return found
 
 
 def _check_trusted(found: str, prefixes: list[str], path: str) -> None:
     dotted = found.replace(":", ".")
-    if dotted.startswith(_FREE) or any(_covers(prefix, dotted) for prefix in prefixes):
+    module = found.partition(":")[0]
+    program = module.startswith(_PROGRAMS) or ".tests." in module
+    if program and module.startswith(_PARTS) and module not in _HAZARDOUS:
+        program = False
+    if dotted.startswith(_FREE) and not program:
         return
+    if any(_covers(prefix, dotted) for prefix in prefixes):
+        return
+    if program:
+        raise UntrustedError(
+            f"the snapshot names {path}, of RLlib's examples and tests. They are programs, and "
+            f"some start Ray, download or unpickle. If you trust it, pass trust=[{module + '.'!r}]."
+        )
     package, name = found.partition(".")[0].partition(":")[0], found.rpartition(".")[2]
     stands = "" if found == path else f", which is {found}"
     own = f"trust=[{name.rpartition(':')[2]}]"
@@ -143,6 +169,18 @@ def check_snapshot(snap: object) -> None:
         raise InvalidInputError(
             f"expected a Snapshot, found {type(snap).__qualname__}"
             + (f": pull it first, store.pull({snap!r})" if isinstance(snap, str) else "")
+        )
+
+
+def warn_left_out(snap: Snapshot) -> None:
+    """Say what of its config a policy is rebuilt without: it may act in another way."""
+    lost = sorted(key for key in snap.spec.left_out if key.startswith("config."))
+    if lost:
+        logging.getLogger("policystore").warning(
+            "%r is rebuilt without %s, which had no form in a snapshot: if its class reads that, "
+            "it acts in another way than the original",
+            snap,
+            ", ".join(lost),
         )
 
 

@@ -23,6 +23,7 @@ from policystore.tree import Tagged
 __all__ = ["piece_name", "piece_to_plain", "pieces_from_plain", "walk"]
 
 _SPACES = ("input_observation_space", "input_action_space")
+_MOST = 1 << 20
 
 
 def piece_name(piece: ConnectorV2) -> str:
@@ -90,6 +91,13 @@ def piece_to_plain(piece: ConnectorV2) -> dict[str, Any]:
         # Its spaces come from its place in the pipeline; here only that it was given them.
         plain["spaces"] = True
     return plain
+
+
+def _check_sizes(kwargs: Mapping[str, Any], what: str) -> None:
+    """Connectors allocate by their arguments: numbers of frames or steps, not of gigabytes."""
+    for name, value in kwargs.items():
+        if type(value) is int and abs(value) > _MOST:
+            raise FormatError(f"spec.connectors: {what}({name}={value}) is beyond any use")
 
 
 def _check_arguments(piece: ConnectorV2, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -181,6 +189,7 @@ def _build_piece(
             if issubclass(cls, base):
                 kwargs |= changes
     try:
+        _check_sizes(kwargs, path_of(cls))
         piece: ConnectorV2 = cls(*args, **kwargs)
     except Exception as error:
         raise InvalidInputError(

@@ -149,7 +149,9 @@ def _chosen_agents(
                 f"leave_out={stateful!r}, which the spec then records"
             )
         return known
-    chosen = list(agents)
+    # Whichever order they were given in, they are one choice.
+    listed = sorted(agents, key=lambda agent: (type(agent).__name__, repr(agent)))
+    chosen = list({(type(agent), agent): agent for agent in listed}.values())
     # 1, 1.0 and True are equal as keys, but not the same agent id once written down.
     exact = {(type(agent), agent) for agent in known}
     unknown = [agent for agent in chosen if (type(agent), agent) not in exact]

@@ -167,16 +167,9 @@ def resolve_class(path: str, base: type, what: str, trust: Trust = ()) -> Any:
     """A class that a spec names, which must be a subclass of ``base``.
 
     Raises:
-        UntrustedError: outside ``ray.rllib`` and not vouched for, or one of RLlib's examples that
-            reads a pickle or downloads code when it is built.
+        UntrustedError: outside ``ray.rllib``, or of its examples, and not vouched for.
         FormatError: it is something else.
     """
-    if path.partition(":")[0] in _HAZARDOUS and not _vouched(path, trust):
-        raise UntrustedError(
-            f"{what}: {path} runs foreign code when it is built: "
-            f"{_HAZARDOUS[path.partition(':')[0]]}. If you trust the snapshot, pass "
-            f"trust=[{path.replace(':', '.')!r}]."
-        )
     try:
         found = resolve(path, trust)
     except NotFoundError:
@@ -215,11 +208,6 @@ _RENAMED = (
 )
 _OTHER_NAMES = dict(_RENAMED) | {new: old for old, new in _RENAMED}
 
-_HAZARDOUS = {
-    "ray.rllib.examples.rl_modules.classes.modelv2_to_rlm": "it unpickles a checkpoint",
-    "ray.rllib.examples.rl_modules.classes.mobilenet_rlm": "it downloads code with torch.hub",
-}
-
 
 def _resolve_value(path: str, trust: Trust) -> Any:
     """A class or function that a config names.
@@ -236,11 +224,7 @@ def _resolve_value(path: str, trust: Trust) -> Any:
         if getattr(found, "__module__", None) == module:
             return found
     found = resolve(path, trust)
-    is_block = (
-        isinstance(found, type)
-        and issubclass(found, _BUILDING_BLOCKS)
-        and path.partition(":")[0] not in _HAZARDOUS
-    )
+    is_block = isinstance(found, type) and issubclass(found, _BUILDING_BLOCKS)
     if path.startswith("ray.rllib.") and not is_block and not _vouched(path, trust):
         raise UntrustedError(
             f"the snapshot's config names {path}, which is no building block of networks. "

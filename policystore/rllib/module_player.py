@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import gymnasium as gym
+import numpy as np
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import FlattenObservations, PrevActionsPrevRewards
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
@@ -20,14 +21,22 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 
 from policystore.errors import InvalidInputError, NotFoundError
+from policystore.rllib.bounds import guarded
 from policystore.rllib.classes import Trust
 from policystore.rllib.connector_state import put_state
 from policystore.rllib.connectors import pieces_from_plain, walk
 from policystore.rllib.env_side import PIPELINES, default_pipelines
+from policystore.rllib.module_fit import (
+    action_handling,
+    check_actions,
+    check_connectors,
+    check_observations,
+    check_size,
+    env_spaces_of,
+)
 from policystore.rllib.module_rebuild import rebuild_module
 from policystore.rllib.play_slots import MultiAgentSlots, SingleAgentSlots, Slots
 from policystore.snapshot import Snapshot
-from policystore.spaces import space_from_json
 
 __all__ = ["ModulePlayer"]
 
@@ -83,10 +92,35 @@ class ModulePlayer:
         normalize_actions: bool | None = None,
         clip_actions: bool | None = None,
     ) -> None:
+        with guarded(f"making a player of {snap!r}"):
+            self._make(
+                snap,
+                trust,
+                env_spaces,
+                connectors,
+                agent,
+                module_id,
+                normalize_actions,
+                clip_actions,
+            )
+
+    def _make(
+        self,
+        snap: Snapshot,
+        trust: Trust,
+        env_spaces: Any,
+        connectors: Pieces | None,
+        agent: Any,
+        module_id: str | None,
+        normalize_actions: bool | None,
+        clip_actions: bool | None,
+    ) -> None:
         spec = snap.spec
-        self.observation_space, self.action_space = _spaces(snap, env_spaces)
-        normalize, clip = _action_handling(snap, self.action_space, normalize_actions, clip_actions)
+        self.observation_space, self.action_space = env_spaces_of(snap, env_spaces)
+        check_size(self.observation_space)
+        normalize, clip = action_handling(snap, self.action_space, normalize_actions, clip_actions)
         recorded = spec.connectors
+        check_connectors(recorded)
         module_id = _module_id(snap, module_id)
         multi_agent = bool(recorded.get("multi_agent")) or spec.modules is not None
         self.agent = _agent(snap, agent) if multi_agent else None
@@ -110,7 +144,8 @@ class ModulePlayer:
             # A heuristic gets tensors as well: it plays beside modules of torch, whose framework
             # the MultiRLModule takes over (core/rl_module/multi_rl_module.py:setup).
             module.framework = "torch"
-        _check_observations(snap, self._pipelines["env_to_module"].observation_space, module)
+        check_observations(snap, self._pipelines["env_to_module"].observation_space, module)
+        check_actions(self.action_space, module, f"{snap!r}")
         if multi_agent and not isinstance(module, MultiRLModule):
             together = MultiRLModule(rl_module_specs={})
             together.add_module(module_id, module)
@@ -193,6 +228,10 @@ class ModulePlayer:
                 "this policy looks at previous rewards (PrevActionsPrevRewards): pass reward= with "
                 "what the previous action earned, or call reset() at the start of an episode"
             )
+        if not isinstance(explore, (bool, np.bool_)):
+            raise InvalidInputError(f"explore is True or False, not {explore!r}")
+        if not isinstance(obs, Iterable):
+            raise InvalidInputError(f"expected a list of observations, found {obs!r}")
         obs = list(obs)
         if not obs:
             return []
@@ -245,55 +284,6 @@ class ModulePlayer:
 
 def _for_agent(agent: Any, space: gym.Space[Any]) -> gym.Space[Any]:
     return gym.spaces.Dict({agent: space})
-
-
-def _spaces(snap: Snapshot, given: Any) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    if given is not None:
-        if not (
-            isinstance(given, (tuple, list))
-            and len(given) == 2
-            and all(isinstance(space, gym.Space) for space in given)
-        ):
-            raise InvalidInputError(
-                f"env_spaces is a pair of gymnasium spaces (observation, action), not {given!r}"
-            )
-        return given[0], given[1]
-    spec = snap.spec
-    if spec.env_observation_space is None or spec.env_action_space is None:
-        why = spec.left_out.get("env_spaces", "it was made of a module, not of an Algorithm")
-        raise InvalidInputError(
-            f"{snap!r} does not know the environment's spaces ({why}): pass "
-            "env_spaces=(env.observation_space, env.action_space), and connectors=[…] if it was "
-            "trained behind any"
-        )
-    return space_from_json(spec.env_observation_space), space_from_json(spec.env_action_space)
-
-
-def _action_handling(
-    snap: Snapshot, space: gym.Space[Any], normalize: bool | None, clip: bool | None
-) -> tuple[bool, bool]:
-    if snap.spec.normalize_actions is not None:
-        if normalize is not None or clip is not None:
-            raise InvalidInputError(
-                f"{snap!r} knows how its actions are handled; leave normalize_actions and "
-                "clip_actions out"
-            )
-        return snap.spec.normalize_actions, bool(snap.spec.clip_actions)
-    if normalize is None and _has_box(space):
-        raise InvalidInputError(
-            f"{snap!r} was made of a module and does not know whether its actions are in the "
-            "environment's own range: pass normalize_actions=True if it puts out [-1, 1] for "
-            "the bounds of the action space (RLlib's default), else False"
-        )
-    return bool(normalize), bool(clip)
-
-
-def _has_box(space: gym.Space[Any]) -> bool:
-    if isinstance(space, gym.spaces.Dict):
-        return any(_has_box(inner) for inner in space.spaces.values())
-    if isinstance(space, gym.spaces.Tuple):
-        return any(_has_box(inner) for inner in space.spaces)
-    return isinstance(space, gym.spaces.Box)
 
 
 def _module_id(snap: Snapshot, given: str | None) -> str:
@@ -381,18 +371,3 @@ def _given_pieces(given: Pieces) -> dict[str, list[ConnectorV2]]:
             f"{PIPELINES}; found {unknown or wrong}"
         )
     return found
-
-
-def _check_observations(snap: Snapshot, space: Any, module: RLModule) -> None:
-    """What comes out of the pipeline must be what the module was built for."""
-    needed = module.observation_space
-    if isinstance(module, MultiRLModule) or not isinstance(needed, gym.spaces.Box):
-        return
-    if isinstance(space, gym.spaces.Dict) and len(space.spaces) == 1 and snap.spec.connectors:
-        space = next(iter(space.spaces.values()))
-    if isinstance(space, gym.spaces.Box) and space.shape == needed.shape:
-        return
-    raise InvalidInputError(
-        f"{snap!r} needs observations of {needed}, but its pipeline puts out {space}: pass "
-        "connectors=[…] with what it was trained behind, or the right env_spaces="
-    )

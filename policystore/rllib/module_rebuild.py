@@ -14,7 +14,8 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModul
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 
 from policystore.errors import FormatError, InvalidInputError, PolicyStoreError
-from policystore.rllib.classes import Trust, check_snapshot, listed
+from policystore.rllib.bounds import building, guarded
+from policystore.rllib.classes import Trust, check_snapshot, listed, warn_left_out
 from policystore.rllib.module_config import model_config_from_plain, resolve_class
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
@@ -54,11 +55,13 @@ def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
         )
     had_ray = ray.is_initialized()
     parts = snap.spec.modules
-    module = (
-        _build(snap.spec, snap.weights, trust)
-        if parts is None
-        else _build_together(snap, parts, trust)
-    )
+    warn_left_out(snap)
+    with guarded(f"rebuilding {snap!r}"), building(snap):
+        module = (
+            _build(snap.spec, snap.weights, trust)
+            if parts is None
+            else _build_together(snap, parts, trust)
+        )
     if ray.is_initialized() and not had_ray:
         raise InvalidInputError(f"the constructor of {snap.spec.cls} started Ray; it must not")
     return module

@@ -20,6 +20,7 @@ __all__ = ["MultiAgentSlots", "SingleAgentSlots", "Slots"]
 # Steps that stay visible to connectors when an episode grows long. RLlib itself cuts its
 # episodes down to `episode_lookback_horizon` (default 1) whenever a rollout fragment ends.
 _LOOKBACK = 64
+_LONGEST = 1 << 12
 
 
 @contextlib.contextmanager
@@ -48,7 +49,7 @@ class Slots(abc.ABC):
         self.action_space = action_space
         self.agent = agent
         self.module_id = module_id
-        self._lookback = max(lookback, _LOOKBACK)
+        self._lookback = min(max(lookback, _LOOKBACK), _LONGEST)
         self._episodes: list[Any] = []
         # The last action of each and what the module put out with it; None for one that starts an
         # episode next, and for all of them while actions are awaited.

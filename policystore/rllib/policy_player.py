@@ -24,6 +24,7 @@ from ray.rllib.utils.spaces.space_utils import unbatch
 from ray.rllib.utils.typing import ActionConnectorDataType, AgentConnectorDataType
 
 from policystore.errors import InvalidInputError
+from policystore.rllib.bounds import guarded
 from policystore.rllib.classes import Trust, listed
 from policystore.rllib.policy_connectors import (
     PIPELINES,
@@ -80,7 +81,10 @@ class PolicyPlayer:
         env_spaces: tuple[gym.Space[Any], gym.Space[Any]] | None = None,
         connectors: Mapping[str, Sequence[MakeConnector]] | None = None,
     ) -> None:
-        trust = listed(trust)
+        with guarded(f"making a player of {snap!r}"):
+            self._make(snap, listed(trust), env_spaces, connectors)
+
+    def _make(self, snap: Snapshot, trust: Trust, env_spaces: Any, connectors: Any) -> None:
         self.policy: Policy = rebuild_policy(snap, trust=trust)
         self.observation_space, self.action_space = _env_side(snap.spec, env_spaces)
         if connectors is None:
@@ -148,6 +152,8 @@ class PolicyPlayer:
             InvalidInputError: as :meth:`act`, or another number of rows than since the last
                 ``reset()`` for a policy that remembers.
         """
+        if not isinstance(explore, (bool, np.bool_)):
+            raise InvalidInputError(f"explore is True or False, not {explore!r}")
         rows = rows_of(obs, self.observation_space)
         if rewards is not None and len(rewards) != len(rows):
             raise InvalidInputError(f"{len(rewards)} rewards for {len(rows)} observations")

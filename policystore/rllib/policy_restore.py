@@ -81,6 +81,7 @@ def full_config(
     check_exploration(
         config.get("exploration_config"), "spec.config.exploration_config", FormatError
     )
+    _check_lengths(config.get("model"))
     if normalize_actions is not None:
         config["normalize_actions"] = normalize_actions
     if clip_actions is not None:
@@ -88,6 +89,15 @@ def full_config(
     config.update(_FORCED)
     config["rollout_fragment_length"] = _fragment(config["train_batch_size"])
     return config
+
+
+def _check_lengths(model: Any) -> None:
+    """RLlib counts sequences down by this length, for ever if it is not positive."""
+    length = model.get("max_seq_len") if isinstance(model, dict) else None
+    if type(length) is not int or not 1 <= length <= 1 << 20:
+        raise FormatError(
+            f"spec.config.model.max_seq_len is a number of steps from 1 on, not {length!r}"
+        )
 
 
 def _fragment(train_batch_size: Any) -> int:

@@ -20,7 +20,15 @@ from ray.rllib.policy.torch_policy import TorchPolicy
 from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 
 from policystore.errors import FormatError, InvalidInputError, MismatchError, PolicyStoreError
-from policystore.rllib.classes import Trust, algorithm_name, check_snapshot, listed, resolve
+from policystore.rllib.bounds import building
+from policystore.rllib.classes import (
+    Trust,
+    algorithm_name,
+    check_snapshot,
+    listed,
+    resolve,
+    warn_left_out,
+)
 from policystore.rllib.policy_config import lasting_path, recorded_config
 from policystore.rllib.policy_connectors import attach, make_connectors, record
 from policystore.rllib.policy_restore import full_config
@@ -266,7 +274,9 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
         trust=trust,
     )
     spaces = (space_from_json(spec.observation_space), space_from_json(spec.action_space))
-    policy = _constructed(cls, spaces, config, spec)
+    warn_left_out(snap)
+    with building(snap):
+        policy = _constructed(cls, spaces, config, spec)
     _load(policy, snap)
     state = snap.state
     if spec.connectors:
