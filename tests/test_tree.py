@@ -144,6 +144,9 @@ def test_a_value_within_itself_is_refused() -> None:
         {"~map": [[1]]},
         {"~map": [[[1], 2]]},
         {"~map": [[1, 2], [True, 3]]},
+        {"~map": [[2, 3], [1, 3]]},
+        {"~map": [[1, 2], [1, 3]]},
+        {"~map": [["a", 1]]},
         {"~float": "1.5"},
         {"~float": 1},
         {"~bytes": "0"},
@@ -160,6 +163,20 @@ def test_a_value_within_itself_is_refused() -> None:
 def test_other_json_is_refused(json: Any) -> None:
     with pytest.raises(FormatError, match="root"):
         decode(json, "root", [np.zeros(1)])
+
+
+def test_keys_that_could_share_a_hash_are_few() -> None:
+    """A dict of n keys with one hash takes n² comparisons: the number is bounded on both sides."""
+    many = {(0, number): None for number in range(513)}
+    with pytest.raises(InvalidInputError, match="512"):
+        encode(many, "root")
+    few = dict(list(many.items())[:512])
+    json = encode(few, "root")
+    assert decode(json, "root") == few
+    pairs = [[{"~tuple": [0, number]}, None] for number in range(513)]
+    pairs.sort(key=lambda pair: canonical_json(pair[0]))
+    with pytest.raises(FormatError, match="512"):
+        decode({"~map": pairs}, "root")
 
 
 @pytest.mark.parametrize(
