@@ -225,7 +225,7 @@ def decode_tensor(data: bytes | memoryview, external: External, what: str) -> Ar
     if shapes != {_TENSOR: (external.dtype, external.shape)}:
         raise FormatError(
             f"{what}: expected one tensor of {external.dtype}{list(external.shape)}, found "
-            + (", ".join(f"{k!r} {d}{list(s)}" for k, (d, s) in shapes.items()) or "a policy")
+            + (", ".join(f"{brief(k)} {d}{list(s)}" for k, (d, s) in shapes.items()) or "a policy")
         )
     return views(buffer, start, shapes, None, what)[_TENSOR]
 
@@ -263,10 +263,12 @@ def _parse_meta(found: Json, what: str) -> JsonObject:
         raise FormatError(f"{what}: the metadata is not a JSON object")
     check_format(meta, what)
     if meta.get("kind") != "policy":
-        raise FormatError(f"{what}: expected an object of kind 'policy', not {meta.get('kind')!r}")
+        raise FormatError(
+            f"{what}: expected an object of kind 'policy', not {brief(meta.get('kind'))}"
+        )
     unknown = set(meta) - {"format", "kind", "spec", "state", "external"}
     if unknown or "spec" not in meta:
-        raise FormatError(f"{what}: metadata with the fields {sorted(meta)}")
+        raise FormatError(f"{what}: metadata with the fields {brief(sorted(meta))}")
     return meta
 
 
@@ -283,7 +285,7 @@ def check_format(found: JsonObject, what: str) -> None:
             "Upgrade policystore to read it."
         )
     if type(number) is not int or number != FORMAT:
-        raise FormatError(f"{what}: expected format {FORMAT}, found {number!r}")
+        raise FormatError(f"{what}: expected format {FORMAT}, found {brief(number)}")
 
 
 def _parse_external(found: Json, what: str) -> dict[str, External]:

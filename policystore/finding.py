@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TypeAlias
 
@@ -224,6 +223,8 @@ def as_ref(ref: RefLike) -> Ref:
 def _suggest(word: str, known: list[str], are: str, none: str) -> str:
     if not known:
         return " " + none
+    import difflib  # for errors only
+
     close = difflib.get_close_matches(word, known, n=3)
     if close:
         return " Did you mean " + " or ".join(repr(name) for name in close) + "?"

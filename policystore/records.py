@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from policystore import tree
-from policystore.canonical import Json, JsonObject, canonical_json, parse_canonical
+from policystore.canonical import Json, JsonObject, brief, canonical_json, parse_canonical
 from policystore.digest import Digest
 from policystore.encoding import FORMAT, check_format
 from policystore.errors import FormatError, InvalidInputError
@@ -294,10 +294,12 @@ def _fields(data: bytes | memoryview, kind: str, fields: set[str], what: str) ->
         raise FormatError(f"{what}: expected a JSON object, found {type(found).__name__}")
     check_format(found, what)
     if found.get("kind") != kind:
-        raise FormatError(f"{what}: expected a record of kind {kind!r}, not {found.get('kind')!r}")
+        raise FormatError(
+            f"{what}: expected a record of kind {kind!r}, not {brief(found.get('kind'))}"
+        )
     if set(found) != fields | {"format", "kind"}:
         odd = sorted(set(found) ^ (fields | {"format", "kind"}))
-        raise FormatError(f"{what}: missing or unknown fields: {', '.join(odd)}")
+        raise FormatError(f"{what}: missing or unknown fields: {brief(', '.join(odd))}")
     return found
 
 

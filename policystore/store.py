@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import getpass
-import logging
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -172,6 +171,8 @@ class PolicyStore:
             self._backend.replace(hint_key(name), hint.to_bytes())
         except (StorageError, ReadOnlyError) as error:
             # The version stands and is durable; an error here would make callers push it twice.
+            import logging  # for this one line
+
             logging.getLogger("policystore").warning(
                 "%s is pushed, but its hint could not be written, which only makes finding the "
                 "newest version slower: %s",

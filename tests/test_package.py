@@ -46,6 +46,7 @@ ORDER = [
     "torch",
     "rllib.classes",
     "rllib.bounds",
+    "rllib.filters",
     "rllib.policy_keys",
     "rllib.policy_config",
     "rllib.policy_state",

@@ -56,10 +56,13 @@ class LocalBackend:
 
     def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
         path = self._path(key)
-        with mapped_errors(f"reading {path}"):
+        try:
+            with mapped_errors(f"reading {path}"):
+                return read_file(path, limit=limit, share=share)
+        except NotFoundError:
             if self._root.is_file():
-                raise StorageError(f"{self._root} is a file; a store is a folder")
-            return read_file(path, limit=limit, share=share)
+                raise StorageError(f"{self._root} is a file; a store is a folder") from None
+            raise
 
     def head(self, key: str, count: int) -> bytes:
         path = self._path(key)

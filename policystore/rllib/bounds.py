@@ -1,12 +1,14 @@
-"""What building a stranger's policy may cost, and what it leaves as it was."""
+"""Around every rebuild: what a stranger's policy may cost, and what it leaves as it was."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import ray
 import torch
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -15,11 +17,26 @@ from torch.nn.modules.module import (
 
 from policystore.errors import InvalidInputError, MismatchError, PolicyStoreError
 from policystore.snapshot import Snapshot
+from policystore.spec import Spec
 
-__all__ = ["building", "guarded"]
+__all__ = ["building", "check_snapshot", "guarded", "lost_config"]
 
 _ROOM_BYTES = 64 << 20
 _ROOM_COUNT = 1000
+
+
+def check_snapshot(snap: object) -> None:
+    """Refuse what is no snapshot, such as the ref of one."""
+    if not isinstance(snap, Snapshot):
+        raise InvalidInputError(
+            f"expected a Snapshot, found {type(snap).__qualname__}"
+            + (f": pull it first, store.pull({snap!r})" if isinstance(snap, str) else "")
+        )
+
+
+def lost_config(spec: Spec) -> list[str]:
+    """What of its config a snapshot could not hold, by place."""
+    return sorted(key for key in spec.left_out if key.startswith("config."))
 
 
 @contextlib.contextmanager
@@ -31,9 +48,22 @@ def building(snap: Snapshot) -> Iterator[None]:
     cast to smaller dtypes afterwards), before torch touches the memory. Torch's random numbers go
     on as if nothing had been built.
 
+    What the snapshot could not hold of the config is logged: if the class reads it, the policy acts
+    in another way than the original.
+
     Raises:
         MismatchError: the config makes a far larger network than the weights are of.
+        InvalidInputError: Ray was started, which no policy needs.
     """
+    lost = lost_config(snap.spec)
+    if lost:
+        logging.getLogger("policystore").warning(
+            "%r is rebuilt without %s, which had no form in a snapshot: if its class reads that, "
+            "it acts in another way than the original",
+            snap,
+            ", ".join(lost),
+        )
+    running = ray.is_initialized()
     most_bytes = 4 * snap.nbytes + _ROOM_BYTES
     most_count = 8 * len(snap.weights) + _ROOM_COUNT
     here = threading.get_ident()
@@ -62,6 +92,8 @@ def building(snap: Snapshot) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+    if ray.is_initialized() and not running:
+        raise InvalidInputError(f"the constructor of {snap.spec.cls} started Ray; it must not")
 
 
 @contextlib.contextmanager

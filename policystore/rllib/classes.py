@@ -7,7 +7,6 @@ code. So only ``ray.rllib.`` is imported freely; all else needs the caller's wor
 from __future__ import annotations
 
 import importlib
-import logging
 import re
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -15,17 +14,14 @@ from typing import Any, TypeAlias
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError, NotFoundError, UntrustedError
-from policystore.snapshot import Snapshot
 
 __all__ = [
     "Trust",
     "algorithm_name",
-    "check_snapshot",
     "is_importable",
     "listed",
     "path_of",
     "resolve",
-    "warn_left_out",
 ]
 
 Trust: TypeAlias = Iterable[str | type | Any]
@@ -161,27 +157,6 @@ def algorithm_name(algorithm: Algorithm) -> str:
         if cls.__module__.startswith(_FREE) and cls is not Algorithm:
             return str(cls.__name__)
     return type(algorithm).__name__
-
-
-def check_snapshot(snap: object) -> None:
-    """Refuse what is no snapshot, such as the ref of one."""
-    if not isinstance(snap, Snapshot):
-        raise InvalidInputError(
-            f"expected a Snapshot, found {type(snap).__qualname__}"
-            + (f": pull it first, store.pull({snap!r})" if isinstance(snap, str) else "")
-        )
-
-
-def warn_left_out(snap: Snapshot) -> None:
-    """Say what of its config a policy is rebuilt without: it may act in another way."""
-    lost = sorted(key for key in snap.spec.left_out if key.startswith("config."))
-    if lost:
-        logging.getLogger("policystore").warning(
-            "%r is rebuilt without %s, which had no form in a snapshot: if its class reads that, "
-            "it acts in another way than the original",
-            snap,
-            ", ".join(lost),
-        )
 
 
 def _covers(prefix: str, dotted: str) -> bool:

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
-from ray.rllib.utils.filter import RunningStat
 
 from policystore import tree
 from policystore.errors import FormatError, InvalidInputError, MismatchError
 from policystore.rllib.classes import path_of
+from policystore.rllib.filters import running_stat
 from policystore.tensors import Array
 
 __all__ = ["filter_agents", "has_state", "put_state", "take_state"]
@@ -189,7 +189,10 @@ def _put_filter(piece: ConnectorV2, name: str, state: Mapping[Any, Any]) -> None
     for agent, wanted in state.items():
         needed = [decode_array(stat["mean_array"]).shape for stat in target[agent]["running_stats"]]
         try:
-            stats = [_running_stat(stat) for stat in wanted["running_stats"]]
+            stats = [
+                running_stat(stat["num_pushes"], stat["mean"], stat["sum_sq_diff"])
+                for stat in wanted["running_stats"]
+            ]
             flags = {flag: _flag(wanted[flag]) for flag in _FLAGS}
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise FormatError(
@@ -212,20 +215,6 @@ def _flag(value: Any) -> bool | float | None:
     if value is None or type(value) is bool or (type(value) is float and math.isfinite(value)):
         return value
     raise TypeError(f"{value!r} is no flag")
-
-
-def _running_stat(state: Mapping[str, Any]) -> RunningStat:
-    mean, squares = state["mean"], state["sum_sq_diff"]
-    count = state["num_pushes"]
-    if type(count) is not int or count < 0:
-        raise ValueError(f"num_pushes is {count!r}")
-    if mean.dtype != np.float64 or squares.dtype != np.float64 or mean.shape != squares.shape:
-        raise ValueError("mean and sum_sq_diff are float64 arrays of one shape")
-    stat = RunningStat(mean.shape)
-    stat.num_pushes = count
-    stat.mean_array = np.array(mean)
-    setattr(stat, next(key for key in _SQUARES if hasattr(stat, key)), np.array(squares))
-    return stat
 
 
 def _writable(value: Any) -> Any:

@@ -93,78 +93,60 @@ class ModulePlayer:
         clip_actions: bool | None = None,
     ) -> None:
         with guarded(f"making a player of {snap!r}"):
-            self._make(
-                snap,
-                trust,
-                env_spaces,
-                connectors,
-                agent,
-                module_id,
-                normalize_actions,
-                clip_actions,
+            spec = snap.spec
+            self.observation_space, self.action_space = env_spaces_of(snap, env_spaces)
+            check_size(self.observation_space)
+            normalize, clip = action_handling(
+                snap, self.action_space, normalize_actions, clip_actions
             )
-
-    def _make(
-        self,
-        snap: Snapshot,
-        trust: Trust,
-        env_spaces: Any,
-        connectors: Pieces | None,
-        agent: Any,
-        module_id: str | None,
-        normalize_actions: bool | None,
-        clip_actions: bool | None,
-    ) -> None:
-        spec = snap.spec
-        self.observation_space, self.action_space = env_spaces_of(snap, env_spaces)
-        check_size(self.observation_space)
-        normalize, clip = action_handling(snap, self.action_space, normalize_actions, clip_actions)
-        recorded = spec.connectors
-        check_connectors(recorded)
-        module_id = _module_id(snap, module_id)
-        multi_agent = bool(recorded.get("multi_agent")) or spec.modules is not None
-        self.agent = _agent(snap, agent) if multi_agent else None
-        if agent is not None and not multi_agent:
-            raise InvalidInputError(f"agent={agent!r}: {snap!r} has a single agent; leave it out")
-        inputs: Any = (self.observation_space, self.action_space)
-        if multi_agent:
-            inputs = tuple(_for_agent(self.agent, space) for space in inputs)
-        pieces = _pieces(snap, connectors, inputs, self.agent, trust)
-        self._pipelines = default_pipelines(
-            observation_space=inputs[0],
-            action_space=inputs[1],
-            module_id=module_id if multi_agent else None,
-            pieces=pieces,
-            defaults=recorded.get("defaults", dict.fromkeys(PIPELINES, True)),
-            normalize_actions=normalize,
-            clip_actions=clip,
-        )
-        module = rebuild_module(snap, trust=trust)
-        if module.framework is None:
-            # A heuristic gets tensors as well: it plays beside modules of torch, whose framework
-            # the MultiRLModule takes over (core/rl_module/multi_rl_module.py:setup).
-            module.framework = "torch"
-        check_observations(snap, self._pipelines["env_to_module"].observation_space, module)
-        check_actions(self.action_space, module, f"{snap!r}")
-        if multi_agent and not isinstance(module, MultiRLModule):
-            together = MultiRLModule(rl_module_specs={})
-            together.add_module(module_id, module)
-            module = together
-        self.module: RLModule = module
-        self._wants_rewards = any(
-            isinstance(piece, PrevActionsPrevRewards) and piece.n_prev_rewards
-            for _, piece in walk(pieces["env_to_module"])
-        )
-        kind = MultiAgentSlots if multi_agent else SingleAgentSlots
-        self._slots: list[Slots] = []
-        self._shared: list[dict[str, Any]] = []
-        self._new_slots = functools.partial(
-            kind, inputs[0], inputs[1], self.agent, module_id, int(recorded.get("lookback", 1))
-        )
-        self._one_by_one = multi_agent and not _VECTORIZED
-        self._memoryless = not self.module.is_stateful() and all(
-            type(piece) in _MEMORYLESS for name in PIPELINES for _, piece in walk(pieces[name])
-        )
+            recorded = spec.connectors
+            check_connectors(recorded)
+            module_id = _module_id(snap, module_id)
+            multi_agent = bool(recorded.get("multi_agent")) or spec.modules is not None
+            self.agent = _agent(snap, agent) if multi_agent else None
+            if agent is not None and not multi_agent:
+                raise InvalidInputError(
+                    f"agent={agent!r}: {snap!r} has a single agent; leave it out"
+                )
+            inputs: Any = (self.observation_space, self.action_space)
+            if multi_agent:
+                inputs = tuple(_for_agent(self.agent, space) for space in inputs)
+            pieces = _pieces(snap, connectors, inputs, self.agent, trust)
+            self._pipelines = default_pipelines(
+                observation_space=inputs[0],
+                action_space=inputs[1],
+                module_id=module_id if multi_agent else None,
+                pieces=pieces,
+                defaults=recorded.get("defaults", dict.fromkeys(PIPELINES, True)),
+                normalize_actions=normalize,
+                clip_actions=clip,
+            )
+            module = rebuild_module(snap, trust=trust)
+            if module.framework is None:
+                # A heuristic gets tensors as well: it plays beside modules of torch, whose
+                # framework the MultiRLModule takes over (core/rl_module/multi_rl_module.py:setup).
+                module.framework = "torch"
+            check_observations(snap, self._pipelines["env_to_module"].observation_space, module)
+            check_actions(self.action_space, module, f"{snap!r}")
+            if multi_agent and not isinstance(module, MultiRLModule):
+                together = MultiRLModule(rl_module_specs={})
+                together.add_module(module_id, module)
+                module = together
+            self.module: RLModule = module
+            self._wants_rewards = any(
+                isinstance(piece, PrevActionsPrevRewards) and piece.n_prev_rewards
+                for _, piece in walk(pieces["env_to_module"])
+            )
+            kind = MultiAgentSlots if multi_agent else SingleAgentSlots
+            self._slots: list[Slots] = []
+            self._shared: list[dict[str, Any]] = []
+            self._new_slots = functools.partial(
+                kind, inputs[0], inputs[1], self.agent, module_id, int(recorded.get("lookback", 1))
+            )
+            self._one_by_one = multi_agent and not _VECTORIZED
+            self._memoryless = not self.module.is_stateful() and all(
+                type(piece) in _MEMORYLESS for name in PIPELINES for _, piece in walk(pieces[name])
+            )
 
     def reset(self, row: int | None = None) -> None:
         """Begin new episodes: all of them, or that of one row of :meth:`act_batch`."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from ray.rllib.core.models.catalog import Catalog
 from ray.rllib.core.rl_module.apis import TargetNetworkAPI
@@ -14,14 +13,14 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModul
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 
 from policystore.errors import FormatError, InvalidInputError, PolicyStoreError
-from policystore.rllib.bounds import building, guarded
-from policystore.rllib.classes import Trust, check_snapshot, listed, warn_left_out
+from policystore.rllib.bounds import building, check_snapshot, guarded, lost_config
+from policystore.rllib.classes import Trust, listed
 from policystore.rllib.module_config import model_config_from_plain, resolve_class
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 from policystore.spec import Spec
 from policystore.tensors import Array
-from policystore.torch import check_fit, load_arrays, state_arrays
+from policystore.torch import check_fit, load_arrays, plain_names
 from policystore.tree import Tagged
 
 __all__ = ["rebuild_module"]
@@ -53,18 +52,11 @@ def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
             f"{snap!r} is no RLModule of the new API stack but of stack {snap.spec.stack!r}; "
             "rebuild_policy is for the old stack, policystore.torch.load_into for plain modules"
         )
-    had_ray = ray.is_initialized()
     parts = snap.spec.modules
-    warn_left_out(snap)
     with guarded(f"rebuilding {snap!r}"), building(snap):
-        module = (
-            _build(snap.spec, snap.weights, trust)
-            if parts is None
-            else _build_together(snap, parts, trust)
-        )
-    if ray.is_initialized() and not had_ray:
-        raise InvalidInputError(f"the constructor of {snap.spec.cls} started Ray; it must not")
-    return module
+        if parts is None:
+            return _build(snap.spec, snap.weights, trust)
+        return _build_together(snap, parts, trust)
 
 
 def _build_together(snap: Snapshot, parts: Mapping[str, Spec], trust: Trust) -> MultiRLModule:
@@ -130,7 +122,7 @@ def _guarded(build: Any, spec: Spec) -> Any:
     except PolicyStoreError:
         raise
     except Exception as error:
-        lost = sorted(key for key in spec.left_out if key.startswith("config."))
+        lost = lost_config(spec)
         hint = f" Of its config these were left out when it was made: {lost}." if lost else ""
         raise InvalidInputError(
             f"{spec.cls} cannot be built from the recorded config: "
@@ -142,7 +134,7 @@ def _load(module: Any, weights: Mapping[str, Array], spec: Spec, what: str) -> N
     if not isinstance(module, torch.nn.Module):
         _load_plain(module, weights, what)
         return
-    missing = weights.keys() - state_arrays(module).keys()
+    missing = weights.keys() - set(plain_names(module).values())
     if missing and isinstance(module, TargetNetworkAPI) and not module.inference_only:
         # Learners add these after building (core/rl_module/apis/target_network_api.py:22).
         module.make_target_networks()

@@ -35,10 +35,10 @@ from ray.rllib.connectors.agent.synced_filter import SyncedFilterAgentConnector
 from ray.rllib.connectors.agent.view_requirement import ViewRequirementAgentConnector
 from ray.rllib.connectors.connector import Connector, ConnectorContext
 from ray.rllib.policy.policy import Policy
-from ray.rllib.utils.filter import RunningStat
 
 from policystore.errors import FormatError, InvalidInputError
 from policystore.rllib.classes import Trust, resolve
+from policystore.rllib.filters import running_stat, squares_name
 from policystore.rllib.policy_config import lasting_path
 from policystore.rllib.policy_state import check_tame
 from policystore.tree import Tagged
@@ -172,16 +172,11 @@ def _filter_state(connector: Any) -> dict[str, Any]:
             {
                 "count": int(stat.num_pushes),
                 "mean": np.array(stat.mean_array),
-                "sum_sq_diff": np.array(getattr(stat, _sum_name(stat))),
+                "sum_sq_diff": np.array(getattr(stat, squares_name(stat))),
             }
             for stat in dm_tree.flatten(found.running_stats)
         ],
     }
-
-
-def _sum_name(stat: RunningStat) -> str:
-    # utils/filter.py of Ray 2.40: std_array holds the sum of squared differences, by that name.
-    return "sum_sq_diff_array" if hasattr(stat, "sum_sq_diff_array") else "std_array"
 
 
 def make_connectors(
@@ -238,7 +233,10 @@ def _connector_class(path: str, where: str, trust: Trust) -> Any:
 
 def _filter_maker(cls: Any, state: Any, where: str) -> MakeConnector:
     try:
-        stats = [_restored_stat(entry) for entry in state["running_stats"]]
+        stats = [
+            running_stat(entry["count"], entry["mean"], entry["sum_sq_diff"])
+            for entry in state["running_stats"]
+        ]
         demean, destd = bool(state["demean"]), bool(state["destd"])
         clip = None if state["clip"] is None else float(state["clip"])
     except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -260,19 +258,6 @@ def _filter_maker(cls: Any, state: Any, where: str) -> MakeConnector:
         return connector
 
     return make
-
-
-def _restored_stat(entry: Mapping[str, Any]) -> RunningStat:
-    count, mean, total = entry["count"], np.array(entry["mean"]), np.array(entry["sum_sq_diff"])
-    if type(count) is not int or count < 0:
-        raise ValueError(f"a count of {count!r}")
-    if mean.dtype != np.float64 or total.dtype != np.float64 or mean.shape != total.shape:
-        raise ValueError("mean and sum_sq_diff are float64 arrays of one shape")
-    stat = RunningStat(mean.shape)
-    stat.num_pushes = count
-    stat.mean_array = mean
-    setattr(stat, _sum_name(stat), total)
-    return stat
 
 
 def default_connectors(

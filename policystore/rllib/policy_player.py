@@ -82,26 +82,24 @@ class PolicyPlayer:
         connectors: Mapping[str, Sequence[MakeConnector]] | None = None,
     ) -> None:
         with guarded(f"making a player of {snap!r}"):
-            self._make(snap, listed(trust), env_spaces, connectors)
-
-    def _make(self, snap: Snapshot, trust: Trust, env_spaces: Any, connectors: Any) -> None:
-        self.policy: Policy = rebuild_policy(snap, trust=trust)
-        self.observation_space, self.action_space = _env_side(snap.spec, env_spaces)
-        if connectors is None:
-            _check_fit(self.policy, self.observation_space)
-        _check_actions(self.policy, self.action_space)
-        makers = _makers(snap, self.policy, connectors, trust)
-        attach(self.policy, makers, self._context())
-        self.policy.agent_connectors.in_eval()
-        self.policy.action_connectors.in_eval()
-        self._timestep = self.policy.global_timestep
-        views = _views(self.policy)
-        self._reads_rewards = any(column == SampleBatch.REWARDS for column, _ in views)
-        self._remembers = self.policy.is_recurrent() or any(
-            np.any(view.shift_arr) for _, view in views
-        )
-        self._rows: int | None = None
-        self._steps: dict[int, int] = {}
+            trust = listed(trust)
+            self.policy: Policy = rebuild_policy(snap, trust=trust)
+            self.observation_space, self.action_space = _env_side(snap.spec, env_spaces)
+            if connectors is None:
+                _check_fit(self.policy, self.observation_space)
+            _check_actions(self.policy, self.action_space)
+            makers = _makers(snap, self.policy, connectors, trust)
+            attach(self.policy, makers, self._context())
+            self.policy.agent_connectors.in_eval()
+            self.policy.action_connectors.in_eval()
+            self._timestep = self.policy.global_timestep
+            views = _views(self.policy)
+            self._reads_rewards = any(column == SampleBatch.REWARDS for column, _ in views)
+            self._remembers = self.policy.is_recurrent() or any(
+                np.any(view.shift_arr) for _, view in views
+            )
+            self._rows: int | None = None
+            self._steps: dict[int, int] = {}
 
     def _context(self) -> ConnectorContext:
         """RLlib's context of connectors, with the environment's spaces in it."""

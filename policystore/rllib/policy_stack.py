@@ -20,15 +20,8 @@ from ray.rllib.policy.torch_policy import TorchPolicy
 from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 
 from policystore.errors import FormatError, InvalidInputError, MismatchError, PolicyStoreError
-from policystore.rllib.bounds import building
-from policystore.rllib.classes import (
-    Trust,
-    algorithm_name,
-    check_snapshot,
-    listed,
-    resolve,
-    warn_left_out,
-)
+from policystore.rllib.bounds import building, check_snapshot, lost_config
+from policystore.rllib.classes import Trust, algorithm_name, listed, resolve
 from policystore.rllib.policy_config import lasting_path, recorded_config
 from policystore.rllib.policy_connectors import attach, make_connectors, record
 from policystore.rllib.policy_restore import full_config
@@ -274,7 +267,6 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
         trust=trust,
     )
     spaces = (space_from_json(spec.observation_space), space_from_json(spec.action_space))
-    warn_left_out(snap)
     with building(snap):
         policy = _constructed(cls, spaces, config, spec)
     _load(policy, snap)
@@ -287,20 +279,17 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
 
 
 def _constructed(cls: Any, spaces: tuple[Any, Any], config: dict[str, Any], spec: Spec) -> Policy:
-    running = ray.is_initialized()
     try:
         policy: Policy = cls(*spaces, config)
     except PolicyStoreError:
         raise
     except Exception as error:
-        lacking = [name for name in spec.left_out if name.startswith("config.")]
+        lacking = lost_config(spec)
         raise InvalidInputError(
             f"RLlib {ray.__version__} could not build {spec.cls} from the snapshot: "
             f"{type(error).__name__}: {error}"
             + (f". Of its config this was left out: {', '.join(lacking)}" if lacking else "")
         ) from error
-    if ray.is_initialized() and not running:
-        raise InvalidInputError(f"the constructor of {spec.cls} started Ray; a policy must not")
     return policy
 
 

@@ -13,7 +13,8 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.policy.policy import Policy
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.classes import Trust, check_snapshot, listed
+from policystore.rllib.bounds import check_snapshot
+from policystore.rllib.classes import Trust, listed
 from policystore.rllib.module_player import ModulePlayer
 from policystore.rllib.module_source import known_module
 from policystore.rllib.module_stack import (

@@ -1,0 +1,39 @@
+"""RLlib's running statistics, which filters of both API stacks keep, made by our own code.
+
+``RunningStat.from_state`` decodes texts by unpickling them (utils/serialization.py:83); nothing of
+a store comes near it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ray.rllib.utils.filter import RunningStat
+
+__all__ = ["running_stat", "squares_name"]
+
+
+def squares_name(stat: RunningStat) -> str:
+    """The attribute with the sum of squared differences.
+
+    utils/filter.py of Ray 2.40 calls it ``std_array``, which it is not.
+    """
+    return "sum_sq_diff_array" if hasattr(stat, "sum_sq_diff_array") else "std_array"
+
+
+def running_stat(count: object, mean: object, squares: object) -> RunningStat:
+    """Statistics that own their arrays.
+
+    Raises:
+        TypeError, ValueError: not a count from 0 on and two float64 arrays of one shape.
+    """
+    if type(count) is not int or count < 0:
+        raise ValueError(f"a count of {count!r}")
+    if not isinstance(mean, np.ndarray) or not isinstance(squares, np.ndarray):
+        raise TypeError("mean and sum_sq_diff are arrays")
+    if mean.dtype != np.float64 or squares.dtype != np.float64 or mean.shape != squares.shape:
+        raise ValueError("mean and sum_sq_diff are float64 arrays of one shape")
+    stat = RunningStat(mean.shape)
+    stat.num_pushes = count
+    stat.mean_array = np.array(mean)
+    setattr(stat, squares_name(stat), np.array(squares))
+    return stat
