@@ -121,4 +121,20 @@ class StorageError(PolicyStoreError, OSError):
 
 
 class SyncError(PolicyStoreError, RuntimeError):
-    """Workers of a running algorithm hold other weights than they should."""
+    """Workers of a running algorithm hold other weights than they should, or did not answer.
+
+    Attributes:
+        report: the :class:`~policystore.rllib.sync_report.SyncReport` that shows it, if there is
+            one.
+    """
+
+    def __init__(self, message: str, *, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_make_sync, (self.message, self.report))
+
+
+def _make_sync(message: str, report: object) -> SyncError:
+    return SyncError(message, report=report)

@@ -1,4 +1,4 @@
-"""RLlib policies of both API stacks: snapshot, rebuild, play.
+"""RLlib policies of both API stacks: snapshot, rebuild, play, load into running Algorithms.
 
 Importing this package imports ray and torch; nothing in it starts Ray.
 """
@@ -15,6 +15,18 @@ except ImportError as error:
 
 from policystore.rllib.module_rebuild import rebuild_module
 from policystore.rllib.policy_stack import rebuild_policy
+from policystore.rllib.running import check_sync, load_into
 from policystore.rllib.sources import rebuild_player, snapshot, snapshots
+from policystore.rllib.sync_report import Row, SyncReport
 
-__all__ = ["rebuild_module", "rebuild_player", "rebuild_policy", "snapshot", "snapshots"]
+__all__ = [
+    "Row",
+    "SyncReport",
+    "check_sync",
+    "load_into",
+    "rebuild_module",
+    "rebuild_player",
+    "rebuild_policy",
+    "snapshot",
+    "snapshots",
+]

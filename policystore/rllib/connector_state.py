@@ -27,7 +27,7 @@ from policystore.rllib.classes import path_of
 from policystore.rllib.filters import running_stat
 from policystore.tensors import Array
 
-__all__ = ["filter_agents", "has_state", "put_state", "take_state"]
+__all__ = ["filter_agents", "has_state", "is_filter", "new_filter_state", "put_state", "take_state"]
 
 _FLAGS = ("de_mean_to_zero", "de_std_to_one", "clip_by_value")
 # Sums of squared differences; std_array in older versions (2.40), although no deviation.
@@ -178,6 +178,16 @@ def put_state(piece: ConnectorV2, name: str, state: Any) -> None:
 
 
 def _put_filter(piece: ConnectorV2, name: str, state: Mapping[Any, Any]) -> None:
+    piece.set_state(new_filter_state(piece, name, state))
+
+
+def new_filter_state(piece: ConnectorV2, name: str, state: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What ``piece.set_state`` takes, of statistics as :func:`take_state` gives them.
+
+    Raises:
+        MismatchError: statistics of other agents or shapes than the piece's.
+        FormatError: state that :func:`take_state` does not write.
+    """
     target = piece.get_state()
     unknown = [agent for agent in state if agent not in target]
     if unknown:
@@ -208,7 +218,7 @@ def _put_filter(piece: ConnectorV2, name: str, state: Mapping[Any, Any]) -> None
             "shape": target[agent]["shape"],
             "running_stats": [stat.to_state() for stat in stats],
         }
-    piece.set_state(fresh)
+    return fresh
 
 
 def _flag(value: Any) -> bool | float | None:

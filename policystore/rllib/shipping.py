@@ -1,0 +1,42 @@
+"""Functions of ours in the actors of a running Algorithm, which may not have policystore.
+
+They go by value: Ray's pickler is told so for the modules that hold them, and what they call goes
+along. A function is pickled once per process.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+from ray import cloudpickle
+
+from policystore.rllib import worker_filters, worker_side, worker_tensors, worker_threads
+
+__all__ = ["ship"]
+
+_BY_VALUE = (worker_filters, worker_side, worker_tensors, worker_threads)
+
+
+class _Shipped:
+    """Arrives in an actor as the function that it holds."""
+
+    def __init__(self, blob: bytes) -> None:
+        self._blob = blob
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self._blob,)
+
+
+@functools.cache
+def ship(function: Callable[..., Any]) -> Any:
+    """What to pass to a remote call in place of ``function``."""
+    for module in _BY_VALUE:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return _Shipped(cloudpickle.dumps(function))
+    finally:
+        for module in _BY_VALUE:
+            cloudpickle.unregister_pickle_by_value(module)
