@@ -75,6 +75,7 @@ ORDER = [
     "rllib.sync_report",
     "rllib.sync_rows",
     "rllib.fitting",
+    "rllib.waves",
     "rllib.running_filters",
     "rllib.running",
     "rllib",

@@ -16,19 +16,16 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.metrics import ALL_MODULES
 
-from policystore.errors import InvalidInputError, NotFoundError, StorageError, SyncError
+from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.bounds import check_snapshot
-from policystore.rllib.fitting import Fit, Plan, fit, plan_of
+from policystore.rllib.fitting import fit
 from policystore.rllib.running_filters import new_stack_filters, old_stack_filters
 from policystore.rllib.sync_report import SyncReport
-from policystore.rllib.sync_rows import digest_from, rows_of
-from policystore.rllib.worker_side import commit, held_by, look, put, tell, undo
-from policystore.rllib.worker_threads import settle
-from policystore.rllib.workers import Calls, Deadline, Worker, is_new_stack, send, workers_of
+from policystore.rllib.waves import Payload, carry_out, compare, deadline_of, facts_of, settle_old
+from policystore.rllib.workers import Worker, is_new_stack, workers_of
 from policystore.snapshot import Snapshot
 
 __all__ = ["check_sync", "load_into"]
@@ -80,15 +77,15 @@ def load_into(
         SyncError: someone did not take the weights; all have their old ones again.
         StorageError: a learner did not answer before anything was sent.
     """
-    deadline = _deadline(timeout)
+    deadline = deadline_of(timeout)
     team = workers_of(algo)
     given = _given(snaps)
     stack = "new" if is_new_stack(algo) else "old"
-    _settle_old(algo, stack, deadline)
-    facts = _facts(team, [pid for pid in given if pid != ALL_MODULES], deadline)
+    settle_old(algo, deadline)
+    facts = facts_of(team, [pid for pid in given if pid != ALL_MODULES], deadline)
     if ALL_MODULES in given:
         given = _apart(given)
-        facts = _facts(team, list(given), deadline)
+        facts = facts_of(team, list(given), deadline)
     unknown = [pid for pid in given if pid not in facts["policies"]]
     if unknown:
         raise NotFoundError(
@@ -113,9 +110,18 @@ def load_into(
             raise InvalidInputError(
                 "agents= is for the new API stack; on the old one filters belong to policies"
             )
-        leader = next(worker for worker in team if worker.leads)
-        job["filters"] = old_stack_filters(held_by(leader.local).worker, given)
-    return carry_out(algo, team, job, fits, facts, notes, deadline)
+        job["filters"] = old_stack_filters(algo.env_runner, given)
+    report = carry_out(
+        team,
+        job,
+        Payload(team, fits),
+        {pid: each.expected for pid, each in fits.items()},
+        facts,
+        deadline,
+        notes=notes,
+    )
+    _set_connectors_of_driver(algo, team, job)
+    return report
 
 
 def check_sync(
@@ -139,10 +145,10 @@ def check_sync(
         InvalidInputError: a stopped Algorithm, or an argument of the wrong form.
         StorageError: the first learner does not answer.
     """
-    deadline = _deadline(timeout)
+    deadline = deadline_of(timeout)
     team = workers_of(algo)
     wanted = None if policy_ids is None else _listed(policy_ids)
-    facts = _facts(team, wanted, deadline)
+    facts = facts_of(team, wanted, deadline)
     unknown = [pid for pid in wanted or () if pid not in facts["policies"]]
     if unknown:
         raise NotFoundError(
@@ -150,148 +156,6 @@ def check_sync(
             f"{', '.join(map(repr, facts['ids']))}"
         )
     return compare(team, facts, deadline)
-
-
-def compare(
-    team: list[Worker],
-    facts: Mapping[str, Any],
-    deadline: Deadline,
-    silent: Mapping[Worker, dict[str, Any]] | None = None,
-    notes: tuple[str, ...] = (),
-) -> SyncReport:
-    """A report of what everyone holds; of ``silent`` workers their answers are given."""
-    plans: dict[str, Plan] = {pid: plan_of(each) for pid, each in facts["policies"].items()}
-    silent = silent or {}
-    asked = [worker for worker in team if worker not in silent]
-    answers = send(asked, tell, lambda worker: (plans, deadline.left())).collect(deadline)
-    return SyncReport(rows_of(team, facts, {**silent, **answers}, None), notes)
-
-
-def carry_out(
-    algo: Algorithm,
-    team: list[Worker],
-    job: dict[str, Any],
-    fits: Mapping[str, Fit],
-    facts: Mapping[str, Any],
-    notes: tuple[str, ...],
-    deadline: Deadline,
-) -> SyncReport:
-    """Send checked weights to everyone, and take them back from all if one does not take them."""
-    payload = _Payload(team, fits)
-    sent: Calls | None = None
-    try:
-        sent = send(team, put, lambda worker: (job, payload.of(worker)))
-        answers = sent.collect(deadline)
-    except BaseException:
-        # Interrupted: who has been sent the weights takes them back once it comes to that.
-        send(team, undo, lambda worker: (job["token"],))
-        raise
-    failed = [
-        (worker, answer) for worker, answer in answers.items() if _failed(worker, answer, fits)
-    ]
-    if failed:
-        _take_back(team, job, answers, failed, fits, facts, deadline)
-    _set_connectors_of_driver(algo, team, job)
-    send(
-        [worker for worker in team if "unreachable" not in answers[worker]],
-        commit,
-        lambda worker: (job["token"],),
-    )
-    expected = {pid: each.expected for pid, each in fits.items()}
-    return SyncReport(rows_of(team, facts, answers, expected), notes)
-
-
-def _failed(worker: Worker, answer: Mapping[str, Any], fits: Mapping[str, Fit]) -> str:
-    if "unreachable" in answer:
-        return "a learner is dead" if worker.group == "learner" else ""
-    if answer.get("pending"):
-        return str(answer.get("error") or "no answer in time")
-    if "error" in answer:
-        return str(answer["error"])
-    for pid, each in fits.items():
-        held = answer["policies"].get(pid, {})
-        if digest_from(held) != each.expected:
-            return held.get("wrong") or f"{pid!r} holds other weights after they were set"
-    return ""
-
-
-def _take_back(
-    team: list[Worker],
-    job: Mapping[str, Any],
-    answers: Mapping[Worker, Mapping[str, Any]],
-    failed: list[tuple[Worker, dict[str, Any]]],
-    fits: Mapping[str, Fit],
-    facts: Mapping[str, Any],
-    deadline: Deadline,
-) -> None:
-    silent = {
-        worker: dict(answer)
-        for worker, answer in answers.items()
-        if "unreachable" in answer or answer.get("pending")
-    }
-    back = send(
-        [worker for worker in team if "unreachable" not in answers[worker]],
-        undo,
-        lambda worker: (job["token"],),
-    )
-    # Those who are silent have it in their queue, behind the weights; the others take a moment.
-    grace = Deadline(10.0)
-    listened = Calls(
-        {w: r for w, r in back.references.items() if w not in silent}, back.answers
-    ).collect(grace)
-    stuck = {w: a["error"] for w, a in listened.items() if "error" in a}
-    reasons = [f"  {worker.name}: {_failed(worker, answer, fits)}" for worker, answer in failed]
-    report = None
-    try:
-        report = compare(team, facts, Deadline(10.0), silent)
-    except StorageError as error:
-        reasons.append(f"  {error}")
-    raise SyncError(
-        f"the weights were not loaded: {len(failed)} of {len(team)} did not take them:\n"
-        + "\n".join(reasons[:20])
-        + (
-            "\nEveryone who answers has its old weights again, and who has not answered within "
-            f"{deadline.seconds:g} s gives the new ones back when it does."
-            if not stuck
-            else f"\nTaking them back failed on {', '.join(w.name for w in stuck)}: {stuck}"
-        ),
-        report=report,
-    )
-
-
-class _Payload:
-    """Weights on their way: in the object store once, however many actors there are.
-
-    Env runners of the new stack mostly hold what acting needs and no critic; they get no more.
-    """
-
-    def __init__(self, team: list[Worker], fits: Mapping[str, Fit]) -> None:
-        self._full = {pid: each.arrays for pid, each in fits.items()}
-        runners = [w.local for w in team if w.group != "learner" and not w.is_remote]
-        held = {pid: set(each.acting) for pid, each in fits.items()}
-        for runner in runners:
-            there = held_by(runner)
-            for pid in held.keys() & set(there.ids):
-                held[pid] |= there.bits(pid).keys()
-        if runners:
-            self._part = {
-                pid: {n: each for n, each in arrays.items() if n in held[pid]}
-                for pid, arrays in self._full.items()
-            }
-            if all(len(self._part[pid]) == len(self._full[pid]) for pid in held):
-                self._part = self._full
-        else:
-            self._part = self._full
-        self._references: dict[int, Any] = {}
-
-    def of(self, worker: Worker) -> Any:
-        """What one worker gets: the arrays themselves, or a reference to them."""
-        found = self._full if worker.group == "learner" or worker.leads else self._part
-        if not worker.is_remote:
-            return found
-        if id(found) not in self._references:
-            self._references[id(found)] = ray.put(found)
-        return self._references[id(found)]
 
 
 def _set_connectors_of_driver(algo: Algorithm, team: list[Worker], job: Mapping[str, Any]) -> None:
@@ -305,35 +169,6 @@ def _set_connectors_of_driver(algo: Algorithm, team: list[Worker], job: Mapping[
     pipeline.set_state(
         {name: {**now[name], **state} for name, state in job["pipeline"].items() if name in now}
     )
-
-
-def _facts(team: list[Worker], ids: list[str] | None, deadline: Deadline) -> dict[str, Any]:
-    """What the learners say of their policies; they must all say the same."""
-    learners = [worker for worker in team if worker.group == "learner"]
-    leaders = learners or [worker for worker in team if worker.leads]
-    if not leaders:
-        raise InvalidInputError("the Algorithm has neither learners nor a local worker")
-    answers = send(leaders, look, lambda worker: (ids, deadline.left())).collect(deadline)
-    for worker in leaders:
-        answer = answers[worker]
-        why = answer.get("unreachable") or answer.get("error")
-        if why or answer.get("pending") or not answer["settled"]:
-            raise StorageError(
-                f"{worker.name} does not answer within {deadline.seconds:g} s"
-                + (f": {why}" if why else "")
-                + ". Nothing was sent. A dead learner does not come back: build the Algorithm anew."
-            )
-    first: dict[str, Any] = answers[leaders[0]]
-    first["seq"] = max([answers[worker]["seq"] or 0 for worker in leaders])
-    return first
-
-
-def _settle_old(algo: Algorithm, stack: str, deadline: Deadline) -> None:
-    """IMPALA and APPO of the old stack learn in a thread of the driver."""
-    if stack == "old" and not settle(algo, deadline.left()):
-        raise StorageError(
-            f"the learner thread was busy for {deadline.seconds:g} s; nothing was sent"
-        )
 
 
 def _given(snaps: Any) -> dict[str, Snapshot]:
@@ -381,9 +216,3 @@ def _listed(policy_ids: Any) -> list[str]:
     if isinstance(policy_ids, (str, bytes)) or not isinstance(policy_ids, Iterable):
         raise InvalidInputError(f"policy_ids is a list of ids: [{policy_ids!r}]")
     return list(policy_ids)
-
-
-def _deadline(timeout: Any) -> Deadline:
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise InvalidInputError(f"timeout is a number of seconds above 0, not {timeout!r}")
-    return Deadline(float(timeout))

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["policy_filter", "read_old_filter", "runner_filters", "write_old_filter"]
+__all__ = [
+    "policy_filter",
+    "read_old_filter",
+    "relink_old_filter",
+    "runner_filters",
+    "write_old_filter",
+]
 
 
 def runner_filters(worker: Any) -> dict[Any, Any] | None:
@@ -55,7 +61,7 @@ def _squares(stat: Any) -> str:
 
 
 def write_old_filter(policy: Any, stats: Any) -> None:
-    """In place: the worker's own list holds the same filters (connectors/util.py:153)."""
+    """Set what :func:`read_old_filter` gives."""
     import numpy as np
     import tree
 
@@ -65,3 +71,14 @@ def write_old_filter(policy: Any, stats: Any) -> None:
         stat.mean_array = np.array(mean)
         setattr(stat, _squares(stat), np.array(squares))
     found.reset_buffer()
+
+
+def relink_old_filter(worker: Any, pid: str) -> None:
+    """Let a worker's list of filters, which training merges, hold the policy's own one again.
+
+    ``Policy.set_state`` makes new connectors and leaves the old filter in the list: on restarted
+    workers, after a checkpoint and of swapped-out policies (``connectors/util.py:153``).
+    """
+    from ray.rllib.connectors.util import maybe_get_filters_for_syncing
+
+    maybe_get_filters_for_syncing(worker, pid)

@@ -16,6 +16,7 @@ from typing import Any
 from policystore.rllib.worker_filters import (
     policy_filter,
     read_old_filter,
+    relink_old_filter,
     runner_filters,
     write_old_filter,
 )
@@ -223,6 +224,7 @@ def _write(held: Held, pid: str, arrays: Any) -> None:
 def _write_filters(held: Held, job: Any) -> None:
     for pid, stats in (job.get("filters") or {}).items():
         write_old_filter(held.holder(pid), stats)
+        relink_old_filter(held.worker, pid)
     pipeline = getattr(held.worker, "_env_to_module", None)
     if job.get("pipeline") and pipeline is not None:
         now = pipeline.get_state()
