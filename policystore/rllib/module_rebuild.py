@@ -23,7 +23,7 @@ from policystore.tensors import Array
 from policystore.torch import check_fit, load_arrays, plain_names
 from policystore.tree import Tagged
 
-__all__ = ["rebuild_module"]
+__all__ = ["module_spec", "rebuild_module"]
 
 
 def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
@@ -57,6 +57,21 @@ def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
         if parts is None:
             return _build(snap.spec, snap.weights, trust)
         return _build_together(snap, parts, trust)
+
+
+def module_spec(snap: Snapshot, trust: Trust = ()) -> RLModuleSpec:
+    """What RLlib builds the module of a snapshot from; it was built once here, weights and all.
+
+    Raises:
+        InvalidInputError, MismatchError, UntrustedError: as :func:`rebuild_module`; also for
+            modules that go together, which have no place of their own in an Algorithm.
+    """
+    if snap.spec.modules is not None:
+        raise InvalidInputError(
+            f"{snap!r} is of modules that share parts; they cannot be added beside others"
+        )
+    rebuild_module(snap, trust=trust)
+    return _rl_module_spec(snap.spec, trust)
 
 
 def _build_together(snap: Snapshot, parts: Mapping[str, Spec], trust: Trust) -> MultiRLModule:

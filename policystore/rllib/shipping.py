@@ -1,23 +1,22 @@
 """Functions of ours in the actors of a running Algorithm, which may not have policystore.
 
-They go by value: Ray's pickler is told so for the modules that hold them, and what they call goes
-along. A function is pickled once per process.
+They go by value: Ray's pickler is told so for the modules that hold them, ``worker_*.py``, and what
+they call goes along. A function is pickled once per process.
 """
 
 from __future__ import annotations
 
 import functools
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from ray import cloudpickle
 
-from policystore.rllib import worker_filters, worker_side, worker_tensors, worker_threads
-
 __all__ = ["ship"]
 
-_BY_VALUE = (worker_filters, worker_side, worker_tensors, worker_threads)
+_BY_VALUE = "policystore.rllib.worker_"
 
 
 class _Shipped:
@@ -33,10 +32,11 @@ class _Shipped:
 @functools.cache
 def ship(function: Callable[..., Any]) -> Any:
     """What to pass to a remote call in place of ``function``."""
-    for module in _BY_VALUE:
+    modules = [module for name, module in sys.modules.items() if name.startswith(_BY_VALUE)]
+    for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
         return _Shipped(cloudpickle.dumps(function))
     finally:
-        for module in _BY_VALUE:
+        for module in modules:
             cloudpickle.unregister_pickle_by_value(module)

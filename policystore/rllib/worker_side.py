@@ -35,7 +35,17 @@ from policystore.rllib.worker_tensors import (
 )
 from policystore.rllib.worker_threads import forget_queued_states, settle
 
-__all__ = ["commit", "held_by", "look", "put", "tell", "undo"]
+__all__ = [
+    "commit",
+    "held_by",
+    "look",
+    "names_of_targets",
+    "put",
+    "tell",
+    "undo",
+    "write_filters",
+    "write_policy",
+]
 
 _UNDO = "_policystore_undo"
 
@@ -55,8 +65,9 @@ def look(worker: Any, ids: Any, timeout: float) -> dict[str, Any]:
 
     Returns:
         ``ids``, ``plain`` (False for a MultiRLModule of the user's own), ``seq``, ``settled``,
-        ``asynchronous`` and by id, under ``policies``, ``tensors`` (name -> dtype, shape),
-        ``acting``, ``targets`` (names), ``spaces``, ``trained``; or ``error``.
+        ``asynchronous``, ``trains_new`` (whether a policy of a new id would be trained), and by id,
+        under ``policies``, ``tensors`` (name -> dtype, shape), ``acting``, ``targets`` (names),
+        ``spaces``, ``trained``; or ``error``.
     """
     try:
         held = held_by(worker)
@@ -67,6 +78,7 @@ def look(worker: Any, ids: Any, timeout: float) -> dict[str, Any]:
             "plain": held.is_plain,
             "seq": held.seq,
             "settled": settled,
+            "trains_new": held.is_trained("\0"),
             "asynchronous": not held.is_old and hasattr(held.worker, "_learner_thread"),
             "policies": {pid: _describe(held, pid) for pid in wanted},
         }
@@ -79,23 +91,24 @@ def _describe(held: Held, pid: str) -> dict[str, Any]:
     entries = held.bits(pid)
     network = held.network(pid)
     all_act = held.is_old or network is None
-    targets: list[str] = []
-    pairs = held.target_pairs(pid)
-    if pairs and network is not None:
-        parts = {
-            id(part) for _, target in pairs for part in target.state_dict(keep_vars=True).values()
-        }
-        kept = network.state_dict(keep_vars=True).values()
-        targets = [
-            name for name, part in zip(tensors_of(network), kept, strict=True) if id(part) in parts
-        ]
     return {
         "tensors": {name: (entry[0], entry[1]) for name, entry in entries.items()},
         "acting": list(entries) if all_act else acting_names(holder, entries),
-        "targets": targets,
+        "targets": names_of_targets(held, pid),
         "spaces": (holder.observation_space, holder.action_space),
         "trained": held.is_trained(pid),
     }
+
+
+def names_of_targets(held: Held, pid: str) -> list[str]:
+    """Names of those weights that belong to target networks."""
+    pairs = held.target_pairs(pid)
+    network = held.network(pid)
+    if not pairs or network is None:
+        return []
+    parts = {id(part) for _, target in pairs for part in target.state_dict(keep_vars=True).values()}
+    kept = network.state_dict(keep_vars=True).values()
+    return [name for name, part in zip(tensors_of(network), kept, strict=True) if id(part) in parts]
 
 
 def tell(worker: Any, plans: Any, timeout: float) -> dict[str, Any]:
@@ -161,8 +174,8 @@ def put(worker: Any, job: Any, payload: Any) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}"}
     try:
         for pid in plans:
-            _write(held, pid, payload[pid])
-        _write_filters(held, job)
+            write_policy(held, pid, payload[pid])
+        write_filters(held, job)
         if not held.is_old:
             forget_queued_states(held.worker)
             if job["seq"] is not None:
@@ -207,7 +220,8 @@ def _keep(held: Held, job: Any) -> dict[str, Any]:
     return kept
 
 
-def _write(held: Held, pid: str, arrays: Any) -> None:
+def write_policy(held: Held, pid: str, arrays: Any) -> None:
+    """Write weights into a policy: those of them that it holds."""
     if held.network(pid) is None:
         held.write_own(pid, {name: bits for name, (_, bits) in arrays.items()})
         return
@@ -221,7 +235,8 @@ def _write(held: Held, pid: str, arrays: Any) -> None:
             copy_network(network, target)
 
 
-def _write_filters(held: Held, job: Any) -> None:
+def write_filters(held: Held, job: Any) -> None:
+    """Set the filter statistics of a job."""
     for pid, stats in (job.get("filters") or {}).items():
         write_old_filter(held.holder(pid), stats)
         relink_old_filter(held.worker, pid)
