@@ -19,7 +19,7 @@ from policystore.errors import InvalidInputError
 from policystore.rllib.shipping import ship
 from policystore.rllib.worker_tensors import Held
 
-__all__ = ["Calls", "Deadline", "Worker", "is_new_stack", "send", "workers_of"]
+__all__ = ["Calls", "Deadline", "Worker", "is_new_stack", "learners_of", "send", "workers_of"]
 
 _GROUPS = (
     ("train", "env_runner_group"),
@@ -84,7 +84,7 @@ def workers_of(algorithm: Algorithm) -> list[Worker]:
             f"expected a running Algorithm of RLlib, found {type(algorithm).__qualname__}"
         )
     _refuse_stopped(algorithm)
-    found = _learners(algorithm)
+    found = learners_of(algorithm)
     leads = not found
     for group, attribute in _GROUPS:
         holder = getattr(algorithm, attribute, None)
@@ -110,7 +110,8 @@ def workers_of(algorithm: Algorithm) -> list[Worker]:
     return found
 
 
-def _learners(algorithm: Algorithm) -> list[Worker]:
+def learners_of(algorithm: Algorithm) -> list[Worker]:
+    """The learners alone, of the new stack; none on the old one."""
     group = algorithm.learner_group
     if group is None:
         return []

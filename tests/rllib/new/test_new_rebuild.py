@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import pickle
+import queue
 import subprocess
 import sys
 import textwrap
+import threading
 import types
 import zlib
 from pathlib import Path
@@ -32,8 +34,9 @@ from policystore.errors import (
 )
 from policystore.rllib.connector_state import decode_array, put_state, take_state
 from policystore.rllib.module_rebuild import rebuild_module
-from policystore.rllib.module_source import _learner_reader
 from policystore.rllib.module_stack import snapshot_module
+from policystore.rllib.shipping import ship
+from policystore.rllib.worker_reading import read_learner
 from policystore.snapshot import Snapshot
 from policystore.tree import Tagged
 
@@ -288,15 +291,15 @@ def test_learners_need_no_policystore_to_be_read(tmp_path: Path) -> None:
     """Ray sends the code that reads a learner along; another process runs it without us."""
     from ray import cloudpickle
 
-    (tmp_path / "code").write_bytes(cloudpickle.dumps(_learner_reader()))
+    (tmp_path / "code").write_bytes(cloudpickle.dumps(ship(read_learner)))
     script = f"""
         import sys, types
         sys.modules["policystore"] = None
         from ray import cloudpickle
         read = cloudpickle.loads(open({str(tmp_path / "code")!r}, "rb").read())
         from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
-        found = read(types.SimpleNamespace(module=MultiRLModule(rl_module_specs={{}})), None)
-        assert found["modules"] == {{}} and not found["unsteady"], found
+        found = read(types.SimpleNamespace(module=MultiRLModule(rl_module_specs={{}})), None, 1.0)
+        assert found["modules"] == {{}}, found
         print("read")
     """
     done = subprocess.run(
@@ -305,24 +308,47 @@ def test_learners_need_no_policystore_to_be_read(tmp_path: Path) -> None:
     assert done.stdout.endswith("read\n"), done.stderr
 
 
-@pytest.mark.parametrize(("updates", "steady"), [(2, True), (10**6, False)])
-def test_weights_that_change_while_they_are_read(updates: int, steady: bool) -> None:
+@pytest.mark.parametrize("ends", [True, False])
+def test_weights_that_change_while_they_are_read(ends: bool) -> None:
     """As IMPALA's learner thread does it: what is read is one state of the weights, or nothing."""
     module = cells.MODULES["module-own"]().build()
     multi = MultiRLModule(rl_module_specs={})
     multi.add_module("only", module)
-    left = [updates]
+    batches: queue.Queue[Any] = queue.Queue()
+    stop = threading.Event()
 
-    def update(*_: Any) -> None:
-        if left[0] > 0:
-            left[0] -= 1
-            with torch.no_grad():
-                module.out.bias.add_(1.0)
+    class LearnerThread(threading.Thread):
+        _in_queue = batches
 
-    module.register_state_dict_post_hook(update)
-    learner = types.SimpleNamespace(module=multi, _learner_thread=object())
-    found = _learner_reader()(learner, None)
-    assert found["unsteady"] is not steady
-    if steady:
+        def run(self) -> None:
+            while self.step():
+                pass
+
+        def step(self) -> bool:
+            batch = self._in_queue.get()
+            if batch is None:
+                return False
+            self.update(batch)
+            return True
+
+        def update(self, pauses: int) -> None:
+            while pauses and not stop.is_set():
+                pauses -= 1
+                with torch.no_grad():
+                    module.out.bias.add_(1.0)
+                stop.wait(0.001)
+
+    thread = LearnerThread(daemon=True)
+    thread.start()
+    batches.put(50 if ends else 10**9)
+    learner = types.SimpleNamespace(module=multi, _learner_thread=thread)
+    found = read_learner(learner, None, 5.0 if ends else 0.2)
+    if ends:
         kept = found["modules"]["only"]["weights"]["out.bias"]
         assert torch.equal(kept, module.out.bias.detach())
+        assert float(kept.min()) >= 40
+    else:
+        assert found == {"unsteady": True}
+    stop.set()
+    batches.put(None)
+    thread.join()
