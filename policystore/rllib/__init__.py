@@ -13,6 +13,7 @@ except ImportError as error:
         f"policystore.rllib needs Ray RLlib and torch: pip install 'policystore[rllib]' ({error})"
     ) from error
 
+from policystore.rllib.joining import add_to, remove_from
 from policystore.rllib.module_rebuild import rebuild_module
 from policystore.rllib.policy_stack import rebuild_policy
 from policystore.rllib.running import check_sync, load_into
@@ -22,11 +23,13 @@ from policystore.rllib.sync_report import Row, SyncReport
 __all__ = [
     "Row",
     "SyncReport",
+    "add_to",
     "check_sync",
     "load_into",
     "rebuild_module",
     "rebuild_player",
     "rebuild_policy",
+    "remove_from",
     "snapshot",
     "snapshots",
 ]

@@ -48,6 +48,7 @@ class Fit:
 
 # torch and numpy call the dtypes of the table by the same names.
 _DTYPES = {dtype.name: dtype for dtype in CODES}
+_NAMES = {dtype: dtype.name for dtype in CODES}
 
 
 @functools.lru_cache(maxsize=256)
@@ -100,7 +101,7 @@ def fit(policy_id: str, snap: Snapshot, described: Mapping[str, Any], stack: str
         if name in unexpected:
             continue
         dtype, shape = needed[name]
-        have = array.dtype.name
+        have = _NAMES[array.dtype]
         if have != dtype or array.shape != shape:
             wrong[name] = (
                 f"the target needs {dtype}{list(shape)}, the snapshot has {have}{list(array.shape)}"

@@ -19,6 +19,7 @@ from policystore.errors import InvalidInputError, StorageError, SyncError
 from policystore.rllib.classes import Trust
 from policystore.rllib.fitting import Fit, fit
 from policystore.rllib.module_rebuild import module_spec
+from policystore.rllib.restarts import forget, mapping, remember, watch
 from policystore.rllib.running_filters import new_stack_filters
 from policystore.rllib.sync_report import SyncReport
 from policystore.rllib.waves import Payload, Steps, carry_out, compare, facts_of
@@ -73,10 +74,12 @@ def add_new(
     pipeline, notes = new_stack_filters(algo, {policy_id: snap}, agents)
     job |= {"plans": {policy_id: fitting.plan}, "pipeline": pipeline, "seq": None}
     fits: Mapping[str, Fit] = {policy_id: fitting}
+    payload = Payload(team, fits)
+    watch(algo)
     report = carry_out(
         team,
         job,
-        Payload(team, fits),
+        payload,
         {policy_id: fitting.expected},
         {**before, "policies": {policy_id: described}},
         deadline,
@@ -84,6 +87,9 @@ def add_new(
         steps=_STEPS,
         before=before,
     )
+    remember(algo, team, job, payload, join=join_module)
+    if policy_mapping_fn is not None:
+        mapping(algo, policy_mapping_fn)
     changed = _spec_now(team, deadline)
     for config in (algo.config, algo.learner_group.config):
         with _Thawed(config):
@@ -125,6 +131,7 @@ def remove_new(
     )
     runners = [worker for worker in team if worker.group != "learner"]
     learners = [worker for worker in team if worker.group == "learner"]
+    watch(algo)
     forgotten: list[tuple[dict[Any, Any], Any]] = []
     try:
         # Runners first, as their samples name the module; learners before the runners let go of it.
@@ -156,6 +163,9 @@ def remove_new(
                 wanted = type(wanted)(mid for mid in wanted if mid != policy_id)
             _follow(config, policy_mapping_fn, wanted)
     send(team, commit, lambda worker: (job["token"],))
+    forget(algo, policy_id)
+    if policy_mapping_fn is not None:
+        mapping(algo, policy_mapping_fn)
     team = workers_of(algo)  # anew: what was found out before still knows the module
     return compare(team, facts_of(team, None, deadline), deadline)
 
@@ -343,8 +353,8 @@ class _Thawed:
             self._config.freeze()
 
 
-def _follow(config: Any, mapping: Any, to_train: Any) -> None:
-    if mapping is not None:
-        config.multi_agent(policy_mapping_fn=mapping)
+def _follow(config: Any, function: Any, to_train: Any) -> None:
+    if function is not None:
+        config.multi_agent(policy_mapping_fn=function)
     if to_train is not None:
         config.multi_agent(policies_to_train=to_train)

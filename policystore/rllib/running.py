@@ -22,6 +22,7 @@ from ray.rllib.utils.metrics import ALL_MODULES
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.bounds import check_snapshot
 from policystore.rllib.fitting import fit
+from policystore.rllib.restarts import remember, watch
 from policystore.rllib.running_filters import new_stack_filters, old_stack_filters
 from policystore.rllib.sync_report import SyncReport
 from policystore.rllib.waves import Payload, carry_out, compare, deadline_of, facts_of, settle_old
@@ -52,7 +53,8 @@ def load_into(
 
     All or nothing: if someone refuses, does not answer in time, or a learner is dead, everyone gets
     its old weights back, those too who answer later. A dead env runner is no failure: it reads
-    ``unreachable``, and RLlib restores it from the local worker, which has the new weights.
+    ``unreachable``. As all that are restarted or added from now on, whether RLlib notices or not,
+    it gets the weights before it samples. For that Ray's object store keeps one copy of them.
 
     On IMPALA and APPO updates that are under way are awaited, and the weights get a number far
     above what is still in flight, so that runners drop older ones
@@ -111,15 +113,18 @@ def load_into(
                 "agents= is for the new API stack; on the old one filters belong to policies"
             )
         job["filters"] = old_stack_filters(algo.env_runner, given)
+    payload = Payload(team, fits)
+    watch(algo)
     report = carry_out(
         team,
         job,
-        Payload(team, fits),
+        payload,
         {pid: each.expected for pid, each in fits.items()},
         facts,
         deadline,
         notes=notes,
     )
+    remember(algo, team, job, payload)
     _set_connectors_of_driver(algo, team, job)
     return report
 
@@ -130,7 +135,13 @@ def check_sync(
     """Ask every learner and worker which weights it holds now.
 
     What counts is the ``acting`` digest: of the weights that acting needs. The first learner (on
-    the old stack the local worker) says what it should be. Changes nothing.
+    the old stack the local worker) says what it should be.
+
+    Changes nothing, but for one thing that any call of RLlib does as well: an env runner that was
+    restarted unnoticed gets back first what had been loaded. So a row shows what the next sample
+    would be drawn with, and not what the actor was made with, which nobody will see. If that
+    failed, its note says why. A policy in training reads ``bad`` there until the next ``train()``,
+    as its weights are those of the load.
 
     Args:
         algo: of either API stack.

@@ -16,7 +16,7 @@ from policystore.rllib.filters import running_stat, squares_name
 from policystore.rllib.worker_filters import policy_filter, read_old_filter
 from policystore.snapshot import Snapshot
 
-__all__ = ["new_stack_filters", "old_stack_filters"]
+__all__ = ["given_old_filter", "new_stack_filters", "old_stack_filters"]
 
 
 def new_stack_filters(
@@ -172,7 +172,7 @@ def old_stack_filters(
     """
     found = {}
     for pid, snap in snaps.items():
-        given = _given(snap)
+        given = given_old_filter(snap)
         has = policy_filter(local.policy_map[pid]) is not None
         if given is None:
             if has and snap.spec.connectors:
@@ -197,7 +197,8 @@ def old_stack_filters(
     return found
 
 
-def _given(snap: Snapshot) -> list[tuple[int, Any, Any]] | None:
+def given_old_filter(snap: Snapshot) -> list[tuple[int, Any, Any]] | None:
+    """The statistics of an old-stack snapshot's filter, checked; None if it has none."""
     agent = snap.state.get("connectors", {}).get("agent", {})
     for name, state in agent.items():
         if not isinstance(state, Mapping) or "running_stats" not in state:

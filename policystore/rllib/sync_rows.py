@@ -65,12 +65,17 @@ def _row(
     if "error" in answer:
         return Row(worker.name, pid, "bad", note=str(answer["error"]))
     held = answer["policies"].get(pid)
+    remark = answer.get("remark", "")
     if held is None:
-        return Row(worker.name, pid, "bad", seq=answer["seq"], note="it has no such policy")
+        why = "it has no such policy"
+        return Row(
+            worker.name, pid, "bad", seq=answer["seq"], note=f"{why}; {remark}" if remark else why
+        )
     digest = digest_from(held)
     status, note = "ok", ""
     if digest is None or digest != wanted:
         status, note = "bad", held["wrong"] or "holds other weights"
+        note = f"{note}; {remark}" if remark else note
         if digest is not None and not loaded:
             late = _behind(worker, facts, facts["policies"][pid], answer["seq"], number)
             if late:

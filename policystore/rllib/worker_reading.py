@@ -27,7 +27,8 @@ def read_module(wrapped: Any) -> dict[str, Any]:
         "model_config": module.model_config,
         "catalog_class": None if catalog is None else type(catalog),
     }
-    if not isinstance(module, torch.nn.Module):
+    is_torch = isinstance(module, torch.nn.Module)
+    if not is_torch:
         found["weights"] = module.get_state()
         found["acting"] = list(found["weights"])
         return found

@@ -36,6 +36,10 @@ from policystore.rllib.worker_tensors import (
 from policystore.rllib.worker_threads import forget_queued_states, settle
 
 __all__ = [
+    "MARK",
+    "MISSED",
+    "RESTARTED",
+    "UNDO",
     "commit",
     "held_by",
     "look",
@@ -47,7 +51,13 @@ __all__ = [
     "write_policy",
 ]
 
-_UNDO = "_policystore_undo"
+# What is kept on a worker besides its weights: what undo needs; how many waves it has taken part
+# in, or has done anew after a restart (worker_restarts.py); what went wrong then; whether there was
+# one.
+UNDO = "_policystore_undo"
+MARK = "_policystore_mark"
+MISSED = "_policystore_missed"
+RESTARTED = "_policystore_restarted"
 
 
 def held_by(worker: Any) -> Held:
@@ -120,8 +130,8 @@ def tell(worker: Any, plans: Any, timeout: float) -> dict[str, Any]:
         timeout: seconds to wait for a learner that updates in a thread.
 
     Returns:
-        ``ids``, ``seq``, ``settled``, ``filters`` and by id, under ``policies``, ``digest`` or
-        ``wrong``, ``targets`` and ``filters``; or ``error``.
+        ``ids``, ``seq``, ``settled``, ``filters``, ``remark`` and by id, under ``policies``,
+        ``digest`` or ``wrong``, ``targets`` and ``filters``; or ``error``.
     """
     try:
         held = held_by(worker)
@@ -134,9 +144,18 @@ def tell(worker: Any, plans: Any, timeout: float) -> dict[str, Any]:
                 pid: _tell(held, pid, plan) for pid, plan in plans.items() if pid in held.ids
             },
             "filters": None if held.is_old else runner_filters(held.worker),
+            "remark": _remark(held.worker),
         }
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _remark(worker: Any) -> str:
+    """Why a worker may hold other weights than those who took part in everything."""
+    missed = getattr(worker, MISSED, None)
+    if missed is not None:
+        return f"restarted, and not everything could be done anew: {missed['error']}"
+    return "restarted or added since a load" if hasattr(worker, RESTARTED) else ""
 
 
 def _tell(held: Held, pid: str, plan: Any) -> dict[str, Any]:
@@ -169,7 +188,7 @@ def put(worker: Any, job: Any, payload: Any) -> dict[str, Any]:
         wrong = [each for pid in plans for each in _unfit(held, pid, plans[pid], payload[pid])]
         if wrong:
             return {"error": "; ".join(wrong[:5])}
-        setattr(held.worker, _UNDO, (job["token"], _keep(held, job)))
+        setattr(held.worker, UNDO, (job["token"], _keep(held, job)))
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     try:
@@ -252,7 +271,7 @@ def undo(worker: Any, token: str) -> dict[str, Any]:
     """Give a worker back what it held before the job of ``token``, if it carried it out."""
     try:
         held = held_by(worker)
-        found = getattr(held.worker, _UNDO, None)
+        found = getattr(held.worker, UNDO, None)
         if found is None or found[0] != token:
             return {"undone": False}
         old = found[1]
@@ -275,14 +294,17 @@ def undo(worker: Any, token: str) -> dict[str, Any]:
         if not held.is_old:
             forget_queued_states(held.worker)
             held.worker._weights_seq_no = old["seq"]
-        delattr(held.worker, _UNDO)
+        delattr(held.worker, UNDO)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     return {"undone": True}
 
 
 def commit(worker: Any, token: str) -> None:
-    """Let go of what :func:`undo` would need."""
-    found = getattr(held_by(worker).worker, _UNDO, None)
+    """Let go of what :func:`undo` would need, and count the wave as one it took part in."""
+    worker = held_by(worker).worker
+    found = getattr(worker, UNDO, None)
     if found is not None and found[0] == token:
-        delattr(held_by(worker).worker, _UNDO)
+        delattr(worker, UNDO)
+        if not hasattr(worker, MISSED):
+            setattr(worker, MARK, getattr(worker, MARK, 0) + 1)

@@ -19,9 +19,21 @@ from policystore.errors import InvalidInputError
 from policystore.rllib.shipping import ship
 from policystore.rllib.worker_tensors import Held
 
-__all__ = ["Calls", "Deadline", "Worker", "is_new_stack", "learners_of", "send", "workers_of"]
+__all__ = [
+    "GROUPS",
+    "GUARD",
+    "Calls",
+    "Deadline",
+    "Worker",
+    "is_new_stack",
+    "learners_of",
+    "send",
+    "workers_of",
+]
 
-_GROUPS = (
+# Where a group's actor manager has its guard (restarts.py).
+GUARD = "_policystore_guard"
+GROUPS = (
     ("train", "env_runner_group"),
     ("eval", "eval_env_runner_group"),
     ("offline eval", "offline_eval_runner_group"),
@@ -86,7 +98,7 @@ def workers_of(algorithm: Algorithm) -> list[Worker]:
     _refuse_stopped(algorithm)
     found = learners_of(algorithm)
     leads = not found
-    for group, attribute in _GROUPS:
+    for group, attribute in GROUPS:
         holder = getattr(algorithm, attribute, None)
         if holder is None:
             continue
@@ -173,6 +185,8 @@ def send(
 ) -> Calls:
     """Call a function of ``worker_side`` with every worker; actors first, as they run beside.
 
+    As with RLlib's own calls env runners first get what a restart took from them (``restarts.py``).
+
     Args:
         workers: whom to call.
         function: gets the worker, then its arguments.
@@ -180,7 +194,7 @@ def send(
     """
     listed = list(workers)
     references = {
-        worker: worker.actor.apply.remote(ship(function), *arguments(worker))
+        worker: worker.actor.apply.remote(_guarded(worker, ship(function)), *arguments(worker))
         for worker in listed
         if worker.is_remote
     }
@@ -190,6 +204,11 @@ def send(
         if not worker.is_remote
     }
     return Calls(references, answers)
+
+
+def _guarded(worker: Worker, function: Any) -> Any:
+    guard = getattr(worker.manager, GUARD, None)
+    return function if guard is None else guard.gated(function)
 
 
 def _result(reference: Any, worker: Worker) -> dict[str, Any]:
