@@ -11,13 +11,12 @@ import gymnasium as gym
 import numpy as np
 
 from policystore.container import layout
-from policystore.digest import Digest
-from policystore.encoding import part_digest
+from policystore.digest import Digest, digest_of
 from policystore.errors import InvalidInputError, MismatchError
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 from policystore.spec import Spec
-from policystore.tensors import CODES, Array
+from policystore.tensors import CODES, Array, raw
 
 __all__ = ["Fit", "Plan", "fit", "plan_of"]
 
@@ -85,7 +84,8 @@ def fit(policy_id: str, snap: Snapshot, described: Mapping[str, Any], stack: str
     Raises:
         MismatchError: lists how names, shapes, dtypes or spaces differ.
     """
-    what = f"{snap!r} into policy {policy_id!r}"
+    # A snapshot's repr has its whole digest, which takes longer than a load: only for messages.
+    what = _Into(snap, policy_id)
     needed = described["tensors"]
     # Snapshots own read-only arrays; this is a plain dict of them.
     weights = dict(snap.weights)
@@ -118,13 +118,24 @@ def fit(policy_id: str, snap: Snapshot, described: Mapping[str, Any], stack: str
             wrong=wrong,
         )
     acting = frozenset(described["acting"])
+    plan = plan_of(described)
     return Fit(
         arrays=arrays,
-        plan=plan_of(described),
-        expected=_expected(snap, weights, acting),
+        plan=plan,
+        expected=_expected(plan, weights),
         acting=acting,
         notes=_notes(policy_id, weights),
     )
+
+
+class _Into:
+    """What a message begins with."""
+
+    def __init__(self, snap: Snapshot, policy_id: str) -> None:
+        self._parts = snap, policy_id
+
+    def __str__(self) -> str:
+        return f"{self._parts[0]!r} into policy {self._parts[1]!r}"
 
 
 def _really_missing(
@@ -137,11 +148,10 @@ def _really_missing(
     return left
 
 
-def _expected(snap: Snapshot, weights: Mapping[str, Array], acting: frozenset[str]) -> Digest:
-    named = snap.spec.acting
-    if acting == frozenset(weights if named is None else named):
-        return snap.acting_digest
-    return part_digest({name: weights[name] for name in acting})
+def _expected(plan: Plan, weights: Mapping[str, Array]) -> Digest:
+    """``encoding.part_digest`` of what acting needs, by the header that is there already."""
+    header, order = plan
+    return digest_of(header, *(raw(weights[name]) for name, _, _ in order))
 
 
 def _notes(policy_id: str, weights: Mapping[str, Array]) -> tuple[str, ...]:
@@ -156,7 +166,7 @@ def _notes(policy_id: str, weights: Mapping[str, Array]) -> tuple[str, ...]:
             + (f" and {len(bad) - 5} more" if bad[5:] else ""),)  # fmt: skip
 
 
-def _check_kind(snap: Snapshot, stack: str, what: str) -> None:
+def _check_kind(snap: Snapshot, stack: str, what: _Into) -> None:
     if snap.spec.stack in (stack, "none", "torch"):
         return
     raise MismatchError(
@@ -197,7 +207,7 @@ def _differing(spec: Spec, observation: _Same, action: _Same) -> tuple[str, ...]
     return tuple(wrong)
 
 
-def _check_spaces(spec: Spec, target: tuple[Any, Any], what: str) -> None:
+def _check_spaces(spec: Spec, target: tuple[Any, Any], what: _Into) -> None:
     wrong = _differing(spec, _Same(target[0]), _Same(target[1]))
     if wrong:
         raise MismatchError(

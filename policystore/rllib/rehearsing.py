@@ -196,8 +196,8 @@ def rehearse(
                 raise InvalidInputError("it would have another observation filter")
     except Exception as error:
         raise InvalidInputError(
-            f"{snap!r} as policy {policy_id!r}: RLlib could not make it anew from its own state, as "
-            "it does for workers that are restarted and from checkpoints: "
+            f"{snap!r} as policy {policy_id!r}: RLlib could not make it anew from its own state, "
+            "as it does for workers that are restarted and from checkpoints: "
             f"{type(error).__name__}: {error}. {_NOTHING}"
         ) from error
     return policy, described
@@ -251,6 +251,13 @@ def refuse_untenable(
             "trained policy that its next batch lacks. Pass policies_to_train= without it, or "
             f"build the Algorithm with simple_optimizer=True. {_NOTHING}"
         )
+    size, length = getattr(config, "minibatch_size", None), _longest(policy)
+    if trained and config.simple_optimizer and type(size) is int and length > size:
+        raise InvalidInputError(
+            f"{what}: it is recurrent, and its max_seq_len {length} is above the minibatch_size "
+            f"{size}: train() would raise. Pass policies_to_train= without it, or build the "
+            f"Algorithm with a larger one. {_NOTHING}"
+        )
     if config.checkpoint_trainable_policies_only and not trained:
         raise InvalidInputError(
             f"{what}: it is not trained, and the config has checkpoint_trainable_policies_only: "
@@ -279,6 +286,11 @@ def _trainable(algo: Algorithm, local: Any) -> tuple[type, ...]:
         except Exception:  # noqa: S112, PERF203 (the user's own function, made for a batch)
             continue
     return tuple(cls for cls in found if isinstance(cls, type))
+
+
+def _longest(policy: Policy) -> int:
+    """The sequences that a recurrent policy is trained on (utils/sgd.py:116)."""
+    return int(policy_config_of(policy)["model"]["max_seq_len"]) if policy.is_recurrent() else 0
 
 
 def _form(policy: Policy) -> tuple[Any, ...]:

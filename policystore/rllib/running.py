@@ -154,7 +154,7 @@ def check_sync(
     Raises:
         NotFoundError: no such policy; lists those there are.
         InvalidInputError: a stopped Algorithm, or an argument of the wrong form.
-        StorageError: the first learner does not answer.
+        StorageError: a learner does not answer.
     """
     deadline = deadline_of(timeout)
     team = workers_of(algo)

@@ -7,6 +7,7 @@ they call goes along. A function is pickled once per process.
 from __future__ import annotations
 
 import functools
+import hashlib
 import pickle
 import sys
 from collections.abc import Callable
@@ -19,14 +20,46 @@ __all__ = ["ship"]
 _BY_VALUE = "policystore.rllib.worker_"
 
 
+def _load(key: str, blob: bytes) -> Any:
+    """The function of a blob; an actor unpickles each once, which else takes longer than a load."""
+    import pickle
+    import sys
+
+    known = vars(sys).setdefault("_policystore_functions", {})
+    if key not in known:
+        known[key] = pickle.loads(blob)
+    return known[key]
+
+
+class _Loader:
+    """:func:`_load`, by value."""
+
+    def __call__(self, key: str, blob: bytes) -> Any:
+        return _load(key, blob)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (_loader_blob(),)
+
+
+@functools.cache
+def _loader_blob() -> bytes:
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps(_load)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
 class _Shipped:
     """Arrives in an actor as the function that it holds."""
 
     def __init__(self, blob: bytes) -> None:
         self._blob = blob
+        self._key = hashlib.blake2b(blob).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickle.loads, (self._blob,)
+        return _Loader(), (self._key, self._blob)
 
 
 @functools.cache

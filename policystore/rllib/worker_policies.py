@@ -234,7 +234,9 @@ def _named(worker: Any, mapping: Any) -> list[tuple[Any, Any]]:
     from ray.rllib.evaluation.episode_v2 import EpisodeV2
 
     found = []
-    agents = set(worker.env.get_agent_ids()) if hasattr(worker.env, "get_agent_ids") else set()
+    agents: set[Any] = set()
+    for attribute in ("possible_agents", "agents", "_agent_ids"):  # older ones have the last only
+        agents = agents or set(getattr(worker.env, attribute, None) or ())
     for episode in list(getattr(_runner_of(worker), "_active_episodes", {}).values()):
         agents |= episode._agent_to_policy.keys()
         for agent in list(episode._agent_to_policy):

@@ -99,6 +99,10 @@ def _replay(worker: Any, entry: Any) -> str:
             for pid in there & set(entry["policies"]):
                 if held_by(worker).is_old:
                     worker.remove_policy(policy_id=pid)
+                    # It leaves these, and training fails with a filter that the others do not have
+                    # (evaluation/rollout_worker.py:1344).
+                    worker.filters.pop(pid, None)
+                    worker.policy_dict.pop(pid, None)
                 else:
                     worker.module.remove_module(pid)
             return ""

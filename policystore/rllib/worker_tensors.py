@@ -78,10 +78,11 @@ class Held:
         return {name: np.array(value) for name, value in (found or {}).items()}
 
     def write_own(self, pid: str, arrays: dict[str, Any]) -> None:
-        """Write weights of a policy without a torch model of RLlib's."""
+        """Write weights, given as bits, of a policy without a torch model of RLlib's."""
         import numpy as np
 
-        copies = {name: np.array(bits) for name, bits in arrays.items()}
+        now = self.own_arrays(pid)
+        copies = {name: np.array(bits).view(now[name].dtype) for name, bits in arrays.items()}
         if copies and self.is_old:
             self.holder(pid).set_weights(copies)
         elif copies:

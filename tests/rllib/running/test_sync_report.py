@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from policystore import Digest, SyncError
+from policystore.rllib import Row, SyncReport
+
+ONE = Digest("1" * 64)
+TWO = Digest("2" * 64)
+
+
+def report(*statuses: str) -> SyncReport:
+    return SyncReport(
+        tuple(Row(f"train {n}", "main", s, ONE, n) for n, s in enumerate(statuses)), ("a note",)
+    )
+
+
+def test_what_counts_as_ok() -> None:
+    good = report("ok", "behind")
+    assert good.ok
+    assert good.bad == ()
+    good.raise_if_bad()
+    for status in ("bad", "pending", "unreachable"):
+        found = report("ok", status)
+        assert not found.ok
+        assert [row.status for row in found.bad] == [status]
+
+
+def test_the_error_names_the_workers_and_has_the_report() -> None:
+    found = report("ok", "bad", "unreachable")
+    with pytest.raises(SyncError, match="2 of 3") as caught:
+        found.raise_if_bad()
+    message = str(caught.value)
+    assert "train 1, 'main': bad" in message
+    assert "train 2, 'main': unreachable" in message
+    assert "train 0" not in message
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.report == found
+    assert str(again) == message
+
+
+def test_the_table() -> None:
+    rows = (
+        Row("learner local", "main", "ok", ONE, 7, targets="ab" * 16),
+        Row("train 1", "main", "bad", TWO, 6, filters={"a": 3, "b": 4}, note="holds other weights"),
+        Row("eval 1", "main", "pending", note="no answer in time"),
+        Row("train 2", "main", "ok", ONE, filters={None: 5}),
+        Row("train 3", "main", "ok", ONE, filters=9),
+    )
+    lines = str(SyncReport(rows, ("NaN somewhere",))).splitlines()
+    assert lines[0].split() == ["worker", "policy", "status", "digest", "seq", "targets", "filters"]
+    assert lines[1].split() == [
+        "learner",
+        "local",
+        "main",
+        "ok",
+        "blake3:111111111111",
+        "7",
+        "abababab",
+    ]
+    assert "a:3 b:4" in lines[2]
+    assert lines[2].endswith("holds other weights")
+    assert "pending" in lines[3]
+    assert lines[4].split()[-1] == "5"
+    assert lines[5].split()[-1] == "9"
+    assert lines[6] == "note: NaN somewhere"
+    # Columns that nobody fills are not shown.
+    assert str(SyncReport(rows[2:3])).splitlines()[0].split() == [
+        "worker",
+        "policy",
+        "status",
+        "digest",
+    ]
+
+
+def test_it_is_a_sequence_of_rows() -> None:
+    found = report("ok", "bad")
+    assert len(found) == 2
+    assert list(found) == list(found.rows)
