@@ -53,7 +53,7 @@ def new_stack_filters(
                 raise MismatchError(
                     f"{snap!r} was trained behind the connector {name!r} and has its state, and "
                     "this Algorithm has no such connector: the policy would see other "
-                    "observations. Add it to the config, or load snap.replace(state={{}})."
+                    "observations. Add it to the config, or load snap.replace(state={})."
                 )
             if not is_filter(piece):
                 notes.append(f"{pid!r}: the state of connector {name!r} was not loaded: it is no "

@@ -59,6 +59,8 @@ def _wait_for(path: Path) -> None:
 
 def print_of(policy: Any) -> str:
     """A fingerprint of a policy's parameters, bit by bit."""
+    if not hasattr(policy, "model"):
+        return print_arrays({})
     return print_arrays({n: t.detach().cpu().numpy() for n, t in policy.model.state_dict().items()})
 
 
@@ -137,12 +139,19 @@ def counts(worker: Any, pid: str) -> tuple[int, bool]:
     return -1, pid not in worker.filters
 
 
-def facts(worker: Any, pid: str) -> tuple[Any, ...]:
-    """Of a policy: its connectors, how far its exploration is, and whose config it has."""
+def facts(worker: Any, pid: str) -> dict[str, Any]:
+    """Of a policy: its connectors, how far its exploration is, and what its config says."""
     policy = worker.policy_map[pid]
     pieces = [*policy.agent_connectors.connectors, *policy.action_connectors.connectors]
-    names = tuple(type(each).__name__ for each in pieces)
-    return names, policy.global_timestep, policy.config["worker_index"] == worker.worker_index
+    says = {key: policy.config[key] for key in ("observation_filter", "normalize_actions")}
+    fragment = worker.config.rollout_fragment_length
+    return {
+        "pieces": [type(each).__name__ for each in pieces],
+        "timestep": policy.global_timestep,
+        "index": policy.config["worker_index"] - worker.worker_index,
+        "fragment": policy.config["rollout_fragment_length"] - fragment,
+        **says,
+    }
 
 
 def set_broken(worker: Any, index: int, broken: bool) -> None:
@@ -249,7 +258,7 @@ def made(
     sac = kind == "reach"
     config = old(SACConfig() if sac else PPOConfig())
     config.env_runners(observation_filter=observation_filter)
-    config.environment(clip_rewards=clip_rewards)
+    config.environment(clip_rewards=clip_rewards, normalize_actions=not by_hand)
     config.training(
         model={
             "fcnet_hiddens": [5, 6],

@@ -14,6 +14,7 @@ from join_old_parts import first, instead, made
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.sac import SACConfig
+from ray.rllib.examples._old_api_stack.policy.random_policy import RandomPolicy
 
 from policystore import Snapshot
 from policystore.rllib import check_sync, snapshot
@@ -66,14 +67,16 @@ def test_a_policy_comes_plays_and_goes(crowd: Any, agent: str, snap: Snapshot) -
     )
     parts.assert_proven(report, crowd, NEW, snap)
     parts.assert_held(crowd, {NEW: snap})
-    ((pieces, timestep, own),) = set(parts.ask(crowd, parts.facts, NEW).values())
-    assert own
-    assert timestep == (500 if agent == "reach" else 0)
-    assert ("NormalizeActionsConnector" in pieces, "ClipRewardAgentConnector" in pieces) == (1, 0)
+    by_hand = not snap.spec.connectors
+    for found in parts.ask(crowd, parts.facts, NEW).values():
+        assert (found["index"], found["fragment"]) == (0, 0)
+        assert found["timestep"] == (500 if agent == "reach" else 0)
+        assert found["normalize_actions"] is not by_hand
+        assert ("NormalizeActionsConnector" in found["pieces"]) is not by_hand
     now = snapshot(crowd, NEW)
     assert now.replace(spec=snap.spec) == snap
     assert now.spec.config == snap.spec.config
-    assert now.spec.connectors == snap.spec.connectors or not snap.spec.connectors
+    assert now.spec.connectors == snap.spec.connectors or by_hand
     # Episodes that have begun keep their mapping.
     parts.until(
         lambda: crowd.train() and all(parts.at_play(crowd, NEW)), "episodes of the new mapping"
@@ -172,6 +175,13 @@ def test_a_checkpoint(lone: Any, tmp_path: Path) -> None:
         add_to(lone, pid, snap)
     add_to(lone, NEW, made("box", 13), policies_to_train=lambda pid, batch=None: pid[0] in "pn")
     remove_from(lone, NEW)
+    # One without a network.
+    chance = snapshot(RandomPolicy(*parts.SPACES["box"], lone.config.to_dict()))
+    add_to(lone, "chance", chance, policy_mapping_fn=instead("box", "chance"))
+    parts.ask(lone, parts.forget)
+    lone.train()
+    lone.train()
+    assert {"chance"} <= {pid for _, pid, _ in parts.read(lone.env_runner)["played"]}
     add_to(lone, "plain", made("wide", 14), policy_mapping_fn=instead("wide", "plain"))
     again = Algorithm.from_checkpoint(lone.save(str(tmp_path / "kept")).checkpoint)
     try:
@@ -180,7 +190,7 @@ def test_a_checkpoint(lone: Any, tmp_path: Path) -> None:
         assert parts.learned(again.train()) >= {"p_box"}
     finally:
         again.stop()
-    for pid in (*snaps, "plain"):
+    for pid in (*snaps, "chance", "plain"):
         remove_from(lone, pid, policy_mapping_fn=first, policies_to_train=["p_box"])
 
 
@@ -198,14 +208,13 @@ def test_filters_with_and_without(filtering: Any) -> None:
     bare = made("box", 16, observation_filter="MeanStdFilter", leave_out=["MeanStdFilter"])
     add_to(filtering, "bare", bare)
     # How rewards are clipped is the Algorithm's, not the snapshot's.
-    for pid in (NEW, "bare"):
-        for pieces, _, _ in parts.ask(filtering, parts.facts, pid).values():
-            assert pieces[0] == "ClipRewardAgentConnector"
+    for pid, name in ((NEW, "MeanStdFilter"), ("bare", "NoFilter")):
+        for found in parts.ask(filtering, parts.facts, pid).values():
+            assert found["pieces"][0] == "ClipRewardAgentConnector"
+            assert found["observation_filter"] == name
     for _ in range(3):
         filtering.train()
-    found = set(parts.ask(filtering, parts.counts, NEW).values())
-    assert len(found) == 1
-    ((count, linked),) = found
+    ((count, linked),) = set(parts.ask(filtering, parts.counts, NEW).values())
     assert linked
     assert count > 60
     parts.assert_held(filtering, {NEW: snap, "bare": bare})
@@ -228,8 +237,7 @@ def test_a_filter_that_nobody_merges(lone: Any) -> None:
     report = add_to(lone, NEW, snap, policy_mapping_fn=instead("wide", NEW))
     assert "drift apart" in report.notes[0]
     assert parts.ask(lone, parts.counts, NEW) == {"train local": (50, True)}
-    ((pieces, _, _),) = parts.ask(lone, parts.facts, NEW).values()
-    assert "ClipRewardAgentConnector" not in pieces
+    assert "ClipRewardAgentConnector" not in parts.facts(lone.env_runner, NEW)["pieces"]
     lone.train()
     parts.assert_held(lone, {NEW: snap})
     remove_from(lone, NEW, policy_mapping_fn=first)

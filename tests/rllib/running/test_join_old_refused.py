@@ -54,7 +54,7 @@ def test_one_that_refuses_undoes_it_for_all(pair: Any) -> None:
             "refused",
             made("wide", 23),
             policy_mapping_fn=instead("wide", "refused"),
-            policies_to_train=["p_box", "refused"],
+            policies_to_train=["refused"],
         )
     assert caught.value.report is not None
     assert caught.value.report.ok

@@ -68,7 +68,7 @@ def test_alone_and_recurrent(ray_session: None) -> None:
             algo.train()
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")  # RLlib's means of no episode
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # RLlib's means of no episode
 def test_impala(ray_session: None) -> None:
     with built(configured(IMPALAConfig, runners=2)) as algo:
         for _ in range(3):

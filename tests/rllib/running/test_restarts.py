@@ -22,7 +22,12 @@ from policystore.rllib.worker_restarts import catch_up
 from policystore.rllib.worker_side import MARK
 from policystore.rllib.workers import GUARD
 
-CELLS = ["PPO", "PPO, no local runner", "IMPALA", "old PPO"]
+CELLS = [
+    "PPO",
+    pytest.param("PPO, no local runner", marks=pytest.mark.long),
+    "IMPALA",
+    "old PPO",
+]
 pytestmark = [
     # RLlib's metrics average what has no entries yet (utils/metrics/window_stat.py).
     pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning"),
