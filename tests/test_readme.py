@@ -47,5 +47,4 @@ def test_the_error_table_is_the_error_tree():
         assert builtin in bases, name
     listed = {name for name, _ in rows}
     tree = {cls.__name__ for cls in policystore.PolicyStoreError.__subclasses__()}
-    # SyncError is of calls on running algorithms, which do not exist yet.
-    assert listed == tree - {"SyncError"}
+    assert listed == tree
