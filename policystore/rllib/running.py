@@ -160,6 +160,8 @@ def check_sync(
     team = workers_of(algo)
     wanted = None if policy_ids is None else _listed(policy_ids)
     facts = facts_of(team, wanted, deadline)
+    # IMPALA and APPO of the old stack, whose workers' numbers say nothing of the learner's.
+    facts["unnumbered"] = getattr(algo, "_learner_thread", None) is not None
     unknown = [pid for pid in wanted or () if pid not in facts["policies"]]
     if unknown:
         raise NotFoundError(

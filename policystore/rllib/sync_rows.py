@@ -100,4 +100,6 @@ def _behind(
         return "stands in for the remote workers and is not updated while they train"
     if facts["asynchronous"] and seq is not None and number is not None and seq < number:
         return "on its way, the algorithm is asynchronous"
+    if facts.get("unnumbered"):
+        return "on its way, the algorithm is asynchronous"
     return ""

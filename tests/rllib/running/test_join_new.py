@@ -23,8 +23,7 @@ from policystore.errors import (
     SyncError,
     UntrustedError,
 )
-from policystore.rllib import check_sync, snapshot, snapshots
-from policystore.rllib.joining import add_to, remove_from
+from policystore.rllib import add_to, check_sync, remove_from, snapshot, snapshots
 
 CELLS: dict[str, dict[str, Any]] = {
     "PPO": {"runners": 2, "evals": 1},

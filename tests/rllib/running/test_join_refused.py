@@ -13,7 +13,7 @@ from join_new_parts import NEW, by
 
 from policystore import Snapshot
 from policystore.errors import InvalidInputError, MismatchError, NotFoundError
-from policystore.rllib.joining import add_to, remove_from
+from policystore.rllib import add_to, remove_from
 
 PI = "pi.net.mlp.0.weight"
 FEW = np.zeros(2, np.float32)
