@@ -69,7 +69,10 @@ def can_join(worker: Any, job: Any) -> dict[str, Any]:
             return {"error": f"it has a module {job['pid']!r} already"}
         if not _is_learner(held.worker):
             _build(job["spec"], True)
-            return {}
+            if job["mapping"] is None:
+                return {}
+            unknown = sorted(_named(held.worker, job["mapping"]) - {*held.ids, job["pid"]})
+            return {"error": f"the mapping function names {unknown}"} if unknown else {}
         module = _build(job["spec"], False)
         trained = _would_train(held.worker, job)
         lacking = [

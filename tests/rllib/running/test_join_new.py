@@ -11,6 +11,7 @@ import running_envs as envs
 import running_parts as parts
 from join_new_parts import NEW, by
 from ray.rllib.algorithms.appo import APPOConfig
+from ray.rllib.algorithms.appo.torch.default_appo_torch_rl_module import DefaultAPPOTorchRLModule
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
@@ -202,6 +203,17 @@ def test_a_class_of_the_user(algo: Any) -> None:
     parts.assert_proven(report, algo, {NEW: snap})
     classes = parts.ask(algo, lambda worker: type(worker.module[NEW].unwrapped()).__name__)
     assert set(classes.values()) == {"OfTheUser"}
+    join.goes_on(algo)
+    remove_from(algo, NEW, policy_mapping_fn=by())
+
+
+@pytest.mark.parametrize("algo", ["PPO"], indirect=True)
+def test_target_networks_that_the_learner_does_not_make(algo: Any) -> None:
+    """An opponent that APPO trained, in PPO, with all it has."""
+    snap = join.pretrained(algo, 3.0, cls=DefaultAPPOTorchRLModule)
+    assert any(join.is_target(name) for name in snap.weights)
+    add_to(algo, NEW, snap, policy_mapping_fn=by(c=NEW))
+    join.assert_joined(algo, NEW, snap)
     join.goes_on(algo)
     remove_from(algo, NEW, policy_mapping_fn=by())
 

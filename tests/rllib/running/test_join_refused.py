@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import running_parts as parts
 from join_new_parts import NEW, by
+from ray.rllib.algorithms.ppo import PPOConfig
 
 from policystore import Snapshot
 from policystore.errors import InvalidInputError, MismatchError, NotFoundError
@@ -124,7 +125,10 @@ def test_a_single_agent(ray_session: None) -> None:
 
 def test_down_to_one_and_where_all_are_trained(ray_session: None) -> None:
     """``policies_to_train=None`` trains what comes, and none may be the last to go."""
-    config = parts.configured().multi_agent(policies_to_train=None)
+    config = parts.configured().multi_agent(
+        policies_to_train=None,
+        algorithm_config_overrides_per_module={"foe": PPOConfig.overrides(lr=1e-5)},
+    )
     with parts.built(config) as algo:
         algo.train()
         snap = join.pretrained(algo, 3.0, agent="b")
