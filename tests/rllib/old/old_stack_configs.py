@@ -43,6 +43,9 @@ def old_stack(config: AlgorithmConfig, **env_config: Any) -> AlgorithmConfig:
     config.environment(AnyEnv, env_config=env_config)
     config.env_runners(num_env_runners=0, rollout_fragment_length=16)
     config.resources(num_gpus=0)
+    if hasattr(config, "learner_queue_timeout"):
+        # stop() leaves the learner's thread waiting, and that raises when its time is up.
+        config.training(learner_queue_timeout=86_400)
     config.reporting(
         min_time_s_per_iteration=0,
         min_sample_timesteps_per_iteration=0,

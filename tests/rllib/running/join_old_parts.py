@@ -343,7 +343,9 @@ def configured(
             policy_model_config={"fcnet_hiddens": [8]},
         )
     else:
-        config.training(train_batch_size=14).resources(num_gpus=0)  # IMPALA asks for one
+        # stop() leaves the learner's thread waiting, and that raises when its time is up.
+        config.training(train_batch_size=14, learner_queue_timeout=86_400)
+        config.resources(num_gpus=0)  # IMPALA asks for one
     config.multi_agent(
         policies={
             f"p_{agent}": PolicySpec(

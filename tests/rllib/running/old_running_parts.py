@@ -69,6 +69,9 @@ def configured(
         )
     if kind is PPOConfig:
         config.training(minibatch_size=10, num_epochs=1)
+    if hasattr(config, "learner_queue_timeout"):
+        # stop() leaves the learner's thread waiting, and that raises when its time is up.
+        config.training(learner_queue_timeout=86_400)
     if evals is not None:
         config.evaluation(
             evaluation_interval=1000, evaluation_num_env_runners=evals, evaluation_duration=2
