@@ -27,7 +27,7 @@ from policystore.snapshot import Snapshot
 
 __all__ = ["add_old", "remove_old"]
 
-_STEPS = Steps(put=join_policy, undo=leave_policy, commit=commit)
+_STEPS = Steps(put=join_policy, undo=leave_policy, commit=commit, failed="the policy was not added")
 _NOTHING = "Nothing was changed."
 
 
@@ -49,9 +49,10 @@ def add_old(
     policy, described = rehearse(local, job, snap, policies_to_train)
     fits = {policy_id: fit(policy_id, snap, described, "old")}
     refuse_untenable(algo, local, policy_id, policy, described)
+    coming = {policy_id: (policy.observation_space, policy.action_space)}
     del policy
     if policy_mapping_fn is not None:
-        asked = {"mapping": policy_mapping_fn, "coming": [policy_id], "leaving": []}
+        asked = {"mapping": policy_mapping_fn, "coming": coming, "leaving": []}
         _refuse_mapping(team, asked, f"policy {policy_id!r} cannot be added", deadline)
     job |= {
         "token": uuid.uuid4().hex,
@@ -107,7 +108,7 @@ def remove_old(
             f"{what}: it is the only one in training. Pass policies_to_train= with others. "
             f"{_NOTHING}"
         )
-    asked = {"mapping": policy_mapping_fn, "coming": [], "leaving": [policy_id]}
+    asked = {"mapping": policy_mapping_fn, "coming": {}, "leaving": [policy_id]}
     _refuse_mapping(team, asked, what, deadline)
     job = {
         "token": uuid.uuid4().hex,

@@ -26,7 +26,7 @@ from policystore.rllib.restarts import remember, watch
 from policystore.rllib.running_filters import new_stack_filters, old_stack_filters
 from policystore.rllib.sync_report import SyncReport
 from policystore.rllib.waves import Payload, carry_out, compare, deadline_of, facts_of, settle_old
-from policystore.rllib.workers import Worker, is_new_stack, workers_of
+from policystore.rllib.workers import Deadline, Worker, is_new_stack, workers_of
 from policystore.snapshot import Snapshot
 
 __all__ = ["check_sync", "load_into"]
@@ -125,6 +125,8 @@ def load_into(
         notes=notes,
     )
     remember(algo, team, job, payload)
+    if facts["asynchronous"]:
+        _drop_late_states(algo)
     _set_connectors_of_driver(algo, team, job)
     return report
 
@@ -134,8 +136,8 @@ def check_sync(
 ) -> SyncReport:
     """Ask every learner and worker which weights it holds now.
 
-    What counts is the ``acting`` digest: of the weights that acting needs. The first learner (on
-    the old stack the local worker) says what it should be.
+    What counts is the ``acting`` digest: of the weights that acting needs. The first learner that
+    answers (on the old stack the local worker) says what it should be.
 
     Changes nothing, but for one thing that any call of RLlib does as well: an env runner that was
     restarted unnoticed gets back first what had been loaded. So a row shows what the next sample
@@ -154,12 +156,13 @@ def check_sync(
     Raises:
         NotFoundError: no such policy; lists those there are.
         InvalidInputError: a stopped Algorithm, or an argument of the wrong form.
-        StorageError: a learner does not answer.
+        StorageError: no learner answers.
     """
     deadline = deadline_of(timeout)
     team = workers_of(algo)
     wanted = None if policy_ids is None else _listed(policy_ids)
-    facts = facts_of(team, wanted, deadline)
+    # Half of the time: a learner that is silent must not take it from the workers.
+    facts = facts_of(team, wanted, Deadline(deadline.left() / 2), all_of_them=False)
     # IMPALA and APPO of the old stack, whose workers' numbers say nothing of the learner's.
     facts["unnumbered"] = getattr(algo, "_learner_thread", None) is not None
     unknown = [pid for pid in wanted or () if pid not in facts["policies"]]
@@ -169,6 +172,18 @@ def check_sync(
             f"{', '.join(map(repr, facts['ids']))}"
         )
     return compare(team, facts, deadline)
+
+
+def _drop_late_states(algo: Algorithm) -> None:
+    """Weights that learners gave out before the load and the driver has not passed on yet.
+
+    A runner drops the first such message for its lower number, and takes that number for its own
+    (``env/single_agent_env_runner.py:621``): it would not drop the second.
+    """
+    manager = algo.learner_group._worker_manager if algo.learner_group is not None else None
+    if manager is not None and manager.num_outstanding_async_reqs():
+        # All have answered the load since, so these are there.
+        manager.fetch_ready_async_reqs(timeout_seconds=1.0)
 
 
 def _set_connectors_of_driver(algo: Algorithm, team: list[Worker], job: Mapping[str, Any]) -> None:

@@ -32,9 +32,12 @@ def rows_of(
         team: everyone.
         facts: what the leader says of the policies (``worker_side.look``).
         answers: of ``worker_side.tell`` or ``put``, or why there is none.
-        expected: digests that everyone must hold; None: what the leader holds.
+        expected: digests that everyone must hold; None: what the leader holds, or the first other
+            learner that answers.
     """
     leader = next(worker for worker in team if worker.leads)
+    learners = [worker for worker in team if worker.group == "learner"]
+    leader = next((w for w in [leader, *learners] if "policies" in answers[w]), leader)
     wanted = dict(expected or {})
     if expected is None:
         for pid, held in answers[leader].get("policies", {}).items():

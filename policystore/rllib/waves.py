@@ -36,6 +36,7 @@ class Steps:
     put: Callable[..., Any] = put
     undo: Callable[..., Any] = undo
     commit: Callable[..., Any] = commit
+    failed: str = "the weights were not loaded"
 
 
 def carry_out(
@@ -133,11 +134,11 @@ def _take_back(
     except StorageError as error:
         reasons.append(f"  {error}")
     raise SyncError(
-        f"the weights were not loaded: {len(failed)} of {len(team)} did not take them:\n"
+        f"{steps.failed}: {len(failed)} of {len(team)} did not take the weights:\n"
         + "\n".join(reasons[:20])
         + (
-            "\nEveryone who answers has its old weights again, and who has not answered within "
-            f"{deadline.seconds:g} s gives the new ones back when it does."
+            "\nEveryone who answers has what it had before, and who has not answered within "
+            f"{deadline.seconds:g} s goes back to it when it does."
             if not stuck
             else f"\nTaking them back failed on {', '.join(w.name for w in stuck)}: {stuck}"
         ),
@@ -195,28 +196,33 @@ class Payload:
         return self._references[id(found)]
 
 
-def facts_of(team: list[Worker], ids: list[str] | None, deadline: Deadline) -> dict[str, Any]:
+def facts_of(
+    team: list[Worker], ids: list[str] | None, deadline: Deadline, *, all_of_them: bool = True
+) -> dict[str, Any]:
     """What the learners say of their policies (``worker_side.look``); they must all say the same.
 
     Raises:
-        StorageError: one of them does not answer.
+        StorageError: one of them does not answer; or, without ``all_of_them``, none.
     """
     learners = [worker for worker in team if worker.group == "learner"]
     leaders = learners or [worker for worker in team if worker.leads]
     if not leaders:
         raise InvalidInputError("the Algorithm has neither learners nor a local worker")
     answers = send(leaders, look, lambda worker: (ids, deadline.left())).collect(deadline)
+    heard = []
     for worker in leaders:
         answer = answers[worker]
         why = answer.get("unreachable") or answer.get("error")
-        if why or answer.get("pending") or not answer["settled"]:
+        if not (why or answer.get("pending") or not answer["settled"]):
+            heard.append(worker)
+        elif all_of_them or (worker is leaders[-1] and not heard):
             raise StorageError(
                 f"{worker.name} does not answer within {deadline.seconds:g} s"
                 + (f": {why}" if why else "")
                 + ". Nothing was sent. A dead learner does not come back: build the Algorithm anew."
             )
-    first: dict[str, Any] = answers[leaders[0]]
-    first["seq"] = max([answers[worker]["seq"] or 0 for worker in leaders])
+    first: dict[str, Any] = answers[heard[0]]
+    first["seq"] = max([answers[worker]["seq"] or 0 for worker in heard])
     return first
 
 

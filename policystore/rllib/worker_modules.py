@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+from policystore.rllib.worker_mapping import misfits, named_modules
 from policystore.rllib.worker_side import (
     held_by,
     names_of_targets,
@@ -68,11 +69,8 @@ def can_join(worker: Any, job: Any) -> dict[str, Any]:
         if job["pid"] in held.ids:
             return {"error": f"it has a module {job['pid']!r} already"}
         if not _is_learner(held.worker):
-            _build(job["spec"], True)
-            if job["mapping"] is None:
-                return {}
-            unknown = sorted(_named(held.worker, job["mapping"]) - {*held.ids, job["pid"]})
-            return {"error": f"the mapping function names {unknown}"} if unknown else {}
+            new = _build(job["spec"], True)
+            return _mapped(held.worker, job, {**_modules(held.worker), job["pid"]: new})
         module = _build(job["spec"], False)
         trained = _would_train(held.worker, job)
         lacking = [
@@ -147,27 +145,34 @@ def can_leave(worker: Any, job: Any) -> dict[str, Any]:
             if to_train is not None and not callable(to_train) and not set(to_train) & set(others):
                 return {"error": "nothing would be trained any more"}
             return {}
-        named = _named(worker, job["mapping"] or worker.config.policy_mapping_fn)
-        if pid in named:
-            return {"error": f"the mapping function names {pid!r}"}
-        unknown = sorted(named - set(worker.module.keys()))
-        return {"error": f"the mapping function names {unknown}"} if unknown else {}
+        return _mapped(worker, job, _modules(worker), pid)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _named(worker: Any, mapping: Any) -> set[str]:
-    """Whom a mapping function names, asked as an episode asks; 64 times, as it may draw lots."""
-    from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+def _modules(runner: Any) -> dict[str, Any]:
+    return dict(runner.module.unwrapped().items())
 
-    if worker.env is None:
-        return set()
-    agents = list(worker.env.envs[0].unwrapped.possible_agents)
-    found = set()
-    for _ in range(64):
-        episode = MultiAgentEpisode(agent_to_module_mapping_fn=mapping)
-        found |= {episode.module_for(agent) for agent in agents}
-    return found
+
+def _mapped(
+    runner: Any, job: Any, modules: dict[str, Any], leaving: str | None = None
+) -> dict[str, Any]:
+    """Why agents cannot be mapped so: who is named is not there, or made for other spaces."""
+    if job["mapping"] is None and leaving is None:
+        return {}
+    mapping = runner.config.policy_mapping_fn
+    after = named_modules(runner, job["mapping"] or mapping)
+    unknown = sorted({pid for _, pid in after} - (modules.keys() - {leaving}), key=str)
+    if unknown:
+        return {"error": f"the mapping function names {', '.join(map(repr, unknown))}"}
+    try:
+        before = named_modules(runner, mapping)
+    except Exception:
+        # The user's own function, which is about to go.
+        before = set()
+    spaces = {pid: (each.observation_space, each.action_space) for pid, each in modules.items()}
+    wrong = misfits(before, after, spaces)
+    return {"error": f"of the mapping function: {wrong}"} if wrong else {}
 
 
 def _without(to_train: Any, pid: str) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from policystore.rllib.worker_mapping import DRAWS, misfits
 from policystore.rllib.worker_side import UNDO, held_by, tell, write_filters, write_policy
 from policystore.rllib.worker_tensors import Held, misfit
 
@@ -21,7 +22,6 @@ __all__ = ["build", "can_map", "drop_policy", "join_policy", "leave_policy"]
 
 _GONE = "_policystore_gone"
 _INNER = "_policystore_inner"
-_DRAWS = 64
 
 
 # Coming ------------------------------------------------------------------------------------------
@@ -199,7 +199,8 @@ def can_map(worker: Any, job: Any) -> dict[str, Any]:
 
     Args:
         worker: a rollout worker.
-        job: ``mapping`` (None: the worker's own), ``coming`` and ``leaving`` (ids).
+        job: ``mapping`` (None: the worker's own), ``coming`` (ids, and their
+            observation and action spaces) and ``leaving`` (ids).
 
     Returns:
         ``{}``; or ``error``.
@@ -221,11 +222,24 @@ def can_map(worker: Any, job: Any) -> dict[str, Any]:
         states = random.getstate(), np.random.get_state()
         try:
             named = _named(worker, job["mapping"] or worker.policy_mapping_fn)
+            try:
+                before = _named(worker, worker.policy_mapping_fn)
+            except Exception:
+                # The user's own function, which is about to go.
+                before = []
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
         wrong = sorted({f"{pid!r} for agent {a!r}" for a, pid in named if pid not in known})
-        return {"error": f"policy_mapping_fn names {', '.join(wrong[:5])}"} if wrong else {}
+        if wrong:
+            return {"error": f"policy_mapping_fn names {', '.join(wrong[:5])}"}
+        spaces = dict(job["coming"])
+        for pid in {pid for _, pid in [*before, *named]} - spaces.keys():
+            if pid in worker.policy_map:
+                policy = worker.policy_map[pid]
+                spaces[pid] = (policy.observation_space, policy.action_space)
+        other = misfits(before, named, spaces)
+        return {"error": f"policy_mapping_fn: {other}"} if other else {}
     except Exception as error:
         return {"error": f"policy_mapping_fn raised {type(error).__name__}: {error}"}
 
@@ -242,7 +256,7 @@ def _named(worker: Any, mapping: Any) -> list[tuple[Any, Any]]:
         for agent in list(episode._agent_to_policy):
             found += [(agent, mapping(agent, episode, worker=worker)) for _ in range(4)]
     for agent in agents:
-        for _ in range(_DRAWS):
+        for _ in range(DRAWS):
             episode = EpisodeV2(
                 0, worker.policy_map, mapping, worker=worker, callbacks=worker.callbacks
             )

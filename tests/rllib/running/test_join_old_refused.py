@@ -120,6 +120,12 @@ def test_what_cannot_come(lone: Any) -> None:
         ),
         (
             InvalidInputError,
+            "agent 'wide' would come from 'p_wide', made for observations .*, to 'newcomer', made",
+            made("box", 29),
+            {"policy_mapping_fn": instead("wide", NEW)},
+        ),
+        (
+            InvalidInputError,
             "policy_mapping_fn raised ZeroDivisionError",
             good,
             {"policy_mapping_fn": lambda *_, **__: 1 / 0},

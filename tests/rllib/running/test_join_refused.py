@@ -71,6 +71,11 @@ ADDING: dict[str, tuple[Any, type[Exception], str]] = {
         InvalidInputError,
         "no RLModule",
     ),
+    "another agent's": (
+        lambda a, s: add_to(a, NEW, s, policy_mapping_fn=by(a=NEW)),
+        InvalidInputError,
+        "agent 'a' would come from 'main', made for observations Box.*, to 'newcomer', made for",
+    ),
     "no time": (lambda a, s: add_to(a, NEW, s, timeout=0), InvalidInputError, "above 0"),
 }
 REMOVING: dict[str, tuple[Any, type[Exception], str]] = {
@@ -79,7 +84,12 @@ REMOVING: dict[str, tuple[Any, type[Exception], str]] = {
     "mapped to nobody": (
         lambda a, s: remove_from(a, "tiny", policy_mapping_fn=by(c=NEW)),
         InvalidInputError,
-        f"names .'{NEW}'.",
+        f"names '{NEW}'",
+    ),
+    "to another agent's": (
+        lambda a, s: remove_from(a, "tiny", policy_mapping_fn=by(c="foe")),
+        InvalidInputError,
+        "agent 'c' would come from 'tiny', .* to 'foe', made for",
     ),
     "the one in training": (
         lambda a, s: remove_from(a, "main", policy_mapping_fn=by(a="foe")),

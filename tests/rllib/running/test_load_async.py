@@ -51,6 +51,8 @@ def load(algo: Any, snaps: dict[str, Any]) -> int:
     """Load, look everywhere, forget the samples of before, and give the load's number."""
     before = max(parts.ask(algo, lambda worker: worker._weights_seq_no).values())
     report = load_into(algo, snaps)
+    manager = algo.learner_group._worker_manager
+    assert manager is None or not manager.num_outstanding_async_reqs()
     parts.assert_proven(report, algo, snaps)
     parts.assert_held(algo, snaps)
     parts.ask(algo, parts.forget)

@@ -226,6 +226,14 @@ def test_a_learner_that_is_killed(ray_session: None) -> None:
         # Before it is asked, or by the time that it gets the weights.
         with pytest.raises((StorageError, SyncError), match="learner 1"):
             load_into(algo, {"foe": other(snap, 2.0)})
+        report = check_sync(algo, ["foe"])
+        assert {row.worker: row.status for row in report} == {
+            "learner 0": "ok",
+            "learner 1": "unreachable",
+            "train local": "ok",
+            "train 1": "ok",
+        }
+        assert not report.ok
         held = ray.get(remote(algo, 1).apply.remote(new.read), timeout=60)["arrays"]["foe"]
         for name, array in held.items():
             assert array.tobytes() == snap.weights[name].tobytes()

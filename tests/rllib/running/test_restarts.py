@@ -35,6 +35,11 @@ pytestmark = [
 ]
 
 
+def only(*cells: str) -> Any:
+    """A test for some of the cells."""
+    return pytest.mark.parametrize("cell", cells, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module", params=CELLS)
 def cell(request: Any) -> str:
     return str(request.param)
@@ -86,10 +91,9 @@ def assert_follows(algo: Any, name: str) -> None:
     parts.until(lambda: algo.train() and restarts.ask(algo, name)["seq"] > seq, "newer weights")
 
 
-def test_what_was_never_loaded(algo: Any, cell: str) -> None:
+@only("IMPALA")
+def test_what_was_never_loaded(algo: Any) -> None:
     """The load's number must not keep out what RLlib restores (env/multi_agent_env_runner.py:757)."""
-    if cell != "IMPALA":
-        pytest.skip("others have no such numbers")
     load(algo, 2.0, "main")
     local = parts.arrays_of(algo.env_runner_group.local_env_runner.module)["foe"]
     restarts.kill_unnoticed(algo, "train 1")
@@ -125,9 +129,8 @@ def restored_workers(algo: Any) -> int:
     return int(algo._counters["total_num_restored_workers"])
 
 
-def test_a_restart_that_rllib_notices(algo: Any, cell: str) -> None:
-    if cell == "PPO, no local runner":
-        pytest.skip("takes no other way")
+@only("PPO", "IMPALA", "old PPO")  # without a local runner it takes no other way
+def test_a_restart_that_rllib_notices(algo: Any) -> None:
     snaps = load(algo, 6.0)
     before = restarts.ask(algo, "train 2")["pid"]
     restarts.kill(algo, "train 2")
@@ -144,10 +147,9 @@ def test_a_restart_that_rllib_notices(algo: Any, cell: str) -> None:
     restarts.assert_drawn(algo, "train 2", foe, 6.0, "second")
 
 
-def test_each_policy_has_the_last_that_it_was_given(algo: Any, cell: str) -> None:
+@only("PPO")
+def test_each_policy_has_the_last_that_it_was_given(algo: Any) -> None:
     """Loads of several policies, and of one of them again; and nothing is done to those who live."""
-    if cell != "PPO":
-        pytest.skip("does not depend on it")
     guard = getattr(algo.env_runner_group._worker_manager, GUARD)
     first = load(algo, 9.0)
     second = load(algo, 12.0, "foe")
@@ -174,9 +176,8 @@ def test_each_policy_has_the_last_that_it_was_given(algo: Any, cell: str) -> Non
         restarts.assert_drawn(algo, name, {"foe": second["foe"]}, 15.0, "second")
 
 
-def test_what_cannot_be_done_anew_is_said(algo: Any, cell: str) -> None:
-    if cell != "PPO":
-        pytest.skip("does not depend on it")
+@only("PPO")
+def test_what_cannot_be_done_anew_is_said(algo: Any) -> None:
     snaps = load(algo, 4.0)
     guard = getattr(algo.env_runner_group._worker_manager, GUARD)
     (entry,) = guard._entries
@@ -199,9 +200,8 @@ def test_what_cannot_be_done_anew_is_said(algo: Any, cell: str) -> None:
     assert parts.print_of(held) == restarts.expected(snaps["foe"], held)
 
 
+@only("PPO", "old PPO")
 def test_a_policy_of_the_config_that_left(algo: Any, cell: str) -> None:
-    if cell not in ("PPO", "old PPO"):
-        pytest.skip("does not depend on it")
     load(algo, 5.0)
     guard = getattr(algo.eval_env_runner_group._worker_manager, GUARD)
     later = guard._generation + 1
@@ -232,9 +232,8 @@ def test_an_added_policy(algo: Any, cell: str) -> None:
     assert check_sync(algo, ["late", "foe"]).ok
 
 
-def test_a_removed_policy(algo: Any, cell: str) -> None:
-    if cell not in ("PPO", "old PPO"):
-        pytest.skip("does not depend on it")
+@only("PPO", "old PPO")
+def test_a_removed_policy(algo: Any) -> None:
     from policystore.rllib import remove_from
 
     load(algo, 10.0, "late")
