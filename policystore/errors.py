@@ -50,6 +50,10 @@ class PolicyStoreError(Exception):
         # written for people reads the same from every class of the tree.
         return self.message
 
+    def within(self, what: str) -> PolicyStoreError:
+        """The same error, saying first what was being done."""
+        return type(self)(f"{what}: {self.message}")
+
 
 class NotFoundError(PolicyStoreError, KeyError):
     """What a ref, a digest or a policy id names is not there."""
@@ -89,6 +93,11 @@ class MismatchError(PolicyStoreError, ValueError):
         lines += [f"  does not fit: {name}: {how}" for name, how in self.wrong.items()]
         super().__init__("\n".join(lines))
         self._first_line = message
+
+    def within(self, what: str) -> MismatchError:
+        """The same error, saying first what was being done."""
+        message = f"{what}: {self._first_line}"
+        return _make_mismatch(message, self.missing, self.unexpected, self.wrong)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_make_mismatch, (self._first_line, self.missing, self.unexpected, self.wrong))
@@ -131,6 +140,10 @@ class SyncError(PolicyStoreError, RuntimeError):
     def __init__(self, message: str, *, report: object = None) -> None:
         super().__init__(message)
         self.report = report
+
+    def within(self, what: str) -> SyncError:
+        """The same error, saying first what was being done."""
+        return _make_sync(f"{what}: {self.message}", self.report)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_make_sync, (self.message, self.report))

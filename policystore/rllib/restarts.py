@@ -34,7 +34,7 @@ from policystore.rllib.waves import Payload
 from policystore.rllib.worker_restarts import catch_up, gate
 from policystore.rllib.workers import GROUPS, GUARD, Worker
 
-__all__ = ["forget", "mapping", "remember", "watch"]
+__all__ = ["forget", "mapping", "remember", "remembered", "watch"]
 
 # Up to so many actors each is asked for by itself; the answer about all lists those of others too.
 _FEW = 8
@@ -101,6 +101,17 @@ def mapping(algo: Algorithm, function: Callable[..., Any]) -> None:
         guard.mapping = function
 
 
+def remembered(algo: Algorithm) -> list[str]:
+    """The policies that those who come later would be given."""
+    found: dict[str, None] = {}
+    for _, attribute in GROUPS:
+        group = getattr(algo, attribute, None)
+        guard = None if group is None else getattr(group._worker_manager, GUARD, None)
+        if guard is not None:
+            found |= dict.fromkeys(guard.policies())
+    return list(found)
+
+
 class _Gated:
     """What goes to an actor in place of a function: that, behind the gate."""
 
@@ -146,6 +157,10 @@ class _Guard:
         if entry["kind"] == "put":
             self._without(entry["policies"], ("put",))
         self._entries.append({**entry, "generation": self._generation})
+
+    def policies(self) -> list[str]:
+        """What there are weights of."""
+        return [pid for each in self._entries if each["kind"] != "drop" for pid in each["policies"]]
 
     def drop(self, policy_id: str) -> None:
         """A policy left."""

@@ -1,0 +1,187 @@
+"""Algorithms that are restored from a checkpoint: whole, or not at all.
+
+RLlib restores into what the config makes. Of modules that were added since, a checkpoint has the
+weights and the optimizer's state, and ``restore_from_path`` skips them silently
+(``core/rl_module/multi_rl_module.py``, ``utils/checkpoints.py``); evaluation workers keep random
+weights (``algorithms/algorithm.py:3377``).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import ray.cloudpickle
+from pyarrow.fs import FileSelector, FileSystem, FileType
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
+
+from policystore.errors import MismatchError, PolicyStoreError
+from policystore.rllib.joining import add_to
+from policystore.rllib.module_stack import snapshot_module
+from policystore.rllib.restarts import remembered
+from policystore.rllib.running import load_into
+from policystore.rllib.sources import snapshot
+from policystore.rllib.waves import deadline_of, facts_of
+from policystore.rllib.workers import is_new_stack, workers_of
+from policystore.snapshot import Snapshot
+
+__all__ = ["hold", "keep_added"]
+
+_MARK = "_policystore_resuming"
+_HELD = ("step", "evaluate")
+_MODULES = "learner_group/learner/rl_module"
+# core/rl_module: the file that every Checkpointable writes its class and arguments to.
+_ARGUMENTS = RLModule.CLASS_AND_CTOR_ARGS_FILE_NAME
+_TIMEOUT = 60.0
+
+
+def keep_added(algo: Algorithm) -> None:
+    """From now on, restoring this Algorithm brings back all that the checkpoint has.
+
+    New API stack: modules of the checkpoint that the config does not have are added, trained ones
+    with their optimizer's state, and the checkpoint's mapping function and ``policies_to_train``
+    with them. Both stacks: all workers get what was restored, evaluation too, and so do those that
+    restart later.
+
+    Raises (where the Algorithm is restored):
+        MismatchError: modules of the checkpoint that cannot be added; names them and says why.
+    """
+    if getattr(algo, _MARK, False):
+        return
+    setattr(algo, _MARK, True)
+    if is_new_stack(algo):
+        algo.restore_from_path = _restoring_new(algo, algo.restore_from_path)
+    else:
+        algo.__setstate__ = _restoring_old(algo, algo.__setstate__)
+
+
+def hold(algo: Algorithm, error: PolicyStoreError) -> None:
+    """Let an Algorithm neither train nor evaluate, but raise, unless it is restored."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    for name in _HELD:
+        setattr(algo, name, refuse)
+
+
+def _let_go(algo: Algorithm) -> None:
+    for name in _HELD:
+        vars(algo).pop(name, None)
+
+
+def _restoring_new(algo: Algorithm, restore: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(restore)
+    def restore_from_path(path: Any, *args: Any, **kwargs: Any) -> None:
+        whole = kwargs.get("component") is None and not args
+        if whole:
+            _bring_back(algo, path, kwargs.get("filesystem"))
+        restore(path, *args, **kwargs)
+        if whole:
+            _let_go(algo)
+            if algo.eval_env_runner_group is not None:
+                algo.eval_env_runner_group.sync_weights(
+                    from_worker_or_learner_group=algo.learner_group, inference_only=True
+                )
+            _renew(algo)
+
+    return restore_from_path
+
+
+def _restoring_old(algo: Algorithm, restore: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(restore)
+    def restore_state(state: Any) -> None:
+        restore(state)
+        _let_go(algo)
+        _renew(algo)
+
+    return restore_state
+
+
+def _renew(algo: Algorithm) -> None:
+    """What workers that restart are given is to be what was restored, not what came before."""
+    given = {
+        pid: Snapshot(weights=snap.weights, spec=snap.spec)
+        for pid in remembered(algo)
+        for snap in [snapshot(algo, pid)]
+    }
+    if given:
+        load_into(algo, given, timeout=_TIMEOUT)
+
+
+# Modules that are in a checkpoint and not in the Algorithm ---------------------------------------
+
+
+def _bring_back(algo: Algorithm, path: Any, filesystem: Any) -> None:
+    text = path if isinstance(path, str) else path.as_posix()
+    if filesystem is None:
+        filesystem, text = FileSystem.from_uri(text)
+    text = text.rstrip("/")
+    saved = _modules_of(filesystem, f"{text}/{_MODULES}")
+    there = facts_of(workers_of(algo), [], deadline_of(_TIMEOUT))["ids"]
+    lacking = [pid for pid in saved if pid not in there]
+    without = [pid for pid in there if pid not in saved]
+    if saved and without:
+        logging.getLogger("policystore").warning(
+            "the checkpoint %s has no module %s: there the Algorithm keeps what it has",
+            text,
+            ", ".join(map(repr, without)),
+        )
+    if not lacking:
+        return
+    try:
+        _add(algo, filesystem, text, lacking, there)
+    except Exception as error:
+        raise MismatchError(
+            f"the checkpoint {text} has modules that the Algorithm's config lacks, and which could "
+            f"not be added: {', '.join(map(repr, lacking))} ({type(error).__name__}: {error}). "
+            "Nothing was restored. Give the config these modules, or make what they are built of "
+            "importable here."
+        ) from error
+
+
+def _modules_of(filesystem: FileSystem, folder: str) -> list[str]:
+    """Ids of the modules in a checkpoint, each a folder."""
+    found = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
+    return sorted(each.base_name for each in found if each.type == FileType.Directory)
+
+
+def _add(
+    algo: Algorithm, filesystem: FileSystem, path: str, lacking: list[str], there: list[str]
+) -> None:
+    _, config = _made_of(filesystem, path)
+    state = config[0][0]
+    state = state if isinstance(state, dict) else vars(state)
+    mapping, to_train = state.get("policy_mapping_fn"), state.get("policies_to_train")
+    have = list(there)
+    for pid in lacking:
+        have.append(pid)
+        cls, (_, arguments) = _made_of(filesystem, f"{path}/{_MODULES}/{pid}")
+        spec = RLModuleSpec(module_class=cls, **arguments)
+        spec.inference_only = False
+        # Its weights are random: what counts comes next, when RLlib restores the learners.
+        train = to_train
+        if to_train is not None and not callable(to_train):
+            train = [each for each in to_train if each in have]
+        add_to(
+            algo,
+            pid,
+            snapshot_module(spec.build()),
+            policy_mapping_fn=mapping if have[len(there) :] == lacking else None,
+            policies_to_train=train,
+            trust=[cls],
+            timeout=_TIMEOUT,
+        )
+
+
+def _made_of(filesystem: FileSystem, folder: str) -> tuple[type, Any]:
+    """The class and arguments that a part of the checkpoint was made with.
+
+    RLlib's own pickle, of the very checkpoint that RLlib unpickles in this call.
+    """
+    with filesystem.open_input_stream(f"{folder}/{_ARGUMENTS}") as file:
+        found = ray.cloudpickle.loads(file.readall())
+    return found["class"], found["ctor_args_and_kwargs"]

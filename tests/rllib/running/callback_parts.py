@@ -1,0 +1,157 @@
+"""Experiments with Tune on tiny policies, and what their workers wrote down themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import old_running_parts
+import running_parts
+from ray import tune
+from ray.rllib.algorithms.ppo import PPO
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from policystore import Snapshot
+from policystore.rllib import snapshots
+
+PARTS = {"new": running_parts, "old": old_running_parts}
+Prints = dict[str, dict[str, str]]
+
+
+def prints_of(arrays: Mapping[str, Mapping[str, Any]]) -> Prints:
+    """A short hash of each array of each policy."""
+    return {
+        pid: {
+            name: hashlib.sha256(np.asarray(array).tobytes()).hexdigest()[:12]
+            for name, array in named.items()
+        }
+        for pid, named in arrays.items()
+    }
+
+
+def expected(snap: Snapshot) -> dict[str, str]:
+    """Of what acting needs."""
+    acting = running_parts.acting(snap) if snap.spec.stack == "new" else set(snap.weights)
+    found = prints_of({"": {name: snap.weights[name] for name in acting}})
+    return found[""]
+
+
+class Diary(RLlibCallback):
+    """Notes into files what workers draw samples with, and what learners hold after training."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = Path(folder)
+        self._mine: Path | None = None
+
+    def _note(self, kind: str, **found: Any) -> None:
+        if self._mine is None:
+            count = len(list(self._folder.iterdir()))
+            self._mine = self._folder / f"{count:04d}-{os.getpid()}.jsonl"
+        with self._mine.open("a") as file:
+            file.write(json.dumps({"kind": kind, **found}) + "\n")
+
+    def on_episode_start(self, *, env_runner: Any = None, worker: Any = None, **_: Any) -> None:
+        runner = env_runner or worker
+        if hasattr(runner, "policy_map"):
+            arrays = {pid: runner.policy_map[pid].get_weights() for pid in runner.policy_map}
+            evaluating = runner.config.in_evaluation
+        else:
+            arrays = running_parts.arrays_of(runner.module)
+            evaluating = runner.config.in_evaluation
+        self._note("episode", evaluating=bool(evaluating), prints=prints_of(arrays))
+
+    def on_train_result(self, *, algorithm: Any, result: Any, **_: Any) -> None:
+        held = {pid: expected(snap) for pid, snap in snapshots(algorithm).items()}
+        found = result.get("policystore")
+        self._note("result", trial=algorithm.config.lr, iteration=algorithm.iteration,
+                   prints=held, reported=found)  # fmt: skip
+
+    def on_checkpoint_loaded(self, *, algorithm: Any, **_: Any) -> None:
+        self._note("restored", trial=algorithm.config.lr, iteration=algorithm.iteration)
+
+
+class Crash(RLlibCallback):
+    """Ends the process of a trial once, in the whole of an experiment."""
+
+    def __init__(self, flag: str, iteration: int) -> None:
+        super().__init__()
+        self._flag = Path(flag)
+        self._iteration = iteration
+
+    def on_train_result(self, *, algorithm: Any, **_: Any) -> None:
+        if algorithm.iteration != self._iteration:
+            return
+        try:
+            self._flag.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os._exit(1)
+
+
+class PauseOnce(FIFOScheduler):  # type: ignore[misc]
+    """Pauses each trial after so many iterations: its actor goes, and another one goes on."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__()
+        self._iteration = iteration
+        self._paused: set[str] = set()
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result["training_iteration"] == self._iteration and trial.trial_id not in self._paused:
+            self._paused.add(trial.trial_id)
+            return str(TrialScheduler.PAUSE)
+        return str(TrialScheduler.CONTINUE)
+
+
+def diary(folder: Path) -> Any:
+    """Callbacks that write into an empty folder."""
+    folder.mkdir(exist_ok=True)
+    return partial(Diary, str(folder))
+
+
+def crash(tmp_path: Path, iteration: int) -> Any:
+    return partial(Crash, str(tmp_path / "crashed"), iteration)
+
+
+def notes(folder: Path) -> Iterator[list[dict[str, Any]]]:
+    """What each process wrote, in order."""
+    for file in sorted(folder.iterdir()):
+        yield [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def run(
+    config: Any, folder: Path, iterations: int, *, by: str = "Tuner", failures: int = 0, **more: Any
+) -> list[Any]:
+    """Run an experiment, and give the results of its trials."""
+    scheduler = more.pop("scheduler", None)
+    if by == "tune.run":
+        done = tune.run(
+            PPO, config=config, stop={"training_iteration": iterations}, verbose=0,
+            storage_path=str(folder), max_failures=failures, scheduler=scheduler,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+            raise_on_failed_trial=False, **more,
+        )  # fmt: skip
+        return [tune.ResultGrid(done)[i] for i in range(len(done.trials))]
+    tuner = tune.Tuner(
+        PPO,
+        param_space=config,
+        tune_config=tune.TuneConfig(scheduler=scheduler),
+        run_config=tune.RunConfig(
+            storage_path=str(folder),
+            stop={"training_iteration": iterations},
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+            **more,
+        ),
+    )
+    grid = tuner.fit()
+    return [grid[i] for i in range(len(grid))]
