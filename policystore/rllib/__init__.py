@@ -16,15 +16,18 @@ except ImportError as error:
 from policystore.rllib.joining import add_to, remove_from
 from policystore.rllib.module_rebuild import rebuild_module
 from policystore.rllib.policy_stack import rebuild_policy
+from policystore.rllib.resuming import keep_added
 from policystore.rllib.running import check_sync, load_into
 from policystore.rllib.sources import rebuild_player, snapshot, snapshots
 from policystore.rllib.sync_report import Row, SyncReport
+from policystore.rllib.warm_start import warm_start
 
 __all__ = [
     "Row",
     "SyncReport",
     "add_to",
     "check_sync",
+    "keep_added",
     "load_into",
     "rebuild_module",
     "rebuild_player",
@@ -32,4 +35,5 @@ __all__ = [
     "remove_from",
     "snapshot",
     "snapshots",
+    "warm_start",
 ]

@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
 from policystore.errors import InvalidInputError
 
 __all__ = ["CallbackMaker", "report"]
 
-_HOOKS = tuple(name for name in dir(RLlibCallback) if name.startswith("on_"))
+_HOOKS = tuple(name for name in dir(DefaultCallbacks) if name.startswith("on_"))
 
 
 class CallbackMaker:
-    """Makes callbacks, in whatever process; pickles, compares and copies by what it was made of.
+    """Makes callbacks, in whatever process; pickles as what it was made of.
 
     Args:
         kind: class of the callbacks.
@@ -36,7 +36,7 @@ class CallbackMaker:
 
     def __init__(
         self,
-        kind: type[RLlibCallback],
+        kind: type[DefaultCallbacks],
         settings: Mapping[str, Any],
         beside: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
     ) -> None:
@@ -46,16 +46,10 @@ class CallbackMaker:
         # RLlib writes configs down with their callbacks' import path (utils/serialization.py).
         self.__qualname__ = type(self).__qualname__
 
-    def __call__(self) -> RLlibCallback:
+    def __call__(self) -> DefaultCallbacks:
         """Make the callbacks; RLlib calls this once in each process."""
         own = self.kind(**self.settings)
         return _Together([own, *(maker() for maker in self.beside)]) if self.beside else own
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, CallbackMaker) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((self.kind, len(self.beside)))
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
@@ -63,10 +57,10 @@ class CallbackMaker:
         return f"<{self.kind.__name__}({given}){' beside ' if others else ''}{', '.join(others)}>"
 
 
-class _Together(RLlibCallback):  # type: ignore[misc]
+class _Together(DefaultCallbacks):  # type: ignore[misc]
     """Passes every call on to several callbacks, in their order."""
 
-    def __init__(self, parts: list[RLlibCallback]) -> None:
+    def __init__(self, parts: list[DefaultCallbacks]) -> None:
         super().__init__()
         self._parts = parts
 
@@ -86,13 +80,13 @@ for _name in _HOOKS:
 
 def report(result: dict[str, Any], what: str, found: Mapping[str, Any]) -> None:
     """Into a training result, under ``policystore``, where Tune's loggers take it from."""
-    result.setdefault("policystore", {})[what] = dict(found)
+    result.setdefault("policystore", {}).setdefault(what, {}).update(found)
 
 
 def _makers(beside: Any) -> tuple[Callable[[], Any], ...]:
     listed = tuple(beside) if isinstance(beside, (list, tuple)) else (beside,)
     for maker in listed:
-        if isinstance(maker, RLlibCallback) or not callable(maker):
+        if isinstance(maker, DefaultCallbacks) or not callable(maker):
             raise InvalidInputError(
                 "beside= takes classes of callbacks, one or a list of them, as config.callbacks() "
                 f"does: beside=MyCallbacks, not {maker!r}"

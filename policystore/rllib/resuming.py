@@ -38,8 +38,12 @@ _ARGUMENTS = RLModule.CLASS_AND_CTOR_ARGS_FILE_NAME
 _TIMEOUT = 60.0
 
 
-def keep_added(algo: Algorithm) -> None:
+def keep_added(algorithm: Algorithm, **_: Any) -> None:
     """From now on, restoring this Algorithm brings back all that the checkpoint has.
+
+    ``config.callbacks(on_algorithm_init=keep_added)``, for trials that use
+    :func:`add_to <policystore.rllib.joining.add_to>`; beside the user's own callback classes, on
+    both API stacks. The callbacks of ``warm_start`` and ``publish`` do it as well.
 
     New API stack: modules of the checkpoint that the config does not have are added, trained ones
     with their optimizer's state, and the checkpoint's mapping function and ``policies_to_train``
@@ -48,21 +52,22 @@ def keep_added(algo: Algorithm) -> None:
 
     Raises (where the Algorithm is restored):
         MismatchError: modules of the checkpoint that cannot be added; names them and says why.
+            Nothing was restored.
     """
-    if getattr(algo, _MARK, False):
+    if getattr(algorithm, _MARK, False):
         return
-    setattr(algo, _MARK, True)
-    if is_new_stack(algo):
-        algo.restore_from_path = _restoring_new(algo, algo.restore_from_path)
+    setattr(algorithm, _MARK, True)
+    if is_new_stack(algorithm):
+        algorithm.restore_from_path = _restoring_new(algorithm, algorithm.restore_from_path)
     else:
-        algo.__setstate__ = _restoring_old(algo, algo.__setstate__)
+        algorithm.__setstate__ = _restoring_old(algorithm, algorithm.__setstate__)
 
 
 def hold(algo: Algorithm, error: PolicyStoreError) -> None:
     """Let an Algorithm neither train nor evaluate, but raise, unless it is restored."""
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise error
+        raise error.with_traceback(None)
 
     for name in _HELD:
         setattr(algo, name, refuse)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
 from policystore.digest import Digest
 from policystore.errors import (
@@ -20,6 +20,7 @@ from policystore.errors import (
     StorageError,
 )
 from policystore.finding import RefLike
+from policystore.records import Version
 from policystore.rllib.callbacks import CallbackMaker, report
 from policystore.rllib.resuming import hold, keep_added
 from policystore.rllib.running import load_into
@@ -92,7 +93,7 @@ def warm_start(
             raise error.within(_what({policy_id: ref}, store)) from error
     settings = {
         "store": store,
-        "refs": {policy_id: str(ref) for policy_id, ref in policies.items()},
+        "refs": {policy_id: _said(ref) for policy_id, ref in policies.items()},
         "digests": digests,
         "agents": agents,
         "timeout": timeout,
@@ -100,7 +101,7 @@ def warm_start(
     return CallbackMaker(WarmStart, settings, beside)
 
 
-class WarmStart(RLlibCallback):  # type: ignore[misc]
+class WarmStart(DefaultCallbacks):  # type: ignore[misc]
     """What :func:`warm_start` makes."""
 
     def __init__(
@@ -145,5 +146,9 @@ class WarmStart(RLlibCallback):  # type: ignore[misc]
 
 
 def _what(refs: Mapping[str, RefLike], store: PolicyStore) -> str:
-    wanted = ", ".join(f"{policy_id!r} from {str(ref)!r}" for policy_id, ref in refs.items())
+    wanted = ", ".join(f"{policy_id!r} from {_said(ref)!r}" for policy_id, ref in refs.items())
     return f"warm start of {wanted} in {store.url}"
+
+
+def _said(ref: RefLike) -> str:
+    return ref.ref if isinstance(ref, Version) else str(ref)

@@ -20,7 +20,9 @@ def named_modules(runner: Any, mapping: Any) -> set[tuple[Any, Any]]:
 
     if runner.env is None:
         return set()
-    agents = list(runner.env.envs[0].unwrapped.possible_agents)
+    # Before Ray 2.42 the runner's environment was the single one itself.
+    env = getattr(runner.env, "envs", [runner.env])[0].unwrapped
+    agents = list(env.possible_agents)
     found = set()
     for _ in range(DRAWS):
         episode = MultiAgentEpisode(agent_to_module_mapping_fn=mapping)

@@ -75,7 +75,7 @@ def can_join(worker: Any, job: Any) -> dict[str, Any]:
         trained = _would_train(held.worker, job)
         lacking = [
             api.__name__
-            for api in held.worker.rl_module_required_apis()
+            for api in getattr(held.worker, "rl_module_required_apis", list)()
             if not isinstance(module, api)
         ]
         if trained and lacking:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import old_running_parts
 import running_parts
+from join_new_parts import Trio
 from ray import tune
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -41,6 +42,16 @@ def expected(snap: Snapshot) -> dict[str, str]:
     acting = running_parts.acting(snap) if snap.spec.stack == "new" else set(snap.weights)
     found = prints_of({"": {name: snap.weights[name] for name in acting}})
     return found[""]
+
+
+def trio(stack: str) -> Any:
+    """``main`` for agents ``a`` and ``b``, and ``c`` for one with another observation space."""
+    config = PARTS[stack].configured(runners=1).environment(Trio)
+    return config.multi_agent(
+        policies={"main", "c"},
+        policy_mapping_fn=lambda agent, *_, **__: "c" if agent == "c" else "main",
+        policies_to_train=["c"],
+    )
 
 
 class Diary(RLlibCallback):
@@ -125,6 +136,13 @@ def notes(folder: Path) -> Iterator[list[dict[str, Any]]]:
     """What each process wrote, in order."""
     for file in sorted(folder.iterdir()):
         yield [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def within(wanted: dict[str, str], held: dict[str, str]) -> bool:
+    """Whether the same arrays are the same."""
+    names = wanted.keys() & held.keys()
+    assert names
+    return all(wanted[name] == held[name] for name in names)
 
 
 def run(

@@ -82,20 +82,13 @@ def check_pages(pages: Path, wanted: Any, interruption: str, runners: int) -> No
         if not episodes:
             continue
         first = episodes[0]["prints"]
-        assert within(first["foe"], wanted["foe"])
-        if within(first["main"], wanted["main"]):
+        assert parts.within(first["foe"], wanted["foe"])
+        if parts.within(first["main"], wanted["main"]):
             fresh += 1
             continue
         # It goes on with what was learned up to the checkpoint, not with the warm start.
         at = {(line["trial"], line["iteration"]) for line in restored}
-        assert any(within(first["main"], learned[each]["main"]) for each in at)
+        assert any(parts.within(first["main"], learned[each]["main"]) for each in at)
         resumed += 1
     each = max(runners, 1)
     assert (fresh, resumed) == (2 * each, len(restored) * each)
-
-
-def within(wanted: dict[str, str], held: dict[str, str]) -> bool:
-    """Whether the same arrays are the same."""
-    names = wanted.keys() & held.keys()
-    assert names
-    return all(wanted[name] == held[name] for name in names)

@@ -1,0 +1,205 @@
+"""Algorithms of either stack, restored from their checkpoints into the config they began with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import callback_parts as parts
+import pytest
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from policystore import MismatchError, NotFoundError, PolicyStore, Snapshot
+from policystore.rllib import add_to, check_sync, load_into, snapshot, snapshots
+from policystore.rllib.resuming import keep_added
+from policystore.rllib.warm_start import warm_start
+
+other = parts.running_parts.other
+STACKS = pytest.mark.parametrize("stack", ["new", "old"], scope="module")
+
+
+def third(agent: str, *_: Any, **__: Any) -> str:
+    return "third" if agent == "b" else "main"
+
+
+class Life:
+    """An Algorithm that got a policy while it ran, and its checkpoint."""
+
+    def __init__(self, stack: str, folder: Path) -> None:
+        self.stack, self.own = stack, parts.PARTS[stack]
+        self.folder = str(folder / "checkpoint")
+        self.store = PolicyStore(folder / "store")
+        with self.own.built(self.own.configured()) as algo:
+            snap = snapshot(algo, "foe")
+        self.store.push(other(snap, 3.0), "duo/foe")
+        with self.own.built(self.config()) as algo:
+            add_to(
+                algo,
+                "third",
+                other(snap, 7.0),
+                policy_mapping_fn=third,
+                policies_to_train=["main", "third"],
+            )
+            algo.train()
+            algo.train()
+            load_into(algo, {"foe": other(snap, -5.0)})
+            algo.save(self.folder)
+            self.held = snapshots(algo)
+            self.moments = moments(algo) if stack == "new" else None
+
+    def config(self) -> Any:
+        config = self.own.configured(runners=1, evals=1)
+        return config.callbacks(warm_start(self.store, {"foe": "duo/foe"}))
+
+
+def moments(algo: Any) -> dict[str, Any]:
+    learner = algo.learner_group._learner
+    return {
+        pid: [
+            state["exp_avg"].numpy().copy()
+            for state in learner.get_optimizer(pid).state.values()
+        ]
+        for pid in ("main", "third")
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def life(stack: str, ray_session: None, tmp_path_factory: Any) -> Life:
+    return Life(stack, tmp_path_factory.mktemp(stack))
+
+
+@pytest.fixture(scope="module")
+def restored(life: Life) -> Iterator[Any]:
+    with life.own.built(life.config()) as algo:
+        before = check_sync(algo)
+        assert {row.policy for row in before} == {"main", "foe"}
+        algo.restore(life.folder)
+        yield algo
+
+
+@STACKS
+def test_what_was_added_is_there_again_everywhere(life: Life, restored: Any) -> None:
+    now = snapshots(restored)
+    assert now.keys() == {"main", "foe", "third"}
+    for pid, snap in life.held.items():
+        assert now[pid].weights_digest == snap.weights_digest
+    life.own.assert_held(restored, life.held)
+    assert {row.worker for row in check_sync(restored)} >= {"train 1", "eval 1"}
+    if life.moments is not None:
+        found = moments(restored)
+        for pid, arrays in life.moments.items():
+            assert len(arrays) == len(found[pid]) > 0
+            assert all((a == b).all() for a, b in zip(arrays, found[pid], strict=True))
+
+
+@STACKS
+def test_it_plays_and_trains_as_before(life: Life, restored: Any) -> None:
+    runner = restored.env_runner_group.local_env_runner
+    mapping = runner.config.policy_mapping_fn if life.stack == "new" else runner.policy_mapping_fn
+    assert [mapping(agent, None) for agent in "ab"] == ["main", "third"]
+    if life.stack == "new":
+        for config in (restored.config, runner.config):
+            assert config.policies_to_train == ["main", "third"]
+    else:
+        assert runner.is_policy_to_train("third")
+    before = {pid: snap.weights_digest for pid, snap in snapshots(restored).items()}
+    restored.train()
+    assert restored.iteration == 3
+    after = {pid: snap.weights_digest for pid, snap in snapshots(restored).items()}
+    assert [pid for pid in sorted(before) if before[pid] != after[pid]] == ["main", "third"]
+    restored.evaluate()
+    assert check_sync(restored).ok
+
+
+@STACKS
+def test_who_restarts_gets_what_was_restored(life: Life, restored: Any) -> None:
+    """Not the warm start, which the guard of the fresh Algorithm had been given."""
+    actor = restored.env_runner_group._worker_manager.actors()[1]
+    ray.kill(actor, no_restart=False)
+    parts.running_parts.until(lambda: check_sync(restored, ["foe"]).ok, "a restart")
+    life.own.assert_held(restored, {"foe": life.held["foe"]})
+
+
+@STACKS
+def test_a_checkpoint_needs_its_store_no_more(life: Life, tmp_path: Path) -> None:
+    away = PolicyStore(tmp_path / "away")
+    away.push(life.held["foe"], "duo/foe")
+    config = life.own.configured(runners=1).callbacks(warm_start(away, {"foe": "duo/foe"}))
+    with life.own.built(config) as algo:
+        algo.train()
+        algo.save(str(tmp_path / "checkpoint"))
+        held = snapshots(algo)
+    shutil.rmtree(away.url)
+    algo = Algorithm.from_checkpoint(str(tmp_path / "checkpoint"))
+    try:
+        life.own.assert_held(algo, held)
+        result = algo.train()
+        assert result["policystore"]["warm_start"] == {"foe": str(life.held["foe"].digest)}
+    finally:
+        algo.stop()
+    with life.own.built(config) as fresh:
+        for call in (fresh.train, fresh.evaluate, fresh.train):
+            with pytest.raises(NotFoundError, match="warm start of 'foe' from 'duo/foe' in .*away"):
+                call()
+        fresh.restore(str(tmp_path / "checkpoint"))
+        fresh.train()
+        assert fresh.iteration == 2
+
+
+@pytest.mark.parametrize("stack", ["new"], scope="module")
+def test_what_rllib_added_comes_back_too(life: Life, tmp_path: Path) -> None:
+    """Without a word of policystore in the Algorithm that wrote the checkpoint."""
+    own = life.own
+    with own.built(own.configured()) as algo:
+        like = algo.get_module("foe")
+        algo.add_module(
+            "late",
+            RLModuleSpec(
+                module_class=type(like),
+                observation_space=like.observation_space,
+                action_space=like.action_space,
+                model_config={"fcnet_hiddens": [5]},
+            ),
+            new_should_module_be_updated=["main", "late"],
+        )
+        algo.train()
+        algo.save(str(tmp_path))
+        held = snapshots(algo)
+    with own.built(own.configured(runners=1)) as algo:
+        keep_added(algo)
+        keep_added(algo)  # once is enough
+        algo.restore(str(tmp_path))
+        own.assert_held(algo, held)
+
+
+@pytest.mark.parametrize("stack", ["new"], scope="module")
+def test_what_cannot_come_back_is_named(life: Life, tmp_path: Path, monkeypatch: Any) -> None:
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(life.folder, copy)
+    made_of = copy / "learner_group" / "learner" / "rl_module" / "third"
+    (made_of / "class_and_ctor_args.pkl").write_bytes(b"\x80\x04cnowhere\nNothing\n.")
+    with life.own.built(life.config()) as algo:
+        was: dict[str, Snapshot] = snapshots(algo)
+        with pytest.raises(MismatchError, match="could not be added: 'third' .*nowhere"):
+            algo.restore(str(copy))
+        assert snapshots(algo) == was
+        algo.train()
+
+
+@pytest.mark.parametrize("stack", ["new"], scope="module")
+def test_what_the_checkpoint_lacks_is_said(life: Life, tmp_path: Path, caplog: Any) -> None:
+    own = life.own
+    with own.built(own.configured()) as algo:
+        algo.save(str(tmp_path))
+        held = snapshots(algo)
+    config = own.configured().multi_agent(policies={"main", "foe", "more"})
+    with own.built(config) as algo:
+        keep_added(algo)
+        kept = snapshot(algo, "more")
+        algo.restore(str(tmp_path))
+        own.assert_held(algo, {**held, "more": kept})
+    assert "has no module 'more': there the Algorithm keeps what it has" in caplog.text
