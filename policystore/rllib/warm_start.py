@@ -70,7 +70,8 @@ def warm_start(
         InvalidInputError: an argument of the wrong form.
         StorageError: the store cannot be reached.
 
-    The Algorithm raises where it is built, before any sample, with the id, the ref and the store:
+    The Algorithm raises where it is built (in Tune: ``result.error``, from the trial's first
+    ``train()``), before any sample, with the id, the ref and the store:
         NotFoundError: its config has no such policy.
         MismatchError: weights, spaces or filters that do not fit.
     and a store that it cannot reach, or that lost the policy, when it is to sample first, as only
@@ -138,7 +139,12 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
         try:
             load_into(algorithm, snaps, agents=self._agents, timeout=self._timeout)
         except PolicyStoreError as error:
-            raise error.within(_what(self._refs, self._store)) from error
+            found = error.within(_what(self._refs, self._store))
+            if getattr(algorithm, "_storage", None) is None:
+                raise found from error
+            # In Tune an error here ends the trial's actor, and is reported as that: ActorDiedError,
+            # with a stack trace. From train() the error itself arrives.
+            hold(algorithm, found)
 
     def on_train_result(self, *, result: dict[str, Any], **_: Any) -> None:
         """Say what the Algorithm started with."""

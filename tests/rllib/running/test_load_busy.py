@@ -40,7 +40,7 @@ def test_a_full_cluster(ray_session: None, tmp_path: Path) -> None:
         try:
             while waiting is None:
                 holders.append(Holder.remote())
-                ready, _ = ray.wait([holders[-1].ready.remote()], timeout=15)
+                ready, _ = ray.wait([holders[-1].ready.remote()], timeout=6)
                 if not ready:
                     ray.kill(holders.pop())
                     waiting = probe.remote()

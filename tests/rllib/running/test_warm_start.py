@@ -259,6 +259,7 @@ def test_a_trial_says_why_it_failed(pushed: Pushed, tmp_path: Path) -> None:
     for case, (callbacks, words) in cases.items():
         config = pushed.own.configured().callbacks(callbacks)
         (result,) = parts.run(config, tmp_path / "tune", 1)
+        assert isinstance(result.error, NotFoundError), case
         assert words in str(result.error), case
         assert not list(parts.notes(pages)), case
 
