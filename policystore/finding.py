@@ -117,13 +117,24 @@ class Finder:
     def tagged(self, name: str, tag: str) -> Version:
         """The version that a tag points to, or NotFoundError."""
         move = self._last_move(name, tag)
-        if move is None or move.target is None:
+        version = None if move is None else self._target(move)
+        if version is None:
             self.newest(name)
             known = list(self.tags(name))
             raise NotFoundError(
                 f"{name!r} has no tag {tag!r} in {self._backend.url}."
                 + _suggest(tag, known, "Its tags are", "It has no tags.")
             )
+        return version
+
+    def moved_to(self, name: str, tag: str, record: bytes) -> Version | None:
+        """The version that a move of a tag points to; None where it took the tag away."""
+        return self._target(TagMove.from_bytes(record, f"the tag {tag!r} of {name!r}"))
+
+    def _target(self, move: TagMove) -> Version | None:
+        if move.target is None:
+            return None
+        name, tag = move.name, move.tag
         version = self.read_version(name, move.target)
         if version.digest != move.digest:
             raise FormatError(

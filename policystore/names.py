@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from policystore.backends.base import Backend
-from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, NotFoundError, StorageError
 from policystore.layout import MAX_NUMBER, MAX_RECORD, hint_key, tag_key, version_key
 from policystore.records import Hint
@@ -61,11 +60,12 @@ class NumberedList:
                 high = middle
         return low
 
-    def append(self, make: Callable[[int, Digest | None], bytes], nonce: str) -> bytes:
+    def append(self, make: Callable[[int, bytes | None], bytes], nonce: str) -> bytes:
         """Create the next number, whoever else is creating.
 
         Args:
-            make: the record for a number and the digest of the record before it.
+            make: the record for a number, given the one before it; called again for each number
+                that somebody else took. What it raises ends this, with nothing created.
             nonce: what the record holds as its nonce, by which it is known again.
 
         Returns:
@@ -75,7 +75,7 @@ class NumberedList:
         previous = self.read(number) if number else None
         while number < MAX_NUMBER:
             number += 1
-            data = make(number, None if previous is None else digest_of(previous))
+            data = make(number, previous)
             if self.backend.create(self.key(number), data):
                 return data
             previous = self.read(number)

@@ -8,12 +8,12 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 from policystore.backends.opening import open_backend
 from policystore.container import EncodedObject
 from policystore.diff import Diff, diff_snapshots
-from policystore.digest import Digest
+from policystore.digest import Digest, digest_of
 from policystore.errors import (
     IntegrityError,
     InvalidInputError,
@@ -30,10 +30,11 @@ from policystore.layout import (
     hint_key,
     object_key,
 )
-from policystore.names import tag_list, version_list
+from policystore.names import version_list
 from policystore.reading import in_parallel, read_snapshot
-from policystore.records import Hint, TagMove, Version, marker_bytes
+from policystore.records import Hint, Version, marker_bytes
 from policystore.snapshot import Snapshot
+from policystore.tagging import When, move_tag
 from policystore.upkeep import VerifyReport, verify_store
 
 __all__ = ["PolicyStore"]
@@ -161,7 +162,8 @@ class PolicyStore:
         self._backend.put(object_key(item.digest), item.chunks)
 
     def _append_version(self, name: str, version: Version) -> Version:
-        def make(number: int, previous: Digest | None) -> bytes:
+        def make(number: int, before: bytes | None) -> bytes:
+            previous = None if before is None else digest_of(before)
             return replace(version, number=number, previous=previous).to_bytes()
 
         data = version_list(self._backend, name).append(make, version.nonce)
@@ -181,15 +183,24 @@ class PolicyStore:
             )
         return made
 
-    def tag(self, ref: RefLike, tag: str) -> Version:
+    @overload
+    def tag(self, ref: RefLike, tag: str) -> Version: ...
+
+    @overload
+    def tag(self, ref: RefLike, tag: str, *, when: When) -> Version | None: ...
+
+    def tag(self, ref: RefLike, tag: str, *, when: When | None = None) -> Version | None:
         """Move a tag to a version of a name, or create it; its history is kept.
 
         Args:
             ref: the version, such as ``"soccer/main@7"``, ``"soccer/main"`` or another tag of it.
             tag: a word such as ``"champion"``; not all digits.
+            when: given the version that the tag points to, or None: whether to move it. It is
+                asked again if another writer moves the tag meanwhile, so that of several who move
+                it to something better the best wins.
 
         Returns:
-            The version that the tag now points to.
+            The version that the tag points to now; None where ``when`` kept it from being created.
 
         Raises:
             InvalidInputError: a ref without a name, or a word that cannot be a tag.
@@ -208,8 +219,7 @@ class PolicyStore:
                 f"{ref.ref} in {self.url} is another policy, {target.digest.short}, than the "
                 f"version given, {ref.digest.short}: that was pushed to another store"
             )
-        self._move_tag(parsed.name, tag, target)
-        return target
+        return self._move_tag(parsed.name, tag, target, when)
 
     def untag(self, name: str, tag: str) -> None:
         """Take a tag away; its history is kept, and it can be set again.
@@ -223,23 +233,12 @@ class PolicyStore:
         self._find.tagged(name, tag)
         self._move_tag(name, tag, None)
 
-    def _move_tag(self, name: str, tag: str, target: Version | None) -> None:
-        nonce = secrets.token_hex(16)
-
-        def make(number: int, previous: Digest | None) -> bytes:
-            return TagMove(
-                name=name,
-                tag=tag,
-                number=number,
-                target=None if target is None else target.number,
-                digest=None if target is None else target.digest,
-                previous=previous,
-                time=_now(),
-                author=_default_author(),
-                nonce=nonce,
-            ).to_bytes()
-
-        tag_list(self._backend, name, tag).append(make, nonce)
+    def _move_tag(
+        self, name: str, tag: str, target: Version | None, when: When | None = None
+    ) -> Version | None:
+        return move_tag(
+            self._backend, name, tag, target, time=_now(), author=_default_author(), when=when
+        )
 
     def _check_writable(self, call: str) -> None:
         if self._read_only:

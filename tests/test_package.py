@@ -40,6 +40,7 @@ ORDER = [
     "reading",
     "finding",
     "diff",
+    "tagging",
     "upkeep",
     "store",
     "",

@@ -310,6 +310,48 @@ class StoreContract(ABC):
         assert len([key for key in self.raw_keys() if "@tags/t/" in key]) == 8
         assert store.verify().ok
 
+    def test_a_tag_moves_when_it_is_told_to(self, store: PolicyStore, make_snapshot: Make) -> None:
+        for seed in range(3):
+            store.push(make_snapshot(seed), "a")
+        seen: list[int | None] = []
+
+        def asked(answer: bool) -> Callable[[Version | None], bool]:
+            def when(now: Version | None) -> bool:
+                seen.append(None if now is None else now.number)
+                return answer
+
+            return when
+
+        assert store.tag("a@1", "t", when=asked(False)) is None
+        assert store.tags("a") == {}
+        for number, answer, stands in ((2, True, 2), (3, False, 2), (1, True, 1)):
+            found = store.tag(f"a@{number}", "t", when=asked(answer))
+            assert found is not None
+            assert found.number == stands == store.tags("a")["t"].number
+        store.untag("a", "t")
+        assert store.tag("a@3", "t", when=asked(True)) == store.log("a")[0]
+        assert seen == [None, None, 2, 2, None]
+        with pytest.raises(ZeroDivisionError):
+            store.tag("a@1", "t", when=lambda now: bool(1 / 0))
+        assert store.tags("a")["t"].number == 3
+
+    def test_the_best_of_many_writers_keeps_the_tag(
+        self, store: PolicyStore, make_snapshot: Make
+    ) -> None:
+        """Each asks whether its own is better than what stands; whoever comes last."""
+        returns = [3, 9, 1, 7, 8, 2, 6, 5, 4]
+        pushed = [store.push(make_snapshot(n), "a", metrics={"r": n}) for n in returns]
+
+        def offer(mine: Version) -> None:
+            store.tag(
+                mine, "best", when=lambda now: now is None or mine.metrics["r"] > now.metrics["r"]
+            )
+
+        with ThreadPoolExecutor(len(pushed)) as pool:
+            list(pool.map(offer, pushed))
+        assert store.tags("a")["best"].metrics == {"r": 9}
+        assert store.verify().ok
+
     def test_a_reader_never_sees_a_version_that_it_cannot_pull(
         self, store: PolicyStore, make_snapshot: Make
     ) -> None:
