@@ -119,7 +119,7 @@ class PolicyStore:
                 f"push takes a Snapshot, not {type(snap).__module__}.{type(snap).__qualname__}. "
                 "policystore.rllib.snapshot(…) or policystore.torch.snapshot(…) makes one."
             )
-        self._check_writable("push")
+        self.check_writable("push")
         metrics, source = _mapping(metrics, "metrics"), _mapping(source, "source")
         parents = _listed(parents, "parents")
         if name is not None:
@@ -207,7 +207,7 @@ class PolicyStore:
             NotFoundError: no such version.
         """
         check_tag(tag)
-        self._check_writable("tag")
+        self.check_writable("tag")
         parsed = as_ref(ref.ref if isinstance(ref, Version) else ref)
         if not parsed.name:
             raise InvalidInputError(
@@ -229,7 +229,7 @@ class PolicyStore:
         """
         check_name(name)
         check_tag(tag)
-        self._check_writable("untag")
+        self.check_writable("untag")
         self._find.tagged(name, tag)
         self._move_tag(name, tag, None)
 
@@ -240,7 +240,8 @@ class PolicyStore:
             self._backend, name, tag, target, time=_now(), author=_default_author(), when=when
         )
 
-    def _check_writable(self, call: str) -> None:
+    def check_writable(self, call: str) -> None:
+        """Raise ReadOnlyError, naming the call, if the store was opened to read only."""
         if self._read_only:
             raise ReadOnlyError(
                 f"{call}: {self!r} was opened to read only. Open it without read_only=True."

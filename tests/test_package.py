@@ -92,6 +92,8 @@ ORDER = [
     "rllib.callbacks",
     "rllib.resuming",
     "rllib.warm_start",
+    "rllib.uploading",
+    "rllib.publishing",
     "rllib",
 ]
 CORE = ORDER[: ORDER.index("rllib.classes")]

@@ -16,6 +16,7 @@ except ImportError as error:
 from policystore.rllib.joining import add_to, remove_from
 from policystore.rllib.module_rebuild import rebuild_module
 from policystore.rllib.policy_stack import rebuild_policy
+from policystore.rllib.publishing import publish
 from policystore.rllib.resuming import keep_added
 from policystore.rllib.running import check_sync, load_into
 from policystore.rllib.sources import rebuild_player, snapshot, snapshots
@@ -29,6 +30,7 @@ __all__ = [
     "check_sync",
     "keep_added",
     "load_into",
+    "publish",
     "rebuild_module",
     "rebuild_player",
     "rebuild_policy",

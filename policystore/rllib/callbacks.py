@@ -28,7 +28,8 @@ class CallbackMaker:
         kind: class of the callbacks.
         settings: what it is called with, by keyword; has to pickle.
         beside: callback classes (or other callables that make callbacks) whose callbacks are to be
-            called as well, after these: one, or several.
+            called as well: one, or several.
+        last: call them before these, not after.
 
     Raises:
         InvalidInputError: something in ``beside`` that makes no callbacks.
@@ -39,17 +40,23 @@ class CallbackMaker:
         kind: type[DefaultCallbacks],
         settings: Mapping[str, Any],
         beside: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
+        *,
+        last: bool = False,
     ) -> None:
         self.kind = kind
         self.settings = dict(settings)
         self.beside = _makers(beside)
+        self.last = last
         # RLlib writes configs down with their callbacks' import path (utils/serialization.py).
         self.__qualname__ = type(self).__qualname__
 
     def __call__(self) -> DefaultCallbacks:
         """Make the callbacks; RLlib calls this once in each process."""
         own = self.kind(**self.settings)
-        return _Together([own, *(maker() for maker in self.beside)]) if self.beside else own
+        if not self.beside:
+            return own
+        others = [maker() for maker in self.beside]
+        return _Together([*others, own] if self.last else [own, *others])
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())

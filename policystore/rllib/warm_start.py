@@ -62,8 +62,8 @@ def warm_start(
         policies: id of a policy or module of the config -> ref of what it is to start with.
         agents: as for ``load_into``: whose filters get the filter statistics.
         timeout: seconds for the load, once the weights are here.
-        beside: callback classes of the user's own, one or a list; on the old API stack the only
-            way to have both, as RLlib fails there on a list.
+        beside: callback classes of the user's own, one or a list, called after these; on the old
+            API stack the only way to have both, as RLlib fails there on a list.
 
     Raises:
         NotFoundError, AmbiguousError: a ref that means nothing, or several policies.

@@ -1,0 +1,371 @@
+"""Copies of policies on their way to a store, beside the thread that made them.
+
+One thread, a bounded queue, retries. Whoever hands over a copy never waits. What was not pushed is
+counted and kept as a text, and told to whoever asks next.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from policystore.errors import NotFoundError, PolicyStoreError, StorageError
+from policystore.records import Version
+from policystore.snapshot import Snapshot
+from policystore.store import PolicyStore
+
+__all__ = ["BEST", "Copy", "Uploader"]
+
+BEST = "best"
+_TRIES = 6
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds
+_LOOK_BACK = 1000  # versions
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One policy at one moment.
+
+    Attributes:
+        policy: its id.
+        name: where it goes.
+        snap: what is pushed.
+        run: of which training.
+        iteration: of that training.
+        value: by which it is compared; None where there is no such number.
+        metrics: what is kept with it.
+    """
+
+    policy: str
+    name: str
+    snap: Snapshot
+    run: str
+    iteration: int
+    value: float | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"policy {self.policy!r} of iteration {self.iteration} to {self.name!r}"
+
+
+@dataclass
+class _Line:
+    """What there is to say of one policy."""
+
+    name: str
+    waiting: list[Copy] = field(default_factory=list)
+    pushed: Version | None = None
+    best: Version | None = None
+    skipped: int = 0
+    failed: int = 0
+    error: str | None = None
+    restored_at: int | None = None
+    known: dict[int, Version] = field(default_factory=dict)
+
+
+class Uploader:
+    """Pushes copies in a thread of its own, oldest first.
+
+    Args:
+        store: where to.
+        names: policy id -> name.
+        queue: so many copies of each policy may wait. One more, and the oldest of them gives way
+            that is not the best.
+        metric: what a version's metrics have the value under, for the tag ``best``; None: no tag.
+        lowest: the best is the lowest value, not the highest.
+    """
+
+    def __init__(
+        self,
+        store: PolicyStore,
+        names: Mapping[str, str],
+        *,
+        queue: int,
+        metric: str | None,
+        lowest: bool,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._metric = metric
+        self._lowest = lowest
+        self._lines = {policy: _Line(name) for policy, name in names.items()}
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._under_way: Copy | None = None
+        self._deadline: float | None = None
+        self._lost: list[str] = []
+        self._fatal: Exception | None = None
+
+    # In the training thread ----------------------------------------------------------------------
+
+    def put(self, copy: Copy) -> None:
+        """Hand over a copy; returns at once."""
+        with self._change:
+            line = self._lines[copy.policy]
+            line.waiting.append(copy)
+            if len(line.waiting) > self._queue:
+                line.waiting.remove(self._least(line))
+                line.skipped += 1
+            self._deadline = None
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._run, name="policystore publish", daemon=True
+                )
+                self._thread.start()
+                atexit.register(_say_at_exit, weakref.ref(self))
+            self._change.notify_all()
+
+    def restored(self, iteration: int) -> None:
+        """The training goes on from an iteration; what it pushed since is not pushed again."""
+        with self._change:
+            for line in self._lines.values():
+                line.restored_at = iteration
+
+    def raise_fatal(self) -> None:
+        """Raise, once, what no retry would mend."""
+        with self._change:
+            error, self._fatal = self._fatal, None
+        if error is not None:
+            raise error
+
+    def note_lost(self, policy: str, why: str) -> None:
+        """A copy that could not even be made."""
+        with self._change:
+            self._lose(self._lines[policy], why)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """By policy, in plain values; ``pushed`` is the newest version that surely stands."""
+        with self._change:
+            return {
+                policy: {
+                    "name": line.name,
+                    "pushed": None if line.pushed is None else line.pushed.number,
+                    "digest": None if line.pushed is None else str(line.pushed.digest),
+                    "best": None if line.best is None else line.best.number,
+                    "waiting": len(line.waiting) + (self._under_way_of(policy)),
+                    "skipped": line.skipped,
+                    "failed": line.failed,
+                    "error": line.error,
+                }
+                for policy, line in self._lines.items()
+            }
+
+    def finish(self, timeout: float) -> list[str]:
+        """Wait until all is pushed, for so many seconds at most, and end the thread.
+
+        Returns:
+            What was not pushed since the last call, and why, a text for each.
+        """
+        thread = self._thread
+        with self._change:
+            self._deadline = time.monotonic() + timeout
+            self._change.notify_all()
+        if thread is not None:
+            thread.join(timeout + 0.1)
+        with self._change:
+            self._thread = None
+            left = [copy for line in self._lines.values() for copy in line.waiting]
+            for line in self._lines.values():
+                line.waiting.clear()
+            if self._under_way is not None:
+                left.insert(0, self._under_way)
+            why = f"the {timeout:g} s to finish were over"
+            lost = [*self._lost, *(f"{copy}: {why}" for copy in left)]
+            self._lost = []
+        return lost
+
+    def _under_way_of(self, policy: str) -> int:
+        return int(self._under_way is not None and self._under_way.policy == policy)
+
+    def _least(self, line: _Line) -> Copy:
+        """The oldest copy in the queue that is not the best, of it and of what stands."""
+        best = None if line.best is None else self._value(line.best)
+        keep = None
+        for copy in line.waiting:
+            if copy.value is not None and self._better(copy.value, best):
+                keep, best = copy, copy.value
+        return next((c for c in line.waiting if c is not keep), line.waiting[0])
+
+    # In the uploading thread ---------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                while not (copy := self._next()):
+                    if self._deadline is not None:
+                        return
+                    self._change.wait()
+                self._under_way = copy
+            try:
+                self._upload(copy)
+            except Exception as error:
+                # Nothing that a retry would mend, or a fault of ours: the training hears of it.
+                with self._change:
+                    self._lose(self._lines[copy.policy], f"{copy}: {error}")
+                    self._fatal = (
+                        error.within(f"publish of {copy} in {self._store.url}")
+                        if isinstance(error, PolicyStoreError)
+                        else error
+                    )
+            finally:
+                with self._change:
+                    self._under_way = None
+
+    def _next(self) -> Copy | None:
+        lines = [line for line in self._lines.values() if line.waiting]
+        if not lines:
+            return None
+        return min(lines, key=lambda line: line.waiting[0].iteration).waiting.pop(0)
+
+    def _upload(self, copy: Copy) -> None:
+        line = self._lines[copy.policy]
+        version: Version | None = None
+        for attempt in range(1, _TRIES + 1):
+            try:
+                if version is None:
+                    version = self._pushed(line, copy, again=attempt > 1)
+                    with self._change:
+                        line.pushed = version
+                self._offer(line, copy, version)
+                with self._change:
+                    line.error = None
+                return
+            except StorageError as error:  # noqa: PERF203 (the loop is of retries)
+                pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
+                pause *= random.uniform(0.75, 1.25)  # noqa: S311 (spreads writers, hides nothing)
+                last = attempt == _TRIES or not self._may_wait(pause)
+                with self._change:
+                    line.error = str(error)
+                    if last:
+                        self._lose(line, f"{copy}: {error}")
+                _log().warning(
+                    "publish of %s in %s failed (%d of %d tries)%s: %s", copy, self._store.url,
+                    attempt, _TRIES, "" if last else f", again in {pause:.1f} s", error,
+                )  # fmt: skip
+                if last:
+                    return
+                self._wait(pause)
+
+    def _pushed(self, line: _Line, copy: Copy, *, again: bool) -> Version:
+        """The version of this copy: one that is there, or a new one."""
+        if line.restored_at is not None:
+            line.known = self._look_back(copy, line.restored_at)
+            line.restored_at = None
+        if again:
+            # The record of a try before may stand all the same.
+            line.known |= self._look_back(copy, copy.iteration - 1)
+        found = line.known.get(copy.iteration)
+        if found is not None:
+            if found.digest == copy.snap.digest:
+                return found
+            if copy.value is None or not self._better(copy.value, self._best_value(line)):
+                # Trained anew after a restore, from where this one came from too.
+                return found
+        version = self._store.push(
+            copy.snap,
+            copy.name,
+            metrics={"iteration": copy.iteration, **copy.metrics},
+            source={"run": copy.run, "policy": copy.policy, "iteration": copy.iteration},
+        )
+        line.known[copy.iteration] = version
+        return version
+
+    def _look_back(self, copy: Copy, iteration: int) -> dict[int, Version]:
+        """What this run has pushed of the policy, after an iteration."""
+        found: dict[int, Version] = {}
+        limit, seen = 32, 0
+        while True:
+            try:
+                versions = self._store.log(copy.name, limit=limit)
+            except NotFoundError:
+                return found
+            for version in versions[seen:]:
+                source = version.source
+                if (source.get("run"), source.get("policy")) != (copy.run, copy.policy):
+                    continue
+                number = source.get("iteration")
+                if not isinstance(number, int) or number <= iteration:
+                    return found
+                found.setdefault(number, version)
+            seen = len(versions)
+            if seen < limit or limit >= _LOOK_BACK:
+                return found
+            limit *= 4
+
+    def _offer(self, line: _Line, copy: Copy, version: Version) -> None:
+        """Tag it, if it is better than what is tagged; of several trainings the best stays."""
+        value = copy.value
+        if self._metric is None or value is None or version.digest != copy.snap.digest:
+            return
+        if line.best is not None and not self._better(value, self._value(line.best)):
+            return
+        stands = self._store.tag(
+            version,
+            BEST,
+            when=lambda now: now is None or self._better(value, self._value(now)),
+        )
+        with self._change:
+            line.best = stands
+
+    def _best_value(self, line: _Line) -> float | None:
+        if self._metric is None:
+            return None
+        try:
+            best = self._store.tags(line.name).get(BEST)
+        except NotFoundError:
+            return None
+        with self._change:
+            line.best = best
+        return None if best is None else self._value(best)
+
+    def _value(self, version: Version) -> float | None:
+        found = version.metrics.get(self._metric)
+        return float(found) if isinstance(found, (int, float)) and found == found else None
+
+    def _better(self, value: float, than: float | None) -> bool:
+        return than is None or (value < than if self._lowest else value > than)
+
+    def _lose(self, line: _Line, why: str) -> None:
+        line.failed += 1
+        line.error = why
+        self._lost.append(why)
+
+    def _may_wait(self, seconds: float) -> bool:
+        with self._change:
+            return self._deadline is None or time.monotonic() + seconds < self._deadline
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        with self._change:
+            while (left := end - time.monotonic()) > 0:
+                if self._deadline is not None and self._deadline < end:
+                    return
+                self._change.wait(left)
+
+    def waiting(self) -> int:
+        """How many copies are not pushed yet."""
+        with self._change:
+            lines = self._lines.values()
+            return sum(len(line.waiting) for line in lines) + (self._under_way is not None)
+
+
+def _say_at_exit(reference: weakref.ref[Uploader]) -> None:
+    """Python's end takes the thread with it; nobody is left to raise to."""
+    uploader = reference()
+    if uploader is not None and uploader.waiting():
+        _log().error(
+            "%d copies of policies were not pushed: the process ends, and algorithm.stop(), which "
+            "waits for them, was not called",
+            uploader.waiting(),
+        )
+
+
+def _log() -> logging.Logger:
+    return logging.getLogger("policystore")

@@ -1,0 +1,287 @@
+"""Policies that are pushed while they are trained, on both stacks and through Tune."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import callback_parts as parts
+import pytest
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+from policystore import (
+    FormatError,
+    InvalidInputError,
+    NotFoundError,
+    PolicyStore,
+    PolicyStoreError,
+    ReadOnlyError,
+    StorageError,
+)
+from policystore.rllib import publish, snapshots, uploading, warm_start
+
+STACKS = pytest.mark.parametrize("stack", ["new", "old"])
+
+
+@pytest.fixture
+def own(stack: str, ray_session: None) -> Any:
+    return parts.PARTS[stack]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PolicyStore:
+    return PolicyStore(tmp_path / "store")
+
+
+class Scores(RLlibCallback):
+    """The user's own: a number to compare by."""
+
+    VALUES = (3.0, 9.0, 4.0, 1.0, 7.0, 2.0)
+
+    def on_train_result(self, *, algorithm: Any, result: Any, **_: Any) -> None:
+        result["score"] = self.VALUES[algorithm.iteration - 1]
+
+
+def until(algo: Any, condition: Any) -> Any:
+    """Train on until a result shows it."""
+    end = time.monotonic() + 60
+    while True:
+        status = algo.train()["policystore"]["publish"]["main"]
+        if condition(status):
+            return status
+        assert time.monotonic() < end, status
+
+
+@STACKS
+@pytest.mark.parametrize("runners", [0, 1])
+def test_what_is_pushed_is_what_was_held(
+    own: Any, store: PolicyStore, runners: int, stack: str
+) -> None:
+    names = {"main": "duo/main", "foe": "duo/{trial}/foe"}
+    config = own.configured(runners=runners)
+    config.callbacks(
+        publish(store, names, every=2, metric="env_runners/episode_return_mean", queue=9)
+    )
+    held = {}
+    with own.built(config) as algo:
+        assert not store.names()
+        for iteration in range(1, 7):
+            result = algo.train()
+            if iteration % 2 == 0:
+                held[iteration] = snapshots(algo), result["env_runners"]["episode_return_mean"]
+    (foe,) = (name for name in store.names() if name.endswith("/foe"))
+    for name, pid in (("duo/main", "main"), (foe, "foe")):
+        versions = list(reversed(store.log(name)))
+        assert [version.metrics["iteration"] for version in versions] == [2, 4, 6]
+        for version in versions:
+            snaps, value = held[version.metrics["iteration"]]
+            assert version.digest == snaps[pid].digest
+            assert version.metrics["env_runners/episode_return_mean"] == pytest.approx(value)
+            assert version.metrics["env_steps"] > 0
+            assert version.source["policy"] == pid
+        values = [version.metrics["env_runners/episode_return_mean"] for version in versions]
+        assert store.tags(name)["best"].number == values.index(max(values)) + 1
+    shown = result["policystore"]["publish"]["main"]
+    if shown["pushed"]:
+        assert str(store.log("duo/main")[-shown["pushed"]].digest) == shown["digest"]
+    assert shown["failed"] == shown["skipped"] == 0
+
+
+@STACKS
+def test_beside_others(own: Any, store: PolicyStore, stack: str) -> None:
+    made = publish(store, {"main": "duo/main"}, metric="score", queue=9)
+    forms = {"beside": publish(store, {"main": "duo/other"}, metric="score", beside=Scores)}
+    if stack == "new":
+        forms["a list"] = [Scores, made]
+    with own.built(own.configured().callbacks(forms["beside"])) as algo:
+        algo.train()
+    assert store.log("duo/other")[0].metrics["score"] == 3.0
+    forms["both of ours"] = warm_start(store, {"main": "duo/other"}, beside=[Scores, made])
+    for form in list(forms)[1:]:
+        with own.built(own.configured().callbacks(forms[form])) as algo:
+            for _ in range(3):
+                result = algo.train()
+            assert result["score"] == 4.0
+        newest = store.log("duo/main")[0]
+        assert (newest.metrics["iteration"], newest.metrics["score"]) == (3, 4.0)
+        assert store.tags("duo/main")["best"].metrics["score"] == 9.0
+
+
+# What goes wrong with the store ------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(store: PolicyStore, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Calls of ``push`` do what is in ``slow.then``."""
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(uploading, "_FIRST_PAUSE", 0.001)
+    found = SimpleNamespace(then=lambda: None)
+    push = store.push
+
+    def pushing(*args: Any, **kwargs: Any) -> Any:
+        found.then()
+        return push(*args, **kwargs)
+
+    monkeypatch.setattr(store, "push", pushing)
+    return found
+
+
+def in_process(own: Any, store: PolicyStore, **options: Any) -> Any:
+    """Callbacks with this very store, not a copy of it that went through a pickle."""
+    from policystore.rllib.callbacks import CallbackMaker
+    from policystore.rllib.publishing import Publish
+
+    made = publish(store, {"main": "duo/main"}, **options)
+
+    class Here(CallbackMaker):
+        def __deepcopy__(self, memo: Any) -> Any:
+            return self
+
+        def __reduce__(self) -> Any:
+            return publish, (store.url, {"main": "duo/main"})
+
+    here = Here(Publish, made.settings, made.beside)
+    return own.configured().callbacks(here)
+
+
+@STACKS
+def test_a_slow_store_stops_no_training(own: Any, store: PolicyStore, slow: Any) -> None:
+    import threading
+
+    gate = threading.Event()
+    slow.then = lambda: gate.wait(60)
+    algo = in_process(own, store, queue=2).build_algo()
+    for _ in range(5):
+        result = algo.train()  # with a push under way all the time
+    status = result["policystore"]["publish"]["main"]
+    assert (status["waiting"], status["skipped"], status["pushed"]) == (3, 2, None)
+    gate.set()
+    algo.stop()
+    assert [version.metrics["iteration"] for version in store.log("duo/main")] == [5, 4, 1]
+
+
+@STACKS
+def test_an_absent_store_is_reported_and_raised_at_the_end(
+    own: Any, store: PolicyStore, slow: Any, caplog: Any
+) -> None:
+    def away() -> None:
+        raise StorageError("the bucket is away")
+
+    slow.then = away
+    algo = in_process(own, store).build_algo()
+    status = until(algo, lambda status: status["failed"])
+    assert "the bucket is away" in status["error"]
+    slow.then = lambda: None
+    until(algo, lambda status: status["pushed"] and status["error"] is None)
+    with pytest.raises(StorageError, match="copies were not pushed:\n.*the bucket is away"):
+        algo.stop()
+    assert "copies were not pushed" in caplog.text
+    algo.stop()  # says it once
+    assert store.log("duo/main")
+
+
+@STACKS
+def test_a_store_that_refuses_ends_the_training(own: Any, store: PolicyStore, slow: Any) -> None:
+    def refuse() -> None:
+        raise ReadOnlyError("you may not write")
+
+    slow.then = refuse
+    algo = in_process(own, store).build_algo()
+    end = time.monotonic() + 60
+    with pytest.raises(
+        ReadOnlyError, match="publish of policy 'main' .* to 'duo/main' in .*not wr"
+    ):
+        while time.monotonic() < end:
+            algo.train()
+    with pytest.raises(StorageError, match="you may not write"):
+        algo.stop()
+
+
+@pytest.mark.parametrize("stack", ["new"])
+def test_a_metric_that_is_not_there(own: Any, store: PolicyStore, caplog: Any) -> None:
+    made = publish(store, {"main": "duo/main"}, metric="env_runners/epsode_return_mean", queue=9)
+    with own.built(own.configured().callbacks(made)) as algo:
+        for _ in range(4):
+            algo.train()
+    assert store.tags("duo/main") == {}
+    assert len(store.log("duo/main")) == 4
+    (line,) = (record for record in caplog.records if "epsode_return_mean" in record.message)
+    assert "episode_return_mean" in line.message
+
+
+# Wrong arguments ---------------------------------------------------------------------------------
+
+
+def test_wrong_arguments(store: PolicyStore, tmp_path: Path) -> None:
+    names = {"main": "duo/main"}
+    wrong: list[tuple[Any, dict[str, Any]]] = [
+        ({}, {}), (["main"], {}), ({7: "a"}, {}), ({"main": 7}, {}), ({"main": "a//b"}, {}),
+        ({"main": "a", "foe": "a"}, {}), ({"main": "{run}"}, {}),
+        (names, {"every": 0}), (names, {"every": 1.5}), (names, {"every": True}),
+        (names, {"queue": 0}), (names, {"mode": "best"}), (names, {"metric": 3}),
+        (names, {"metric": ""}), (names, {"timeout": -1}), (names, {"timeout": "1"}),
+        (names, {"beside": 3}),
+    ]  # fmt: skip
+    for policies, options in wrong:
+        with pytest.raises(InvalidInputError):
+            publish(store, policies, **options)
+    with pytest.raises(ReadOnlyError, match="publish"):
+        publish(PolicyStore(tmp_path, read_only=True), names)
+
+
+@STACKS
+def test_a_policy_that_the_config_lacks(own: Any, store: PolicyStore) -> None:
+    config = own.configured().callbacks(publish(store, {"nobody": "duo/main"}))
+    with pytest.raises(NotFoundError, match="publish of 'nobody' to 'duo/main' in .*'foe'"):
+        config.build_algo()
+
+
+@pytest.mark.parametrize("stack", ["new"])
+def test_what_is_no_store(own: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a store")
+    config = own.configured().callbacks(publish(tmp_path, {"main": "duo/main"}))
+    with own.built(config) as algo, pytest.raises(FormatError, match="publish of 'main' to"):
+        algo.train()
+
+
+# Tune --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stack", ["new", pytest.param("old", marks=pytest.mark.long)])
+def test_a_trial_that_crashes_pushes_nothing_twice(
+    own: Any, store: PolicyStore, tmp_path: Path
+) -> None:
+    """It dies in its fourth iteration, and goes on from the checkpoint of its third or second."""
+    config = own.configured()
+    config.callbacks(
+        publish(
+            store,
+            {"main": "duo/main", "foe": "duo/{trial}/foe"},
+            metric="score",
+            queue=9,
+            beside=[Scores, parts.crash(tmp_path, 4)],
+        )
+    )
+    (result,) = parts.run(config, tmp_path / "tune", 6, failures=1)
+    assert result.error is None
+    assert (tmp_path / "crashed").exists()
+    (foe,) = (name for name in store.names() if name.endswith("/foe"))
+    for name in ("duo/main", foe):
+        pushed = [version.metrics["iteration"] for version in reversed(store.log(name))]
+        assert len(pushed) == len(set(pushed))
+        assert {1, 2, 5, 6} <= set(pushed)
+        assert store.tags(name)["best"].metrics["score"] == 9.0
+        (run,) = {version.source["run"] for version in store.log(name)}
+        assert run in result.path
+    shown = result.metrics["policystore"]["publish"]["main"]
+    assert str(store.log("duo/main")[-shown["pushed"]].digest) == shown["digest"]
+
+
+@pytest.mark.parametrize("stack", ["new"])
+def test_a_trial_says_why_it_failed(own: Any, store: PolicyStore, tmp_path: Path) -> None:
+    config = own.configured().callbacks(publish(store, {"nobody": "duo/main"}))
+    (result,) = parts.run(config, tmp_path / "tune", 1)
+    assert isinstance(result.error, PolicyStoreError)
+    assert "publish of 'nobody' to 'duo/main' in" in str(result.error)
