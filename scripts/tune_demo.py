@@ -22,6 +22,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+# Ray reads these when it is imported; the last one keeps Tune's tables out of our lines.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+
 import gymnasium as gym
 import numpy as np
 import ray
@@ -114,13 +119,6 @@ def _config(stack: str, agents: list[str], mapping: Any) -> PPOConfig:
     return config
 
 
-def _earned(result: Any) -> dict[str, float]:
-    """By policy, the mean return of its episodes in one iteration; the stacks name it apart."""
-    found = result["env_runners"]
-    by_policy = found.get("module_episode_returns_mean") or found.get("policy_reward_mean")
-    return {pid: float(value) for pid, value in by_policy.items()}
-
-
 def _run(config: PPOConfig, iterations: int, folder: str) -> Any:
     return tune.Tuner(
         PPO,
@@ -154,7 +152,7 @@ def main() -> int:
             store,
             {"left": "poles/left", "right": "poles/right"},
             every=2,
-            metric=f"env_runners/{metric}/left",
+            metric=f"env_runners/{metric}/{{policy}}",
         )
     )
     first = _run(config, 10, scratch)
@@ -173,7 +171,6 @@ def main() -> int:
         config = _config(given.stack, agents, _veteran_on_the_right)
         if start == "warm":
             config.callbacks(warm_start(store, {"veteran": "poles/left@best"}))
-        config.callbacks_on_train_result = None
         results = _run(config, 3, scratch)
         failed += [result.error for result in results if result.error]
         for result in results:

@@ -23,7 +23,7 @@ from policystore.store import PolicyStore
 
 __all__ = ["publish"]
 
-_TRIAL = "{trial}"
+_TRIAL, _POLICY = "{trial}", "{policy}"
 _OUTSIDE_OF_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 _STEPS = ("num_env_steps_sampled_lifetime", "num_env_steps_sampled")
 _PATIENCE = 3  # copies without the metric, until that is remarked on
@@ -66,6 +66,8 @@ def publish(
             name stands for the trial, as Tune calls its folder.
         every: iterations from one copy to the next.
         metric: where results have what counts, such as ``"env_runners/episode_return_mean"``.
+            ``{policy}`` stands for the policy's id:
+            ``"env_runners/module_episode_returns_mean/{policy}"``.
         mode: ``"max"`` or ``"min"``: which values are better.
         keep_best: tag the best version of each name ``best``; needs ``metric``. Several trials
             that push to one name share the tag, and it ends on the best of all.
@@ -158,12 +160,13 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         trial = _trial_of(algorithm)
         self._run = trial or uuid.uuid4().hex
         safe = _OUTSIDE_OF_NAMES.sub("_", self._run)
-        self._names = {pid: name.replace(_TRIAL, safe) for pid, name in self._policies.items()}
+        names = {pid: name.replace(_TRIAL, safe) for pid, name in self._policies.items()}
+        self._names = names
         self._uploader = Uploader(
             self._store,
-            self._names,
+            names,
             queue=self._queue,
-            metric=self._metric if self._keep_best else None,
+            metrics={pid: self._metric_of(pid) if self._keep_best else None for pid in names},
             lowest=self._lowest,
         )
         try:
@@ -196,8 +199,8 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         uploader.raise_fatal()
         iteration = int(result.get("training_iteration", algorithm.iteration))
         if iteration % self._every == 0:
-            value, metrics = self._metrics(result)
             for policy_id, name in self._names.items():
+                value, metrics = self._metrics(result, policy_id)
                 try:
                     snap = snapshot(algorithm, policy_id)
                 except StorageError as error:
@@ -216,24 +219,30 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         wanted = ", ".join(f"{pid!r} to {name!r}" for pid, name in self._names.items())
         return f"publish of {wanted} in {self._store.url}"
 
-    def _metrics(self, result: Mapping[str, Any]) -> tuple[float | None, dict[str, Any]]:
+    def _metric_of(self, policy_id: str) -> str | None:
+        return None if self._metric is None else self._metric.replace(_POLICY, policy_id)
+
+    def _metrics(
+        self, result: Mapping[str, Any], policy_id: str
+    ) -> tuple[float | None, dict[str, Any]]:
         found: dict[str, Any] = {}
         steps = next((result[key] for key in _STEPS if key in result), None)
         if steps is not None and _is_number(steps):
             found["env_steps"] = int(steps)
-        if self._metric is None:
+        metric = self._metric_of(policy_id)
+        if metric is None:
             return None, found
-        value, known = _looked_up(result, self._metric)
+        value, known = _looked_up(result, metric)
         if not _is_number(value):
             self._without_metric += 1
             if self._without_metric == _PATIENCE and known is not None:
                 _log().warning(
                     "publish: results have no %r; there they have %s",
-                    self._metric,
+                    metric,
                     ", ".join(sorted(map(str, known))[:30]) or "nothing",
                 )
             return None, found
-        found[self._metric] = float(value)
+        found[metric] = float(value)
         return float(value), found
 
     def _ending(self, cleanup: Callable[[], None], *, in_tune: bool) -> Callable[[], None]:

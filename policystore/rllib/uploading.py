@@ -60,6 +60,7 @@ class _Line:
     """What there is to say of one policy."""
 
     name: str
+    metric: str | None
     waiting: list[Copy] = field(default_factory=list)
     pushed: Version | None = None
     best: Version | None = None
@@ -68,6 +69,11 @@ class _Line:
     error: str | None = None
     restored_at: int | None = None
     known: dict[int, Version] = field(default_factory=dict)
+
+    def value_of(self, version: Version) -> float | None:
+        """By which it is compared."""
+        found = version.metrics.get(self.metric)
+        return float(found) if isinstance(found, (int, float)) and found == found else None
 
 
 class Uploader:
@@ -78,7 +84,8 @@ class Uploader:
         names: policy id -> name.
         queue: so many copies of each policy may wait. One more, and the oldest of them gives way
             that is not the best.
-        metric: what a version's metrics have the value under, for the tag ``best``; None: no tag.
+        metrics: policy id -> what a version's metrics have its value under, for the tag ``best``;
+            None: no tag.
         lowest: the best is the lowest value, not the highest.
     """
 
@@ -88,14 +95,13 @@ class Uploader:
         names: Mapping[str, str],
         *,
         queue: int,
-        metric: str | None,
+        metrics: Mapping[str, str | None],
         lowest: bool,
     ) -> None:
         self._store = store
         self._queue = queue
-        self._metric = metric
         self._lowest = lowest
-        self._lines = {policy: _Line(name) for policy, name in names.items()}
+        self._lines = {policy: _Line(name, metrics[policy]) for policy, name in names.items()}
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
         self._under_way: Copy | None = None
@@ -186,7 +192,7 @@ class Uploader:
 
     def _least(self, line: _Line) -> Copy:
         """The oldest copy in the queue that is not the best, of it and of what stands."""
-        best = None if line.best is None else self._value(line.best)
+        best = None if line.best is None else line.value_of(line.best)
         keep = None
         for copy in line.waiting:
             if copy.value is not None and self._better(copy.value, best):
@@ -302,20 +308,20 @@ class Uploader:
     def _offer(self, line: _Line, copy: Copy, version: Version) -> None:
         """Tag it, if it is better than what is tagged; of several trainings the best stays."""
         value = copy.value
-        if self._metric is None or value is None or version.digest != copy.snap.digest:
+        if line.metric is None or value is None or version.digest != copy.snap.digest:
             return
-        if line.best is not None and not self._better(value, self._value(line.best)):
+        if line.best is not None and not self._better(value, line.value_of(line.best)):
             return
         stands = self._store.tag(
             version,
             BEST,
-            when=lambda now: now is None or self._better(value, self._value(now)),
+            when=lambda now: now is None or self._better(value, line.value_of(now)),
         )
         with self._change:
             line.best = stands
 
     def _best_value(self, line: _Line) -> float | None:
-        if self._metric is None:
+        if line.metric is None:
             return None
         try:
             best = self._store.tags(line.name).get(BEST)
@@ -323,11 +329,7 @@ class Uploader:
             return None
         with self._change:
             line.best = best
-        return None if best is None else self._value(best)
-
-    def _value(self, version: Version) -> float | None:
-        found = version.metrics.get(self._metric)
-        return float(found) if isinstance(found, (int, float)) and found == found else None
+        return None if best is None else line.value_of(best)
 
     def _better(self, value: float, than: float | None) -> bool:
         return than is None or (value < than if self._lowest else value > than)

@@ -71,8 +71,9 @@ def made(store: PolicyStore) -> Iterator[Callable[..., Uploader]]:
     uploaders: list[Uploader] = []
 
     def make(**given: Any) -> Uploader:
-        options = {"queue": 4, "metric": "r", "lowest": False, "names": {"main": "a"}, **given}
+        options = {"queue": 4, "lowest": False, "names": {"main": "a"}, **given}
         names = options.pop("names")
+        options["metrics"] = dict.fromkeys(names, options.pop("metric", "r"))
         uploaders.append(Uploader(options.pop("store", store), names, **options))
         return uploaders[-1]
 
@@ -375,7 +376,7 @@ import test_uploading as here
 from policystore import PolicyStore
 store = PolicyStore({str(tmp_path)!r})
 here.Faulty(store).gate.clear()
-uploader = here.Uploader(store, {{"main": "a"}}, queue=4, metric=None, lowest=False)
+uploader = here.Uploader(store, {{"main": "a"}}, queue=4, metrics={{"main": None}}, lowest=False)
 uploader.put(here.copy(1)); uploader.put(here.copy(2))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

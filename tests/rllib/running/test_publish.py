@@ -21,6 +21,7 @@ from policystore import (
 )
 from policystore.rllib import publish, snapshots, uploading, warm_start
 
+BY_POLICY = {"new": "module_episode_returns_mean", "old": "policy_reward_mean"}
 STACKS = pytest.mark.parametrize("stack", ["new", "old"])
 
 
@@ -61,7 +62,7 @@ def test_what_is_pushed_is_what_was_held(
     names = {"main": "duo/main", "foe": "duo/{trial}/foe"}
     config = own.configured(runners=runners)
     config.callbacks(
-        publish(store, names, every=2, metric="env_runners/episode_return_mean", queue=9)
+        publish(store, names, every=2, metric=f"env_runners/{BY_POLICY[stack]}/{{policy}}", queue=9)
     )
     held = {}
     with own.built(config) as algo:
@@ -69,18 +70,19 @@ def test_what_is_pushed_is_what_was_held(
         for iteration in range(1, 7):
             result = algo.train()
             if iteration % 2 == 0:
-                held[iteration] = snapshots(algo), result["env_runners"]["episode_return_mean"]
+                held[iteration] = snapshots(algo), result["env_runners"][BY_POLICY[stack]]
     (foe,) = (name for name in store.names() if name.endswith("/foe"))
     for name, pid in (("duo/main", "main"), (foe, "foe")):
         versions = list(reversed(store.log(name)))
+        metric = f"env_runners/{BY_POLICY[stack]}/{pid}"
         assert [version.metrics["iteration"] for version in versions] == [2, 4, 6]
         for version in versions:
-            snaps, value = held[version.metrics["iteration"]]
+            snaps, returns = held[version.metrics["iteration"]]
             assert version.digest == snaps[pid].digest
-            assert version.metrics["env_runners/episode_return_mean"] == pytest.approx(value)
+            assert version.metrics[metric] == pytest.approx(returns[pid])
             assert version.metrics["env_steps"] > 0
             assert version.source["policy"] == pid
-        values = [version.metrics["env_runners/episode_return_mean"] for version in versions]
+        values = [version.metrics[metric] for version in versions]
         assert store.tags(name)["best"].number == values.index(max(values)) + 1
     shown = result["policystore"]["publish"]["main"]
     if shown["pushed"]:

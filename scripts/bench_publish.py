@@ -1,0 +1,249 @@
+"""What publishing costs a training, with a store that takes 2 s for each request.
+
+    ./.venv/bin/python scripts/bench_publish.py [--s3] [--stack new|old] [--rounds N] [--delay S]
+
+Two Algorithms of the same config, one of them with ``publish(…, every=1)``, train an iteration each
+in turn. Prints the median time of an iteration of both and their ratio, which noise of the machine
+moves by some percent; and, hardly moved by it, what publishing takes itself: the time of its
+callback, and the processor time of its uploading thread, which shares one interpreter with the
+training. Then all that results had reported as pushed is looked up and pulled, by a store that is
+not slow; the script fails if one version is missing or another.
+
+The store is a folder behind a storage that sleeps before each call. With ``--s3`` it is a bucket on
+moto's server, in a process of its own, which sleeps before it answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads these when it is imported
+os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+
+BUCKET = "bench"
+NAME = "bench/main"
+METRIC = "env_runners/episode_return_mean"
+WARM_UP = 5
+
+
+def serve(delay: float) -> None:
+    """A process that is a slow S3; says its port first."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    app = DomainDispatcherApplication(create_backend_app)
+
+    def slowly(environ: dict[str, Any], start: Any) -> Any:
+        time.sleep(delay)
+        return app(environ, start)
+
+    server = make_server("127.0.0.1", 0, slowly, threaded=True)
+    print(server.port, flush=True)
+    server.serve_forever()
+
+
+@contextmanager
+def s3_store(delay: float) -> Iterator[tuple[Any, Any]]:
+    """A slow store in a bucket, and a way to it that is as slow: only the answers count there."""
+    from policystore import PolicyStore
+
+    command = [sys.executable, __file__, "--serve", str(delay)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
+            options = {
+                "endpoint_url": endpoint,
+                "key": "testing",
+                "secret": "testing",
+                "client_kwargs": {"region_name": "us-east-1"},
+            }
+            import s3fs
+
+            s3fs.S3FileSystem(**options).mkdir(BUCKET)
+            url = f"s3://{BUCKET}/policies"
+            # Typed as Any: where this file is checked, stores may have no such option.
+            open_store: Any = PolicyStore
+            yield open_store(url, storage_options=options), open_store(url, storage_options=options)
+        finally:
+            server.terminate()
+
+
+class Slow:
+    """A storage of which each call takes so long."""
+
+    def __init__(self, inner: Any, delay: float) -> None:
+        self._inner = inner
+        self._delay = delay
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if not callable(found):
+            return found
+
+        @functools.wraps(found)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            time.sleep(self._delay)
+            return found(*args, **kwargs)
+
+        return call
+
+
+@contextmanager
+def folder_store(delay: float) -> Iterator[tuple[Any, Any]]:
+    """A slow store in a folder, and the same one without delays."""
+    from policystore import PolicyStore
+
+    class SlowStore(PolicyStore):
+        def __init__(self, url: str) -> None:
+            super().__init__(url)
+            slow: Any = Slow(self._backend, delay)
+            self._backend = slow
+            self._find._backend = slow
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (SlowStore, (self.url,))
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield SlowStore(folder), PolicyStore(folder)
+
+
+def built(stack: str, steps: int, callbacks: Any = None) -> Any:
+    from ray.rllib.algorithms.ppo import PPOConfig
+
+    config = (
+        PPOConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=0)
+        .debugging(seed=0, log_level="ERROR")
+    )
+    if stack == "old":
+        config.api_stack(
+            enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
+        )
+        config.training(train_batch_size=steps, minibatch_size=128, num_epochs=6)
+    else:
+        config.training(train_batch_size_per_learner=steps, minibatch_size=128, num_epochs=6)
+    if callbacks is not None:
+        config.callbacks(callbacks)
+    return config.build_algo()
+
+
+def timed(what: Any, name: str, clock: Any, into: list[float]) -> None:
+    """From now on, how long each call of a method takes."""
+    inner = getattr(what, name)
+
+    @functools.wraps(inner)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = clock()
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            into.append(clock() - start)
+
+    setattr(what, name, call)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--s3", action="store_true", help="a bucket on moto's server")
+    parser.add_argument("--stack", choices=["new", "old"], default="new")
+    parser.add_argument("--rounds", type=int, default=60, help="iterations of each Algorithm")
+    parser.add_argument("--steps", type=int, default=1000, help="environment steps in each")
+    parser.add_argument("--delay", type=float, default=2.0, help="seconds for a request")
+    parser.add_argument("--serve", type=float, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve is not None:
+        serve(given.serve)
+        return 0
+
+    import ray
+
+    from policystore.rllib import publish
+    from policystore.rllib.publishing import Publish
+    from policystore.rllib.uploading import Uploader
+
+    warnings.simplefilter("ignore")
+    callback: list[float] = []
+    uploads: list[float] = []
+    timed(Publish, "on_train_result", time.perf_counter, callback)
+    timed(Uploader, "_upload", time.thread_time, uploads)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    with (s3_store if given.s3 else folder_store)(given.delay) as (slow, plain_way):
+        made = publish(slow, {"default_policy": NAME}, metric=METRIC, timeout=600)
+        ways = {"plain": built(given.stack, given.steps)}
+        ways["publish"] = built(given.stack, given.steps, made)
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        reported: list[dict[str, Any]] = []
+        for turn in range(WARM_UP + given.rounds):
+            for way in list(ways) if turn % 2 else list(reversed(ways)):
+                start = time.perf_counter()
+                result = ways[way].train()
+                times[way].append(time.perf_counter() - start)
+                if way == "publish":
+                    reported.append(result["policystore"]["publish"]["default_policy"])
+        start = time.perf_counter()
+        for algo in ways.values():
+            algo.stop()
+        ended = time.perf_counter() - start
+        wrong = check(plain_way, reported)
+        pushed = len(plain_way.log(NAME))
+
+    medians = {way: statistics.median(taken[WARM_UP:]) for way, taken in times.items()}
+    own = statistics.median(callback[WARM_UP:])
+    beside = sum(uploads) / len(times["publish"])
+    where = "S3 (moto)" if given.s3 else "a folder"
+    print(
+        f"{given.stack} API stack, {where}, {given.delay:g} s for a request, "
+        f"{given.rounds} iterations each"
+    )
+    for way, median in medians.items():
+        print(f"  {way:8} {1000 * median:9.1f} ms, median of an iteration")
+    print(f"  ratio    {medians['publish'] / medians['plain']:9.4f}")
+    print(f"  of it    {1000 * own:9.2f} ms in the callback, median of an iteration")
+    print(f"           {1000 * beside:9.2f} ms of processor time beside it, mean of an iteration")
+    print(f"  so       {1 + (own + beside) / medians['plain']:9.4f}  at the most, by these two")
+    last = reported[-1]
+    print(
+        f"  pushed {pushed}, skipped {last['skipped']}, failed {last['failed']}; "
+        f"the end took {ended:.0f} s"
+    )
+    told = {each["pushed"] for each in reported} - {None}
+    print(f"  reported as pushed: {len(told)}; not there: {wrong or 'none'}")
+    ray.shutdown()
+    return 1 if wrong else 0
+
+
+def check(store: Any, reported: list[dict[str, Any]]) -> list[str]:
+    """What was reported as pushed and is not there, or is another policy."""
+    wrong = []
+    versions = {version.number: version for version in store.log(NAME)}
+    for number, digest in {(each["pushed"], each["digest"]) for each in reported}:
+        if number is None:
+            continue
+        version = versions.get(number)
+        if version is None or str(version.digest) != digest:
+            wrong.append(f"{NAME}@{number}")
+        elif str(store.pull(f"{NAME}@{number}").digest) != digest:
+            wrong.append(f"{NAME}@{number}: another policy")
+    for each in reported:
+        if each["best"] is not None and each["best"] not in versions:
+            wrong.append(f"{NAME}@{each['best']}, the best")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())
