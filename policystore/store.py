@@ -310,7 +310,7 @@ class PolicyStore:
         """
         parsed = as_ref(ref)
         if not parsed.name:
-            return read_snapshot(self._backend, self._find.digest(parsed.digest))
+            return self._find.snapshot(parsed.digest)
         version = self._find.version(parsed)
         try:
             return read_snapshot(self._backend, version.digest)

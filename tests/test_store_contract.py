@@ -657,8 +657,8 @@ class StoreContract(ABC):
                 assert all(fault.key and fault.problem for fault in report.faults)
             for key in self.raw_keys() - good.keys():
                 self.raw_delete(key)
-            for key, data in good.items():
-                self.raw_write(key, data)
+            for key in changed & good.keys():
+                self.raw_write(key, good[key])
             assert self.open().verify().ok, case
 
 
