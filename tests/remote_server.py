@@ -129,6 +129,10 @@ class Proxy:
         handler.send_response_only(answer.status)
         for name, value in answer.headers.items():
             handler.send_header(name, value)
+        if "Transfer-Encoding" in answer.headers:
+            handler.end_headers()
+            handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(answer.body), answer.body))
+            return
         if "Content-Length" not in answer.headers:
             handler.send_header("Content-Length", str(len(answer.body)))
         handler.end_headers()

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -162,14 +163,19 @@ def test_a_server_that_ignores_ranges_is_cut_off(
 ) -> None:
     store.push(make_snapshot(), "a")
 
-    def everything(request: Request) -> Answer | None:
-        if request.method == "GET" and "versions" in request.path:
-            return Answer(200, {}, b"x" * (8 << 20))
-        return None
+    for headers, said in (
+        ({}, "8388608 bytes"),
+        ({"Transfer-Encoding": "chunked"}, "more than 65536"),
+    ):
 
-    proxy.before = everything
-    with pytest.raises(FormatError, match="at most 65536"):
-        store.pull("a")
+        def everything(request: Request, headers: dict[str, str] = headers) -> Answer | None:
+            if request.method == "GET" and "versions" in request.path:
+                return Answer(200, headers, b"x" * (8 << 20))
+            return None
+
+        proxy.before = everything
+        with pytest.raises(FormatError, match=f"{said}.*at most 65536"):
+            store.pull("a")
 
 
 def test_objects_without_bytes(s3_endpoint: str, proxy: Proxy, s3_bucket: str) -> None:
@@ -309,6 +315,14 @@ def test_a_server_that_never_recovers_is_given_up(
     assert len(tried) == 6
     proxy.before = lambda request: None
     assert store.push(make_snapshot(1), "a").number == 2
+    proxy.told()
+    proxy.lose = lambda request: put(request, RECORD)
+    with pytest.raises(StorageError, match="may or may not have been applied"):
+        store.push(make_snapshot(2), "a")
+    # aiohttp asks again by itself where a connection that was kept is closed on it.
+    assert 6 <= len([request for request in proxy.seen if put(request, RECORD)]) <= 12
+    proxy.lose = lambda request: False
+    assert store.resolve("a") == make_snapshot(2).digest  # it was
 
 
 def test_a_body_cut_in_the_middle_is_read_again(
@@ -518,6 +532,20 @@ def test_threads_share_one_store(store: PolicyStore, make_snapshot: Make) -> Non
         pulled = list(pool.map(store.pull, versions))
     assert pulled == snaps
     assert sorted(v.number or 0 for v in versions) == list(range(1, 25))
+
+
+def test_sixty_four_requests_are_under_way_at_once(
+    store: PolicyStore, proxy: Proxy, make_snapshot: Make
+) -> None:
+    version = store.push(make_snapshot(), "a")
+    meeting = threading.Barrier(64, timeout=20)
+
+    def meet(request: Request) -> None:
+        meeting.wait()  # broken, and all requests with it, unless 64 of them come
+
+    proxy.before = meet
+    with ThreadPoolExecutor(64) as pool:
+        assert set(pool.map(lambda _: store.pull(version).digest, range(64))) == {version.digest}
 
 
 def run(program: str, *args: str) -> str:
