@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,13 +40,17 @@ _LOCK = threading.Lock()
 _INHERITED: list[Any] = []
 
 
-def _renew_lock() -> None:
+def _forked() -> None:
     global _LOCK
     _LOCK = threading.Lock()
+    # fsspec itself does this in newer versions (2026.9 does, 2025.2 does not): the parent's event
+    # loop, on which its calls would wait, is run by nobody in this process.
+    if (asyn := sys.modules.get("fsspec.asyn")) is not None:
+        asyn.reset_lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_forked)
 
 
 class RemoteBackend:
