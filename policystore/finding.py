@@ -29,8 +29,9 @@ from policystore.layout import (
     tags_prefix,
 )
 from policystore.names import tag_list, version_list
-from policystore.reading import read_object
+from policystore.reading import read_object, read_snapshot
 from policystore.records import TagMove, Version, check_marker
+from policystore.snapshot import Snapshot
 
 __all__ = ["Finder", "RefLike", "as_ref"]
 
@@ -184,6 +185,15 @@ class Finder:
                 + "; give more digits"
             )
         return found[0]
+
+    def snapshot(self, digits: str) -> Snapshot:
+        """The policy whose digest starts with ``digits``; one request where they are all given."""
+        if len(digits) == 64:
+            try:
+                return read_snapshot(self._backend, Digest(digits))
+            except NotFoundError:
+                pass  # said in more words below, unless it has come meanwhile
+        return read_snapshot(self._backend, self.digest(digits))
 
     def _is_policy(self, digest: Digest) -> bool:
         data = read_object(self._backend, digest, limit=None)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import getpass
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, overload
 
+from policystore.arguments import as_list, as_mapping, default_author, now
 from policystore.backends.opening import open_backend
+from policystore.backends.options import StorageOptions
 from policystore.container import EncodedObject
 from policystore.diff import Diff, diff_snapshots
 from policystore.digest import Digest, digest_of
@@ -47,25 +48,43 @@ class PolicyStore:
     """Policies by digest, and names for them.
 
     Opening touches nothing; the first push makes the store. One object may be used by several
-    threads, and pickles (a ``memory://`` store stays behind in its process).
+    threads, and pickles (a ``memory://`` store stays behind in its process), by its URL and
+    ``storage_options`` without the secrets among them: where it arrives, credentials come from
+    the environment, a profile or the instance.
 
     Guarantees: a push that returned is durable and complete, and one that failed or was killed
     leaves the store as it was, apart from bytes nobody refers to; what is pulled was checked
     against its digest; concurrent writers of one name lose nothing.
 
     Args:
-        url: a folder, ``file:///folder``, or ``memory://anything`` for a store in this process.
+        url: a folder, ``file:///folder``, ``s3://bucket/prefix``, or ``memory://anything`` for a
+            store in this process. What else fsspec knows, such as ``https://``, is read only.
+        storage_options: what the filesystem of a remote store is opened with, as s3fs takes it:
+            ``endpoint_url``, ``key``, ``secret``, ``profile``, … Never shown or pickled where it
+            is a secret.
         read_only: refuse every write, before anything is touched.
 
     Raises:
-        InvalidInputError: a URL of another kind.
+        InvalidInputError: a URL of another kind, options for a store that takes none, or a
+            package that is not installed.
     """
 
-    def __init__(self, url: str | os.PathLike[str], *, read_only: bool = False) -> None:
-        self._backend = open_backend(url)
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self._open(url, StorageOptions(storage_options), read_only)
+
+    def _open(self, url: str | os.PathLike[str], options: StorageOptions, read_only: bool) -> None:
+        self._options = options
+        self._backend = open_backend(url, options)
         self._find = Finder(self._backend)
         self._read_only = read_only
         self._marked = False
+        self._proved = False
 
     @property
     def url(self) -> str:
@@ -76,7 +95,14 @@ class PolicyStore:
         return f"PolicyStore({self.url!r}{', read_only=True' if self._read_only else ''})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.url, self._read_only))
+        return (_reopen, (self.url, self._read_only, self._options))
+
+    def __copy__(self) -> PolicyStore:
+        return self
+
+    def __deepcopy__(self, memo: object) -> PolicyStore:
+        # A store never changes, and a copy by way of a pickle would lose its credentials.
+        return self
 
     # Writing
 
@@ -112,7 +138,8 @@ class PolicyStore:
             ReadOnlyError: the store or its folder cannot be written.
             FormatError: the folder is not a store, or one of a newer format.
             StorageError: the storage failed; no version was made, unless what failed was the last
-                flush, of the version's own record: then the log says whether it stands.
+                flush, of the version's own record, or every answer to it was lost: then the log
+                says whether it stands.
         """
         if not isinstance(snap, Snapshot):
             raise InvalidInputError(
@@ -120,8 +147,8 @@ class PolicyStore:
                 "policystore.rllib.snapshot(…) or policystore.torch.snapshot(…) makes one."
             )
         self.check_writable("push")
-        metrics, source = _mapping(metrics, "metrics"), _mapping(source, "source")
-        parents = _listed(parents, "parents")
+        metrics, source = as_mapping(metrics, "metrics"), as_mapping(source, "source")
+        parents = as_list(parents, "parents")
         if name is not None:
             check_name(name)
         elif message or metrics or source or parents:
@@ -139,8 +166,8 @@ class PolicyStore:
             state_digest=snap.state_digest,
             objects=encoded.objects,
             previous=None,
-            time=_now(),
-            author=_default_author() if author is None else author,
+            time=now(),
+            author=default_author() if author is None else author,
             message=message,
             metrics=metrics,
             source=source,
@@ -152,7 +179,10 @@ class PolicyStore:
         try:
             self._ensure_store()
             in_parallel(self._put, encoded.tensors.values(), workers=_WORKERS)
-            self._put(encoded.policy)
+            last: list[Callable[[], None]] = [partial(self._put, encoded.policy)]
+            if name is not None and not self._proved:
+                last.append(self._prove)
+            in_parallel(_run, last, workers=2)
             return version if name is None else self._append_version(name, version)
         except StorageError:
             self._marked = False  # the store may be gone altogether: look again next time
@@ -160,6 +190,12 @@ class PolicyStore:
 
     def _put(self, item: EncodedObject) -> None:
         self._backend.put(object_key(item.digest), item.chunks)
+
+    def _prove(self) -> None:
+        """Names are refused on a storage that does not create exclusively."""
+        if not self._proved:
+            self._backend.prove_create(MARKER, marker_bytes())
+            self._proved = True
 
     def _append_version(self, name: str, version: Version) -> Version:
         def make(number: int, before: bytes | None) -> bytes:
@@ -236,8 +272,9 @@ class PolicyStore:
     def _move_tag(
         self, name: str, tag: str, target: Version | None, when: When | None = None
     ) -> Version | None:
+        self._prove()
         return move_tag(
-            self._backend, name, tag, target, time=_now(), author=_default_author(), when=when
+            self._backend, name, tag, target, time=now(), author=default_author(), when=when
         )
 
     def check_writable(self, call: str) -> None:
@@ -273,7 +310,7 @@ class PolicyStore:
         """
         parsed = as_ref(ref)
         if not parsed.name:
-            return read_snapshot(self._backend, self._find.digest(parsed.digest))
+            return self._find.snapshot(parsed.digest)
         version = self._find.version(parsed)
         try:
             return read_snapshot(self._backend, version.digest)
@@ -285,7 +322,7 @@ class PolicyStore:
 
     def pull_many(self, refs: Iterable[RefLike]) -> dict[RefLike, Snapshot]:
         """Fetch several policies concurrently, by ref; all of them or an error."""
-        listed = _listed(refs, "refs")
+        listed = as_list(refs, "refs")
         for ref in listed:
             as_ref(ref)
         wanted = list(dict.fromkeys(listed))
@@ -352,32 +389,11 @@ class PolicyStore:
         return verify_store(self._backend)
 
 
-def _mapping(value: Mapping[Any, Any] | None, what: str) -> dict[Any, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise InvalidInputError(f"{what} is a dict of plain values, not {type(value).__qualname__}")
-    return dict(value or {})
+def _run(call: Callable[[], None]) -> None:
+    call()
 
 
-def _listed(refs: Iterable[RefLike], what: str) -> list[RefLike]:
-    if isinstance(refs, (str, Digest, Version)) or not isinstance(refs, Iterable):
-        raise InvalidInputError(f"{what} is a list of refs, not {refs!r}")
-    return list(refs)
-
-
-def _reopen(url: str, read_only: bool) -> PolicyStore:
-    return PolicyStore(url, read_only=read_only)
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc)
-
-
-def _default_author() -> str:
-    named = os.environ.get("POLICYSTORE_AUTHOR")
-    if named:
-        return named
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        # A container's user without an entry in the password file.
-        return "unknown"
+def _reopen(url: str, read_only: bool, options: StorageOptions | None = None) -> PolicyStore:
+    store = PolicyStore.__new__(PolicyStore)
+    store._open(url, options or StorageOptions(), read_only)
+    return store

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 
 import ml_dtypes
 import numpy as np
@@ -40,3 +41,27 @@ def make_snapshot() -> Callable[..., Snapshot]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """One S3 server on loopback for all tests of a session, ended by its handle."""
+    import remote_server
+
+    with remote_server.moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket of the test's own; credentials in the environment, as a user would have them."""
+    from remote_server import KEY, SECRET, client
+
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    bucket = f"t{uuid.uuid4().hex}"
+    client(s3_endpoint).create_bucket(Bucket=bucket)
+    return bucket

@@ -93,7 +93,7 @@ def write() -> None:
                        metrics={"return": 21.5, "nan": float("nan")})  # fmt: skip
     store.push(made["small"], "Soccer/main", author="bob", parents=[first], source={"it": 3})
     store.push(made["large"], "big", author="ann")
-    store_module._default_author = lambda: "ann"
+    store_module.default_author = lambda: "ann"
     store.tag("Soccer/main@1", "champion")
     (STORE / "tmp").rmdir()
     DIGESTS.write_text("".join(f"{key} {snap.digest}\n" for key, snap in made.items()))

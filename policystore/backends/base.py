@@ -1,4 +1,4 @@
-"""The seam between the store and what keeps its bytes: eight calls on keys.
+"""The seam between the store and what keeps its bytes: nine calls on keys.
 
 Keys are ``/``-separated ASCII text as :mod:`policystore.layout` builds it. A backend knows nothing
 of what it keeps. Tests replace it with a few lines.
@@ -61,6 +61,18 @@ class Backend(Protocol):
 
         Returns:
             True if this call created it, durably; False if the key was there.
+        """
+
+    def prove_create(self, key: str, data: bytes) -> None:
+        """Make sure that :meth:`create` refuses a key that is there: some servers say that
+        they do and overwrite. Costs nothing where the operating system promises it.
+
+        Args:
+            key: one that is there.
+            data: its bytes, which stand there afterwards whatever happens.
+
+        Raises:
+            StorageError: it does not, so that of two writers of one name one would be lost.
         """
 
     def replace(self, key: str, data: bytes) -> None:

@@ -100,6 +100,9 @@ class LocalBackend:
             fsync_folder(path.parent)
             return created
 
+    def prove_create(self, key: str, data: bytes) -> None:
+        return  # links refuse to overwrite, and where there are none, create says so
+
     def replace(self, key: str, data: bytes) -> None:
         path = self._path(key)
         with self._writing(path):

@@ -62,6 +62,9 @@ class MemoryBackend:
             self._space.data[key] = bytes(data)
             return True
 
+    def prove_create(self, key: str, data: bytes) -> None:
+        return  # a lock is held
+
     def replace(self, key: str, data: bytes) -> None:
         with self._space.lock:
             self._space.data[key] = bytes(data)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from urllib.parse import unquote
 
 from policystore.backends.base import Backend
 from policystore.backends.local import LocalBackend
 from policystore.backends.memory import MemoryBackend
+from policystore.backends.options import StorageOptions
+from policystore.backends.remote import RemoteBackend
+from policystore.backends.s3 import S3Backend
 from policystore.errors import InvalidInputError
 from policystore.files import as_path
 
@@ -16,29 +20,66 @@ __all__ = ["open_backend"]
 _WHAT = "a store is opened by a folder or URL"
 
 
-def open_backend(url: str | os.PathLike[str]) -> Backend:
-    """The backend for a folder, ``file:///folder`` or ``memory://name``; touches nothing.
+def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = None) -> Backend:
+    """The backend for a folder, ``file:///folder``, ``memory://name``, ``s3://bucket/prefix`` or
+    any other URL that fsspec knows, which is then for reading only; touches nothing.
 
     Raises:
-        InvalidInputError: any other URL, or a path that no system has.
+        InvalidInputError: no such URL, a path that no system has, options where there are none,
+            or a package that is not installed.
     """
+    options = options or StorageOptions()
     text = url if isinstance(url, str) else str(as_path(url, _WHAT))
     scheme, separator, rest = text.partition("://")
+    if separator and scheme not in ("memory", "file"):
+        return _open_remote(text, scheme, rest, options)
+    if options.given:
+        raise InvalidInputError(
+            f"{text!r}: storage_options are for s3:// and other remote stores; a folder and "
+            "memory:// take none"
+        )
     if not separator:
         path = as_path(text, _WHAT)
     elif scheme == "memory":
         return MemoryBackend(rest)
-    elif scheme == "file":
+    else:
         host, slash, inner = rest.partition("/")
         if host not in ("", "localhost") or not inner:
             raise InvalidInputError(f"{text!r}: a file URL has the form file:///folder")
         path = as_path(unquote(slash + inner), _WHAT)
-    else:
-        raise InvalidInputError(
-            f"{text!r}: policystore opens a folder, file:///folder or memory://name, "
-            f"not {scheme}://"
-        )
     try:
         return LocalBackend(path.expanduser() if not separator else path)
     except RuntimeError as error:
         raise InvalidInputError(f"{text!r}: {error}") from None
+
+
+def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> Backend:
+    if "@" in rest.partition("/")[0]:
+        # Not shown: there may be a password in it.
+        raise InvalidInputError(
+            f"a {scheme}:// URL with a user or a password in it would be printed and pickled with "
+            "them; give credentials by storage_options, a profile or the environment"
+        )
+    is_s3 = scheme in ("s3", "s3a")
+    parts = rest.rstrip("/").split("/")
+    if "?" in rest or any(part in ("", ".", "..") for part in parts):
+        form = "s3://bucket or s3://bucket/prefix" if is_s3 else f"{scheme}://host/path"
+        raise InvalidInputError(f"{text!r}: such a URL has the form {form}")
+    package = "s3fs" if is_s3 else "fsspec"
+    if importlib.util.find_spec(package) is None:
+        raise InvalidInputError(
+            f"{text!r}: {scheme}:// stores need the package {package}, which is not installed: "
+            "pip install 'policystore[s3]'"
+        )
+    if is_s3:
+        return S3Backend(text, options)
+    from fsspec import get_filesystem_class  # late: a local store needs none of it
+
+    try:
+        get_filesystem_class(scheme)
+    except (ValueError, ImportError) as error:
+        raise InvalidInputError(
+            f"{text!r}: policystore opens a folder, file:///folder, memory://name, "
+            f"s3://bucket/prefix, and for reading what fsspec knows: {error}"
+        ) from None
+    return RemoteBackend(text, options)

@@ -1,0 +1,230 @@
+"""A store behind fsspec: one filesystem per process, every request tried a bounded number of times.
+
+By itself this reads only. Writing takes a filesystem that creates a key exclusively: fsspec's own
+``pipe_file(mode="create")`` looks first and then writes, so that of two writers one loses. S3 does
+(:mod:`policystore.backends.s3`).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from policystore.backends.base import Chunks, Problems
+from policystore.backends.options import StorageOptions
+from policystore.backends.remote_errors import Failure, Kind, failure_of, mapped_error
+from policystore.errors import (
+    FormatError,
+    InvalidInputError,
+    PolicyStoreError,
+    ReadOnlyError,
+    StorageError,
+)
+
+__all__ = ["RemoteBackend"]
+
+_ATTEMPTS = 6
+_FIRST_PAUSE = 0.1  # seconds, doubled each time: about 3 in all
+
+_Out = TypeVar("_Out")
+
+# Around making a filesystem. Another thread may have held it when this process was forked.
+_LOCK = threading.Lock()
+# Filesystems of the process that this one was forked from. Ending one would write into sockets
+# that both processes have.
+_INHERITED: list[Any] = []
+
+
+def _forked() -> None:
+    global _LOCK
+    _LOCK = threading.Lock()
+    # fsspec itself does this in newer versions (2026.9 does, 2025.2 does not): the parent's event
+    # loop, on which its calls would wait, is run by nobody in this process.
+    if (asyn := sys.modules.get("fsspec.asyn")) is not None:
+        asyn.reset_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+class RemoteBackend:
+    """Keys below a URL of any filesystem that fsspec knows; for reading.
+
+    Nothing is imported or connected before the first request, and a forked process makes its own
+    connections.
+
+    Args:
+        url: such as ``https://host/policies``.
+        options: what the filesystem is opened with.
+    """
+
+    def __init__(self, url: str, options: StorageOptions) -> None:
+        self._url = url.rstrip("/")
+        self._options = options
+        self._opened: tuple[int, Any] | None = None
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def location(self, key: str) -> str:
+        return f"{self._url}/{key}"
+
+    # Reading
+
+    def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+        ranged = {} if limit is None else {"start": 0, "end": limit + 1}
+        data = self._attempt(
+            "reading", key, lambda fs: bytes(fs.cat_file(self._path(fs, key), **ranged))
+        )
+        if limit is not None and len(data) > limit:
+            raise self._too_long(key, limit)
+        return data
+
+    def head(self, key: str, count: int) -> bytes:
+        def call(fs: Any) -> bytes:
+            return bytes(fs.cat_file(self._path(fs, key), start=0, end=count)[:count])
+
+        return self._attempt("reading", key, call)
+
+    def size(self, key: str) -> int | None:
+        def call(fs: Any) -> int | None:
+            found = fs.info(self._path(fs, key))
+            return None if found["type"] == "directory" else int(found["size"] or 0)
+
+        return self._attempt("looking at", key, call, answers={"missing": None})
+
+    def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
+        folder = prefix.rpartition("/")[0]
+        nothing: list[str] = []
+
+        def call(fs: Any) -> list[str]:
+            root = self._path(fs, "")
+            return [path[len(root) :] for path in fs.find(self._path(fs, folder))]
+
+        try:
+            found = self._attempt("listing", prefix, call, answers={"missing": nothing})
+        except StorageError as error:
+            if problems is None:
+                raise
+            problems.append((prefix, str(error)))
+            return
+        yield from (key for key in found if key.startswith(prefix))
+
+    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
+        found = set()
+        for key in self.keys(prefix):
+            inner, separator, _ = key[len(prefix) :].partition(delimiter)
+            if separator:
+                found.add(prefix + inner + separator)
+        yield from found
+
+    # Writing
+
+    def put(self, key: str, chunks: Chunks) -> None:
+        raise self._cannot_write()
+
+    def create(self, key: str, data: bytes) -> bool:
+        raise self._cannot_write()
+
+    def replace(self, key: str, data: bytes) -> None:
+        raise self._cannot_write()
+
+    def prove_create(self, key: str, data: bytes) -> None:
+        raise self._cannot_write()
+
+    def _cannot_write(self) -> ReadOnlyError:
+        scheme = self._url.partition("://")[0]
+        return ReadOnlyError(
+            f"{self._url}: policystore only reads from {scheme}:// URLs: it does not know that "
+            "filesystem to create a file exclusively, without which two writers of one name could "
+            "lose a version. Push to a folder or to s3://."
+        )
+
+    # Requests
+
+    def _path(self, fs: Any, key: str) -> str:
+        return f"{fs._strip_protocol(self._url)}/{key}"
+
+    def _too_long(self, key: str, limit: int, size: int | None = None) -> FormatError:
+        many = f"more than {limit}" if size is None else str(size)
+        return FormatError(
+            f"{self.location(key)} has {many} bytes; at most {limit} belong there: "
+            "it was not written by policystore"
+        )
+
+    def _attempt(
+        self,
+        doing: str,
+        key: str,
+        call: Callable[[Any], _Out],
+        *,
+        writing: bool = False,
+        answers: Mapping[Kind, _Out] | None = None,
+    ) -> _Out:
+        """What a request returns, tried again where it may well succeed then.
+
+        Args:
+            doing: the first word of a message.
+            key: what it is about.
+            call: the request; takes the filesystem.
+            writing: whether it writes.
+            answers: results that stand for a kind of failure.
+
+        Raises:
+            PolicyStoreError: the request failed; no exception of another library comes out.
+        """
+        failure = Failure("other", "")
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                pause = _FIRST_PAUSE * 2 ** (attempt - 1)
+                # Writers that were refused together must not come back together.
+                time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+            outcome = self._try(call)
+            if not isinstance(outcome, Failure):
+                return outcome
+            failure = outcome
+            if not failure.again:
+                break
+        if answers and failure.kind in answers:
+            return answers[failure.kind]
+        raise mapped_error(failure, doing, self.location(key), self._options, writing=writing)
+
+    def _try(self, call: Callable[[Any], _Out]) -> _Out | Failure:
+        try:
+            return call(self._filesystem())
+        except PolicyStoreError:
+            raise
+        except Exception as error:
+            return failure_of(error)
+
+    def _filesystem(self) -> Any:
+        with _LOCK:
+            opened = self._opened
+            if opened is not None and opened[0] == os.getpid():
+                return opened[1]
+            if opened is not None:
+                _INHERITED.append(opened[1])
+            try:
+                made = self._open()
+            except (TypeError, ValueError, KeyError, ImportError) as error:
+                said = self._options.scrub(f"{type(error).__name__}: {error}")
+                raise InvalidInputError(
+                    f"{self._url} cannot be opened with the storage_options given: {said}"
+                ) from None
+            self._opened = (os.getpid(), made)
+            return made
+
+    def _open(self) -> Any:
+        import fsspec  # late: a local store needs none of it
+
+        scheme = self._url.partition("://")[0]
+        # Not shared with the user's own filesystems, and no listing or file is believed twice.
+        options = {**self._options.copy(), "use_listings_cache": False}
+        return fsspec.filesystem(scheme, skip_instance_cache=True, **options)

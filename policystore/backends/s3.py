@@ -1,0 +1,199 @@
+"""A store in a bucket of S3, or of a server that speaks its protocol, through s3fs.
+
+Each call of the seam is one request, except listings of more than a page and writes of large
+objects, which ask first. Names rest on ``If-None-Match: *`` alone: servers differ on ``If-Match``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from policystore.backends.base import Chunks, Problems
+from policystore.backends.remote import RemoteBackend
+from policystore.errors import StorageError
+
+__all__ = ["S3Backend"]
+
+_POOL = 64  # connections; s3fs's own 10 keep a hundred small reads waiting for one another
+_ASK_FIRST = 1 << 20  # bytes; below this sending them costs no more than asking
+_MAX_PUT = 5 << 30  # bytes; the most that S3 takes in one request
+_BLOCK = 1 << 20
+_CONFIG: dict[str, Any] = {
+    "max_pool_connections": _POOL,
+    # Retries are counted in one place, ours; those of botocore and s3fs would multiply them.
+    "retries": {"total_max_attempts": 1, "mode": "standard"},
+    # Every byte is checked against its digest, and older servers refuse the newer checksums.
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
+
+
+class S3Backend(RemoteBackend):
+    """Keys below ``s3://bucket/prefix``; safe between threads, processes and machines.
+
+    A write that is answered is durable and seen by every later read (S3 is strongly consistent).
+    One whose answer is lost is tried again, and what a second try of :meth:`create` finds there
+    may be the caller's own first: records carry a nonce for that.
+    """
+
+    _bucket = _root = ""  # until it is opened
+
+    # Reading
+
+    def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+        ranged = {} if limit is None else {"Range": f"bytes=0-{limit}"}
+
+        def call(fs: Any) -> bytes:
+            return bytes(_sync(fs, self._fetch, key, limit, ranged))
+
+        return self._attempt("reading", key, call, answers={"empty": b""})
+
+    def head(self, key: str, count: int) -> bytes:
+        ranged = {"Range": f"bytes=0-{count - 1}"}
+
+        def call(fs: Any) -> bytes:
+            return bytes(_sync(fs, self._fetch, key, None, ranged, count))
+
+        return self._attempt("reading", key, call, answers={"empty": b""})
+
+    async def _fetch(
+        self, fs: Any, key: str, limit: int | None, ranged: dict[str, str], count: int | None = None
+    ) -> bytes:
+        """The body of one GET; more bytes than ``limit`` are refused, than ``count`` left alone."""
+        answer = await fs._call_s3("get_object", **self._at(key), **ranged)
+        body = answer["Body"]
+        try:
+            whole = str(answer.get("ContentRange") or "").rpartition("/")[2]
+            size = int(whole) if whole.isdigit() else answer.get("ContentLength")
+            if limit is not None and size is not None and size > limit:
+                raise self._too_long(key, limit, size)
+            # Joined to bytes at the end: an array over a bytearray could be made writeable.
+            blocks, got = [], 0
+            while (count is None or got < count) and (block := await body.read(_BLOCK)):
+                blocks.append(block)
+                got += len(block)
+                if limit is not None and got > limit:
+                    raise self._too_long(key, limit)
+            return b"".join(blocks)[:count]
+        finally:
+            body.close()
+
+    def size(self, key: str) -> int | None:
+        found = self._head_object(key)
+        return None if found is None else int(found.get("ContentLength") or 0)
+
+    def _head_object(self, key: str) -> dict[str, Any] | None:
+        def call(fs: Any) -> dict[str, Any] | None:
+            return dict(fs.call_s3("head_object", **self._at(key)))
+
+        return self._attempt("looking at", key, call, answers={"missing": None})
+
+    def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
+        try:
+            for page in self._pages(prefix):
+                for entry in page.get("Contents") or ():
+                    key = str(entry.get("Key", ""))
+                    # What ends with a slash was made by a console, as a folder.
+                    if key.startswith(self._root + prefix) and not key.endswith("/"):
+                        yield key[len(self._root) :]
+        except StorageError as error:
+            if problems is None:
+                raise
+            problems.append((prefix, str(error)))
+
+    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
+        for page in self._pages(prefix, Delimiter=delimiter):
+            for entry in page.get("CommonPrefixes") or ():
+                found = str(entry.get("Prefix", ""))
+                if found.startswith(self._root + prefix):
+                    yield found[len(self._root) :]
+
+    def _pages(self, prefix: str, **request: str) -> Iterator[dict[str, Any]]:
+        def call(fs: Any) -> dict[str, Any]:
+            at = {"Bucket": self._bucket, "Prefix": self._root + prefix}
+            return dict(fs.call_s3("list_objects_v2", **at, **request))
+
+        while True:
+            page = self._attempt("listing", prefix, call)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            following = page.get("NextContinuationToken")
+            if not following or following == request.get("ContinuationToken"):
+                raise StorageError(
+                    f"listing {self.location(prefix)}: the server says that there is more and not "
+                    "how to go on; it does not list as S3 does"
+                )
+            request["ContinuationToken"] = following
+
+    # Writing
+
+    def put(self, key: str, chunks: Chunks) -> None:
+        data = b"".join(chunks)
+        if len(data) > _MAX_PUT:
+            raise StorageError(
+                f"writing {self.location(key)}: {len(data)} bytes; S3 takes at most {_MAX_PUT} in "
+                "one object of one request"
+            )
+        if len(data) < _ASK_FIRST or not self._holds(key, data):
+            self.replace(key, data)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Whether these very bytes are there, as far as the server says; if in doubt, no."""
+        found = self._head_object(key)
+        if found is None or found.get("ContentLength") != len(data):
+            return False
+        # The MD5 of an object written in one request, unless the server keeps it encrypted with
+        # a key of its key service: then it is no MD5 of anything, and the bytes are sent again.
+        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return str(found.get("ETag", "")).strip('"') == digest
+
+    def replace(self, key: str, data: bytes) -> None:
+        def call(fs: Any) -> None:
+            fs.call_s3("put_object", **self._at(key), Body=data)
+
+        self._attempt("writing", key, call, writing=True)
+
+    def create(self, key: str, data: bytes) -> bool:
+        def call(fs: Any) -> bool:
+            fs.call_s3("put_object", **self._at(key), Body=data, IfNoneMatch="*")
+            return True
+
+        return self._attempt("writing", key, call, writing=True, answers={"taken": False})
+
+    def prove_create(self, key: str, data: bytes) -> None:
+        # Twice: the first may rightly succeed where the key has just been taken away.
+        if self.create(key, data) and self.create(key, data):
+            raise StorageError(
+                f"{self.url}: this server, or the botocore installed here, ignores If-None-Match: "
+                f"it wrote {key} again, though that is there. Two writers of one name could lose a "
+                "version, so names are refused; push without a name and pull by digest, or keep "
+                "the store on a server that honours conditional writes."
+            )
+
+    # Requests
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._root + key}
+
+    def _open(self) -> Any:
+        import s3fs  # late: it takes most of a second
+
+        options = self._options.copy()
+        config = {**_CONFIG, **(options.pop("config_kwargs", None) or {})}
+        options |= {"use_listings_cache": False, "skip_instance_cache": True}
+        fs = s3fs.S3FileSystem(config_kwargs=config, **options)
+        fs.retries = 1
+        fs.connect()
+        self._bucket, root, _ = fs.split_path(self.url)  # which knows access points, too
+        self._root = f"{root}/" if root else ""
+        return fs
+
+
+def _sync(fs: Any, call: Any, *args: Any) -> Any:
+    """Run a coroutine of ours on the event loop of the filesystem's own thread."""
+    from fsspec.asyn import sync
+
+    return sync(fs.loop, call, fs, *args)

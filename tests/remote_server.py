@@ -1,0 +1,153 @@
+"""A moto server on loopback, and a proxy before it that counts, refuses and loses answers."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import boto3
+
+KEY, SECRET = "AKIDOFTHETESTS", "SECRETOFTHETESTS"
+LOOPBACK = "127.0.0.1"
+
+
+def client(endpoint: str) -> Any:
+    """boto3, to look at a bucket not through the store."""
+    return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=KEY,
+                        aws_secret_access_key=SECRET, region_name="us-east-1")  # fmt: skip
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address=LOOPBACK, port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    def __str__(self) -> str:
+        conditional = " if-none-match" if "if-none-match" in self.headers else ""
+        ranged = " ranged" if "range" in self.headers else ""
+        return f"{self.method} {self.path}{conditional}{ranged}"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+def error(status: int, code: str) -> Answer:
+    text = f"<Error><Code>{code}</Code><Message>told by the test</Message></Error>"
+    return Answer(status, {"Content-Type": "application/xml"}, text.encode())
+
+
+Meddle = Callable[[Request], "Answer | None"]
+
+
+class Proxy:
+    """Passes requests on to a server, unless ``before`` answers them itself.
+
+    Attributes:
+        seen: every request, in order.
+        before: answers in the server's place, or lets a request through by None.
+        lose: whether an answer is dropped after the server has applied the request.
+        after: changes an answer on its way back.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.target = endpoint.removeprefix("http://")
+        self.seen: list[Request] = []
+        self.before: Meddle = lambda request: None
+        self.lose: Callable[[Request], bool] = lambda request: False
+        self.after: Callable[[Request, Answer], Answer] = lambda request, answer: answer
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_request(self) -> None:
+                self.raw_requestline = self.rfile.readline(65537)
+                if not self.raw_requestline or not self.parse_request():
+                    self.close_connection = True
+                    return
+                proxy._handle(self)
+
+            def log_message(self, *args: Any) -> None: ...
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *args: Any) -> None: ...  # a client that went away
+
+        self._server = Server((LOOPBACK, 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.endpoint = f"http://{LOOPBACK}:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def told(self) -> list[str]:
+        """What was seen since the last call, as lines without the bucket and its prefix."""
+        lines, self.seen = [str(request) for request in self.seen], []
+        return lines
+
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        headers = {name.lower(): value for name, value in handler.headers.items()}
+        if headers.get("expect", "").lower() == "100-continue":
+            handler.send_response_only(100)
+            handler.end_headers()
+        body = handler.rfile.read(int(headers.get("content-length", 0)))
+        request = Request(handler.command, handler.path, headers, body)
+        self.seen.append(request)
+        answer = self.before(request) or self.after(request, self._pass_on(request))
+        if self.lose(request):
+            handler.close_connection = True
+            handler.connection.close()
+            return
+        handler.send_response_only(answer.status)
+        for name, value in answer.headers.items():
+            handler.send_header(name, value)
+        if "Transfer-Encoding" in answer.headers:
+            handler.end_headers()
+            handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(answer.body), answer.body))
+            return
+        if "Content-Length" not in answer.headers:
+            handler.send_header("Content-Length", str(len(answer.body)))
+        handler.end_headers()
+        handler.wfile.write(answer.body)
+
+    def _pass_on(self, request: Request) -> Answer:
+        connection = http.client.HTTPConnection(self.target, timeout=30)
+        try:
+            connection.request(request.method, request.path, request.body, request.headers)
+            response = connection.getresponse()
+            body = response.read()
+            kept = {name: value for name, value in response.getheaders()
+                    if name.lower() not in ("transfer-encoding", "connection", "content-length")}  # fmt: skip
+            if request.method == "HEAD":
+                kept["Content-Length"] = response.getheader("Content-Length") or "0"
+            return Answer(response.status, kept, body)
+        finally:
+            connection.close()
