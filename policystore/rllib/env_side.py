@@ -192,12 +192,13 @@ def _spaces_of(agents: Sequence[Any], spaces: tuple[Any, Any], strict: bool) -> 
 def _pipelines(algorithm: Any) -> dict[str, ConnectorPipelineV2]:
     for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):
         runner = group.local_env_runner if group else None
-        if runner is not None:
+        # One that serves an external environment has none: its client owns them.
+        if runner is not None and all(hasattr(runner, f"_{name}") for name in PIPELINES):
             return {name: getattr(runner, f"_{name}") for name in PIPELINES}
     found = {name: getattr(algorithm, f"{name}_connector", None) for name in PIPELINES}
     if all(pipeline is not None for pipeline in found.values()):
         return found
-    # Offline, without any env runner: what the Algorithm would build around its own spaces.
+    # Without an env runner that has some: what the Algorithm would build around its own spaces.
     return _build_pipelines(
         algorithm.config, algorithm.config.observation_space, algorithm.config.action_space
     )
