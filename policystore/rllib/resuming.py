@@ -41,9 +41,10 @@ _TIMEOUT = 60.0
 def keep_added(algorithm: Algorithm, **_: Any) -> None:
     """From now on, restoring this Algorithm brings back all that the checkpoint has.
 
-    ``config.callbacks(on_algorithm_init=keep_added)``, for trials that use
-    :func:`add_to <policystore.rllib.joining.add_to>`; beside the user's own callback classes, on
-    both API stacks. The callbacks of ``warm_start`` and ``publish`` do it as well.
+    ``config.callbacks(on_algorithm_init=keep_added)``, for trials of the new API stack that use
+    :func:`add_to <policystore.rllib.joining.add_to>`; beside the user's own callback classes. (On
+    the old stack RLlib takes no such functions, and brings added policies back by itself.) The
+    callbacks of ``warm_start`` and ``publish`` do it as well.
 
     New API stack: modules of the checkpoint that the config does not have are added, trained ones
     with their optimizer's state, and the checkpoint's mapping function and ``policies_to_train``

@@ -11,10 +11,12 @@ import callback_parts as parts
 import pytest
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from policystore import MismatchError, NotFoundError, PolicyStore, Snapshot
 from policystore.rllib import add_to, check_sync, load_into, snapshot, snapshots
+from policystore.rllib.callbacks import CallbackMaker
 from policystore.rllib.resuming import keep_added
 from policystore.rllib.warm_start import warm_start
 
@@ -148,6 +150,38 @@ def test_a_checkpoint_needs_its_store_no_more(life: Life, tmp_path: Path) -> Non
         fresh.restore(str(tmp_path / "checkpoint"))
         fresh.train()
         assert fresh.iteration == 2
+
+
+class Adds(RLlibCallback):
+    """The user's own, of a league: a policy joins after the first iteration."""
+
+    def on_train_result(self, *, algorithm: Any, result: Any, **_: Any) -> None:
+        if algorithm.iteration == 1:
+            foe = snapshot(algorithm, "foe")
+            add_to(algorithm, "third", other(foe, 7.0), policy_mapping_fn=third)
+        algorithm.evaluate()
+        report = check_sync(algorithm)
+        result["held"] = sorted({row.policy for row in report})
+        result["in_sync"] = report.ok
+        result["third"] = str(snapshot(algorithm, "third").weights_digest)
+
+
+@STACKS
+def test_a_trial_that_crashed_has_it_again(life: Life, tmp_path: Path) -> None:
+    """In Tune, which restores into the config that the trial began with."""
+    config = life.own.configured(runners=1, evals=1)
+    users = CallbackMaker(Adds, {}, parts.crash(tmp_path, 3))
+    if life.stack == "new":
+        config.callbacks(users, on_algorithm_init=keep_added)
+    else:
+        config.callbacks(users)  # RLlib brings back the old stack's policies by itself
+    (result,) = parts.run(config, tmp_path / "tune", 4, failures=1)
+    assert result.error is None
+    assert (tmp_path / "crashed").exists()
+    assert result.metrics["training_iteration"] == 4
+    assert result.metrics["held"] == ["foe", "main", "third"]
+    assert result.metrics["in_sync"]
+    assert len(set(result.metrics_dataframe["third"])) == 1  # not trained, and never another
 
 
 @pytest.mark.parametrize("stack", ["new"], scope="module")
