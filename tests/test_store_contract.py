@@ -768,6 +768,10 @@ class TestS3(StoreContract):
         for key in ("other.txt", "league/other.txt", "league/nested-too/policystore.json"):
             self.client.put_object(Bucket=self.bucket, Key=key, Body=b"x")
 
+    @pytest.mark.long
+    def test_every_kind_of_fault_is_found(self, store: PolicyStore, make_snapshot: Make) -> None:
+        super().test_every_kind_of_fault_is_found(store, make_snapshot)
+
     def raw_keys(self) -> set[str]:
         root = self.prefix + "/"
         pages = self.client.get_paginator("list_objects_v2").paginate(

@@ -38,7 +38,7 @@ CELLS: dict[str, dict[str, Any]] = {
 ASYNCHRONOUS = ("IMPALA", "APPO")
 
 
-@pytest.fixture(scope="module", params=CELLS)
+@pytest.fixture(scope="module", params=parts.sampled(CELLS, "PPO, no local runner"))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     with parts.built(join.configured(**CELLS[request.param])) as made:
         # As in real training: updates behind it, and samples under way.

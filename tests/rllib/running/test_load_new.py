@@ -21,7 +21,7 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=CELLS)
+@pytest.fixture(scope="module", params=parts.sampled(CELLS, "evaluating locally"))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     made = parts.configured(PPOConfig, lr=1e-4, **CELLS[request.param]).build_algo()
     yield made
