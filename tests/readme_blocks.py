@@ -10,9 +10,9 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 _BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(kind: str) -> list[tuple[int, str]]:
+def blocks(kind: str, page: Path = README) -> list[tuple[int, str]]:
     """Line number and code of the blocks of a kind: ``""`` or ``"rllib"``."""
-    text = README.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     return [
         (text.count("\n", 0, match.start(2)), match[2])
         for match in _BLOCK.finditer(text)
@@ -20,6 +20,6 @@ def blocks(kind: str) -> list[tuple[int, str]]:
     ]
 
 
-def run_blocks(kind: str, names: dict[str, Any]) -> None:
-    for line, code in blocks(kind):
-        exec(compile("\n" * line + code, str(README), "exec"), names)
+def run_blocks(kind: str, names: dict[str, Any], page: Path = README) -> None:
+    for line, code in blocks(kind, page):
+        exec(compile("\n" * line + code, str(page), "exec"), names)
