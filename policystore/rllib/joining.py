@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.metrics import ALL_MODULES
 
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.bounds import check_snapshot
 from policystore.rllib.classes import Trust, listed
 from policystore.rllib.joining_new import add_new, remove_new
 from policystore.rllib.joining_old import add_old, remove_old
+from policystore.rllib.shipping import check_ships
 from policystore.rllib.sync_report import SyncReport
 from policystore.rllib.waves import deadline_of, facts_of, settle_old
 from policystore.rllib.workers import is_new_stack, workers_of
@@ -23,6 +25,7 @@ ToTrain: TypeAlias = Collection[str] | Callable[..., bool]
 """Ids of the policies that training updates, or RLlib's function of an id and a batch."""
 
 _FORBIDDEN = frozenset('<>:"/\\|?*')
+_LONGEST = 200  # bytes; names of folders end at 255 on most disks
 
 
 def add_to(
@@ -168,16 +171,23 @@ def _check_id(policy_id: object) -> None:
         or not policy_id
         or policy_id[-1] in ". \\"
         or _FORBIDDEN & set(policy_id)
+        or not policy_id.isprintable()
+        or len(policy_id.encode("utf-8", "replace")) > _LONGEST
+        or policy_id == ALL_MODULES
     ):
         raise InvalidInputError(
-            f"a policy id is a text without any of {''.join(sorted(_FORBIDDEN))}, and without a "
-            f"dot or space at its end; found {policy_id!r}"
+            f"a policy id is a printable text of at most {_LONGEST} bytes, without any of "
+            f"{''.join(sorted(_FORBIDDEN))}, without a dot or space at its end, and not "
+            f"{ALL_MODULES!r}; found {policy_id!r:.300}"
         )
 
 
 def _check_functions(mapping: object, to_train: object) -> None:
     if mapping is not None and not callable(mapping):
         raise InvalidInputError(f"policy_mapping_fn is a function, not {mapping!r}")
+    for name, given in (("policy_mapping_fn", mapping), ("policies_to_train", to_train)):
+        if callable(given):
+            check_ships(given, name)
     if to_train is None or callable(to_train):
         return
     if isinstance(to_train, (str, bytes)) or not isinstance(to_train, (list, tuple, set)):

@@ -3,7 +3,7 @@
 RLlib restores into what the config makes. Of modules that were added since, a checkpoint has the
 weights and the optimizer's state, and ``restore_from_path`` skips them silently
 (``core/rl_module/multi_rl_module.py``, ``utils/checkpoints.py``); evaluation workers keep random
-weights (``algorithms/algorithm.py:3377``).
+weights (``algorithms/algorithm.py:3377``), and training ones too, now and then.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ import logging
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import ray
 import ray.cloudpickle
 from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from policystore.errors import MismatchError, PolicyStoreError
 from policystore.rllib.joining import add_to
 from policystore.rllib.module_stack import snapshot_module
 from policystore.rllib.restarts import remembered
-from policystore.rllib.running import load_into
+from policystore.rllib.running import check_sync, load_into
 from policystore.rllib.sources import snapshot
 from policystore.rllib.waves import deadline_of, facts_of
-from policystore.rllib.workers import is_new_stack, workers_of
+from policystore.rllib.workers import GROUPS, is_new_stack, workers_of
 from policystore.snapshot import Snapshot
 
 __all__ = ["hold", "keep_added"]
@@ -88,10 +91,7 @@ def _restoring_new(algo: Algorithm, restore: Callable[..., None]) -> Callable[..
         restore(path, *args, **kwargs)
         if whole:
             _let_go(algo)
-            if algo.eval_env_runner_group is not None:
-                algo.eval_env_runner_group.sync_weights(
-                    from_worker_or_learner_group=algo.learner_group, inference_only=True
-                )
+            _hand_out(algo)
             _renew(algo)
 
     return restore_from_path
@@ -105,6 +105,38 @@ def _restoring_old(algo: Algorithm, restore: Callable[..., None]) -> Callable[..
         _renew(algo)
 
     return restore_state
+
+
+def _hand_out(algo: Algorithm) -> None:
+    """Give all env runners what the learners hold now.
+
+    RLlib's own restore may reach none of them. A message to a runner that is still busy is dropped
+    (``env/env_runner_group.py:807``), as all are just after they were made; so is one with a lower
+    number than the runner's, from an older checkpoint (``env/multi_agent_env_runner.py:757``); and
+    of a path with a scheme it does not see that there are learners in it
+    (``algorithms/algorithm.py:3385``). Evaluation is left out.
+    """
+    number = facts_of(workers_of(algo), [], deadline_of(_TIMEOUT))["seq"]
+    held = algo.learner_group.get_state(
+        components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
+    )
+    state = ray.put(held[COMPONENT_LEARNER][COMPONENT_RL_MODULE])
+    for _, attribute in GROUPS:
+        group = getattr(algo, attribute, None)
+        if group is not None:
+            group.foreach_env_runner(functools.partial(_take, state, number))
+    wrong = [row for row in check_sync(algo, timeout=_TIMEOUT) if row.status == "bad"]
+    if wrong:
+        logging.getLogger("policystore").error(
+            "after the restore these hold other weights than the learners:\n%s",
+            "\n".join(f"  {row.worker}: {row.policy}: {row.note}" for row in wrong),
+        )
+
+
+def _take(state: Any, number: int, runner: Any) -> None:
+    """On an env runner: these weights and this number, whatever it has."""
+    runner._weights_seq_no = 0
+    runner.set_state({COMPONENT_RL_MODULE: ray.get(state), WEIGHTS_SEQ_NO: number})
 
 
 def _renew(algo: Algorithm) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 from ray import cloudpickle
 
-__all__ = ["ship"]
+from policystore.errors import InvalidInputError
+
+__all__ = ["check_ships", "ship"]
 
 _BY_VALUE = "policystore.rllib.worker_"
 
@@ -74,3 +76,20 @@ def ship(function: Callable[..., Any]) -> Any:
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def check_ships(function: Callable[..., Any], name: str) -> None:
+    """Refuse a function of the user's that no other process can be given.
+
+    Raises:
+        InvalidInputError: says why.
+    """
+    try:
+        cloudpickle.dumps(function)
+    except Exception as error:
+        why = (str(error).splitlines() or [""])[0][:200]
+        raise InvalidInputError(
+            f"{name} cannot be sent to the workers: {type(error).__name__}: {why}. It is pickled "
+            "with all that it refers to: that cannot be a lock, an open file or the Algorithm. "
+            "Nothing was changed."
+        ) from None

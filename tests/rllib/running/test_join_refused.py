@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,19 @@ ADDING: dict[str, tuple[Any, type[Exception], str]] = {
     "an empty id": (lambda a, s: add_to(a, "", s), InvalidInputError, "found ''"),
     "a dot at its end": (lambda a, s: add_to(a, "x.", s), InvalidInputError, "found 'x.'"),
     "no text": (lambda a, s: add_to(a, 7, s), InvalidInputError, "found 7"),
+    "too long": (lambda a, s: add_to(a, "x" * 201, s), InvalidInputError, "at most 200 bytes"),
+    "a line's end": (lambda a, s: add_to(a, "a\nb", s), InvalidInputError, "printable"),
+    "all modules": (lambda a, s: add_to(a, "__all_modules__", s), InvalidInputError, "and not"),
+    "a mapping that does not pickle": (
+        lambda a, s: add_to(a, NEW, s, policy_mapping_fn=lambda *_, **__: (threading.Lock(), a)),
+        InvalidInputError,
+        "policy_mapping_fn cannot be sent to the workers",
+    ),
+    "a choice that does not pickle": (
+        lambda a, s: add_to(a, NEW, s, policies_to_train=lambda pid, batch: pid == a),
+        InvalidInputError,
+        "policies_to_train cannot be sent to the workers",
+    ),
     "there already": (lambda a, s: add_to(a, "foe", s), InvalidInputError, "load_into"),
     "no snapshot": (lambda a, s: add_to(a, NEW, dict(s.weights)), InvalidInputError, "dict"),
     "nobody to train": (

@@ -185,6 +185,28 @@ def test_a_trial_that_crashed_has_it_again(life: Life, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stack", ["new"], scope="module")
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_runners_that_rllib_does_not_reach(life: Life, tmp_path: Path, scheme: str) -> None:
+    """Busy ones, as they are just after they were made; and those with newer numbers."""
+    path = str(tmp_path / "checkpoint")
+    with life.own.built(life.own.configured(runners=2)) as algo:
+        algo.train()
+        algo.save_to_path(path)
+        held = snapshots(algo)
+    config = life.own.configured(runners=2, evals=1).callbacks(on_algorithm_init=keep_added)
+    with life.own.built(config) as algo:
+        algo.restore_from_path(scheme + path)  # at once
+        life.own.assert_held(algo, held)
+        for _ in range(3):
+            algo.train()
+        algo.restore_from_path(scheme + path)
+        life.own.assert_held(algo, held)
+        assert {row.seq for row in check_sync(algo)} == {1}
+        algo.train()
+        assert {row.seq for row in check_sync(algo) if row.worker.startswith("train")} == {2}
+
+
+@pytest.mark.parametrize("stack", ["new"], scope="module")
 def test_what_rllib_added_comes_back_too(life: Life, tmp_path: Path) -> None:
     """Without a word of policystore in the Algorithm that wrote the checkpoint."""
     own = life.own
