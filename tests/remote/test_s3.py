@@ -599,6 +599,29 @@ def test_a_forked_process_makes_its_own_connections(
     assert out.strip() == "[0, 0, 0, 0] [1, 2, 3, 4, 5] True"
 
 
+def test_a_process_forked_while_a_connection_is_made(
+    s3_endpoint: str, s3_bucket: str, make_snapshot: Make
+) -> None:
+    program = """
+        import os, signal, sys
+        from policystore import PolicyStore
+        from policystore.backends import remote
+
+        store = PolicyStore(sys.argv[1], storage_options={"endpoint_url": sys.argv[2]})
+        with remote._LOCK:  # as another thread of the parent would hold it
+            child = os.fork()
+            if not child:
+                signal.alarm(40)  # ends a child that waits for ever
+                print(store.names())
+                sys.stdout.flush()
+                os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), store.names())
+    """
+    url = f"s3://{s3_bucket}/p"
+    PolicyStore(url, storage_options={"endpoint_url": s3_endpoint}).push(make_snapshot(), "a")
+    assert run(program, url, s3_endpoint).split("\n")[:2] == ["['a']", "0 ['a']"]
+
+
 def test_nothing_is_imported_or_asked_before_the_first_request(
     proxy: Proxy, s3_bucket: str
 ) -> None:
