@@ -603,17 +603,21 @@ def test_a_process_forked_while_a_connection_is_made(
     s3_endpoint: str, s3_bucket: str, make_snapshot: Make
 ) -> None:
     program = """
-        import os, signal, sys
+        import gc, os, signal, sys, weakref
         from policystore import PolicyStore
         from policystore.backends import remote
 
         store = PolicyStore(sys.argv[1], storage_options={"endpoint_url": sys.argv[2]})
+        store.names()
+        inherited = weakref.ref(store._backend._opened[1])
         with remote._LOCK:  # as another thread of the parent would hold it
             child = os.fork()
             if not child:
                 signal.alarm(40)  # ends a child that waits for ever
                 print(store.names())
                 sys.stdout.flush()
+                gc.collect()
+                assert inherited()  # its end would write into the parent's sockets
                 os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), store.names())
     """
