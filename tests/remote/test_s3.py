@@ -483,7 +483,8 @@ def test_listings_that_never_end(store: PolicyStore, proxy: Proxy, make_snapshot
     page = (
         "<ListBucketResult><IsTruncated>true</IsTruncated>{}"
         "<Contents><Key>p/names/x</Key></Contents><Contents><Key>elsewhere</Key></Contents>"
-        "<Contents></Contents></ListBucketResult>"
+        "<Contents></Contents><CommonPrefixes><Prefix>p/names/y/@</Prefix></CommonPrefixes>"
+        "<CommonPrefixes><Prefix>elsewhere/@</Prefix></CommonPrefixes></ListBucketResult>"
     )
     for token in ("", "<NextContinuationToken>t</NextContinuationToken>"):
         text = page.format(token).encode()
@@ -501,6 +502,11 @@ def test_listings_that_never_end(store: PolicyStore, proxy: Proxy, make_snapshot
         problems: list[tuple[str, str]] = []
         assert set(store._backend.keys("", problems=problems)) == {"names/x"}
         assert len(problems) == 1
+        found: set[str] = set()
+        with pytest.raises(StorageError, match="does not list as S3 does"):
+            for prefix in store._backend.prefixes("names/", "/@"):
+                found.add(prefix)
+        assert found == {"names/y/@"}
 
 
 def test_answers_that_are_no_xml_and_no_s3(
