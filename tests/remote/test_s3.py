@@ -483,7 +483,8 @@ def test_listings_that_never_end(store: PolicyStore, proxy: Proxy, make_snapshot
     page = (
         "<ListBucketResult><IsTruncated>true</IsTruncated>{}"
         "<Contents><Key>p/names/x</Key></Contents><Contents><Key>elsewhere</Key></Contents>"
-        "<Contents></Contents></ListBucketResult>"
+        "<Contents></Contents><CommonPrefixes><Prefix>p/names/y/@</Prefix></CommonPrefixes>"
+        "<CommonPrefixes><Prefix>elsewhere/@</Prefix></CommonPrefixes></ListBucketResult>"
     )
     for token in ("", "<NextContinuationToken>t</NextContinuationToken>"):
         text = page.format(token).encode()
@@ -501,6 +502,11 @@ def test_listings_that_never_end(store: PolicyStore, proxy: Proxy, make_snapshot
         problems: list[tuple[str, str]] = []
         assert set(store._backend.keys("", problems=problems)) == {"names/x"}
         assert len(problems) == 1
+        found: set[str] = set()
+        with pytest.raises(StorageError, match="does not list as S3 does"):
+            for prefix in store._backend.prefixes("names/", "/@"):
+                found.add(prefix)
+        assert found == {"names/y/@"}
 
 
 def test_answers_that_are_no_xml_and_no_s3(
@@ -597,6 +603,33 @@ def test_a_forked_process_makes_its_own_connections(
     """
     out = run(program, f"s3://{s3_bucket}/p", s3_endpoint)
     assert out.strip() == "[0, 0, 0, 0] [1, 2, 3, 4, 5] True"
+
+
+def test_a_process_forked_while_a_connection_is_made(
+    s3_endpoint: str, s3_bucket: str, make_snapshot: Make
+) -> None:
+    program = """
+        import gc, os, signal, sys, weakref
+        from policystore import PolicyStore
+        from policystore.backends import remote
+
+        store = PolicyStore(sys.argv[1], storage_options={"endpoint_url": sys.argv[2]})
+        store.names()
+        inherited = weakref.ref(store._backend._opened[1])
+        with remote._LOCK:  # as another thread of the parent would hold it
+            child = os.fork()
+            if not child:
+                signal.alarm(40)  # ends a child that waits for ever
+                print(store.names())
+                sys.stdout.flush()
+                gc.collect()
+                assert inherited()  # its end would write into the parent's sockets
+                os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), store.names())
+    """
+    url = f"s3://{s3_bucket}/p"
+    PolicyStore(url, storage_options={"endpoint_url": s3_endpoint}).push(make_snapshot(), "a")
+    assert run(program, url, s3_endpoint).split("\n")[:2] == ["['a']", "0 ['a']"]
 
 
 def test_nothing_is_imported_or_asked_before_the_first_request(
