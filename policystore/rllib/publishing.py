@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+import math
 import os
 import re
 import uuid
@@ -25,6 +27,8 @@ __all__ = ["publish"]
 
 _TRIAL, _POLICY = "{trial}", "{policy}"
 _OUTSIDE_OF_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
+_LONGEST_TRIAL = 60  # of the 100 characters that a part of a name may have
+_TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 _STEPS = ("num_env_steps_sampled_lifetime", "num_env_steps_sampled")
 _PATIENCE = 3  # copies without the metric, until that is remarked on
 
@@ -57,13 +61,16 @@ def publish(
     Tune it is logged only: errors of a trial's end reach nobody there.)
 
     Versions have the iteration, the metric and the number of environment steps as ``metrics``, and
-    run, policy and iteration as ``source``. A trial of Tune that goes on from a checkpoint does
-    not push iterations again that it had pushed before, unless they came out better than the best.
+    run, policy and iteration as ``source``. A trial that Tune starts again, from a checkpoint or
+    from the beginning, does not push iterations again that stand already, unless they came out
+    better than the best. (From the beginning only where the name of the experiment's or the
+    trial's folder has a time in it, as Tune makes them: others may be those of another run.)
 
     Args:
         store: a store, its folder or URL, which every node that runs a trial can reach.
         policies: id of a policy or module of the config -> name in the store. ``{trial}`` in a
-            name stands for the trial, as Tune calls its folder.
+            name stands for the trial, as Tune calls its folder; a long one is cut, and ends with
+            digits of its hash.
         every: iterations from one copy to the next.
         metric: where results have what counts, such as ``"env_runners/episode_return_mean"``.
             ``{policy}`` stands for the policy's id:
@@ -97,7 +104,7 @@ def publish(
     for policy_id, name in policies.items():
         if not isinstance(policy_id, str) or not isinstance(name, str):
             raise InvalidInputError(f"policy ids and names are texts: {policy_id!r}: {name!r}")
-        check_name(name.replace(_TRIAL, "trial"))
+        check_name(name.replace(_TRIAL, "t" * _LONGEST_TRIAL))
     names = list(policies.values())
     if len(set(names)) < len(names):
         raise InvalidInputError(f"several policies under one name: {dict(policies)}")
@@ -157,10 +164,10 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
     def on_algorithm_init(self, *, algorithm: Algorithm, **_: Any) -> None:
         """After the workers were made, and before anything is sampled or restored."""
         keep_added(algorithm)
-        trial = _trial_of(algorithm)
-        self._run = trial or uuid.uuid4().hex
-        safe = _OUTSIDE_OF_NAMES.sub("_", self._run)
-        names = {pid: name.replace(_TRIAL, safe) for pid, name in self._policies.items()}
+        experiment, trial = _trial_of(algorithm)
+        self._run = f"{experiment}/{trial}" if trial else uuid.uuid4().hex
+        said = _in_a_name(trial or self._run)
+        names = {pid: name.replace(_TRIAL, said) for pid, name in self._policies.items()}
         self._names = names
         self._uploader = Uploader(
             self._store,
@@ -168,6 +175,8 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
             queue=self._queue,
             metrics={pid: self._metric_of(pid) if self._keep_best else None for pid in names},
             lowest=self._lowest,
+            # Of two runs of one name it could not tell which one has pushed.
+            resumes=bool(trial and _TIME.search(self._run)),
         )
         try:
             for policy_id in self._names:
@@ -188,7 +197,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
 
     def on_checkpoint_loaded(self, *, algorithm: Algorithm, **_: Any) -> None:
         """What was pushed after this checkpoint is not to be pushed again."""
-        if self._uploader is not None:
+        if self._uploader is not None and _trial_of(algorithm)[1]:  # else it knows all of its run
             self._uploader.restored(algorithm.iteration)
 
     def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **_: Any) -> None:
@@ -267,13 +276,24 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         return text
 
 
-def _trial_of(algorithm: Algorithm) -> str:
-    """The name of a trial's folder, the same over its restarts; nothing outside of Tune.
+def _trial_of(algorithm: Algorithm) -> tuple[str, str]:
+    """Names of an experiment's and a trial's folder, the same over restarts; none outside of Tune.
 
     RLlib does not hand on the trial's id (``Algorithm.trial_id`` is "default").
     """
     storage = getattr(algorithm, "_storage", None)
-    return str(getattr(storage, "trial_dir_name", None) or "")
+    found = (getattr(storage, f"{what}_dir_name", None) for what in ("experiment", "trial"))
+    experiment, trial = (str(name or "") for name in found)
+    return experiment, trial
+
+
+def _in_a_name(trial: str) -> str:
+    """A trial's folder, which may tell all of its parameters, as a part of a name in the store."""
+    safe = _OUTSIDE_OF_NAMES.sub("_", trial)
+    if len(safe) <= _LONGEST_TRIAL:
+        return safe
+    digits = hashlib.blake2s(trial.encode(), digest_size=5).hexdigest()
+    return f"{safe[: _LONGEST_TRIAL - len(digits) - 1]}-{digits}"
 
 
 def _looked_up(result: Mapping[str, Any], path: str) -> tuple[Any, Iterable[Any] | None]:
@@ -297,10 +317,12 @@ def _heads(path: str) -> Iterable[str]:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    if isinstance(value, (bool, str, bytes)):
         return False
-    found = float(value)
-    return found == found
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):  # an array, say, or an int beyond all floats
+        return False
 
 
 def _check_number(what: str, value: Any, least: int) -> None:

@@ -34,7 +34,7 @@ from policystore.snapshot import Snapshot
 __all__ = ["hold", "keep_added"]
 
 _MARK = "_policystore_resuming"
-_HELD = ("step", "evaluate")
+_HELD = ("step", "training_step", "evaluate", "save_checkpoint", "save_to_path")
 _MODULES = "learner_group/learner/rl_module"
 # core/rl_module: the file that every Checkpointable writes its class and arguments to.
 _ARGUMENTS = RLModule.CLASS_AND_CTOR_ARGS_FILE_NAME
@@ -68,7 +68,7 @@ def keep_added(algorithm: Algorithm, **_: Any) -> None:
 
 
 def hold(algo: Algorithm, error: PolicyStoreError) -> None:
-    """Let an Algorithm neither train nor evaluate, but raise, unless it is restored."""
+    """Let an Algorithm neither train, evaluate nor be saved, but raise, unless it is restored."""
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise error.with_traceback(None)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import random
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,30 +27,20 @@ __all__ = ["BEST", "Copy", "Uploader"]
 BEST = "best"
 _TRIES = 6
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds
-_LOOK_BACK = 1000  # versions
+_LOOK_BACK, _LOOK_BACK_RESTORED = 100, 500  # versions of others in a row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # comparing snapshots takes hashing them
 class Copy:
-    """One policy at one moment.
+    """One policy at one moment."""
 
-    Attributes:
-        policy: its id.
-        name: where it goes.
-        snap: what is pushed.
-        run: of which training.
-        iteration: of that training.
-        value: by which it is compared; None where there is no such number.
-        metrics: what is kept with it.
-    """
-
-    policy: str
-    name: str
+    policy: str  # its id
+    name: str  # where it goes
     snap: Snapshot
-    run: str
-    iteration: int
-    value: float | None = None
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    run: str  # of which training
+    iteration: int  # of that training
+    value: float | None = None  # by which it is compared; None where there is no such number
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # what is kept with it
 
     def __str__(self) -> str:
         return f"policy {self.policy!r} of iteration {self.iteration} to {self.name!r}"
@@ -57,7 +48,7 @@ class Copy:
 
 @dataclass
 class _Line:
-    """What there is to say of one policy."""
+    """What there is to know of one policy."""
 
     name: str
     metric: str | None
@@ -68,12 +59,16 @@ class _Line:
     failed: int = 0
     error: str | None = None
     restored_at: int | None = None
+    # What this run has pushed, by iteration; all of it up to the version of that number.
     known: dict[int, Version] = field(default_factory=dict)
+    known_to: int | None = None
+    unsure: bool = False  # a push failed, and its record may stand all the same
+    untagged: Version | None = None  # pushed by a process that may have ended before the tag
 
     def value_of(self, version: Version) -> float | None:
         """By which it is compared."""
         found = version.metrics.get(self.metric)
-        return float(found) if isinstance(found, (int, float)) and found == found else None
+        return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
 
 
 class Uploader:
@@ -87,6 +82,7 @@ class Uploader:
         metrics: policy id -> what a version's metrics have its value under, for the tag ``best``;
             None: no tag.
         lowest: the best is the lowest value, not the highest.
+        resumes: whether the run may have pushed before, in a process that is gone.
     """
 
     def __init__(
@@ -97,8 +93,10 @@ class Uploader:
         queue: int,
         metrics: Mapping[str, str | None],
         lowest: bool,
+        resumes: bool = False,
     ) -> None:
         self._store = store
+        self._resumes = resumes
         self._queue = queue
         self._lowest = lowest
         self._lines = {policy: _Line(name, metrics[policy]) for policy, name in names.items()}
@@ -132,7 +130,7 @@ class Uploader:
         """The training goes on from an iteration; what it pushed since is not pushed again."""
         with self._change:
             for line in self._lines.values():
-                line.restored_at = iteration
+                line.restored_at, line.known_to = iteration, None
 
     def raise_fatal(self) -> None:
         """Raise, once, what no retry would mend."""
@@ -155,7 +153,7 @@ class Uploader:
                     "pushed": None if line.pushed is None else line.pushed.number,
                     "digest": None if line.pushed is None else str(line.pushed.digest),
                     "best": None if line.best is None else line.best.number,
-                    "waiting": len(line.waiting) + (self._under_way_of(policy)),
+                    "waiting": len(line.waiting) + (line is self._under_way_line()),
                     "skipped": line.skipped,
                     "failed": line.failed,
                     "error": line.error,
@@ -174,21 +172,18 @@ class Uploader:
             self._deadline = time.monotonic() + timeout
             self._change.notify_all()
         if thread is not None:
-            thread.join(timeout + 0.1)
+            thread.join(min(timeout + 0.1, threading.TIMEOUT_MAX))
         with self._change:
-            self._thread = None
             left = [copy for line in self._lines.values() for copy in line.waiting]
             for line in self._lines.values():
                 line.waiting.clear()
             if self._under_way is not None:
                 left.insert(0, self._under_way)
-            why = f"the {timeout:g} s to finish were over"
-            lost = [*self._lost, *(f"{copy}: {why}" for copy in left)]
-            self._lost = []
-        return lost
+            lost, self._lost = self._lost, []
+        return lost + [f"{copy}: the {timeout:g} s to finish were over" for copy in left]
 
-    def _under_way_of(self, policy: str) -> int:
-        return int(self._under_way is not None and self._under_way.policy == policy)
+    def _under_way_line(self) -> _Line | None:
+        return None if self._under_way is None else self._lines[self._under_way.policy]
 
     def _least(self, line: _Line) -> Copy:
         """The oldest copy in the queue that is not the best, of it and of what stands."""
@@ -206,6 +201,7 @@ class Uploader:
             with self._change:
                 while not (copy := self._next()):
                     if self._deadline is not None:
+                        self._thread = None
                         return
                     self._change.wait()
                 self._under_way = copy
@@ -236,10 +232,12 @@ class Uploader:
         for attempt in range(1, _TRIES + 1):
             try:
                 if version is None:
-                    version = self._pushed(line, copy, again=attempt > 1)
+                    self._look(line, copy)
+                    version = self._pushed(line, copy)
                     with self._change:
-                        line.pushed = version
-                self._offer(line, copy, version)
+                        if line.pushed is None or (version.number or 0) > (line.pushed.number or 0):
+                            line.pushed = version
+                self._offer(line, version)
                 with self._change:
                     line.error = None
                 return
@@ -256,24 +254,72 @@ class Uploader:
                     attempt, _TRIES, "" if last else f", again in {pause:.1f} s", error,
                 )  # fmt: skip
                 if last:
+                    line.untagged = version  # then the tag is what failed
                     return
                 self._wait(pause)
 
-    def _pushed(self, line: _Line, copy: Copy, *, again: bool) -> Version:
+    def _look(self, line: _Line, copy: Copy) -> None:
+        """Learn what this run has pushed already: at first, and where a push may have gone well."""
+        if line.known_to is None or line.unsure:
+            restored_at, first = line.restored_at, line.known_to is None
+            newest, found = self._read_back(line, copy)
+            line.known |= found
+            valued = [
+                (v, at) for at, each in found.items() if (v := line.value_of(each)) is not None
+            ]
+            if first and valued:
+                line.untagged = found[(min if self._lowest else max)(valued)[1]]
+            with self._change:
+                if line.restored_at == restored_at:
+                    line.known_to, line.unsure = newest, False
+        if line.untagged is not None:
+            self._offer(line, line.untagged)
+            line.untagged = None
+
+    def _read_back(self, line: _Line, copy: Copy) -> tuple[int, dict[int, Version]]:
+        """The newest number of a name, and what of this run was not known, by iteration."""
+        known_to = line.known_to
+        first, restored = known_to is None, line.restored_at is not None
+        newest, of_others, found = 0, 0, dict[int, Version]()
+        for version in self._newest_first(copy.name):
+            number = version.number or 0
+            newest = newest or number
+            if number <= (known_to or 0) or (first and not (restored or self._resumes)):
+                break
+            iteration = version.source.get("iteration")
+            of_run = (version.source.get("run"), version.source.get("policy"))
+            if of_run == (copy.run, copy.policy) and isinstance(iteration, int):
+                of_others = 0
+                found.setdefault(iteration, version)
+                if first and iteration <= (line.restored_at or 0):
+                    break
+            else:
+                of_others += 1
+                if of_others == (_LOOK_BACK_RESTORED if restored else _LOOK_BACK):
+                    break
+        return newest, found
+
+    def _newest_first(self, name: str) -> Iterator[Version]:
+        done, limit = 0, 1
+        while True:
+            try:
+                versions = self._store.log(name, limit=limit)
+            except NotFoundError:
+                return
+            yield from versions[done:]
+            if len(versions) < limit:
+                return
+            done, limit = len(versions), max(8, 4 * limit)
+
+    def _pushed(self, line: _Line, copy: Copy) -> Version:
         """The version of this copy: one that is there, or a new one."""
-        if line.restored_at is not None:
-            line.known = self._look_back(copy, line.restored_at)
-            line.restored_at = None
-        if again:
-            # The record of a try before may stand all the same.
-            line.known |= self._look_back(copy, copy.iteration - 1)
         found = line.known.get(copy.iteration)
-        if found is not None:
-            if found.digest == copy.snap.digest:
-                return found
-            if copy.value is None or not self._better(copy.value, self._best_value(line)):
-                # Trained anew after a restore, from where this one came from too.
-                return found
+        if found is not None and (
+            found.digest == copy.snap.digest or not self._surpasses(line, copy, found)
+        ):
+            # Of a try before, or trained anew after a restore, from where this one came from too.
+            return found
+        line.unsure = True
         version = self._store.push(
             copy.snap,
             copy.name,
@@ -281,34 +327,25 @@ class Uploader:
             source={"run": copy.run, "policy": copy.policy, "iteration": copy.iteration},
         )
         line.known[copy.iteration] = version
+        with self._change:
+            line.unsure = False
+            if line.known_to is not None:  # else it was restored meanwhile
+                line.known_to = version.number
         return version
 
-    def _look_back(self, copy: Copy, iteration: int) -> dict[int, Version]:
-        """What this run has pushed of the policy, after an iteration."""
-        found: dict[int, Version] = {}
-        limit, seen = 32, 0
-        while True:
-            try:
-                versions = self._store.log(copy.name, limit=limit)
-            except NotFoundError:
-                return found
-            for version in versions[seen:]:
-                source = version.source
-                if (source.get("run"), source.get("policy")) != (copy.run, copy.policy):
-                    continue
-                number = source.get("iteration")
-                if not isinstance(number, int) or number <= iteration:
-                    return found
-                found.setdefault(number, version)
-            seen = len(versions)
-            if seen < limit or limit >= _LOOK_BACK:
-                return found
-            limit *= 4
-
-    def _offer(self, line: _Line, copy: Copy, version: Version) -> None:
-        """Tag it, if it is better than what is tagged; of several trainings the best stays."""
+    def _surpasses(self, line: _Line, copy: Copy, found: Version) -> bool:
+        """Whether a copy is better than the one of its iteration that stands, and than the best."""
         value = copy.value
-        if line.metric is None or value is None or version.digest != copy.snap.digest:
+        if line.metric is None or value is None:
+            return False
+        line.best = best = self._store.tags(line.name).get(BEST)
+        others = [line.value_of(version) for version in (best, found) if version is not None]
+        return all(self._better(value, other) for other in others)
+
+    def _offer(self, line: _Line, version: Version) -> None:
+        """Tag it, if it is better than what is tagged; of several trainings the best stays."""
+        value = line.value_of(version)
+        if line.metric is None or value is None:
             return
         if line.best is not None and not self._better(value, line.value_of(line.best)):
             return
@@ -317,19 +354,7 @@ class Uploader:
             BEST,
             when=lambda now: now is None or self._better(value, line.value_of(now)),
         )
-        with self._change:
-            line.best = stands
-
-    def _best_value(self, line: _Line) -> float | None:
-        if line.metric is None:
-            return None
-        try:
-            best = self._store.tags(line.name).get(BEST)
-        except NotFoundError:
-            return None
-        with self._change:
-            line.best = best
-        return None if best is None else line.value_of(best)
+        line.best = stands
 
     def _better(self, value: float, than: float | None) -> bool:
         return than is None or (value < than if self._lowest else value > than)
@@ -346,9 +371,7 @@ class Uploader:
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         with self._change:
-            while (left := end - time.monotonic()) > 0:
-                if self._deadline is not None and self._deadline < end:
-                    return
+            while (left := end - time.monotonic()) > 0 and (self._deadline or end) >= end:
                 self._change.wait(left)
 
     def waiting(self) -> int:
@@ -357,16 +380,19 @@ class Uploader:
             lines = self._lines.values()
             return sum(len(line.waiting) for line in lines) + (self._under_way is not None)
 
+    def say_at_exit(self) -> None:
+        """Python's end takes the thread with it; nobody is left to raise to."""
+        if self._deadline is None and (count := self.waiting()):
+            _log().error(
+                "%d copies of policies were not pushed: the process ends, and algorithm.stop(), "
+                "which waits for them, was not called",
+                count,
+            )
+
 
 def _say_at_exit(reference: weakref.ref[Uploader]) -> None:
-    """Python's end takes the thread with it; nobody is left to raise to."""
-    uploader = reference()
-    if uploader is not None and uploader.waiting():
-        _log().error(
-            "%d copies of policies were not pushed: the process ends, and algorithm.stop(), which "
-            "waits for them, was not called",
-            uploader.waiting(),
-        )
+    if (uploader := reference()) is not None:
+        uploader.say_at_exit()
 
 
 def _log() -> logging.Logger:

@@ -10,50 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from uploading_parts import FOREVER, Faulty, best, copy, iterations, until, uploader_to
 
 from policystore import (
     FormatError,
     PolicyStore,
     ReadOnlyError,
     Snapshot,
-    Spec,
     StorageError,
 )
 from policystore.rllib import uploading
-from policystore.rllib.uploading import Copy, Uploader
-
-FOREVER = 60.0
-
-
-class Faulty:
-    """A storage whose calls can be stopped, or fail by what is told; everything else passes."""
-
-    def __init__(self, store: PolicyStore) -> None:
-        self._inner = store._backend
-        self.gate = threading.Event()
-        self.gate.set()
-        self.fail: Callable[[str, str], Exception | None] = lambda call, key: None
-        self.after: Callable[[str, str], Exception | None] = lambda call, key: None
-        self.calls: list[tuple[str, str]] = []
-        store._backend = self  # type: ignore[assignment]
-        store._find._backend = self  # type: ignore[assignment]
-
-    def __getattr__(self, name: str) -> Any:
-        inner = getattr(self._inner, name)
-        if name in ("url", "location"):
-            return inner
-
-        def call(key: str, *args: Any, **kwargs: Any) -> Any:
-            self.calls.append((name, key))
-            assert self.gate.wait(FOREVER)
-            if (error := self.fail(name, key)) is not None:
-                raise error
-            found = inner(key, *args, **kwargs)
-            if (error := self.after(name, key)) is not None:
-                raise error
-            return found
-
-        return call
+from policystore.rllib.uploading import Uploader
 
 
 @pytest.fixture(autouse=True)
@@ -71,31 +38,12 @@ def made(store: PolicyStore) -> Iterator[Callable[..., Uploader]]:
     uploaders: list[Uploader] = []
 
     def make(**given: Any) -> Uploader:
-        options = {"queue": 4, "lowest": False, "names": {"main": "a"}, **given}
-        names = options.pop("names")
-        options["metrics"] = dict.fromkeys(names, options.pop("metric", "r"))
-        uploaders.append(Uploader(options.pop("store", store), names, **options))
+        uploaders.append(uploader_to(store, **given))
         return uploaders[-1]
 
     yield make
     for uploader in uploaders:
         uploader.finish(1.0)
-
-
-def copy(iteration: int, value: float | None = None, run: str = "run", policy: str = "main",
-         name: str = "a", seed: int | None = None) -> Copy:  # fmt: skip
-    number = iteration if seed is None else seed
-    snap = Snapshot(weights={"w": np.full(3, number, np.float32)}, spec=Spec(stack="old"))
-    metrics = {} if value is None else {"r": value}
-    return Copy(policy, name, snap, run, iteration, value, metrics)
-
-
-def iterations(store: PolicyStore, name: str = "a") -> list[int]:
-    return [version.metrics["iteration"] for version in reversed(store.log(name))]
-
-
-def best(store: PolicyStore) -> Any:
-    return store.tags("a")["best"].metrics["r"]
 
 
 def test_all_arrive_in_order_with_what_is_known_of_them(
@@ -139,13 +87,6 @@ def test_the_best_is_the_highest_or_the_lowest(
         until(lambda uploader=uploader: not uploader.waiting())
     assert uploader.finish(FOREVER) == []
     assert store.tags("a")["best"].number == (3 if lowest else 2)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + FOREVER
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_no_metric_no_tag(store: PolicyStore, made: Callable[..., Uploader]) -> None:
@@ -293,61 +234,44 @@ def test_the_end_does_not_sit_through_pauses(
     assert time.monotonic() - start < 20.0
 
 
-# After a restore ---------------------------------------------------------------------------------
-
-
-def trained(store: PolicyStore, made: Callable[..., Uploader], *copies: Copy, **given: Any) -> None:
-    uploader = made(**given)
-    for each in copies:
-        uploader.put(each)
-    assert uploader.finish(FOREVER) == []
-
-
-def test_nothing_is_pushed_twice(store: PolicyStore, made: Callable[..., Uploader]) -> None:
-    """A trial that was at iteration 4 and goes on from its checkpoint of iteration 2."""
-    trained(store, made, *(copy(n, float(n)) for n in (1, 2, 3, 4)), queue=9)
-    trained(store, made, *(copy(n, 0.0, run="other") for n in (3, 4, 5)), queue=9)
-    again = made(queue=9)
-    again.restored(2)
-    for n, value in ((3, 2.5), (4, 3.5), (5, 1.0), (6, 8.0)):
-        again.put(copy(n, value, seed=100 + n))  # trained anew: other weights
-    assert again.finish(FOREVER) == []
-    assert iterations(store) == [1, 2, 3, 4, 3, 4, 5, 5, 6]
-    assert best(store) == 8.0
-    assert again.status()["main"]["pushed"] == 9
-
-
-def test_what_came_out_better_is_pushed(store: PolicyStore, made: Callable[..., Uploader]) -> None:
-    trained(store, made, *(copy(n, float(n)) for n in (1, 2, 3)))
-    again = made()
-    again.restored(1)
-    again.put(copy(2, 7.0, seed=50))
-    again.put(copy(3, 3.0))  # the very same
-    assert again.finish(FOREVER) == []
-    assert iterations(store) == [1, 2, 3, 2]
-    assert best(store) == 7.0
-
-
-def test_the_best_survives_a_restart(store: PolicyStore, made: Callable[..., Uploader]) -> None:
-    trained(store, made, copy(1, 9.0))
-    trained(store, made, copy(2, 4.0))
-    assert best(store) == 9.0
-
-
-def test_the_log_is_read_back_only_as_far_as_needed(
+def test_after_the_end_there_is_one_thread(
     store: PolicyStore, made: Callable[..., Uploader]
 ) -> None:
-    trained(store, made, *(copy(n, run="long ago") for n in range(1, 61)), queue=100)
-    trained(store, made, *(copy(n) for n in range(1, 41)), queue=100)
+    """Copies that come after an end whose time was over, while a push is stuck."""
     faulty = Faulty(store)
-    again = made(queue=50)
-    again.restored(38)
-    for n in (39, 40, 41):
-        again.put(copy(n, seed=500))
-    assert again.finish(FOREVER) == []
-    read = {key for call, key in faulty.calls if call == "get" and "@versions" in key}
-    assert 0 < len(read) < 40
-    assert iterations(store)[-3:] == [39, 40, 41]
+    faulty.gate.clear()
+    uploader = made()
+    uploader.put(copy(1))
+    until(lambda: faulty.calls)
+    assert len(uploader.finish(0.1)) == 1
+    before = threading.active_count()
+    uploader.put(copy(2))
+    assert threading.active_count() == before
+    faulty.gate.set()
+    assert uploader.finish(float("inf")) == []
+    assert iterations(store) == [1, 2]
+    for n in range(3, 60):  # none is left behind by a thread that was about to end
+        uploader.put(copy(n))
+        assert uploader.finish(FOREVER) == []
+    assert len(store.log("a")) == 59
+
+
+def test_a_full_queue_compares_no_weights(
+    store: PolicyStore, made: Callable[..., Uploader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would take hashing them, in the training thread."""
+    faulty = Faulty(store)
+    faulty.gate.clear()
+    uploader = made(queue=2)
+    uploader.put(copy(1))
+    until(lambda: faulty.calls)
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshot, "encode", lambda *_a, **_k: pytest.fail("encoded"))
+        for n, value in ((2, 9.0), (3, 1.0), (4, 2.0), (5, 3.0)):
+            uploader.put(copy(n, value))
+    faulty.gate.set()
+    assert uploader.finish(FOREVER) == []
+    assert iterations(store) == [1, 2, 5]
 
 
 def test_several_trainings_agree_on_the_best(
@@ -372,11 +296,11 @@ def test_who_never_stops_is_told_at_the_end(tmp_path: Path) -> None:
     program = f"""
 import sys, threading, time
 sys.path[:0] = [{str(Path(__file__).parent)!r}]
-import test_uploading as here
+import uploading_parts as here
 from policystore import PolicyStore
 store = PolicyStore({str(tmp_path)!r})
 here.Faulty(store).gate.clear()
-uploader = here.Uploader(store, {{"main": "a"}}, queue=4, metrics={{"main": None}}, lowest=False)
+uploader = here.uploader_to(store, metric=None)
 uploader.put(here.copy(1)); uploader.put(here.copy(2))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -28,7 +28,9 @@ CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=parts.sampled(CELLS, "IMPALA, two learners", "IMPALA, no runners"))
+@pytest.fixture(
+    scope="module", params=parts.sampled(CELLS, "IMPALA, two learners", "IMPALA, no runners")
+)
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     kind, cell = CELLS[request.param]
     cell = dict(cell)

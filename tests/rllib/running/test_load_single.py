@@ -77,7 +77,12 @@ CELLS: dict[str, Callable[[], Any]] = {
 TARGETS = ["DQN", "SAC", "SAC, remote learner", "DQN, one frozen"]
 
 
-@pytest.fixture(scope="module", params=parts.sampled(CELLS, "PPO, no local runner", "PPO, compiled by RLlib", "SAC, remote learner"))
+@pytest.fixture(
+    scope="module",
+    params=parts.sampled(
+        CELLS, "PPO, no local runner", "PPO, compiled by RLlib", "SAC, remote learner"
+    ),
+)
 def cell(request: Any, ray_session: None) -> Iterator[Any]:
     with parts.built(CELLS[request.param]()) as algo:
         yield algo

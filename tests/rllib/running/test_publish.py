@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import callback_parts as parts
+import numpy as np
 import pytest
+from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from policystore import (
@@ -19,7 +22,7 @@ from policystore import (
     ReadOnlyError,
     StorageError,
 )
-from policystore.rllib import publish, snapshots, uploading, warm_start
+from policystore.rllib import publish, publishing, snapshots, uploading, warm_start
 
 BY_POLICY = {"new": "module_episode_returns_mean", "old": "policy_reward_mean"}
 STACKS = pytest.mark.parametrize("stack", ["new", "old"])
@@ -38,10 +41,26 @@ def store(tmp_path: Path) -> PolicyStore:
 class Scores(RLlibCallback):
     """The user's own: a number to compare by."""
 
-    VALUES = (3.0, 9.0, 4.0, 1.0, 7.0, 2.0)
+    def __init__(self, values: Any = (3.0, 9.0, 4.0, 1.0, 7.0, 2.0)) -> None:
+        super().__init__()
+        self._values = values
 
     def on_train_result(self, *, algorithm: Any, result: Any, **_: Any) -> None:
-        result["score"] = self.VALUES[algorithm.iteration - 1]
+        result["score"] = self._values[algorithm.iteration - 1]
+
+
+class Waits(RLlibCallback):
+    """Goes on when something was pushed."""
+
+    def __init__(self, url: str, name: str) -> None:
+        super().__init__()
+        self._store, self._name = PolicyStore(url), name
+
+    def on_train_result(self, **_: Any) -> None:
+        end = time.monotonic() + 60
+        while self._name not in self._store.names():
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 def until(algo: Any, condition: Any) -> Any:
@@ -213,6 +232,21 @@ def test_a_metric_that_is_not_there(own: Any, store: PolicyStore, caplog: Any) -
     assert "episode_return_mean" in line.message
 
 
+@pytest.mark.parametrize("stack", ["new"])
+def test_a_metric_that_is_no_number(own: Any, store: PolicyStore) -> None:
+    """Infinite, an array, a text: pushed, and never the best."""
+    values = (2.0, float("inf"), np.ones(3), "7", float("nan"), 1.0)
+    made = publish(store, {"main": "duo/main"}, metric="score", queue=9, timeout=float("inf"))
+    with own.built(own.configured().callbacks([partial(Scores, values), made])) as algo:
+        for _ in values:
+            algo.train()
+    versions = store.log("duo/main")
+    assert [version.metrics.get("score") for version in reversed(versions)] == [
+        2.0, None, None, None, None, 1.0,
+    ]  # fmt: skip
+    assert store.tags("duo/main")["best"].number == 1
+
+
 # Wrong arguments ---------------------------------------------------------------------------------
 
 
@@ -223,7 +257,7 @@ def test_wrong_arguments(store: PolicyStore, tmp_path: Path) -> None:
         ({"main": "a", "foe": "a"}, {}), ({"main": "{run}"}, {}),
         (names, {"every": 0}), (names, {"every": 1.5}), (names, {"every": True}),
         (names, {"queue": 0}), (names, {"mode": "best"}), (names, {"metric": 3}),
-        (names, {"metric": ""}), (names, {"timeout": -1}), (names, {"timeout": "1"}),
+        ({"main": "a" * 50 + "{trial}"}, {}), (names, {"metric": ""}), (names, {"timeout": -1}), (names, {"timeout": "1"}),
         (names, {"beside": 3}),
     ]  # fmt: skip
     for policies, options in wrong:
@@ -276,9 +310,38 @@ def test_a_trial_that_crashes_pushes_nothing_twice(
         assert {1, 2, 5, 6} <= set(pushed)
         assert store.tags(name)["best"].metrics["score"] == 9.0
         (run,) = {version.source["run"] for version in store.log(name)}
-        assert run in result.path
+        assert result.path.endswith(run)
     shown = result.metrics["policystore"]["publish"]["main"]
     assert str(store.log("duo/main")[-shown["pushed"]].digest) == shown["digest"]
+
+
+@pytest.mark.parametrize("stack", ["new"])
+def test_a_trial_that_begins_anew_pushes_nothing_twice(
+    own: Any, store: PolicyStore, tmp_path: Path
+) -> None:
+    """It dies before its first checkpoint; and its folder has a long name."""
+    config = own.configured()
+    many = {"lr": 1e-4, "gamma": 0.9, "lambda_": 0.5, "clip_param": 0.25, "vf_clip_param": 7.5,
+            "vf_loss_coeff": 0.75, "grad_clip": 3.25, "kl_coeff": 0.125}  # fmt: skip
+    config.training(**{name: tune.grid_search([value]) for name, value in many.items()})
+    made = publish(store, {"main": "duo/main", "foe": "{trial}/foe"}, queue=9)
+    others = [partial(Waits, store.url, "duo/main"), parts.crash(tmp_path, 1)]
+    config.callbacks([made, *others])
+    (result,) = parts.run(config, tmp_path / "tune", 2, failures=1)
+    assert result.error is None
+    assert (tmp_path / "crashed").exists()
+    assert len(Path(result.path).name) > 100
+    (foe,) = (name for name in store.names() if name.endswith("/foe"))
+    for name in ("duo/main", foe):
+        assert [version.metrics["iteration"] for version in store.log(name)] == [2, 1]
+
+
+def test_trials_keep_their_own_names() -> None:
+    long = "PPO_Duo_79fa0_00000_0_" + "lr=0.0001," * 12
+    made = [publishing._in_a_name(long + end) for end in ("a", "b")]
+    assert len(set(made)) == 2
+    assert all(len(name) <= 60 and name.startswith("PPO_Duo_79fa0_00000_0_lr_") for name in made)
+    assert publishing._in_a_name("PPO_Duo_79fa0_00000") == "PPO_Duo_79fa0_00000"
 
 
 @pytest.mark.parametrize("stack", ["new"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,7 +145,8 @@ def test_a_checkpoint_needs_its_store_no_more(life: Life, tmp_path: Path) -> Non
     finally:
         algo.stop()
     with life.own.built(config) as fresh:
-        for call in (fresh.train, fresh.evaluate, fresh.train):
+        save = functools.partial(fresh.save, str(tmp_path / "held"))
+        for call in (fresh.train, fresh.evaluate, save, fresh.training_step, fresh.train):
             with pytest.raises(NotFoundError, match="warm start of 'foe' from 'duo/foe' in .*away"):
                 call()
         fresh.restore(str(tmp_path / "checkpoint"))

@@ -1,0 +1,76 @@
+"""A storage that fails when told to, and copies on their way to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from policystore import PolicyStore, Snapshot, Spec
+from policystore.rllib.uploading import Copy, Uploader
+
+FOREVER = 60.0
+
+
+class Faulty:
+    """A storage whose calls can be stopped, or fail by what is told; everything else passes."""
+
+    def __init__(self, store: PolicyStore) -> None:
+        self._inner = store._backend
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fail: Callable[[str, str], Exception | None] = lambda call, key: None
+        self.after: Callable[[str, str], Exception | None] = lambda call, key: None
+        self.calls: list[tuple[str, str]] = []
+        store._backend = self  # type: ignore[assignment]
+        store._find._backend = self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._inner, name)
+        if name in ("url", "location"):
+            return inner
+
+        def call(key: str, *args: Any, **kwargs: Any) -> Any:
+            self.calls.append((name, key))
+            assert self.gate.wait(FOREVER)
+            if (error := self.fail(name, key)) is not None:
+                raise error
+            found = inner(key, *args, **kwargs)
+            if (error := self.after(name, key)) is not None:
+                raise error
+            return found
+
+        return call
+
+
+def uploader_to(store: PolicyStore, **given: Any) -> Uploader:
+    options = {"queue": 4, "lowest": False, "names": {"main": "a"}, **given}
+    names = options.pop("names")
+    options["metrics"] = dict.fromkeys(names, options.pop("metric", "r"))
+    return Uploader(store, names, **options)
+
+
+def copy(iteration: int, value: float | None = None, run: str = "run", policy: str = "main",
+         name: str = "a", seed: int | None = None) -> Copy:  # fmt: skip
+    number = iteration if seed is None else seed
+    snap = Snapshot(weights={"w": np.full(3, number, np.float32)}, spec=Spec(stack="old"))
+    metrics = {} if value is None else {"r": value}
+    return Copy(policy, name, snap, run, iteration, value, metrics)
+
+
+def iterations(store: PolicyStore, name: str = "a") -> list[int]:
+    return [version.metrics["iteration"] for version in reversed(store.log(name))]
+
+
+def best(store: PolicyStore) -> Any:
+    return store.tags("a")["best"].metrics["r"]
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + FOREVER
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
