@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,7 +123,16 @@ def test_it_plays_and_trains_as_before(life: Life, restored: Any) -> None:
 def test_who_restarts_gets_what_was_restored(life: Life, restored: Any) -> None:
     """Not the warm start, which the guard of the fresh Algorithm had been given."""
     actor = restored.env_runner_group._worker_manager.actors()[1]
+
+    def process() -> int | None:
+        try:
+            return ray.get(actor.apply.remote(lambda worker: os.getpid()), timeout=60)
+        except ray.exceptions.RayActorError:
+            return None
+
+    killed = process()
     ray.kill(actor, no_restart=False)
+    parts.running_parts.until(lambda: process() not in (None, killed), "another process")
     parts.running_parts.until(lambda: check_sync(restored, ["foe"]).ok, "a restart")
     life.own.assert_held(restored, {"foe": life.held["foe"]})
 
