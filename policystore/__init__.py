@@ -6,6 +6,7 @@ Importing this package loads neither torch nor ray; :mod:`policystore.torch` and
 
 from __future__ import annotations
 
+from policystore.cache import NodeCache
 from policystore.diff import Diff, FieldDiff, TensorDiff
 from policystore.digest import Digest
 from policystore.errors import (
@@ -39,6 +40,7 @@ __all__ = [
     "IntegrityError",
     "InvalidInputError",
     "MismatchError",
+    "NodeCache",
     "NotFoundError",
     "PolicyStore",
     "PolicyStoreError",

@@ -68,7 +68,9 @@ def mapped_errors(doing: str, *, writing: bool = False) -> Iterator[None]:
         raise StorageError(f"{doing}: {error}.{hint}") from error
 
 
-def write_new(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = 0o444) -> None:
+def write_new(
+    path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = 0o444, flush: bool = True
+) -> None:
     """Write a file that does not exist yet and flush it to the disk; removed again on failure."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o600)
     try:
@@ -78,7 +80,8 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = 0
                 while left.nbytes:
                     left = left[os.write(descriptor, left) :]
             os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+            if flush:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except BaseException:

@@ -1,20 +1,40 @@
 """Names and tags: append-only lists of numbered records, moved only by creating the next number.
 
 Numbers are dense: N+1 is created only after N was read, so that the newest is found by doubling
-probes, and two writers at once cannot leave a gap or share a number.
+probes, and two writers at once cannot leave a gap or share a number. Where requests take their
+time, several go at once, and a probe brings the record along: who asks for the newest wants it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from policystore.backends.base import Backend
 from policystore.errors import FormatError, NotFoundError, StorageError
 from policystore.layout import MAX_NUMBER, MAX_RECORD, hint_key, tag_key, version_key
+from policystore.parallel import beside, in_parallel
 from policystore.records import Hint
 
-__all__ = ["NumberedList", "tag_list", "version_list"]
+__all__ = ["NumberedList", "Probe", "tag_list", "version_list"]
+
+_PROBES = 16
+# Where nothing is known: one step for most tags, two up to 16 moves.
+_FIRST = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The newest number of a list and its record.
+
+    Attributes:
+        number: the newest that was seen; 0 for an empty list.
+        data: its bytes, if they came along.
+    """
+
+    number: int
+    data: bytes | None
 
 
 @dataclass(frozen=True)
@@ -39,63 +59,106 @@ class NumberedList:
         """
         return bytes(self.backend.get(self.key(number), limit=MAX_RECORD))
 
-    def latest(self) -> int:
-        """The newest number, 0 for an empty list; a number of probes that hardly grows.
+    def hinted(self) -> Hint | None:
+        """What the hint says, unchecked; None where there is none that can be read."""
+        if self.hint is None:
+            return None
+        try:
+            data = self.backend.get(self.hint, limit=MAX_RECORD)
+            return Hint.from_bytes(data, self.backend.location(self.hint))
+        except (NotFoundError, FormatError, StorageError):
+            # The hint only saves probes; verify() reports one that cannot be read.
+            return None
+
+    def newest(self, hint: Hint | None = None) -> Probe:
+        """The newest number; in a number of rounds that hardly grows with it.
 
         A number created meanwhile may or may not be seen.
-        """
-        low = self._hinted()
-        if low and not self._exists(low):
-            low = 0
-        step = 1
-        while self._exists(low + step):
-            low += step
-            step *= 2
-        high = low + step  # absent
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._exists(middle):
-                low = middle
-            else:
-                high = middle
-        return low
 
-    def append(self, make: Callable[[int, bytes | None], bytes], nonce: str) -> bytes:
+        Args:
+            hint: where to look first.
+        """
+        at_once = min(_PROBES, self.backend.parallel)
+        if hint is not None:
+            points = [hint.number, hint.number + 1]
+        else:
+            points = list(_FIRST[:at_once] if self.hint is None else (1, 2)[:at_once])
+        low, high = 0, MAX_NUMBER + 1  # the one is there (or 0), the other is not
+        step = 1
+        seen: dict[int, bytes | None] = {}
+        while True:
+            points = sorted({min(number, high - 1) for number in points if number > low})
+            found = dict(zip(points, self._read_some(points), strict=True))
+            seen |= {number: probe.data for number, probe in found.items() if probe is not None}
+            low = max(low, *seen) if seen else low
+            high = min([high, *(n for n, probe in found.items() if probe is None and n > low)])
+            if high - low <= 1:
+                return Probe(low, seen.get(low))
+            if high > MAX_NUMBER:
+                points = [low + (step << doubling) for doubling in range(at_once)]
+                step <<= at_once
+            else:
+                width = high - low
+                points = [low + max(1, width * i // (at_once + 1)) for i in range(1, at_once + 1)]
+
+    def _read_some(self, numbers: list[int]) -> list[Probe | None]:
+        return in_parallel(self._probe, numbers, workers=self.backend.parallel)
+
+    def _probe(self, number: int) -> Probe | None:
+        if self.backend.parallel < 2:
+            there = self.backend.size(self.key(number)) is not None
+            return Probe(number, None) if there else None
+        try:
+            return Probe(number, self.read(number))
+        except NotFoundError:
+            return None
+        except FormatError:
+            return Probe(number, None)  # too long; whoever needs it reads it and is told
+
+    def append(
+        self,
+        make: Callable[[int, bytes | None], bytes],
+        nonce: str,
+        *,
+        after: Probe | None = None,
+        then: Callable[[bytes], None] | None = None,
+    ) -> bytes:
         """Create the next number, whoever else is creating.
 
         Args:
             make: the record for a number, given the one before it; called again for each number
                 that somebody else took. What it raises ends this, with nothing created.
             nonce: what the record holds as its nonce, by which it is known again.
+            after: the newest number, where the caller has just looked.
+            then: called with the record when it stands; where requests take their time, with each
+                that is tried, at the same time.
 
         Returns:
             The bytes of the record that now stands.
         """
-        number = self.latest()
-        previous = self.read(number) if number else None
+        found = self.newest(self.hinted()) if after is None else after
+        number = found.number
+        previous = self.read(number) if number and found.data is None else found.data
+        along = then if self.backend.parallel > 1 else None
         while number < MAX_NUMBER:
             number += 1
-            data = make(number, previous)
-            if self.backend.create(self.key(number), data):
-                return data
-            previous = self.read(number)
-            if previous == data or nonce.encode("ascii") in previous:
+            stands = make(number, previous)
+            create = partial(self.backend.create, self.key(number), stands)
+            created = (
+                create()
+                if along is None
+                else beside(create, partial(along, stands), at_once=True)[0]
+            )
+            if not created:
+                previous = self.read(number)
+                if previous != stands and nonce.encode("ascii") not in previous:
+                    continue
                 # Refused because of our own first try, whose answer was lost on the way.
-                return previous
+                stands = previous
+            if then is not None and along is None:
+                then(stands)
+            return stands
         raise StorageError(f"{self.backend.location(self.key(number))}: no numbers are left")
-
-    def _exists(self, number: int) -> bool:
-        return number <= MAX_NUMBER and self.backend.size(self.key(number)) is not None
-
-    def _hinted(self) -> int:
-        if self.hint is None:
-            return 0
-        try:
-            data = self.backend.get(self.hint, limit=MAX_RECORD)
-            return Hint.from_bytes(data, self.backend.location(self.hint)).number
-        except (NotFoundError, FormatError, StorageError):
-            # The hint only saves probes; verify() reports one that cannot be read.
-            return 0
 
 
 def version_list(backend: Backend, name: str) -> NumberedList:

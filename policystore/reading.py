@@ -1,122 +1,152 @@
-"""Objects out of a backend: verified, parsed once, in parallel where there are several."""
+"""Objects out of a store: verified, parsed once, in parallel where there are several."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from dataclasses import dataclass
 
 from policystore.backends.base import Backend
+from policystore.cache import NodeCache
 from policystore.container import MAX_HEADER, declared_size
 from policystore.digest import Digest, digest_of
 from policystore.encoding import MAX_POLICY, External, ParsedPolicy, decode_policy, decode_tensor
 from policystore.errors import FormatError, IntegrityError, NotFoundError
 from policystore.layout import object_key
+from policystore.parallel import in_parallel
+from policystore.progress import Item, Meter, Moved
 from policystore.snapshot import Snapshot
 from policystore.tensors import Array
 
-__all__ = ["assemble", "in_parallel", "read_object", "read_snapshot"]
+__all__ = ["Objects", "Policy"]
 
 _REPAIR = (
     "Restore it from a backup, or push the policy again from where you have it: that replaces a "
     "damaged copy."
 )
 
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy object as it was read: its digest, its size in bytes, and what it says."""
+
+    digest: Digest
+    nbytes: int
+    parsed: ParsedPolicy
 
 
-def in_parallel(call: Callable[[_In], _Out], items: Iterable[_In], *, workers: int) -> list[_Out]:
-    """Results in order; the first error is raised once the calls under way have ended."""
-    listed = list(items)
-    if len(listed) < 2 or workers < 2:
-        return [call(item) for item in listed]
-    # Imported late: it is a tenth of what importing this package takes.
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(min(workers, len(listed)), "policystore") as pool:
-        futures = [pool.submit(call, item) for item in listed]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-
-
-def read_object(
-    backend: Backend, digest: Digest, *, limit: int | None = MAX_POLICY
-) -> bytes | memoryview:
-    """The bytes of an object, checked against their address, always.
+class Objects:
+    """The objects of a store; every byte is checked against its address, always.
 
     Args:
-        backend: where.
-        digest: which.
-        limit: how many bytes it may have; more are refused unread. None: as many as its own header
-            promises.
-
-    Raises:
-        NotFoundError: no such object.
-        IntegrityError: other bytes stand there, or more than there may be.
+        backend: where they are.
+        cache: where copies of them are kept on this machine, if anywhere.
     """
-    key = object_key(digest)
-    try:
-        if limit is None:
-            limit = declared_size(backend.head(key, 8 + MAX_HEADER), backend.location(key))
-        data = backend.get(key, limit=limit, share=True)
-    except NotFoundError:
-        raise NotFoundError(f"no object {digest} in {backend.url}") from None
-    except FormatError as error:
-        raise IntegrityError(f"{backend.location(key)} is damaged: {error}. {_REPAIR}") from None
-    found = digest_of(data)
-    if found != digest:
-        raise IntegrityError(
-            f"{backend.location(key)} is damaged: its {memoryview(data).nbytes} bytes have the "
-            f"digest {found.short}, not {digest.short}. {_REPAIR}"
+
+    def __init__(self, backend: Backend, cache: NodeCache | None = None) -> None:
+        self.backend = backend
+        self.cache = cache
+
+    def read(
+        self,
+        digest: Digest,
+        *,
+        limit: int | None = MAX_POLICY,
+        size: int | None = None,
+        moved: Moved | None = None,
+    ) -> bytes | memoryview:
+        """The bytes of an object.
+
+        Args:
+            digest: which.
+            limit: how many bytes it may have; more are refused unread. None: as many as its own
+                header promises.
+            size: how many it has, where that is known: then a large one may come in parts.
+            moved: told of the parts.
+
+        Raises:
+            NotFoundError: no such object.
+            IntegrityError: other bytes stand there, or more than there may be.
+        """
+        limit = limit if size is None else size
+
+        def fetch() -> bytes | memoryview:
+            return self._fetch(digest, limit, size, moved)
+
+        return fetch() if self.cache is None else self.cache.fetched(digest, limit, fetch)
+
+    def _fetch(
+        self, digest: Digest, limit: int | None, size: int | None, moved: Moved | None
+    ) -> bytes | memoryview:
+        backend, key = self.backend, object_key(digest)
+        where = backend.location(key)
+        try:
+            if limit is None:
+                limit = declared_size(backend.head(key, 8 + MAX_HEADER), where)
+            data = backend.get(key, limit=limit, share=True, size=size, moved=moved)
+        except NotFoundError:
+            raise NotFoundError(f"no object {digest} in {backend.url}") from None
+        except FormatError as error:
+            raise IntegrityError(f"{where} is damaged: {error}. {_REPAIR}") from None
+        found = digest_of(data)
+        if found != digest:
+            raise IntegrityError(
+                f"{where} is damaged: its {memoryview(data).nbytes} bytes have the digest "
+                f"{found.short}, not {digest.short}. {_REPAIR}"
+            )
+        return data
+
+    def policy(self, digest: Digest) -> Policy:
+        """A policy object without the tensors that stand outside it; errors as of ``read``, and
+        FormatError for an object that is no policy, or one of a newer format.
+        """
+        data = self.read(digest)
+        where = self.backend.location(object_key(digest))
+        return Policy(digest, memoryview(data).nbytes, decode_policy(data, where, inline=False))
+
+    def snapshot(self, digest: Digest, meter: Meter | None = None) -> Snapshot:
+        """A whole policy, every byte of it verified.
+
+        Raises:
+            NotFoundError: no such policy.
+            IntegrityError: an object is damaged, or one that the policy needs is missing.
+            FormatError: the object is not a policy, or of a newer format.
+            StorageError: the storage failed.
+        """
+        return self.whole(self.policy(digest), meter)
+
+    def whole(self, policy: Policy, meter: Meter | None = None) -> Snapshot:
+        """A policy object that was read, with its tensors in objects of their own.
+
+        Args:
+            policy: the policy object.
+            meter: told of all bytes, those of the policy object first.
+        """
+        parsed = policy.parsed
+        # Each object once, however many names it has: tied tensors share their memory.
+        alone = {(item.digest, item.dtype, item.shape): item for item in parsed.external.values()}
+        if meter is not None:
+            meter.expect(policy.nbytes + sum(item.size for item in alone.values()))
+            meter.moved(policy.nbytes)
+        arrays = in_parallel(
+            lambda external: self._external(external, meter),
+            alone.values(),
+            workers=max(self.backend.parallel, min(8, os.cpu_count() or 1)),
         )
-    return data
+        found = dict(zip(alone, arrays, strict=True))
+        external = {
+            name: found[item.digest, item.dtype, item.shape]
+            for name, item in parsed.external.items()
+        }
+        return Snapshot.of_parsed(parsed, external, policy.digest)
 
-
-def read_policy(backend: Backend, digest: Digest) -> ParsedPolicy:
-    """A policy object without the tensors that stand outside it."""
-    data = read_object(backend, digest)
-    return decode_policy(data, backend.location(object_key(digest)), inline=False)
-
-
-def read_external(backend: Backend, external: External) -> Array:
-    """One tensor that stands in an object of its own."""
-    try:
-        data = read_object(backend, external.digest, limit=external.size)
-    except NotFoundError as error:
-        raise IntegrityError(
-            f"{error}, though a policy there needs it: the store has lost it. {_REPAIR}"
-        ) from None
-    return decode_tensor(data, external, backend.location(object_key(external.digest)))
-
-
-def assemble(backend: Backend, parsed: ParsedPolicy, digest: Digest) -> Snapshot:
-    """A snapshot from a policy object that was read, and its tensors in objects of their own."""
-    # Each object once, however many names it has: tied tensors share their memory.
-    alone = {(item.digest, item.dtype, item.shape): item for item in parsed.external.values()}
-    arrays = in_parallel(
-        lambda item: read_external(backend, item),
-        alone.values(),
-        workers=min(8, os.cpu_count() or 1),
-    )
-    found = dict(zip(alone, arrays, strict=True))
-    external = {
-        name: found[item.digest, item.dtype, item.shape] for name, item in parsed.external.items()
-    }
-    return Snapshot.of_parsed(parsed, external, digest)
-
-
-def read_snapshot(backend: Backend, digest: Digest) -> Snapshot:
-    """A whole policy, every byte of it verified.
-
-    Raises:
-        NotFoundError: no such policy.
-        IntegrityError: an object is damaged, or one that the policy needs is missing.
-        FormatError: the object is not a policy, or of a newer format.
-        StorageError: the storage failed.
-    """
-    return assemble(backend, read_policy(backend, digest), digest)
+    def _external(self, external: External, meter: Meter | None) -> Array:
+        item = Item(meter, external.size)
+        try:
+            data = self.read(external.digest, size=external.size, moved=item.moved)
+        except NotFoundError as error:
+            raise IntegrityError(
+                f"{error}, though a policy there needs it: the store has lost it. {_REPAIR}"
+            ) from None
+        item.end()
+        where = self.backend.location(object_key(external.digest))
+        return decode_tensor(data, external, where)

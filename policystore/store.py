@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, overload
 
 from policystore.arguments import as_list, as_mapping, default_author, now
+from policystore.backends.base import Backend
 from policystore.backends.opening import open_backend
 from policystore.backends.options import StorageOptions
-from policystore.container import EncodedObject
+from policystore.cache import CacheLike, open_cache
 from policystore.diff import Diff, diff_snapshots
-from policystore.digest import Digest, digest_of
-from policystore.errors import (
-    IntegrityError,
-    InvalidInputError,
-    NotFoundError,
-    ReadOnlyError,
-    StorageError,
-)
+from policystore.digest import Digest
+from policystore.errors import InvalidInputError, NotFoundError, ReadOnlyError
 from policystore.finding import Finder, RefLike, as_ref
-from policystore.layout import (
-    MARKER,
-    MAX_NUMBER,
-    check_name,
-    check_tag,
-    hint_key,
-    object_key,
-)
-from policystore.names import version_list
-from policystore.reading import in_parallel, read_snapshot
-from policystore.records import Hint, Version, marker_bytes
+from policystore.layout import MAX_NUMBER, check_name, check_tag
+from policystore.parallel import in_parallel
+from policystore.progress import Meter, Progress
+from policystore.pushing import Pusher
+from policystore.reading import Objects
+from policystore.records import Version
 from policystore.snapshot import Snapshot
 from policystore.tagging import When, move_tag
 from policystore.upkeep import VerifyReport, verify_store
@@ -62,6 +51,9 @@ class PolicyStore:
         storage_options: what the filesystem of a remote store is opened with, as s3fs takes it:
             ``endpoint_url``, ``key``, ``secret``, ``profile``, … Never shown or pickled where it
             is a secret.
+        cache: where copies of what is pulled stay on this machine. None: for a remote store the
+            user's own :class:`NodeCache`, for another none. A folder or NodeCache: that. False:
+            nowhere.
         read_only: refuse every write, before anything is touched.
 
     Raises:
@@ -74,17 +66,29 @@ class PolicyStore:
         url: str | os.PathLike[str],
         *,
         storage_options: Mapping[str, Any] | None = None,
+        cache: CacheLike = None,
         read_only: bool = False,
     ) -> None:
-        self._open(url, StorageOptions(storage_options), read_only)
+        self._open(url, StorageOptions(storage_options), cache, read_only)
 
-    def _open(self, url: str | os.PathLike[str], options: StorageOptions, read_only: bool) -> None:
+    def _open(
+        self,
+        url: str | os.PathLike[str],
+        options: StorageOptions,
+        cache: CacheLike,
+        read_only: bool,
+    ) -> None:
         self._options = options
-        self._backend = open_backend(url, options)
-        self._find = Finder(self._backend)
+        self._cache = cache
         self._read_only = read_only
-        self._marked = False
-        self._proved = False
+        self._use(open_backend(url, options))
+
+    def _use(self, backend: Backend) -> None:
+        """Keep everything there."""
+        self._backend = backend
+        objects = Objects(backend, open_cache(self._cache, remote=backend.parallel > 1))
+        self._find = Finder(objects)
+        self._pusher = Pusher(objects, self._find)
 
     @property
     def url(self) -> str:
@@ -95,7 +99,7 @@ class PolicyStore:
         return f"PolicyStore({self.url!r}{', read_only=True' if self._read_only else ''})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.url, self._read_only, self._options))
+        return (_reopen, (self.url, self._read_only, self._options, self._cache))
 
     def __copy__(self) -> PolicyStore:
         return self
@@ -116,6 +120,7 @@ class PolicyStore:
         source: Mapping[Any, Any] | None = None,
         parents: Iterable[RefLike] = (),
         author: str | None = None,
+        progress: Progress | None = None,
     ) -> Version:
         """Store a policy and, with a name, make it that name's next version.
 
@@ -131,6 +136,8 @@ class PolicyStore:
             source: where it comes from, as plain values; 16 KiB at most.
             parents: refs of policies it was trained from; recorded as digests.
             author: who; by default ``$POLICYSTORE_AUTHOR`` or the user's name.
+            progress: called now and then with the bytes of the policy that are in the store and
+                those of all of it; from any thread, one call at a time. What it raises ends this.
 
         Raises:
             InvalidInputError: an argument of the wrong form; nothing was written.
@@ -171,53 +178,12 @@ class PolicyStore:
             message=message,
             metrics=metrics,
             source=source,
-            parents=tuple(self.resolve(parent) for parent in parents),
+            parents=tuple(in_parallel(self.resolve, parents, workers=self._backend.parallel)),
             nonce=secrets.token_hex(16),
         )
         # Refuses what no record can hold before anything is written.
         replace(version, number=MAX_NUMBER, previous=version.digest).to_bytes()
-        try:
-            self._ensure_store()
-            in_parallel(self._put, encoded.tensors.values(), workers=_WORKERS)
-            last: list[Callable[[], None]] = [partial(self._put, encoded.policy)]
-            if name is not None and not self._proved:
-                last.append(self._prove)
-            in_parallel(_run, last, workers=2)
-            return version if name is None else self._append_version(name, version)
-        except StorageError:
-            self._marked = False  # the store may be gone altogether: look again next time
-            raise
-
-    def _put(self, item: EncodedObject) -> None:
-        self._backend.put(object_key(item.digest), item.chunks)
-
-    def _prove(self) -> None:
-        """Names are refused on a storage that does not create exclusively."""
-        if not self._proved:
-            self._backend.prove_create(MARKER, marker_bytes())
-            self._proved = True
-
-    def _append_version(self, name: str, version: Version) -> Version:
-        def make(number: int, before: bytes | None) -> bytes:
-            previous = None if before is None else digest_of(before)
-            return replace(version, number=number, previous=previous).to_bytes()
-
-        data = version_list(self._backend, name).append(make, version.nonce)
-        made = Version.from_bytes(data, f"the record of {name}")
-        hint = Hint(made.number or 0, made.digest)
-        try:
-            self._backend.replace(hint_key(name), hint.to_bytes())
-        except (StorageError, ReadOnlyError) as error:
-            # The version stands and is durable; an error here would make callers push it twice.
-            import logging  # for this one line
-
-            logging.getLogger("policystore").warning(
-                "%s is pushed, but its hint could not be written, which only makes finding the "
-                "newest version slower: %s",
-                made.ref,
-                error,
-            )
-        return made
+        return self._pusher.push(encoded, version, name, Meter(progress))
 
     @overload
     def tag(self, ref: RefLike, tag: str) -> Version: ...
@@ -272,9 +238,9 @@ class PolicyStore:
     def _move_tag(
         self, name: str, tag: str, target: Version | None, when: When | None = None
     ) -> Version | None:
-        self._prove()
+        self._pusher.prove()
         return move_tag(
-            self._backend, name, tag, target, time=now(), author=default_author(), when=when
+            self._find, name, tag, target, time=now(), author=default_author(), when=when
         )
 
     def check_writable(self, call: str) -> None:
@@ -284,21 +250,18 @@ class PolicyStore:
                 f"{call}: {self!r} was opened to read only. Open it without read_only=True."
             )
 
-    def _ensure_store(self) -> None:
-        """Make the store if it is not there; refuse what is not one."""
-        if self._marked:
-            return
-        if not self._find.check_marker() and not self._backend.create(MARKER, marker_bytes()):
-            self._find.check_marker()
-        self._marked = True
-
     # Reading
 
-    def pull(self, ref: RefLike) -> Snapshot:
+    def pull(self, ref: RefLike, *, progress: Progress | None = None) -> Snapshot:
         """Fetch a policy; every byte is checked against its digest.
 
         On a local disk that only this user can write, large arrays are views of the page cache
         rather than copies.
+
+        Args:
+            ref: which.
+            progress: called now and then with the bytes of the policy that are here and those of
+                all of it; from any thread, one call at a time. What it raises ends this.
 
         Raises:
             InvalidInputError: not a ref.
@@ -308,25 +271,27 @@ class PolicyStore:
             FormatError: a record or object that is not of format 1.
             StorageError: the storage failed.
         """
-        parsed = as_ref(ref)
-        if not parsed.name:
-            return self._find.snapshot(parsed.digest)
-        version = self._find.version(parsed)
-        try:
-            return read_snapshot(self._backend, version.digest)
-        except NotFoundError as error:
-            raise IntegrityError(
-                f"{error}, though {version.ref} needs it: the store has lost it. Restore it from a "
-                "backup, or push the policy again from where you have it."
-            ) from None
+        return self._find.pull(as_ref(ref), Meter(progress))
 
-    def pull_many(self, refs: Iterable[RefLike]) -> dict[RefLike, Snapshot]:
-        """Fetch several policies concurrently, by ref; all of them or an error."""
+    def pull_many(
+        self, refs: Iterable[RefLike], *, progress: Progress | None = None
+    ) -> dict[RefLike, Snapshot]:
+        """Fetch several policies concurrently, by ref; all of them or an error.
+
+        Args:
+            refs: which.
+            progress: as of :meth:`pull`; what is still to come is known once a policy's own object
+                is here, so that the number of all bytes grows.
+        """
         listed = as_list(refs, "refs")
-        for ref in listed:
-            as_ref(ref)
-        wanted = list(dict.fromkeys(listed))
-        return dict(zip(wanted, in_parallel(self.pull, wanted, workers=_WORKERS), strict=True))
+        parsed = {ref: as_ref(ref) for ref in listed}
+        meter = Meter(progress)
+        found = in_parallel(
+            lambda ref: self._find.pull(ref, meter),
+            parsed.values(),
+            workers=max(_WORKERS, self._backend.parallel),
+        )
+        return dict(zip(parsed, found, strict=True))
 
     def resolve(self, ref: RefLike) -> Digest:
         """The digest that a ref means now.
@@ -364,7 +329,9 @@ class PolicyStore:
         for start in range(newest, oldest - 1, -_AT_ONCE):
             numbers = range(start, max(oldest, start - _AT_ONCE + 1) - 1, -1)
             found += in_parallel(
-                lambda number: self._find.read_version(name, number), numbers, workers=_WORKERS
+                lambda number: self._find.read_version(name, number),
+                numbers,
+                workers=max(_WORKERS, self._backend.parallel),
             )
         return found
 
@@ -389,11 +356,9 @@ class PolicyStore:
         return verify_store(self._backend)
 
 
-def _run(call: Callable[[], None]) -> None:
-    call()
-
-
-def _reopen(url: str, read_only: bool, options: StorageOptions | None = None) -> PolicyStore:
+def _reopen(
+    url: str, read_only: bool, options: StorageOptions | None = None, cache: CacheLike = None
+) -> PolicyStore:
     store = PolicyStore.__new__(PolicyStore)
-    store._open(url, options or StorageOptions(), read_only)
+    store._open(url, options or StorageOptions(), cache, read_only)
     return store

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable
 from typing import TypeAlias
 
-from policystore.backends.base import Backend
 from policystore.digest import digest_of
 from policystore.finding import Finder
 from policystore.names import tag_list
@@ -20,7 +19,7 @@ When: TypeAlias = Callable[[Version | None], bool]
 
 
 def move_tag(
-    backend: Backend,
+    find: Finder,
     name: str,
     tag: str,
     target: Version | None,
@@ -32,7 +31,7 @@ def move_tag(
     """Move a tag, or take it away, whoever else is moving it; its history is kept.
 
     Args:
-        backend: where.
+        find: looks at the store.
         name, tag: which.
         target: the version it is to point to; None to take it away.
         time, author: for the record.
@@ -43,7 +42,6 @@ def move_tag(
         Where the tag stands now.
     """
     nonce = secrets.token_hex(16)
-    find = Finder(backend)
 
     def make(number: int, before: bytes | None) -> bytes:
         if when is not None:
@@ -63,7 +61,7 @@ def move_tag(
         ).to_bytes()
 
     try:
-        tag_list(backend, name, tag).append(make, nonce)
+        tag_list(find.backend, name, tag).append(make, nonce)
     except _StaysError as stays:
         return stays.version
     return target

@@ -110,8 +110,7 @@ def folder_store(delay: float) -> Iterator[tuple[Any, Any]]:
         def __init__(self, url: str) -> None:
             super().__init__(url)
             slow: Any = Slow(self._backend, delay)
-            self._backend = slow
-            self._find._backend = slow
+            self._use(slow)
 
         def __reduce__(self) -> tuple[Any, ...]:
             return (SlowStore, (self.url,))

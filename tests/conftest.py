@@ -18,6 +18,14 @@ settings.register_profile("long", max_examples=2000, deadline=None, parent=setti
 settings.load_profile(os.environ.get("POLICYSTORE_HYPOTHESIS", "quick"))
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept in the cache of whoever runs the tests, nor found there; each has its own."""
+    caches = tmp_path_factory.getbasetemp() / "caches"
+    caches.mkdir(exist_ok=True)
+    monkeypatch.setenv("POLICYSTORE_CACHE", str(caches / uuid.uuid4().hex))
+
+
 @pytest.fixture
 def make_snapshot() -> Callable[..., Snapshot]:
     """Small snapshots that differ by their seed; ``large`` ones fall under the split rule."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -71,6 +72,9 @@ class Proxy:
         before: answers in the server's place, or lets a request through by None.
         lose: whether an answer is dropped after the server has applied the request.
         after: changes an answer on its way back.
+        quiet: seconds without another request that each one waits for, so that those which were
+            made at once overlap, however busy the machine is.
+        spans: when each request that was answered began and ended, in seconds.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -79,6 +83,9 @@ class Proxy:
         self.before: Meddle = lambda request: None
         self.lose: Callable[[Request], bool] = lambda request: False
         self.after: Callable[[Request, Answer], Answer] = lambda request, answer: answer
+        self.quiet = 0.0
+        self._last = 0.0
+        self.spans: list[tuple[float, float]] = []
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -113,7 +120,18 @@ class Proxy:
         lines, self.seen = [str(request) for request in self.seen], []
         return lines
 
+    def rounds(self) -> int:
+        """How many requests since the last call waited for one another: the longest chain of them
+        that did not overlap."""
+        spans, self.spans = sorted(self.spans, key=lambda span: span[1]), []
+        count, ended = 0, 0.0
+        for start, end in spans:
+            if start >= ended:
+                count, ended = count + 1, end
+        return count
+
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        started = time.monotonic()
         headers = {name.lower(): value for name, value in handler.headers.items()}
         if headers.get("expect", "").lower() == "100-continue":
             handler.send_response_only(100)
@@ -121,7 +139,11 @@ class Proxy:
         body = handler.rfile.read(int(headers.get("content-length", 0)))
         request = Request(handler.command, handler.path, headers, body)
         self.seen.append(request)
+        self._last = time.monotonic()
+        while (left := self._last + self.quiet - time.monotonic()) > 0:
+            time.sleep(left)
         answer = self.before(request) or self.after(request, self._pass_on(request))
+        self.spans.append((started, time.monotonic()))
         if self.lose(request):
             handler.close_connection = True
             handler.connection.close()

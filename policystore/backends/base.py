@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
+from policystore.progress import Moved
+
 __all__ = ["Backend", "Chunks", "Problems"]
 
 Chunks: TypeAlias = Sequence[bytes | memoryview]
@@ -27,13 +29,27 @@ class Backend(Protocol):
     def url(self) -> str:
         """What the user opened, for messages and pickles."""
 
-    def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+    @property
+    def parallel(self) -> int:
+        """How many calls at once are faster than one after the other; 1 where waiting is none."""
+
+    def get(
+        self,
+        key: str,
+        *,
+        limit: int | None = None,
+        share: bool = False,
+        size: int | None = None,
+        moved: Moved | None = None,
+    ) -> bytes | memoryview:
         """All bytes of a key, as a read-only buffer.
 
         Args:
             key: which.
             limit: raise FormatError, without reading it, if there are more bytes than this.
             share: allow a view of the storage itself where nobody else can change it.
+            size: how many bytes there are, where the caller knows; then many may come in parts.
+            moved: told of the parts, if they come in parts.
 
         Raises:
             NotFoundError: no such key.
@@ -49,11 +65,16 @@ class Backend(Protocol):
     def size(self, key: str) -> int | None:
         """Bytes of a key; None where there is no such key."""
 
-    def put(self, key: str, chunks: Chunks) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
         """Store immutable bytes under a key that is their address, durably.
 
         A reader sees all of them or nothing. If the key is there already with these bytes, it is
         made as durable as a new one and left alone; a damaged copy is replaced as a whole.
+
+        Args:
+            key: which.
+            chunks: the bytes, in pieces.
+            moved: told of the parts, if they go in parts.
         """
 
     def create(self, key: str, data: bytes) -> bool:

@@ -22,6 +22,7 @@ from policystore.backends.base import Chunks, Problems
 from policystore.errors import NotFoundError, StorageError
 from policystore.files import fsync_folder, mapped_errors, read_file, read_start, write_new
 from policystore.layout import NAMES, OBJECTS, TEMPORARY
+from policystore.progress import Moved
 
 __all__ = ["LocalBackend"]
 
@@ -48,13 +49,25 @@ class LocalBackend:
     def url(self) -> str:
         return str(self._root)
 
+    @property
+    def parallel(self) -> int:
+        return 1
+
     def location(self, key: str) -> str:
         return str(self._path(key))
 
     def _path(self, key: str) -> Path:
         return self._root / key
 
-    def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+    def get(
+        self,
+        key: str,
+        *,
+        limit: int | None = None,
+        share: bool = False,
+        size: int | None = None,
+        moved: Moved | None = None,
+    ) -> bytes | memoryview:
         path = self._path(key)
         try:
             with mapped_errors(f"reading {path}"):
@@ -78,7 +91,7 @@ class LocalBackend:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
-    def put(self, key: str, chunks: Chunks) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
         path = self._path(key)
         with self._writing(path):
             if self._holds(path, chunks):

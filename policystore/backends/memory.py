@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from policystore.backends.base import Chunks, Problems
 from policystore.errors import FormatError, NotFoundError
+from policystore.progress import Moved
 
 __all__ = ["MemoryBackend"]
 
@@ -33,7 +34,19 @@ class MemoryBackend:
     def url(self) -> str:
         return f"memory://{self._name}"
 
-    def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+    @property
+    def parallel(self) -> int:
+        return 1
+
+    def get(
+        self,
+        key: str,
+        *,
+        limit: int | None = None,
+        share: bool = False,
+        size: int | None = None,
+        moved: Moved | None = None,
+    ) -> bytes | memoryview:
         with self._space.lock:
             data = self._space.data.get(key)
         if data is None:
@@ -52,7 +65,7 @@ class MemoryBackend:
             data = self._space.data.get(key)
         return None if data is None else len(data)
 
-    def put(self, key: str, chunks: Chunks) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
         self.replace(key, b"".join(chunks))
 
     def create(self, key: str, data: bytes) -> bool:

@@ -25,24 +25,30 @@ from policystore.errors import (
     ReadOnlyError,
     StorageError,
 )
+from policystore.progress import Moved
 
-__all__ = ["RemoteBackend"]
+__all__ = ["RemoteBackend", "heavy"]
 
 _ATTEMPTS = 6
+_PARALLEL = 64  # requests at once
 _FIRST_PAUSE = 0.1  # seconds, doubled each time: about 3 in all
 
 _Out = TypeVar("_Out")
 
 # Around making a filesystem. Another thread may have held it when this process was forked.
 _LOCK = threading.Lock()
+# Around every body of a megabyte or more: however many objects move at once, so many bytes of them
+# are in memory twice.
+_HEAVY = threading.BoundedSemaphore(8)
 # Filesystems of the process that this one was forked from. Ending one would write into sockets
 # that both processes have.
 _INHERITED: list[Any] = []
 
 
 def _forked() -> None:
-    global _LOCK
+    global _LOCK, _HEAVY
     _LOCK = threading.Lock()
+    _HEAVY = threading.BoundedSemaphore(8)
     # fsspec itself does this in newer versions (2026.9 does, 2025.2 does not): the parent's event
     # loop, on which its calls would wait, is run by nobody in this process.
     if (asyn := sys.modules.get("fsspec.asyn")) is not None:
@@ -51,6 +57,11 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+
+def heavy() -> threading.BoundedSemaphore:
+    """To be held while the bytes of a large request are copied and sent."""
+    return _HEAVY
 
 
 class RemoteBackend:
@@ -73,12 +84,24 @@ class RemoteBackend:
     def url(self) -> str:
         return self._url
 
+    @property
+    def parallel(self) -> int:
+        return _PARALLEL
+
     def location(self, key: str) -> str:
         return f"{self._url}/{key}"
 
     # Reading
 
-    def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+    def get(
+        self,
+        key: str,
+        *,
+        limit: int | None = None,
+        share: bool = False,
+        size: int | None = None,
+        moved: Moved | None = None,
+    ) -> bytes | memoryview:
         ranged = {} if limit is None else {"start": 0, "end": limit + 1}
         data = self._attempt(
             "reading", key, lambda fs: bytes(fs.cat_file(self._path(fs, key), **ranged))
@@ -127,7 +150,7 @@ class RemoteBackend:
 
     # Writing
 
-    def put(self, key: str, chunks: Chunks) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
         raise self._cannot_write()
 
     def create(self, key: str, data: bytes) -> bool:

@@ -7,18 +7,25 @@ objects, which ask first. Names rest on ``If-None-Match: *`` alone: servers diff
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from typing import Any
 
+import numpy as np
+
 from policystore.backends.base import Chunks, Problems
-from policystore.backends.remote import RemoteBackend
-from policystore.errors import StorageError
+from policystore.backends.remote import RemoteBackend, heavy
+from policystore.errors import FormatError, PolicyStoreError, StorageError
+from policystore.parallel import in_parallel
+from policystore.progress import Moved
 
 __all__ = ["S3Backend"]
 
-_POOL = 64  # connections; s3fs's own 10 keep a hundred small reads waiting for one another
+_POOL = 96  # connections; s3fs's own 10 keep a hundred small reads waiting for one another
+_PART = 16 << 20  # bytes; larger objects move in parts
+_PARTS_AT_ONCE = 8
+_MAX_PARTS = 10_000  # that S3 takes of one object
 _ASK_FIRST = 1 << 20  # bytes; below this sending them costs no more than asking
-_MAX_PUT = 5 << 30  # bytes; the most that S3 takes in one request
 _BLOCK = 1 << 20
 _CONFIG: dict[str, Any] = {
     "max_pool_connections": _POOL,
@@ -42,13 +49,52 @@ class S3Backend(RemoteBackend):
 
     # Reading
 
-    def get(self, key: str, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+    def get(
+        self,
+        key: str,
+        *,
+        limit: int | None = None,
+        share: bool = False,
+        size: int | None = None,
+        moved: Moved | None = None,
+    ) -> bytes | memoryview:
+        if size is not None and size >= 2 * _PART:
+            return self._get_parts(key, size, moved)
         ranged = {} if limit is None else {"Range": f"bytes=0-{limit}"}
 
         def call(fs: Any) -> bytes:
             return bytes(_sync(fs, self._fetch, key, limit, ranged))
 
         return self._attempt("reading", key, call, answers={"empty": b""})
+
+    def _get_parts(self, key: str, size: int, moved: Moved | None) -> memoryview:
+        """A large object, several parts at a time, each straight to its place."""
+        whole = np.empty(size, np.uint8)
+
+        def fetch(start: int) -> None:
+            count = min(_PART, size - start)
+            part = self._part(key, start, count, size)
+            whole[start : start + count] = np.frombuffer(part, np.uint8)
+            if moved is not None:
+                moved(count)
+
+        in_parallel(fetch, range(0, size, _PART), workers=_PARTS_AT_ONCE)
+        # On the owner of the bytes: numpy lets nobody make arrays over them writeable again.
+        whole.flags.writeable = False
+        return whole.data
+
+    def _part(self, key: str, start: int, count: int, size: int) -> bytes:
+        ranged = {"Range": f"bytes={start}-{start + count - 1}"}
+
+        def call(fs: Any) -> bytes:
+            expected = f"bytes {start}-{start + count - 1}/{size}"
+            return bytes(_sync(fs, self._fetch, key, None, ranged, count, expected))
+
+        with heavy():
+            part = self._attempt("reading", key, call, answers={"empty": b""})
+        if len(part) != count:
+            raise FormatError(f"{self.location(key)} is cut short: {size} bytes belong there")
+        return part
 
     def head(self, key: str, count: int) -> bytes:
         ranged = {"Range": f"bytes=0-{count - 1}"}
@@ -59,13 +105,28 @@ class S3Backend(RemoteBackend):
         return self._attempt("reading", key, call, answers={"empty": b""})
 
     async def _fetch(
-        self, fs: Any, key: str, limit: int | None, ranged: dict[str, str], count: int | None = None
+        self,
+        fs: Any,
+        key: str,
+        limit: int | None,
+        ranged: dict[str, str],
+        count: int | None = None,
+        expected: str | None = None,
     ) -> bytes:
-        """The body of one GET; more bytes than ``limit`` are refused, than ``count`` left alone."""
+        """The body of one GET; more bytes than ``limit`` are refused, than ``count`` left alone.
+
+        ``expected`` is the range that the server has to say it sends, of an object of that length.
+        """
         answer = await fs._call_s3("get_object", **self._at(key), **ranged)
         body = answer["Body"]
         try:
-            whole = str(answer.get("ContentRange") or "").rpartition("/")[2]
+            sent = str(answer.get("ContentRange") or "")
+            if expected is not None and sent != expected:
+                raise FormatError(
+                    f"{self.location(key)}: asked for {expected}, the server sends "
+                    f"{sent or 'everything'}: another object stands there, or it ignores ranges"
+                )
+            whole = sent.rpartition("/")[2]
             size = int(whole) if whole.isdigit() else answer.get("ContentLength")
             if limit is not None and size is not None and size > limit:
                 raise self._too_long(key, limit, size)
@@ -130,25 +191,91 @@ class S3Backend(RemoteBackend):
 
     # Writing
 
-    def put(self, key: str, chunks: Chunks) -> None:
-        data = b"".join(chunks)
-        if len(data) > _MAX_PUT:
-            raise StorageError(
-                f"writing {self.location(key)}: {len(data)} bytes; S3 takes at most {_MAX_PUT} in "
-                "one object of one request"
-            )
-        if len(data) < _ASK_FIRST or not self._holds(key, data):
-            self.replace(key, data)
+    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
+        size = sum(memoryview(chunk).nbytes for chunk in chunks)
+        part = max(_PART, -(-size // _MAX_PARTS))
+        if size >= _ASK_FIRST and self._holds(key, chunks, size, part):
+            return
+        if size < 2 * part:
+            with heavy() if size >= _ASK_FIRST else nullcontext():
+                self.replace(key, b"".join(chunks))
+        else:
+            self._put_parts(key, chunks, size, part, moved)
 
-    def _holds(self, key: str, data: bytes) -> bool:
+    def _holds(self, key: str, chunks: Chunks, size: int, part: int) -> bool:
         """Whether these very bytes are there, as far as the server says; if in doubt, no."""
         found = self._head_object(key)
-        if found is None or found.get("ContentLength") != len(data):
+        if found is None or found.get("ContentLength") != size:
             return False
-        # The MD5 of an object written in one request, unless the server keeps it encrypted with
-        # a key of its key service: then it is no MD5 of anything, and the bytes are sent again.
-        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return str(found.get("ETag", "")).strip('"') == digest
+        # The MD5 of an object written in one request; of one that came in parts, the MD5 of their
+        # MD5s. Where the server keeps it encrypted with a key of its key service it is no MD5 of
+        # anything, and the bytes are sent again.
+        said = str(found.get("ETag", "")).strip('"')
+        starts = range(0, size, part)
+        if size < 2 * part:
+            return said == str(_md5(_pieces(chunks, 0, size)).hexdigest())
+        if not said.endswith(f"-{len(starts)}"):
+            return False
+        digests = (_md5(_pieces(chunks, start, part)).digest() for start in starts)
+        return said == f"{_md5(digests).hexdigest()}-{len(starts)}"
+
+    def _put_parts(
+        self, key: str, chunks: Chunks, size: int, part: int, moved: Moved | None
+    ) -> None:
+        """A large object in parts, several at a time; it appears whole, when all have come."""
+        request = self._at(key)
+
+        def begin(fs: Any) -> str:
+            return str(fs.call_s3("create_multipart_upload", **request)["UploadId"])
+
+        request["UploadId"] = self._attempt("writing", key, begin, writing=True)
+
+        def send(number: int) -> dict[str, Any]:
+            start = (number - 1) * part
+            with heavy():
+                data = b"".join(_pieces(chunks, start, part))
+
+                def call(fs: Any) -> str:
+                    return str(
+                        fs.call_s3("upload_part", **request, PartNumber=number, Body=data)["ETag"]
+                    )
+
+                etag = self._attempt("writing", key, call, writing=True)
+            if moved is not None:
+                moved(len(data))
+            return {"PartNumber": number, "ETag": etag}
+
+        try:
+            numbers = range(1, -(-size // part) + 1)
+            parts = in_parallel(send, numbers, workers=_PARTS_AT_ONCE)
+            self._complete(key, request, {"Parts": parts}, chunks, size, part)
+        except BaseException:
+            # What was sent would be kept, and paid for, until somebody looked for it.
+            with suppress(PolicyStoreError):
+                self._attempt(
+                    "writing", key, lambda fs: fs.call_s3("abort_multipart_upload", **request)
+                )
+            raise
+
+    def _complete(
+        self,
+        key: str,
+        request: dict[str, str],
+        parts: dict[str, Any],
+        chunks: Chunks,
+        size: int,
+        part: int,
+    ) -> None:
+        def call(fs: Any) -> None:
+            fs.call_s3("complete_multipart_upload", **request, MultipartUpload=parts)
+
+        try:
+            self._attempt("writing", key, call, writing=True)
+        except StorageError:
+            # The answer to a first try that was applied may have been lost: the upload is unknown
+            # then, and the object is there.
+            if not self._holds(key, chunks, size, part):
+                raise
 
     def replace(self, key: str, data: bytes) -> None:
         def call(fs: Any) -> None:
@@ -190,6 +317,26 @@ class S3Backend(RemoteBackend):
         self._bucket, root, _ = fs.split_path(self.url)  # which knows access points, too
         self._root = f"{root}/" if root else ""
         return fs
+
+
+def _md5(blocks: Iterable[bytes | memoryview]) -> Any:
+    found = hashlib.md5(usedforsecurity=False)
+    for block in blocks:
+        found.update(block)
+    return found
+
+
+def _pieces(chunks: Chunks, start: int, count: int) -> Iterator[memoryview]:
+    """``count`` bytes from ``start`` on of what the chunks are together, or what there is of it."""
+    for chunk in chunks:
+        view = memoryview(chunk)
+        if start >= view.nbytes:
+            start -= view.nbytes
+        elif count > 0:
+            piece = view[start : start + count]
+            yield piece
+            count -= piece.nbytes
+            start = 0
 
 
 def _sync(fs: Any, call: Any, *args: Any) -> Any:

@@ -25,12 +25,11 @@ class Faulty:
         self.fail: Callable[[str, str], Exception | None] = lambda call, key: None
         self.after: Callable[[str, str], Exception | None] = lambda call, key: None
         self.calls: list[tuple[str, str]] = []
-        store._backend = self  # type: ignore[assignment]
-        store._find._backend = self  # type: ignore[assignment]
+        store._use(self)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
         inner = getattr(self._inner, name)
-        if name in ("url", "location"):
+        if name in ("url", "location", "parallel"):
             return inner
 
         def call(key: str, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,129 @@
+"""A push: the store's marker, the objects, and last the record that makes them a version.
+
+Where requests take their time, what does not wait for one another goes at once: three in a row for
+a small policy, whatever the number of versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+
+from policystore.container import EncodedObject
+from policystore.digest import digest_of
+from policystore.encoding import EncodedPolicy
+from policystore.errors import ReadOnlyError, StorageError
+from policystore.finding import Finder
+from policystore.layout import MARKER, hint_key, object_key
+from policystore.names import NumberedList, Probe, version_list
+from policystore.parallel import beside, in_parallel
+from policystore.progress import Item, Meter
+from policystore.reading import Objects
+from policystore.records import Hint, Version, marker_bytes
+from policystore.telling import warn
+
+__all__ = ["Pusher"]
+
+
+class Pusher:
+    """Writes policies into one store; remembers what was seen of it, and nothing else.
+
+    Args:
+        objects: the objects of the store.
+        find: looks at the store.
+    """
+
+    def __init__(self, objects: Objects, find: Finder) -> None:
+        self._backend = objects.backend
+        self._find = find
+        self._at_once = self._backend.parallel > 1
+        self._marked = False
+        self._proved = False
+
+    def push(
+        self, encoded: EncodedPolicy, version: Version, name: str | None, meter: Meter
+    ) -> Version:
+        """Write the objects of a policy and, with a name, the record of its next version.
+
+        Args:
+            encoded: the policy.
+            version: its record, without number.
+            name: which name; None for a policy that is kept by digest alone.
+            meter: told of the bytes of the objects.
+        """
+        items = [*encoded.tensors.values(), encoded.policy]
+        meter.expect(sum(item.size for item in items))
+        upload = partial(self._upload, items, meter)
+        try:
+            if name is None:
+                self._ensure_store()
+                upload()
+                return version
+            versions = version_list(self._backend, name)
+            newest = None
+            if self._at_once:
+                hint = beside(self._ensure_store, versions.hinted, at_once=True)[1]
+                look = partial(self._look, versions, hint)
+                newest = beside(upload, look, at_once=True)[1]
+            else:
+                self._ensure_store()
+                upload()
+                self.prove()
+            return self._append(name, versions, version, newest)
+        except StorageError:
+            self._marked = False  # the store may be gone altogether: look again next time
+            raise
+
+    def _look(self, versions: NumberedList, hint: Hint | None) -> Probe:
+        return beside(partial(versions.newest, hint), self.prove, at_once=not self._proved)[0]
+
+    def _ensure_store(self) -> None:
+        """Make the store if it is not there; refuse what is not one."""
+        if self._marked:
+            return
+        if not self._find.check_marker() and not self._backend.create(MARKER, marker_bytes()):
+            self._find.check_marker()
+        self._marked = True
+
+    def _upload(self, items: Iterable[EncodedObject], meter: Meter) -> None:
+        *tensors, policy = items
+        in_parallel(partial(self._put, meter), tensors, workers=max(8, self._backend.parallel))
+        self._put(meter, policy)
+
+    def _put(self, meter: Meter, encoded: EncodedObject) -> None:
+        item = Item(meter, encoded.size)
+        self._backend.put(object_key(encoded.digest), encoded.chunks, moved=item.moved)
+        item.end()
+
+    def prove(self) -> None:
+        """Refuse names on a storage that does not create exclusively; asked once."""
+        if not self._proved:
+            self._backend.prove_create(MARKER, marker_bytes())
+            self._proved = True
+
+    def _append(
+        self, name: str, versions: NumberedList, version: Version, newest: Probe | None
+    ) -> Version:
+        def make(number: int, before: bytes | None) -> bytes:
+            previous = None if before is None else digest_of(before)
+            return replace(version, number=number, previous=previous).to_bytes()
+
+        def hint(record: bytes) -> None:
+            self._write_hint(name, Version.from_bytes(record, f"the record of {name}"))
+
+        data = versions.append(make, version.nonce, after=newest, then=hint)
+        return Version.from_bytes(data, f"the record of {name}")
+
+    def _write_hint(self, name: str, made: Version) -> None:
+        hint = Hint(made.number or 0, made.digest)
+        try:
+            self._backend.replace(hint_key(name), hint.to_bytes())
+        except (StorageError, ReadOnlyError) as error:
+            # The version stands and is durable; an error here would make callers push it twice.
+            warn(
+                "the hint of %s could not be written, which only makes finding the newest version "
+                "slower: %s",
+                name,
+                error,
+            )

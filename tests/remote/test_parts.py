@@ -1,0 +1,256 @@
+"""Large objects: in parts, several at once, with memory bounded; progress; one download a node."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from remote_server import Answer, Proxy, Request, client, error
+
+from policystore import IntegrityError, PolicyStore, Snapshot, Spec, StorageError
+from policystore.backends import remote, s3
+
+PART = 5 << 20  # bytes; the smallest that a server takes
+Make = Callable[..., Snapshot]
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_PART", PART)
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str) -> Iterator[Proxy]:
+    proxy = Proxy(s3_endpoint)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def store(proxy: Proxy, s3_bucket: str) -> PolicyStore:
+    return PolicyStore(
+        f"s3://{s3_bucket}/p", storage_options={"endpoint_url": proxy.endpoint}, cache=False
+    )
+
+
+@pytest.fixture(scope="module")
+def snap() -> Snapshot:
+    """One tensor of three parts and a bit, and one that goes in a single request."""
+    random = np.random.default_rng(0)
+    return Snapshot(
+        weights={
+            "large": random.standard_normal((4, 1 << 20), dtype=np.float32),
+            "small": random.standard_normal(1 << 18, dtype=np.float32),
+        },
+        spec=Spec(),
+    )
+
+
+def parts(proxy: Proxy) -> list[Request]:
+    return [request for request in proxy.seen if "partNumber" in request.path]
+
+
+def uploads(endpoint: str, bucket: str) -> list[Any]:
+    return list(client(endpoint).list_multipart_uploads(Bucket=bucket).get("Uploads", ()))
+
+
+def test_a_large_tensor_goes_and_comes_in_parts(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, snap: Snapshot
+) -> None:
+    moved: list[tuple[int, int]] = []
+    version = store.push(snap, "a", progress=lambda done, total: moved.append((done, total)))
+    assert version.objects is not None
+    total = sum(version.objects.values())
+    sizes = [len(request.body) for request in parts(proxy)]
+    assert len(sizes) == 4
+    assert sorted(sizes)[1:] == [PART] * 3
+    assert moved == sorted(moved)
+    assert len(moved) == 4 + 2
+    assert {of for _, of in moved} == {total}
+    assert moved[-1] == (total, total)
+    proxy.seen.clear()
+    store.push(snap, "a")
+    assert not [request for request in proxy.seen if len(request.body) >= 1 << 20]
+    proxy.seen.clear()
+    moved.clear()
+    found = store.pull("a", progress=lambda done, total: moved.append((done, total)))
+    assert found == snap
+    assert not found.weights["large"].flags.writeable
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        found.weights["large"].setflags(write=True)
+    ranged = [request.headers["range"] for request in proxy.seen if "objects" in request.path]
+    assert len([r for r in ranged if not r.startswith("bytes=0-")]) == 3
+    assert moved == sorted(moved)
+    assert moved[-1] == (total, total)
+
+
+def test_what_a_progress_callback_raises_ends_it(
+    store: PolicyStore, s3_bucket: str, s3_endpoint: str, snap: Snapshot
+) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            store.push(snap, "a", progress=stop)
+    assert uploads(s3_endpoint, s3_bucket) == []
+    assert store.names() == []
+    store.push(snap, "a")
+    with pytest.raises(KeyboardInterrupt):
+        store.pull("a", progress=stop)
+    assert store.pull("a") == snap
+
+
+@pytest.mark.parametrize("which", ["?uploads", "partNumber=2", "uploadId"])
+def test_an_answer_lost_on_the_way_of_an_upload(
+    store: PolicyStore,
+    proxy: Proxy,
+    s3_bucket: str,
+    s3_endpoint: str,
+    snap: Snapshot,
+    which: str,
+) -> None:
+    """Of its beginning, of a part, and of its end."""
+    lost: list[str] = []
+
+    def lose(request: Request) -> bool:
+        method = "PUT" if "partNumber" in which else "POST"
+        if request.method == method and which in request.path and not lost:
+            lost.append(request.path)
+            return True
+        return False
+
+    proxy.lose = lose
+    assert store.push(snap, "a").number == 1
+    assert lost
+    assert store.pull("a") == snap
+    assert len(store.log("a")) == 1
+
+
+def test_an_upload_that_fails_leaves_nothing_behind(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, snap: Snapshot
+) -> None:
+    def broken(request: Request) -> Answer | None:
+        return error(500, "InternalError") if "partNumber=3" in request.path else None
+
+    proxy.before = broken
+    with pytest.raises(StorageError):
+        store.push(snap, "a")
+    assert uploads(s3_endpoint, s3_bucket) == []
+    proxy.before = lambda request: None
+    store.push(snap, "a")
+    assert store.pull("a") == snap
+
+
+def test_another_object_in_its_place(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, snap: Snapshot
+) -> None:
+    version = store.push(snap, "a")
+    assert version.objects is not None
+    digest = max(version.objects, key=lambda digest: (version.objects or {})[digest]).hex
+    key = f"p/objects/{digest[:2]}/{digest}.safetensors"
+    raw = client(s3_endpoint)
+    data = raw.get_object(Bucket=s3_bucket, Key=key)["Body"].read()
+    flipped = data[:-1] + bytes([data[-1] ^ 1])
+    for other in (data + b"x", data[:-1], data[: PART // 2], b"", flipped):
+        raw.put_object(Bucket=s3_bucket, Key=key, Body=other)
+        with pytest.raises(IntegrityError, match="is damaged"):
+            store.pull("a")
+    store.push(snap, "a")
+    assert store.pull("a") == snap
+
+    def whole(request: Request, answer: Answer) -> Answer:
+        kept = {k: v for k, v in answer.headers.items() if k.lower() != "content-range"}
+        return Answer(answer.status, kept, answer.body)
+
+    proxy.after = whole
+    with pytest.raises(IntegrityError, match="ignores ranges"):
+        store.pull("a")
+
+
+def test_few_parts_are_in_memory_at_once(
+    s3_endpoint: str, proxy: Proxy, s3_bucket: str, store: PolicyStore
+) -> None:
+    """However many objects and parts there are to move."""
+    now = most = 0
+
+    def count(request: Request) -> Answer | None:
+        nonlocal now, most
+        now += len(request.body) >= 1 << 20
+        most = max(most, now)
+        return None
+
+    def discount(request: Request, answer: Answer) -> Answer:
+        nonlocal now
+        now -= len(request.body) >= 1 << 20
+        return answer
+
+    proxy.before, proxy.after, proxy.quiet = count, discount, 0.02
+    random = np.random.default_rng(1)
+    snap = Snapshot(
+        weights={
+            f"w{n}": random.standard_normal((1 + n % 4) << 18, dtype=np.float32) for n in range(24)
+        },
+        spec=Spec(),
+    )
+    store.push(snap, "a")
+    assert 1 < most <= 8
+    assert store.pull("a") == snap
+
+
+def test_a_hundred_pulls_wait_together(
+    store: PolicyStore, proxy: Proxy, make_snapshot: Make
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        versions = list(pool.map(store.push, map(make_snapshot, range(100))))
+    store.pull(versions[0])
+    proxy.quiet = 0.05
+    proxy.rounds()
+    assert len(store.pull_many(versions)) == 100
+    assert proxy.rounds() <= 100 / 10
+
+
+def test_many_processes_that_pull_one_policy_download_it_once(
+    proxy: Proxy, s3_bucket: str, store: PolicyStore, make_snapshot: Make, tmp_path: Any
+) -> None:
+    version = store.push(make_snapshot(1, large=True), "a")
+    program = """
+        import os, sys
+        from policystore import PolicyStore
+        url, endpoint, cache, digest = sys.argv[1:]
+        store = PolicyStore(url, storage_options={"endpoint_url": endpoint}, cache=cache)
+        store.names()  # imports, before the fork, what takes long
+        ready, go = os.pipe(), os.pipe()
+        children = []
+        for _ in range(32):
+            child = os.fork()
+            if not child:
+                os.close(go[1])
+                store.names()
+                os.write(ready[1], b"r")
+                os.read(go[0], 1)  # until all are there
+                snap = store.pull(digest)
+                os._exit(0 if str(snap.digest) == digest else 3)
+            children.append(child)
+        for _ in children:
+            os.read(ready[0], 1)
+        os.close(go[1])
+        print({os.waitpid(child, 0)[1] for child in children})
+    """
+    proxy.seen.clear()
+    proxy.quiet = 0.1
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), store.url, proxy.endpoint,
+         str(tmp_path / "cache"), str(version.digest)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "{0}", done.stderr
+    fetched = [request.path for request in proxy.seen if "/objects/" in request.path]
+    assert len(fetched) == len(set(fetched)) == 3
