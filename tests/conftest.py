@@ -53,9 +53,13 @@ def make_snapshot() -> Callable[..., Snapshot]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """One S3 server on loopback for all tests of a session, ended by its handle."""
+    """One S3 server on loopback for all tests of a session: the one that was started for them
+    (scripts/ceph.py), or moto's."""
     import remote_server
 
+    if given := os.environ.get("POLICYSTORE_TEST_S3"):
+        yield given
+        return
     with remote_server.moto_server() as endpoint:
         yield endpoint
 

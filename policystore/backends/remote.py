@@ -27,7 +27,7 @@ from policystore.errors import (
 )
 from policystore.progress import Moved
 
-__all__ = ["RemoteBackend", "heavy"]
+__all__ = ["RemoteBackend", "heavy", "parted"]
 
 _ATTEMPTS = 6
 _PARALLEL = 64  # requests at once
@@ -40,15 +40,19 @@ _LOCK = threading.Lock()
 # Around every body of a megabyte or more: however many objects move at once, so many bytes of them
 # are in memory twice.
 _HEAVY = threading.BoundedSemaphore(8)
+# Around every object that moves in parts: one after the other, so that what was cut off and is run
+# again finds some of them whole.
+_PARTED = threading.BoundedSemaphore(2)
 # Filesystems of the process that this one was forked from. Ending one would write into sockets
 # that both processes have.
 _INHERITED: list[Any] = []
 
 
 def _forked() -> None:
-    global _LOCK, _HEAVY
+    global _LOCK, _HEAVY, _PARTED
     _LOCK = threading.Lock()
     _HEAVY = threading.BoundedSemaphore(8)
+    _PARTED = threading.BoundedSemaphore(2)
     # fsspec itself does this in newer versions (2026.9 does, 2025.2 does not): the parent's event
     # loop, on which its calls would wait, is run by nobody in this process.
     if (asyn := sys.modules.get("fsspec.asyn")) is not None:
@@ -62,6 +66,11 @@ if hasattr(os, "register_at_fork"):
 def heavy() -> threading.BoundedSemaphore:
     """To be held while the bytes of a large request are copied and sent."""
     return _HEAVY
+
+
+def parted() -> threading.BoundedSemaphore:
+    """To be held while an object moves in parts."""
+    return _PARTED
 
 
 class RemoteBackend:

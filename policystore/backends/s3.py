@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from policystore.backends.base import Chunks, Problems
-from policystore.backends.remote import RemoteBackend, heavy
+from policystore.backends.remote import RemoteBackend, heavy, parted
 from policystore.errors import FormatError, PolicyStoreError, StorageError
 from policystore.parallel import in_parallel
 from policystore.progress import Moved
@@ -59,7 +59,8 @@ class S3Backend(RemoteBackend):
         moved: Moved | None = None,
     ) -> bytes | memoryview:
         if size is not None and size >= 2 * _PART:
-            return self._get_parts(key, size, moved)
+            with parted():
+                return self._get_parts(key, size, moved)
         ranged = {} if limit is None else {"Range": f"bytes=0-{limit}"}
 
         def call(fs: Any) -> bytes:
@@ -200,7 +201,8 @@ class S3Backend(RemoteBackend):
             with heavy() if size >= _ASK_FIRST else nullcontext():
                 self.replace(key, b"".join(chunks))
         else:
-            self._put_parts(key, chunks, size, part, moved)
+            with parted():
+                self._put_parts(key, chunks, size, part, moved)
 
     def _holds(self, key: str, chunks: Chunks, size: int, part: int) -> bool:
         """Whether these very bytes are there, as far as the server says; if in doubt, no."""

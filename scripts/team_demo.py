@@ -1,0 +1,234 @@
+"""Two people on one bucket: push, tag, pull, move the tag, and a key that may only read.
+
+    ./.venv/bin/python scripts/team_demo.py
+
+Ann and Ben have homes and caches of their own, and each step is a process of its own. The bucket is
+on moto's server, which checks keys as S3 does, unless these name another:
+
+    POLICYSTORE_DEMO_BUCKET                a bucket that is there; a prefix of its own is used
+    POLICYSTORE_DEMO_ENDPOINT              the server's URL, if it is not AWS
+    AWS_ACCESS_KEY_ID, …                   as usual
+    POLICYSTORE_DEMO_READER_KEY, …_SECRET  a key that may only read; without it no such step
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+READ_ONLY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": "*"}
+    ],
+}
+ALL = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
+}
+
+
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal, and the callback that moves it."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = ("  {task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns) as shown:
+        task = shown.add_task(what)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def policy(seed: int) -> Any:
+    """A policy with a frozen encoder of 48 MiB, which all of them share, and a head."""
+    from policystore import Snapshot, Spec
+
+    frozen, head = np.random.default_rng(0), np.random.default_rng(seed)
+    return Snapshot(
+        weights={
+            "encoder.weight": frozen.standard_normal((12, 1 << 20), dtype=np.float32),
+            "head.weight": head.standard_normal((8, 64), dtype=np.float32),
+        },
+        spec=Spec(),
+    )
+
+
+def ann_pushes(store: Any) -> None:
+    for seed in (1, 2):
+        with bar(f"push {seed}") as progress:
+            version = store.push(
+                policy(seed),
+                "soccer/main",
+                metrics={"return": 10.0 * seed},
+                message=f"run {seed}",
+                progress=progress,
+            )
+        print(f"  {version.ref}  {version.digest.short}  return {version.metrics['return']}")
+    store.tag("soccer/main@1", "champion")
+    print("  champion -> soccer/main@1")
+
+
+def pulls_champion(store: Any) -> None:
+    began = time.monotonic()
+    with bar("pull") as progress:
+        snap = store.pull("soccer/main@champion", progress=progress)
+    version = next(v for v in store.log("soccer/main") if v.digest == snap.digest)
+    print(f"  champion is {version.ref} by {version.author}, in {time.monotonic() - began:.2f} s")
+    folder = Path.home() / ".cache" / "policystore" / "objects"
+    kept = [path.stat().st_size for path in folder.rglob("*.safetensors")]
+    print(f"  in {Path.home().name}'s cache: {len(kept)} objects, {sum(kept) / 2**20:.0f} MiB")
+
+
+def ben_moves(store: Any) -> None:
+    better = max(store.log("soccer/main"), key=lambda version: version.metrics["return"])
+    store.tag(better, "champion")
+    print(f"  champion -> {better.ref}")
+
+
+def reads_only(store: Any) -> None:
+    print(f"  names: {store.names()}, versions: {len(store.log('soccer/main'))}")
+    print(f"  {store.verify()}")
+    refused("push", lambda: store.push(policy(3), "soccer/main"))
+    refused("tag", lambda: store.tag("soccer/main@1", "champion"))
+    print(f"  versions: {len(store.log('soccer/main'))}, as before")
+
+
+def refused(what: str, call: Callable[[], Any]) -> None:
+    from policystore import ReadOnlyError
+
+    try:
+        call()
+    except ReadOnlyError as error:
+        print(f"  {what}: ReadOnlyError: {str(error).partition(': ')[2]}")
+    else:
+        raise SystemExit(f"error: {what} with a key that may only read went through")
+
+
+STEPS = {step.__name__: step for step in (ann_pushes, pulls_champion, ben_moves, reads_only)}
+
+
+def main() -> int:
+    if len(sys.argv) == 4:
+        from policystore import PolicyStore
+
+        step, url, options = sys.argv[1:]
+        STEPS[step](PolicyStore(url, storage_options=json.loads(options)))
+        return 0
+    with contextlib.ExitStack() as stack:
+        homes = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bucket = os.environ.get("POLICYSTORE_DEMO_BUCKET")
+        if bucket:
+            endpoint = os.environ.get("POLICYSTORE_DEMO_ENDPOINT")
+            options = {"endpoint_url": endpoint} if endpoint else {}
+            team: dict[str, str] = {}
+            reader = {
+                "key": os.environ.get("POLICYSTORE_DEMO_READER_KEY", ""),
+                "secret": os.environ.get("POLICYSTORE_DEMO_READER_SECRET", ""),
+            }
+        else:
+            bucket = "team"
+            options, team, reader = stack.enter_context(moto(bucket))
+        url = f"s3://{bucket}/demo-{uuid.uuid4().hex[:8]}"
+
+        def run(who: str, what: str, step: str, keys: dict[str, str]) -> None:
+            print(f"\n{who} {what}", flush=True)
+            home = homes / who
+            home.mkdir(exist_ok=True)
+            env = {**os.environ, "HOME": str(home), "POLICYSTORE_AUTHOR": who}
+            for name in ("POLICYSTORE_CACHE", "XDG_CACHE_HOME"):
+                env.pop(name, None)
+            command = [sys.executable, __file__, step, url, json.dumps({**options, **keys})]
+            subprocess.run(command, env=env, check=True)
+
+        print(f"The store is {url}")
+        run("ann", "pushes two versions and names the champion", "ann_pushes", team)
+        run("ben", "pulls the champion, with nothing in the cache", "pulls_champion", team)
+        run("ben", "pulls it again", "pulls_champion", team)
+        run("ben", "finds a better one", "ben_moves", team)
+        run("ann", "pulls the champion", "pulls_champion", team)
+        run("ben", "pulls it: the encoder is there already", "pulls_champion", team)
+        if reader["key"]:
+            run("cleo", "has a key that may only read", "reads_only", reader)
+    return 0
+
+
+@contextlib.contextmanager
+def moto(bucket: str) -> Iterator[tuple[dict[str, str], dict[str, str], dict[str, str]]]:
+    """Moto's server with a bucket, in a process of its own: options, a key for all, one to read.
+
+    From the fifth request on it checks keys: four are needed for the bucket, and for a user who may
+    do everything.
+    """
+    import boto3
+
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        env={**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "4"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        endpoint = f"http://127.0.0.1:{port}"
+        await_port(port, server)
+
+        def client(service: str, keys: dict[str, str]) -> Any:
+            return boto3.client(
+                service,
+                endpoint_url=endpoint,
+                aws_access_key_id=keys["key"],
+                aws_secret_access_key=keys["secret"],
+                region_name="us-east-1",
+            )
+
+        def user(iam: Any, name: str, rights: dict[str, Any]) -> dict[str, str]:
+            iam.create_user(UserName=name)
+            iam.put_user_policy(
+                UserName=name, PolicyName="rights", PolicyDocument=json.dumps(rights)
+            )
+            made = iam.create_access_key(UserName=name)["AccessKey"]
+            return {"key": made["AccessKeyId"], "secret": made["SecretAccessKey"]}
+
+        nobody = {"key": "x", "secret": "x"}
+        client("s3", nobody).create_bucket(Bucket=bucket)
+        team = user(client("iam", nobody), "team", ALL)
+        reader = user(client("iam", team), "reader", READ_ONLY)
+        yield {"endpoint_url": endpoint}, team, reader
+    finally:
+        server.kill()
+        server.wait()
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        return int(made.getsockname()[1])
+
+
+def await_port(port: int, server: subprocess.Popen[bytes]) -> None:
+    import socket
+
+    end = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        if server.poll() is not None or time.monotonic() > end:
+            raise SystemExit("error: moto's server did not start")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
