@@ -175,6 +175,7 @@ def test_the_least_recently_used_go(origin: PolicyStore, folder: Path, make_snap
         os.utime(files_of(folder, version), (at, at))
         store.pull(versions[0])  # used again each time
         assert sum(path.stat().st_size for path in files(folder)) <= limit
+    assert len([key for key in fetched if versions[0].digest.hex in key]) == 1
     fetched.clear()
     for version in (versions[0], versions[-1]):
         store.pull(version)

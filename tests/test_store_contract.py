@@ -777,6 +777,21 @@ class TestS3(StoreContract):
         for key in ("other.txt", "league/other.txt", "league/nested-too/policystore.json"):
             self.client.put_object(Bucket=self.bucket, Key=key, Body=b"x")
 
+    def test_a_push_that_was_cut_off_leaves_a_hint_one_ahead(
+        self, store: PolicyStore, make_snapshot: Make
+    ) -> None:
+        for seed in range(3):
+            store.push(make_snapshot(seed), "a")
+        self.raw_delete("names/a/@versions/0000000003.json")
+        assert self.open().resolve("a") == make_snapshot(1).digest
+        assert self.open().pull("a") == make_snapshot(1)
+        assert store.verify().ok
+        self.raw_delete("names/a/@versions/0000000002.json")
+        assert "the hint knows of this version" in str(store.verify())
+        assert self.open().push(make_snapshot(7), "a").number == 2
+        assert self.open().pull("a") == make_snapshot(7)
+        assert store.verify().ok
+
     @pytest.mark.long
     def test_every_kind_of_fault_is_found(self, store: PolicyStore, make_snapshot: Make) -> None:
         super().test_every_kind_of_fault_is_found(store, make_snapshot)

@@ -117,8 +117,14 @@ def test_an_answer_lost_on_the_way_of_an_upload(
     snap: Snapshot,
     which: str,
 ) -> None:
-    """Of its beginning, of a part, and of its end."""
+    """Of its beginning, of a part, and of its end, after which a server may not know it any more."""
     lost: list[str] = []
+
+    def forget(request: Request) -> Answer | None:
+        ending = request.method == "POST" and "uploadId" in request.path
+        return error(404, "NoSuchUpload") if ending and request.path in lost else None
+
+    proxy.before = forget
 
     def lose(request: Request) -> bool:
         method = "PUT" if "partNumber" in which else "POST"
