@@ -91,11 +91,13 @@ class NodeCache:
         path = self._path(digest)
         try:
             data = read_file(path, limit=limit, share=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, FormatError, StorageError) as error:
             if not self._broken:
                 warn("%s cannot be read and is fetched again: %s", path, error)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return None
         found = digest_of(data)
         if found != digest:
@@ -162,22 +164,33 @@ class NodeCache:
         size = memoryview(data).nbytes
         if size > self.max_bytes or not self._usable():
             return
-        path = self._path(digest)
-        temporary = self.folder / "tmp" / secrets.token_hex(16)
         try:
-            self._make_room(size)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            # Not flushed: what a power cut leaves is checked when it is read.
-            write_new(temporary, [data], mode=0o400, flush=False)
             try:
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+                self._write(digest, data, size)
+            except FileNotFoundError:
+                # Somebody cleared the cache away; the next one begins anew.
+                self._ready = False
+                if self._usable():
+                    self._write(digest, data, size)
         except OSError as error:
             self._give_up(error)
 
+    def _write(self, digest: Digest, data: bytes | memoryview, size: int) -> None:
+        path = self._path(digest)
+        temporary = self.folder / "tmp" / secrets.token_hex(16)
+        self._make_room(size)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        # Not flushed: what a power cut leaves is checked when it is read.
+        write_new(temporary, [data], mode=0o400, flush=False)
+        try:
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def _usable(self) -> bool:
         """Whether anything is to be written here; makes the folders when it is first asked."""
+        if self._ready and not (self.folder / "locks").is_dir():
+            self._ready = False  # somebody cleared it away; a lock would make it for all to read
         if not self._ready and not self._broken:
             try:
                 _make_private(self.folder)

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -195,6 +196,39 @@ def test_one_larger_than_the_cache_stays_outside(
     store, _ = cached(origin, NodeCache(folder, max_bytes=10))
     assert store.pull("a") == make_snapshot(1)
     assert files(folder) == []
+
+
+def test_a_cache_that_is_cleared_away_begins_anew(
+    origin: PolicyStore, folder: Path, make_snapshot: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed in range(3):
+        origin.push(make_snapshot(seed), "a")
+    store, fetched = cached(origin, folder)
+    store.pull("a@1")
+    shutil.rmtree(folder)
+    for _ in range(2):
+        assert store.pull("a@2") == make_snapshot(1)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    shutil.rmtree(folder / "objects")
+    for _ in range(2):
+        assert store.pull("a@3") == make_snapshot(2)
+    assert len(fetched) == 3
+    assert warnings(caplog) == []
+
+
+def test_a_file_where_the_cache_should_be_costs_one_warning(
+    origin: PolicyStore, folder: Path, make_snapshot: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write_text("mine")
+    origin.push(make_snapshot(1), "a")
+    for cache in (folder, folder / "below"):
+        caplog.clear()
+        store, _ = cached(origin, cache)
+        for _ in range(2):
+            assert store.pull("a") == make_snapshot(1)
+        (told,) = warnings(caplog)
+        assert "going on without the cache" in told
+    assert folder.read_text() == "mine"
 
 
 @pytest.mark.parametrize("call", ["write", "open", "replace", "mkdir"])
