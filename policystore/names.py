@@ -121,7 +121,7 @@ class NumberedList:
         nonce: str,
         *,
         after: Probe | None = None,
-        then: Callable[[bytes], None] | None = None,
+        then: Callable[[int], None] | None = None,
     ) -> bytes:
         """Create the next number, whoever else is creating.
 
@@ -130,8 +130,8 @@ class NumberedList:
                 that somebody else took. What it raises ends this, with nothing created.
             nonce: what the record holds as its nonce, by which it is known again.
             after: the newest number, where the caller has just looked.
-            then: called with the record when it stands; where requests take their time, with each
-                that is tried, at the same time.
+            then: called with the number when its record stands; where requests take their time,
+                with each that is tried, at the same time.
 
         Returns:
             The bytes of the record that now stands.
@@ -147,7 +147,7 @@ class NumberedList:
             created = (
                 create()
                 if along is None
-                else beside(create, partial(along, stands), at_once=True)[0]
+                else beside(create, partial(along, number), at_once=True)[0]
             )
             if not created:
                 previous = self.read(number)
@@ -156,7 +156,7 @@ class NumberedList:
                 # Refused because of our own first try, whose answer was lost on the way.
                 stands = previous
             if then is not None and along is None:
-                then(stands)
+                then(number)
             return stands
         raise StorageError(f"{self.backend.location(self.key(number))}: no numbers are left")
 

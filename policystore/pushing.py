@@ -61,22 +61,17 @@ class Pusher:
                 upload()
                 return version
             versions = version_list(self._backend, name)
-            newest = None
-            if self._at_once:
-                hint = beside(self._ensure_store, versions.hinted, at_once=True)[1]
-                look = partial(self._look, versions, hint)
-                newest = beside(upload, look, at_once=True)[1]
-            else:
-                self._ensure_store()
-                upload()
-                self.prove()
+            _, hint = beside(self._ensure_store, versions.hinted, at_once=self._at_once)
+            look = partial(self._look, versions, hint)
+            _, newest = beside(upload, look, at_once=self._at_once)
             return self._append(name, versions, version, newest)
         except StorageError:
             self._marked = False  # the store may be gone altogether: look again next time
             raise
 
     def _look(self, versions: NumberedList, hint: Hint | None) -> Probe:
-        return beside(partial(versions.newest, hint), self.prove, at_once=not self._proved)[0]
+        at_once = self._at_once and not self._proved
+        return beside(partial(versions.newest, hint), self.prove, at_once=at_once)[0]
 
     def _ensure_store(self) -> None:
         """Make the store if it is not there; refuse what is not one."""
@@ -103,20 +98,19 @@ class Pusher:
             self._proved = True
 
     def _append(
-        self, name: str, versions: NumberedList, version: Version, newest: Probe | None
+        self, name: str, versions: NumberedList, version: Version, newest: Probe
     ) -> Version:
         def make(number: int, before: bytes | None) -> bytes:
             previous = None if before is None else digest_of(before)
             return replace(version, number=number, previous=previous).to_bytes()
 
-        def hint(record: bytes) -> None:
-            self._write_hint(name, Version.from_bytes(record, f"the record of {name}"))
+        def hint(number: int) -> None:
+            self._write_hint(name, Hint(number, version.digest))
 
         data = versions.append(make, version.nonce, after=newest, then=hint)
         return Version.from_bytes(data, f"the record of {name}")
 
-    def _write_hint(self, name: str, made: Version) -> None:
-        hint = Hint(made.number or 0, made.digest)
+    def _write_hint(self, name: str, hint: Hint) -> None:
         try:
             self._backend.replace(hint_key(name), hint.to_bytes())
         except (StorageError, ReadOnlyError) as error:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from policystore import NotFoundError
 from policystore.backends.memory import MemoryBackend
 from policystore.digest import Digest
 from policystore.layout import MAX_NUMBER, hint_key, version_key
@@ -16,7 +17,7 @@ NONE = Digest("0" * 64)
 
 
 class Numbers(MemoryBackend):
-    """Holds the numbers up to one; counts how often it is asked, and in how many rounds."""
+    """Holds the numbers up to one; counts how often it is asked."""
 
     def __init__(self, newest: int, parallel: int) -> None:
         super().__init__("numbers")
@@ -33,8 +34,6 @@ class Numbers(MemoryBackend):
 
     def get(self, key: str, **kwargs: object) -> bytes:
         if self.size(key) is None:
-            from policystore import NotFoundError
-
             raise NotFoundError(key)
         return f"record {key[-15:-5]}".encode()
 

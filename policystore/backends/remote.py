@@ -36,23 +36,30 @@ _FIRST_PAUSE = 0.1  # seconds, doubled each time: about 3 in all
 _Out = TypeVar("_Out")
 
 # Around making a filesystem. Another thread may have held it when this process was forked.
-_LOCK = threading.Lock()
+_LOCK: threading.Lock
 # Around every body of a megabyte or more: however many objects move at once, so many bytes of them
 # are in memory twice.
-_HEAVY = threading.BoundedSemaphore(8)
+_HEAVY: threading.BoundedSemaphore
 # Around every object that moves in parts: one after the other, so that what was cut off and is run
 # again finds some of them whole.
-_PARTED = threading.BoundedSemaphore(2)
+_PARTED: threading.BoundedSemaphore
 # Filesystems of the process that this one was forked from. Ending one would write into sockets
 # that both processes have.
 _INHERITED: list[Any] = []
 
 
-def _forked() -> None:
+def _renew_locks() -> None:
     global _LOCK, _HEAVY, _PARTED
     _LOCK = threading.Lock()
     _HEAVY = threading.BoundedSemaphore(8)
     _PARTED = threading.BoundedSemaphore(2)
+
+
+_renew_locks()
+
+
+def _forked() -> None:
+    _renew_locks()
     # fsspec itself does this in newer versions (2026.9 does, 2025.2 does not): the parent's event
     # loop, on which its calls would wait, is run by nobody in this process.
     if (asyn := sys.modules.get("fsspec.asyn")) is not None:

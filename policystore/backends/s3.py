@@ -85,23 +85,23 @@ class S3Backend(RemoteBackend):
         return whole.data
 
     def _part(self, key: str, start: int, count: int, size: int) -> bytes:
-        ranged = {"Range": f"bytes={start}-{start + count - 1}"}
-
-        def call(fs: Any) -> bytes:
-            expected = f"bytes {start}-{start + count - 1}/{size}"
-            return bytes(_sync(fs, self._fetch, key, None, ranged, count, expected))
-
         with heavy():
-            part = self._attempt("reading", key, call, answers={"empty": b""})
+            part = self._range(key, start, count, size)
         if len(part) != count:
             raise FormatError(f"{self.location(key)} is cut short: {size} bytes belong there")
         return part
 
     def head(self, key: str, count: int) -> bytes:
-        ranged = {"Range": f"bytes=0-{count - 1}"}
+        return self._range(key, 0, count)
+
+    def _range(self, key: str, start: int, count: int, size: int | None = None) -> bytes:
+        """``count`` bytes from ``start`` on, of an object that has ``size`` if that is given."""
+        span = f"{start}-{start + count - 1}"
+        expected = None if size is None else f"bytes {span}/{size}"
 
         def call(fs: Any) -> bytes:
-            return bytes(_sync(fs, self._fetch, key, None, ranged, count))
+            ranged = {"Range": f"bytes={span}"}
+            return bytes(_sync(fs, self._fetch, key, None, ranged, count, expected))
 
         return self._attempt("reading", key, call, answers={"empty": b""})
 

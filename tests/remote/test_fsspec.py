@@ -20,7 +20,6 @@ from policystore import (
     Snapshot,
     StorageError,
 )
-from policystore.backends import remote
 
 Make = Callable[..., Snapshot]
 
@@ -46,10 +45,7 @@ class Attic(MemoryFileSystem):
 
 
 @pytest.fixture
-def attic(
-    tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[PolicyStore]:
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
+def attic(tmp_path: Path, make_snapshot: Make) -> Iterator[PolicyStore]:
     fsspec.register_implementation("attic", Attic, clobber=True)
     local = PolicyStore(tmp_path)
     local.push(make_snapshot(0), "a")

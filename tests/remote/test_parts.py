@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from remote_server import Answer, Proxy, Request, client, error
 
 from policystore import IntegrityError, PolicyStore, Snapshot, Spec, StorageError
-from policystore.backends import remote, s3
+from policystore.backends import s3
 
 PART = 5 << 20  # bytes; the smallest that a server takes
 Make = Callable[..., Snapshot]
@@ -23,21 +23,6 @@ Make = Callable[..., Snapshot]
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "_PART", PART)
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
-
-
-@pytest.fixture
-def proxy(s3_endpoint: str) -> Iterator[Proxy]:
-    proxy = Proxy(s3_endpoint)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def store(proxy: Proxy, s3_bucket: str) -> PolicyStore:
-    return PolicyStore(
-        f"s3://{s3_bucket}/p", storage_options={"endpoint_url": proxy.endpoint}, cache=False
-    )
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,27 +32,9 @@ from policystore import (
     Spec,
     StorageError,
 )
-from policystore.backends import remote
 
 Make = Callable[..., Snapshot]
 RECORD = "names/a/@versions/"
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
-
-
-@pytest.fixture
-def proxy(s3_endpoint: str) -> Iterator[Proxy]:
-    proxy = Proxy(s3_endpoint)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def store(proxy: Proxy, s3_bucket: str) -> PolicyStore:
-    return open_store(proxy, s3_bucket)
 
 
 def open_store(proxy: Proxy, bucket: str, **kwargs: Any) -> PolicyStore:

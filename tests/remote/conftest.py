@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from remote_server import Proxy
+
+from policystore import PolicyStore
+from policystore.backends import remote
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str) -> Iterator[Proxy]:
+    proxy = Proxy(s3_endpoint)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def store(proxy: Proxy, s3_bucket: str) -> PolicyStore:
+    """A bucket seen through the proxy, with nothing kept on this side of it."""
+    return PolicyStore(
+        f"s3://{s3_bucket}/p", storage_options={"endpoint_url": proxy.endpoint}, cache=False
+    )
