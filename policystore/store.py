@@ -46,8 +46,9 @@ class PolicyStore:
     against its digest; concurrent writers of one name lose nothing.
 
     Args:
-        url: a folder, ``file:///folder``, ``s3://bucket/prefix``, or ``memory://anything`` for a
-            store in this process. What else fsspec knows, such as ``https://``, is read only.
+        url: a folder, ``file:///folder``, ``s3://bucket/prefix`` (``gs://`` and ``az://`` with
+            gcsfs and adlfs installed), or ``memory://anything`` for a store in this process. What
+            else fsspec knows, such as ``https://``, is read only.
         storage_options: what the filesystem of a remote store is opened with, as s3fs takes it:
             ``endpoint_url``, ``key``, ``secret``, ``profile``, … Never shown or pickled where it
             is a secret.

@@ -42,6 +42,7 @@ ORDER = [
     "backends.remote_errors",
     "backends.remote",
     "backends.s3",
+    "backends.clouds",
     "backends.opening",
     "cache",
     "names",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import blake3
+import clouds
 import numpy as np
 import pytest
 import remote_server
@@ -764,6 +765,27 @@ class TestLocal(StoreContract):
 
     def raw_delete(self, key: str) -> None:
         (self.root / key).unlink()
+
+
+class TestCloud(StoreContract):
+    """A filesystem of fsspec that creates exclusively."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clouds.install(monkeypatch)
+        self.root, self.url = "/bucket/league/", "gs://bucket/league"
+
+    def raw_keys(self) -> set[str]:
+        return {key.removeprefix(self.root) for key in clouds.Cloud.store}
+
+    def raw_read(self, key: str) -> bytes:
+        return bytes(clouds.Cloud.store[self.root + key].getvalue())
+
+    def raw_write(self, key: str, data: bytes) -> None:
+        clouds.Cloud().pipe_file(self.root + key, data)
+
+    def raw_delete(self, key: str) -> None:
+        del clouds.Cloud.store[self.root + key]
 
 
 class TestS3(StoreContract):

@@ -7,6 +7,7 @@ import os
 from urllib.parse import unquote
 
 from policystore.backends.base import Backend
+from policystore.backends.clouds import CREATING, CloudBackend
 from policystore.backends.local import LocalBackend
 from policystore.backends.memory import MemoryBackend
 from policystore.backends.options import StorageOptions
@@ -21,8 +22,9 @@ _WHAT = "a store is opened by a folder or URL"
 
 
 def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = None) -> Backend:
-    """The backend for a folder, ``file:///folder``, ``memory://name``, ``s3://bucket/prefix`` or
-    any other URL that fsspec knows, which is then for reading only; touches nothing.
+    """The backend for a folder, ``file:///folder``, ``memory://name``, ``s3://bucket/prefix``, the
+    like of it on ``gs://`` and ``az://``, or any other URL that fsspec knows, which is then for
+    reading only; touches nothing.
 
     Raises:
         InvalidInputError: no such URL, a path that no system has, options where there are none,
@@ -54,7 +56,9 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
 
 
 def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> Backend:
-    if "@" in rest.partition("/")[0]:
+    user, at, _ = rest.partition("/")[0].partition("@")
+    # abfs://container@account.dfs.core.windows.net/prefix is how Azure itself writes them.
+    if at and (":" in user or CREATING.get(scheme) != "adlfs"):
         # Not shown: there may be a password in it.
         raise InvalidInputError(
             f"a {scheme}:// URL with a user or a password in it would be printed and pickled with "
@@ -65,11 +69,12 @@ def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> 
     if "?" in rest or any(part in ("", ".", "..") for part in parts):
         form = "s3://bucket or s3://bucket/prefix" if is_s3 else f"{scheme}://host/path"
         raise InvalidInputError(f"{text!r}: such a URL has the form {form}")
-    package = "s3fs" if is_s3 else "fsspec"
+    package = "s3fs" if is_s3 else CREATING.get(scheme, "fsspec")
     if importlib.util.find_spec(package) is None:
+        wanted = package if scheme in CREATING else "'policystore[s3]'"
         raise InvalidInputError(
             f"{text!r}: {scheme}:// stores need the package {package}, which is not installed: "
-            "pip install 'policystore[s3]'"
+            f"pip install {wanted}"
         )
     if is_s3:
         return S3Backend(text, options)
@@ -80,6 +85,6 @@ def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> 
     except (ValueError, ImportError) as error:
         raise InvalidInputError(
             f"{text!r}: policystore opens a folder, file:///folder, memory://name, "
-            f"s3://bucket/prefix, and for reading what fsspec knows: {error}"
+            f"s3://bucket/prefix, gs://, az://, and for reading what else fsspec knows: {error}"
         ) from None
-    return RemoteBackend(text, options)
+    return CloudBackend(text, options) if scheme in CREATING else RemoteBackend(text, options)

@@ -1,8 +1,7 @@
 """A store behind fsspec: one filesystem per process, every request tried a bounded number of times.
 
-By itself this reads only. Writing takes a filesystem that creates a key exclusively: fsspec's own
-``pipe_file(mode="create")`` looks first and then writes, so that of two writers one loses. S3 does
-(:mod:`policystore.backends.s3`).
+By itself this reads only. Writing takes a filesystem that creates a key exclusively: S3
+(:mod:`policystore.backends.s3`) and some others (:mod:`policystore.backends.clouds`).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from policystore.errors import (
     ReadOnlyError,
     StorageError,
 )
+from policystore.parallel import in_parallel
 from policystore.progress import Moved
 
 __all__ = ["RemoteBackend", "heavy", "parted"]
@@ -118,19 +118,22 @@ class RemoteBackend:
         size: int | None = None,
         moved: Moved | None = None,
     ) -> bytes | memoryview:
-        ranged = {} if limit is None else {"start": 0, "end": limit + 1}
-        data = self._attempt(
-            "reading", key, lambda fs: bytes(fs.cat_file(self._path(fs, key), **ranged))
-        )
-        if limit is not None and len(data) > limit:
+        if limit is None:
+            return self._attempt("reading", key, lambda fs: bytes(fs.cat_file(self._path(fs, key))))
+        data = self._span(key, 0, limit + 1)
+        if len(data) > limit:
             raise self._too_long(key, limit)
         return data
 
     def head(self, key: str, count: int) -> bytes:
-        def call(fs: Any) -> bytes:
-            return bytes(fs.cat_file(self._path(fs, key), start=0, end=count)[:count])
+        return self._span(key, 0, count)
 
-        return self._attempt("reading", key, call)
+    def _span(self, key: str, start: int, end: int) -> bytes:
+        def call(fs: Any) -> bytes:
+            found = fs.cat_file(self._path(fs, key), start=start, end=end)
+            return bytes(found[: end - start])  # some ignore where to end
+
+        return self._attempt("reading", key, call, answers={"empty": b""})
 
     def size(self, key: str) -> int | None:
         def call(fs: Any) -> int | None:
@@ -157,12 +160,33 @@ class RemoteBackend:
         yield from (key for key in found if key.startswith(prefix))
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
-        found = set()
-        for key in self.keys(prefix):
-            inner, separator, _ = key[len(prefix) :].partition(delimiter)
-            if separator:
-                found.add(prefix + inner + separator)
+        # Folder by folder, and never into what is behind a delimiter: a name has many versions.
+        found: set[str] = set()
+        folders = [prefix]
+        while folders:
+            listed = in_parallel(self._folders, folders, workers=_PARALLEL)
+            folders = []
+            for folder in (folder for inner in listed for folder in inner):
+                outer, _, name = folder[:-1].rpartition("/")
+                if delimiter == "/":
+                    found.add(folder)
+                elif name.startswith("@"):
+                    found.add(f"{outer}/@")
+                else:
+                    folders.append(folder)
         yield from found
+
+    def _folders(self, folder: str) -> list[str]:
+        """The folders right in one, with a slash behind each."""
+        nothing: list[str] = []
+
+        def call(fs: Any) -> list[str]:
+            root = self._path(fs, "")
+            found = fs.ls(self._path(fs, folder.rstrip("/")), detail=True)
+            names = [entry["name"].rstrip("/") for entry in found if entry["type"] == "directory"]
+            return [f"{name[len(root) :]}/" for name in names]
+
+        return self._attempt("listing", folder, call, answers={"missing": nothing})
 
     # Writing
 
@@ -176,14 +200,22 @@ class RemoteBackend:
         raise self._cannot_write()
 
     def prove_create(self, key: str, data: bytes) -> None:
-        raise self._cannot_write()
+        # Twice: the first may rightly succeed where the key has just been taken away.
+        if self.create(key, data) and self.create(key, data):
+            raise StorageError(
+                f"{self.url}: this server, or the client library installed here, does not create "
+                f"exclusively (If-None-Match: *): it wrote {key} again, though that is there. Two "
+                "writers of one name could lose a version, so names are refused; push without a "
+                "name and pull by digest, or keep the store on a server that honours conditional "
+                "writes."
+            )
 
     def _cannot_write(self) -> ReadOnlyError:
         scheme = self._url.partition("://")[0]
         return ReadOnlyError(
             f"{self._url}: policystore only reads from {scheme}:// URLs: it does not know that "
             "filesystem to create a file exclusively, without which two writers of one name could "
-            "lose a version. Push to a folder or to s3://."
+            "lose a version. Push to a folder, or to s3://, gs:// or az://."
         )
 
     # Requests

@@ -292,16 +292,6 @@ class S3Backend(RemoteBackend):
 
         return self._attempt("writing", key, call, writing=True, answers={"taken": False})
 
-    def prove_create(self, key: str, data: bytes) -> None:
-        # Twice: the first may rightly succeed where the key has just been taken away.
-        if self.create(key, data) and self.create(key, data):
-            raise StorageError(
-                f"{self.url}: this server, or the botocore installed here, ignores If-None-Match: "
-                f"it wrote {key} again, though that is there. Two writers of one name could lose a "
-                "version, so names are refused; push without a name and pull by digest, or keep "
-                "the store on a server that honours conditional writes."
-            )
-
     # Requests
 
     def _at(self, key: str) -> dict[str, str]:

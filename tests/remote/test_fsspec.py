@@ -1,14 +1,14 @@
-"""Filesystems of fsspec other than S3: read, and never written."""
+"""Filesystems of fsspec other than S3: all are read; written are those that create exclusively."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
 
 import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from clouds import Attic, Cloud, install
 
 from policystore import (
     FormatError,
@@ -24,26 +24,6 @@ from policystore import (
 Make = Callable[..., Snapshot]
 
 
-class Attic(MemoryFileSystem):
-    """Some filesystem or other, which fails when told to."""
-
-    protocol = "attic"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    fault: Exception | None = None
-    tried = 0
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.replace("attic://", "memory://"))
-
-    def cat_file(self, path: str, **kwargs: Any) -> bytes:
-        type(self).tried += 1
-        if self.fault is not None:
-            raise self.fault
-        return super().cat_file(path, **kwargs)
-
-
 @pytest.fixture
 def attic(tmp_path: Path, make_snapshot: Make) -> Iterator[PolicyStore]:
     fsspec.register_implementation("attic", Attic, clobber=True)
@@ -51,13 +31,32 @@ def attic(tmp_path: Path, make_snapshot: Make) -> Iterator[PolicyStore]:
     local.push(make_snapshot(0), "a")
     local.push(make_snapshot(1, large=True), "a")
     local.tag("a@1", "first")
-    Attic.tried, Attic.fault = 0, None
     fs = Attic()
     for path in tmp_path.rglob("*"):
         if path.is_file():
             fs.pipe_file(f"/shelf/{path.relative_to(tmp_path)}", path.read_bytes())
     yield PolicyStore("attic://shelf", storage_options={})
     Attic.store.clear()
+    Attic.fault = None
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> PolicyStore:
+    install(monkeypatch)
+    return PolicyStore("gs://bucket/team", cache=False)
+
+
+class Fault:
+    """Raises in the first ``times`` calls of a kind."""
+
+    def __init__(self, error: Exception, call: str, times: int = 1000) -> None:
+        self.error, self.call, self.times, self.tried = error, call, times, 0
+
+    def __call__(self, call: str) -> None:
+        if call == self.call:
+            self.tried += 1
+            if self.tried <= self.times:
+                raise self.error
 
 
 def test_everything_can_be_read(attic: PolicyStore, make_snapshot: Make) -> None:
@@ -97,17 +96,105 @@ def test_failures_and_damage_are_ours(attic: PolicyStore, make_snapshot: Make) -
     Attic().pipe_file("/shelf/names/a/@versions/0000000002.json", b"x" * 70_000)
     with pytest.raises(FormatError, match="more than 65536"):
         attic.pull("a")
-    Attic.tried, Attic.fault = 0, ConnectionResetError("gone")
-    with pytest.raises(StorageError, match="ConnectionResetError: gone"):
-        attic.pull("a@1")
-    assert Attic.tried == 6
-    Attic.tried, Attic.fault = 0, RuntimeError("odd")
-    with pytest.raises(StorageError, match="RuntimeError: odd"):
-        attic.pull("a@1")
-    assert Attic.tried == 1
+    for error, tries in ((ConnectionResetError("gone"), 6), (RuntimeError("odd"), 1)):
+        Attic.fault = fault = Fault(error, "cat_file")
+        with pytest.raises(StorageError, match=f"{type(error).__name__}: {error}"):
+            attic.pull("a@1")
+        assert fault.tried == tries
     Attic.fault = None
     with pytest.raises(NotFoundError, match="first push"):
         PolicyStore("attic://nothing").verify()
+
+
+def test_names_are_listed_without_their_versions(attic: PolicyStore) -> None:
+    listed: list[str] = []
+    ls = Attic.ls
+
+    class Counting(Attic):
+        def ls(self, path: str, *args: object, **kwargs: object) -> list[object]:
+            listed.append(path)
+            return ls(self, path, *args, **kwargs)
+
+    fsspec.register_implementation("attic", Counting, clobber=True)
+    assert attic.names() == ["a"]
+    assert [path.rpartition("shelf")[2] for path in listed] == ["/names", "/names/a"]
+
+
+def test_a_cloud_is_written_and_many_writers_lose_nothing(
+    cloud: PolicyStore, make_snapshot: Make
+) -> None:
+    large = make_snapshot(1, large=True)
+    assert cloud.push(make_snapshot(0), "a").number == 1
+    assert cloud.push(large, "a").number == 2
+    cloud.tag("a@1", "first")
+    assert cloud.pull("a") == large
+    assert cloud.pull("a@first") == make_snapshot(0)
+    with ThreadPoolExecutor(8) as pool:
+        stores = [PolicyStore("gs://bucket/team", cache=False) for _ in range(8)]
+        made = list(pool.map(lambda s: [s.push(make_snapshot(2), "b") for _ in range(10)], stores))
+    assert sorted(v.number for some in made for v in some) == list(range(1, 81))
+    assert cloud.verify().ok
+
+
+def test_a_cloud_that_does_not_create_exclusively_is_refused_for_names(
+    cloud: PolicyStore, make_snapshot: Make
+) -> None:
+    cloud.push(make_snapshot(0), "a")
+    Cloud.exclusive = False
+    other = PolicyStore("gs://bucket/team", cache=False)
+    with pytest.raises(StorageError, match=r"does not create exclusively.*without a name"):
+        other.push(make_snapshot(1), "a")
+    with pytest.raises(StorageError, match="does not create exclusively"):
+        other.tag("a", "t")
+    assert [version.number for version in other.log("a")] == [1]
+    assert other.tags("a") == {}
+    version = other.push(make_snapshot(1))
+    assert other.pull(version.digest) == make_snapshot(1)
+
+
+def test_lost_answers_of_a_cloud(cloud: PolicyStore, make_snapshot: Make) -> None:
+    for call in ("pipe_file create", "pipe_file overwrite"):
+        Cloud.fault = fault = Fault(ConnectionResetError("gone"), f"answer of {call}", times=2)
+        assert cloud.push(make_snapshot(0), "a").number
+        assert fault.tried >= 2  # the second try of what is created finds it there
+    Cloud.fault = None
+    assert [version.number for version in cloud.log("a")] == [2, 1]
+    assert cloud.verify().ok
+
+
+def test_large_objects_of_a_cloud_are_sent_once_and_mended(
+    cloud: PolicyStore, make_snapshot: Make
+) -> None:
+    large = make_snapshot(1, large=True)
+    cloud.push(large, "a")
+    tensor = max(Cloud.store, key=lambda key: len(Cloud.store[key].getvalue()))
+    whole = Cloud.store[tensor].getvalue()
+    kept = Cloud.store[tensor]
+    cloud.push(large, "a")
+    assert Cloud.store[tensor] is kept
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        Cloud().pipe_file(tensor, damaged)
+        cloud.push(large, "a")
+        assert Cloud.store[tensor].getvalue() == whole
+
+
+def test_a_key_of_a_cloud_that_may_only_read(cloud: PolicyStore, make_snapshot: Make) -> None:
+    cloud.push(make_snapshot(0), "a")
+    Cloud.fault = Fault(PermissionError("no"), "pipe_file overwrite")
+    with pytest.raises(ReadOnlyError, match="may not write"):
+        cloud.push(make_snapshot(1), "a")
+    assert cloud.pull("a") == make_snapshot(0)
+
+
+def test_urls_of_azure() -> None:
+    url = "abfs://box@account.dfs.core.windows.net/p"
+    with pytest.raises(InvalidInputError, match="pip install adlfs"):
+        PolicyStore(url)
+    with pytest.raises(InvalidInputError, match="a password") as caught:
+        PolicyStore("abfs://box:secret@account/p")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(InvalidInputError, match="pip install gcsfs"):
+        PolicyStore("gs://bucket")
 
 
 def test_urls_that_fsspec_does_not_know_or_cannot_open() -> None:

@@ -460,12 +460,12 @@ def test_a_server_that_overwrites_what_it_should_not(
             raw.delete_object(Bucket=s3_bucket, Key=request.path.split("/", 2)[2])
 
     proxy.before = without_condition
-    with pytest.raises(StorageError, match=r"ignores If-None-Match.*without a name"):
+    with pytest.raises(StorageError, match=r"does not create exclusively.*without a name"):
         store.push(make_snapshot(), "a")
     assert records(s3_bucket, s3_endpoint) == []
     version = store.push(make_snapshot())
     assert store.pull(version.digest) == make_snapshot()
-    with pytest.raises(StorageError, match="ignores If-None-Match"):
+    with pytest.raises(StorageError, match="does not create exclusively"):
         store._move_tag("a", "t", None)
 
 
