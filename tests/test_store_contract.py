@@ -33,6 +33,7 @@ from policystore import (
     Version,
 )
 from policystore.backends.memory import _SPACES
+from policystore.cache import CacheLike
 
 Make = Callable[..., Snapshot]
 
@@ -54,9 +55,15 @@ class StoreContract(ABC):
 
     url: str
     storage_options: dict[str, Any] | None = None
+    cache: CacheLike = False
 
     def open(self, **kwargs: Any) -> PolicyStore:
-        return PolicyStore(self.url, storage_options=self.storage_options, cache=False, **kwargs)
+        options = {"storage_options": self.storage_options, "cache": self.cache} | kwargs
+        return PolicyStore(self.url, **options)
+
+    def cold(self) -> PolicyStore:
+        """As seen by somebody who has pulled nothing yet."""
+        return self.open()
 
     @pytest.fixture
     def store(self) -> PolicyStore:
@@ -191,9 +198,9 @@ class StoreContract(ABC):
                 for hurt in (self.damage, lambda key: self.raw_write(key, b""), self.raw_delete):
                     hurt(key)
                     with pytest.raises(IntegrityError, match="push"):
-                        store.pull("a")
+                        self.cold().pull("a")
                     store.push(make_snapshot(large=large), "a")
-                    assert store.pull("a") == make_snapshot(large=large)
+                    assert self.cold().pull("a") == make_snapshot(large=large)
             for key in self.objects():
                 self.raw_delete(key)
 
@@ -530,10 +537,10 @@ class StoreContract(ABC):
             for bad in (b"", data[:-1], data + b"\0", flipped, swapped, data[:50]):
                 self.raw_write(key, bad)
                 with pytest.raises(IntegrityError, match=r"damaged.*push"):
-                    store.pull("a")
+                    self.cold().pull("a")
             self.raw_delete(key)
             with pytest.raises(IntegrityError, match="lost it"):
-                store.pull("a")
+                self.cold().pull("a")
             self.raw_write(key, data)
         assert store.pull("a") == make_snapshot(large=True)
         assert other in good
@@ -786,6 +793,30 @@ class TestCloud(StoreContract):
 
     def raw_delete(self, key: str) -> None:
         del clouds.Cloud.store[self.root + key]
+
+
+class TestCached(TestCloud):
+    """One cache before a remote store, shared by all that a test opens."""
+
+    @pytest.fixture(autouse=True)
+    def _cached(self, tmp_path: Path) -> None:
+        self.cache = tmp_path / "cache"
+        self.other_caches = (tmp_path / f"cold{number}" for number in itertools.count())
+
+    def cold(self) -> PolicyStore:
+        return self.open(cache=next(self.other_caches))
+
+    def test_what_the_cache_has_needs_no_object_of_the_store(
+        self, store: PolicyStore, make_snapshot: Make
+    ) -> None:
+        store.push(make_snapshot(1, large=True), "a")
+        assert store.pull("a") == make_snapshot(1, large=True)
+        for key in self.objects():
+            self.raw_delete(key)
+        assert self.open().pull("a") == make_snapshot(1, large=True)
+        with pytest.raises(IntegrityError, match="lost it"):
+            self.cold().pull("a")
+        assert not store.verify().ok  # which asks the store itself
 
 
 class TestS3(StoreContract):
