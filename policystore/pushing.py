@@ -7,6 +7,7 @@ a small policy, whatever the number of versions.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,8 @@ from policystore.records import Hint, Version, marker_bytes
 from policystore.telling import warn
 
 __all__ = ["Pusher"]
+
+_ASK_LEAVE = 1 << 20  # bytes; below this sending them costs no more than asking
 
 
 class Pusher:
@@ -53,15 +56,21 @@ class Pusher:
             meter: told of the bytes of the objects.
         """
         items = [*encoded.tensors.values(), encoded.policy]
-        meter.expect(sum(item.size for item in items))
+        size = sum(item.size for item in items)
+        meter.expect(size)
         upload = partial(self._upload, items, meter)
+        asks = self._at_once and size >= _ASK_LEAVE
         try:
             if name is None:
                 self._ensure_store()
+                if asks:
+                    self._ask_leave()
                 upload()
                 return version
             versions = version_list(self._backend, name)
             _, hint = beside(self._ensure_store, versions.hinted, at_once=self._at_once)
+            if asks:
+                self.prove()
             look = partial(self._look, versions, hint)
             _, newest = beside(upload, look, at_once=self._at_once)
             return self._append(name, versions, version, newest)
@@ -80,6 +89,11 @@ class Pusher:
         if not self._find.check_marker() and not self._backend.create(MARKER, marker_bytes()):
             self._find.check_marker()
         self._marked = True
+
+    def _ask_leave(self) -> None:
+        """Find out, before many bytes are sent, whether these credentials may write at all."""
+        with suppress(StorageError):  # no matter here: what does not serve names serves digests
+            self.prove()
 
     def _upload(self, items: Iterable[EncodedObject], meter: Meter) -> None:
         *tensors, policy = items

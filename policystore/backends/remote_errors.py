@@ -186,6 +186,12 @@ def mapped_error(
         )
     if failure.kind == "options":
         return InvalidInputError(f"{told} Check the store's URL and storage_options.")
+    if failure.kind == "unsupported" and writing:
+        return StorageError(
+            f"{told} The server does not implement this. Names rest on conditional writes, with "
+            "If-None-Match: push without a name and pull by digest, or keep the store on a server "
+            "that honours them."
+        )
     if failure.kind == "busy":
         done = "the write may or may not have been applied" if writing else "nothing was changed"
         return StorageError(

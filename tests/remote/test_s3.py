@@ -387,6 +387,19 @@ def test_a_key_that_may_only_read(store: PolicyStore, proxy: Proxy, make_snapsho
     assert store.verify().ok
 
 
+@pytest.mark.parametrize("name", ["a", None])
+def test_a_key_that_may_only_read_is_told_before_large_tensors_are_sent(
+    name: str | None, proxy: Proxy, s3_bucket: str, make_snapshot: Make
+) -> None:
+    open_store(proxy, s3_bucket).push(make_snapshot(), "a")
+    answering(proxy, 403, "AccessDenied", ("PUT", "POST"))
+    proxy.told()
+    with pytest.raises(ReadOnlyError, match="may not write"):
+        open_store(proxy, s3_bucket).push(make_snapshot(1, large=True), name)
+    sent = [line for line in told(proxy, s3_bucket) if line.startswith(("PUT", "POST"))]
+    assert sent == ["PUT policystore.json if-none-match"]
+
+
 @pytest.mark.parametrize(
     ("status", "code", "said"),
     [
@@ -470,14 +483,18 @@ def test_a_server_that_overwrites_what_it_should_not(
 
 
 def test_a_server_without_conditional_writes(
-    store: PolicyStore, proxy: Proxy, make_snapshot: Make
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, make_snapshot: Make
 ) -> None:
     def refuse(request: Request) -> Answer | None:
         return error(501, "NotImplemented") if "if-none-match" in request.headers else None
 
+    open_store(proxy, s3_bucket).push(make_snapshot())
     proxy.before = refuse
-    with pytest.raises(StorageError, match="NotImplemented"):
-        store.push(make_snapshot(), "a")
+    for large in (False, True):
+        with pytest.raises(StorageError, match=r"NotImplemented.*without a name"):
+            store.push(make_snapshot(large=large), "a")
+        version = store.push(make_snapshot(large=large))
+        assert store.pull(version.digest) == make_snapshot(large=large)
 
 
 def test_listings_that_never_end(store: PolicyStore, proxy: Proxy, make_snapshot: Make) -> None:
