@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 import time
@@ -18,7 +19,7 @@ from typing import TypeAlias
 
 from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, InvalidInputError, StorageError
-from policystore.files import as_path, read_file, write_new
+from policystore.files import as_path, read_file, read_start, write_new
 from policystore.telling import warn
 
 __all__ = ["CacheLike", "NodeCache", "open_cache"]
@@ -32,6 +33,11 @@ _OLD = 3600.0  # seconds; no process takes so long to write a file
 _STRIPES = 3  # hexadecimal digits: 4096 locks, each an empty file
 _PATIENCE = 60.0  # seconds, that another process's download is waited for
 _ASK = 0.02
+_DIGITS = 18
+_NAME = re.compile(r"[0-9a-f]{64}\.safetensors\Z")
+# The convention of https://bford.info/cachedir/, which backups leave out.
+_TAG = "CACHEDIR.TAG"
+_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of policystore's.\n"
 
 
 class NodeCache:
@@ -44,8 +50,9 @@ class NodeCache:
     Args:
         folder: by default ``$POLICYSTORE_CACHE``, else ``policystore`` in the user's folder for
             caches (``$XDG_CACHE_HOME``, else ``~/.cache``).
-        max_bytes: what it holds at the most, give or take a hundredth for each process that is
-            filling it. By default ``$POLICYSTORE_CACHE_BYTES``, else 10 GiB.
+        max_bytes: what it holds at the most, give or take what is being written and a hundredth
+            for each process that is filling it. By default ``$POLICYSTORE_CACHE_BYTES``, else
+            10 GiB.
 
     Raises:
         InvalidInputError: no path, or no number of bytes.
@@ -93,7 +100,9 @@ class NodeCache:
             data = read_file(path, limit=limit, share=True)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, FormatError, StorageError) as error:
+        except FormatError:
+            return None  # more than there may be: one of the two is wrong, and a fetch says which
+        except (OSError, StorageError) as error:
             if not self._broken:
                 warn("%s cannot be read and is fetched again: %s", path, error)
             with contextlib.suppress(OSError):
@@ -186,6 +195,10 @@ class NodeCache:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+        if size > self.max_bytes * _STEP:
+            # Others may have looked before this one was there, and not look again.
+            self._unseen = None
+            self._make_room(0)
 
     def _usable(self) -> bool:
         """Whether anything is to be written here; makes the folders when it is first asked."""
@@ -194,6 +207,7 @@ class NodeCache:
         if not self._ready and not self._broken:
             try:
                 _make_private(self.folder)
+                _mark(self.folder)
                 for name in ("objects", "locks", "tmp"):
                     (self.folder / name).mkdir(mode=0o700, exist_ok=True)
                 self._ready = True
@@ -240,7 +254,7 @@ class NodeCache:
                 for entry in entries:
                     with contextlib.suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
-                        if stat.S_ISREG(status.st_mode):
+                        if stat.S_ISREG(status.st_mode) and _NAME.match(entry.name):
                             yield status.st_mtime, status.st_size, Path(entry.path)
         with os.scandir(self.folder / "tmp") as entries:
             for entry in entries:
@@ -283,7 +297,7 @@ def _default_folder() -> Path:
 def _absolute(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise InvalidInputError(
             f"{path}: {error}; choose a folder for the cache by cache=… or {_FOLDER}, or "
             "cache=False for none"
@@ -294,9 +308,33 @@ def _limit() -> int:
     given = os.environ.get(_LIMIT[1:])
     if not given:
         return _BYTES
-    if not (given.isascii() and given.isdigit()):
-        raise InvalidInputError(f"{_LIMIT} is a number of bytes, not {given!r}")
+    if not (given.isascii() and given.isdigit() and len(given) <= _DIGITS):
+        raise InvalidInputError(f"{_LIMIT} is a number of bytes, not {given[:40]!r}")
     return int(given)
+
+
+def _mark(folder: Path) -> None:
+    """Note that the folder is a cache; one with other things in it never becomes one.
+
+    What a cache holds is deleted to make room, and objects of a store have the same names.
+    """
+    tag = folder / _TAG
+    if _is_marked(tag):
+        return
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name != _TAG)
+    if not others:
+        tag.write_bytes(_SIGNATURE)
+    elif not _is_marked(tag):  # another process may have made the cache between the two looks
+        raise FileExistsError(
+            f"{folder} is no cache of policystore's: it holds {', '.join(others[:3])} and no {_TAG}"
+        )
+
+
+def _is_marked(tag: Path) -> bool:
+    try:
+        return read_start(tag, len(_SIGNATURE)) == _SIGNATURE
+    except FileNotFoundError:
+        return False
 
 
 def _make_private(folder: Path) -> None:

@@ -31,7 +31,7 @@ from policystore.layout import (
     tags_prefix,
     version_key,
 )
-from policystore.names import NumberedList, tag_list, version_list
+from policystore.names import NumberedList, Probe, tag_list, version_list
 from policystore.parallel import beside
 from policystore.progress import Meter
 from policystore.reading import Objects, Policy
@@ -104,12 +104,21 @@ class Finder:
             look = partial(self._target, move, move.digest)
         else:
             versions = version_list(self.backend, ref.name)
-            hint = versions.hinted()
-            seems = None if hint is None else hint.digest
-            look = partial(self._newest_version, ref.name, versions, hint)
+            hint, first = versions.first_look()
+            if hint is not None:
+                seems = hint.digest
+            else:
+                seems = None if first is None else self._digest_in(first.data)
+            look = partial(self._newest_version, ref.name, versions, hint, first)
         if seems is None or not guessing or self.backend.parallel < 2:
             return look(), None
         return beside(look, partial(self._guess, seems), at_once=True)
+
+    def _digest_in(self, record: bytes | None) -> Digest | None:
+        try:
+            return None if record is None else Version.from_bytes(record, "a first record").digest
+        except FormatError:
+            return None  # it is read again and the error is raised
 
     def _guess(self, digest: Digest) -> Policy | None:
         try:
@@ -125,8 +134,10 @@ class Finder:
             raise self._no_name(name)
         return newest.number
 
-    def _newest_version(self, name: str, versions: NumberedList, hint: Hint | None) -> Version:
-        newest = versions.newest(hint)
+    def _newest_version(
+        self, name: str, versions: NumberedList, hint: Hint | None, first: Probe | None
+    ) -> Version:
+        newest = versions.newest(hint, first)
         if not newest.number:
             raise self._no_name(name)
         data = versions.read(newest.number) if newest.data is None else newest.data

@@ -20,6 +20,7 @@ from policystore.records import Hint
 __all__ = ["NumberedList", "Probe", "tag_list", "version_list"]
 
 _PROBES = 16
+_TRIES = 10_000  # each that is lost is another writer's success
 # Where nothing is known: one step for most tags, two up to 16 moves.
 _FIRST = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
@@ -70,22 +71,36 @@ class NumberedList:
             # The hint only saves probes; verify() reports one that cannot be read.
             return None
 
-    def newest(self, hint: Hint | None = None) -> Probe:
+    def first_look(self) -> tuple[Hint | None, Probe | None]:
+        """What the hint says, and the first record with it, which has none where requests take
+        their time: a list of one is found as fast as others.
+        """
+        if self.backend.parallel < 2:
+            return self.hinted(), None
+        hint, first = beside(self.hinted, partial(self._probe, 1), at_once=True)
+        return hint, Probe(0, None) if first is None else first
+
+    def newest(self, hint: Hint | None = None, first: Probe | None = None) -> Probe:
         """The newest number; in a number of rounds that hardly grows with it.
 
         A number created meanwhile may or may not be seen.
 
         Args:
             hint: where to look first.
+            first: what :meth:`first_look` saw.
         """
         at_once = min(_PROBES, self.backend.parallel)
-        if hint is not None:
-            points = [hint.number, hint.number + 1]
-        else:
-            points = list(_FIRST[:at_once] if self.hint is None else (1, 2)[:at_once])
         low, high = 0, MAX_NUMBER + 1  # the one is there (or 0), the other is not
         step = 1
         seen: dict[int, bytes | None] = {}
+        if hint is not None:
+            points = [hint.number, hint.number + 1]
+        elif first is None:
+            points = list(_FIRST[:at_once] if self.hint is None else (1, 2)[:at_once])
+        elif first.number == 0:
+            return first
+        else:
+            low, points, seen = 1, [2], {1: first.data}
         while True:
             points = sorted({min(number, high - 1) for number in points if number > low})
             found = dict(zip(points, self._read_some(points), strict=True))
@@ -131,26 +146,27 @@ class NumberedList:
             nonce: what the record holds as its nonce, by which it is known again.
             after: the newest number, where the caller has just looked.
             then: called with the number when its record stands; where requests take their time,
-                with each that is tried, at the same time.
+                with each that is tried, at the same time, but not with the first.
 
         Returns:
             The bytes of the record that now stands.
         """
         found = self.newest(self.hinted()) if after is None else after
-        number = found.number
-        previous = self.read(number) if number and found.data is None else found.data
+        previous = found.data
+        if found.number and previous is None:
+            previous = self.read(found.number)
         along = then if self.backend.parallel > 1 else None
-        while number < MAX_NUMBER:
-            number += 1
+        for number in range(found.number + 1, min(found.number + _TRIES, MAX_NUMBER) + 1):
             stands = make(number, previous)
             create = partial(self.backend.create, self.key(number), stands)
+            # Not with the first: cut off between the two, it would leave a name of no version.
             created = (
                 create()
-                if along is None
+                if along is None or number == 1
                 else beside(create, partial(along, number), at_once=True)[0]
             )
             if not created:
-                previous = self.read(number)
+                previous = self._taken(number)
                 if previous != stands and nonce.encode("ascii") not in previous:
                     continue
                 # Refused because of our own first try, whose answer was lost on the way.
@@ -158,7 +174,21 @@ class NumberedList:
             if then is not None and along is None:
                 then(number)
             return stands
-        raise StorageError(f"{self.backend.location(self.key(number))}: no numbers are left")
+        raise StorageError(
+            f"{self.backend.location(self.key(found.number + 1))}: this and the next {_TRIES:,} "
+            "numbers were taken, one after the other. Either a great many write there at once, or "
+            "the server says so of every key; nothing was recorded."
+        )
+
+    def _taken(self, number: int) -> bytes:
+        """The record that is in the way."""
+        try:
+            return self.read(number)
+        except NotFoundError:
+            raise StorageError(
+                f"{self.backend.location(self.key(number))}: the server refuses to create this "
+                "key, as if it were there, and does not find it; nothing was recorded."
+            ) from None
 
 
 def version_list(backend: Backend, name: str) -> NumberedList:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
+from policystore.errors import InvalidInputError
+
 __all__ = ["Item", "Meter", "Moved", "Progress"]
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -23,6 +25,11 @@ class Meter:
     """
 
     def __init__(self, report: Progress | None) -> None:
+        if report is not None and not callable(report):
+            raise InvalidInputError(
+                "progress is a function of the bytes that have moved and of all, not "
+                f"{type(report).__qualname__}"
+            )
         self._report = report
         self._lock = threading.Lock()
         self._done = self._total = 0

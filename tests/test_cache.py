@@ -11,8 +11,10 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from policystore import (
     Snapshot,
 )
 from policystore import cache as caches
+from policystore.digest import digest_of
 
 Make = Callable[..., Snapshot]
 
@@ -259,8 +262,86 @@ def test_a_disk_that_fails_costs_one_warning(
     assert f"going on without the cache {folder}" in told
     assert "No space left" in told
     assert not folder.exists() or not any(
-        path.is_file() and path.parent.name != "locks" for path in folder.rglob("*")
+        path.is_file() and path.parent.name != "locks" and path.name != "CACHEDIR.TAG"
+        for path in folder.rglob("*")
     )
+
+
+def test_a_folder_of_something_else_never_becomes_a_cache(
+    origin: PolicyStore,
+    folder: Path,
+    make_snapshot: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a cache holds is deleted to make room, and a store has files of the same names."""
+    own = PolicyStore(folder)
+    for seed in range(4):
+        own.push(make_snapshot(seed), f"n{seed}")
+    folder.chmod(0o700)
+    before = files(folder)
+    origin.push(make_snapshot(9, large=True), "a")
+    cache = NodeCache(folder, max_bytes=5 << 20)
+    store, fetched = cached(origin, cache)
+    for _ in range(2):
+        assert store.pull("a") == make_snapshot(9, large=True)
+    (told,) = warnings(caplog)
+    assert f"{folder} is no cache of policystore" in told
+    assert "it holds names, objects, policystore.json" in told
+    assert files(folder) == before
+    assert own.verify().ok
+    assert fetched
+
+
+def test_only_its_own_files_count_and_go(
+    origin: PolicyStore, folder: Path, make_snapshot: Make
+) -> None:
+    for seed in range(8):
+        origin.push(make_snapshot(seed), f"n{seed}")
+    size = memoryview(origin._backend.get(next(iter(origin._backend.keys("objects/"))))).nbytes
+    store, _ = cached(origin, NodeCache(folder, max_bytes=3 * size))
+    store.pull("n0")
+    mine = folder / "objects" / "ab" / "notes.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"x" * 10 * size)
+    for seed in range(1, 8):
+        store.pull(f"n{seed}")
+    assert mine.exists()
+    assert 1 < len([path for path in files(folder) if path.suffix == ".safetensors"]) <= 3
+
+
+def test_many_who_fill_it_at_once_leave_no_more_than_it_may_hold(folder: Path) -> None:
+    objects = {digest_of(data): data for data in (bytes([seed]) * 100_000 for seed in range(16))}
+    cache = NodeCache(folder, max_bytes=400_000)
+    cache.fetched(digest_of(b"x"), None, lambda: b"x")
+    together = threading.Barrier(len(objects))
+
+    def fetch(data: bytes) -> bytes:
+        together.wait(20)
+        return data
+
+    with ThreadPoolExecutor(len(objects)) as pool:
+        list(
+            pool.map(
+                lambda item: cache.fetched(item[0], None, lambda: fetch(item[1])), objects.items()
+            )
+        )
+    held = sum(path.stat().st_size for path in files(folder) if path.suffix == ".safetensors")
+    assert held <= 400_000
+
+
+def test_another_size_said_of_an_object_costs_the_others_nothing(
+    origin: PolicyStore, folder: Path, make_snapshot: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hostile store may say anything of an object that others keep here."""
+    version = origin.push(make_snapshot(1), "a")
+    store, fetched = cached(origin, folder)
+    store.pull("a")
+    cache = NodeCache(folder)
+    assert cache.get(version.digest, 10) is None
+    fetched.clear()
+    assert store.pull(version.digest) == make_snapshot(1)
+    assert (fetched, warnings(caplog)) == ([], [])
 
 
 def test_a_folder_that_others_may_fill_is_not_used(
@@ -377,7 +458,15 @@ def test_which_cache_a_store_has(
     for size in (-1, 1.5, "9"):
         with pytest.raises(InvalidInputError, match="max_bytes"):
             NodeCache(folder, max_bytes=size)  # type: ignore[arg-type]
-    monkeypatch.setenv("POLICYSTORE_CACHE_BYTES", "10 GiB")
-    with pytest.raises(InvalidInputError, match="POLICYSTORE_CACHE_BYTES"):
-        of("s3://bucket/p")
+    for limit in ("10 GiB", "9" * 5000):
+        monkeypatch.setenv("POLICYSTORE_CACHE_BYTES", limit)
+        with pytest.raises(InvalidInputError, match="POLICYSTORE_CACHE_BYTES"):
+            of("s3://bucket/p")
+    monkeypatch.delenv("POLICYSTORE_CACHE_BYTES")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(InvalidInputError, match="choose a folder for the cache"):
+        NodeCache("relative")
     assert not folder.exists()

@@ -172,8 +172,9 @@ def test_only_files_and_backends_open_files() -> None:
         for node in ast.walk(ast.parse(modules()[name].read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "open", name
-            # reading counts the cores, arguments looks for $POLICYSTORE_AUTHOR.
-            if isinstance(node, ast.Import) and name not in ("reading", "arguments"):
+            # reading counts the cores, arguments looks for $POLICYSTORE_AUTHOR, and parallel is
+            # told of forks.
+            if isinstance(node, ast.Import) and name not in ("reading", "arguments", "parallel"):
                 assert not {alias.name for alias in node.names} & opening, name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from urllib.parse import unquote
 
 from policystore.backends.base import Backend
@@ -33,6 +34,8 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
     options = options or StorageOptions()
     text = url if isinstance(url, str) else str(as_path(url, _WHAT))
     scheme, separator, rest = text.partition("://")
+    if separator and not scheme:
+        raise InvalidInputError(f"{text!r}: such a URL begins with a scheme, as in s3://bucket")
     if separator and scheme not in ("memory", "file"):
         return _open_remote(text, scheme, rest, options)
     if options.given:
@@ -55,10 +58,17 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
         raise InvalidInputError(f"{text!r}: {error}") from None
 
 
-def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> Backend:
-    user, at, _ = rest.partition("/")[0].partition("@")
+def _has_user(scheme: str, rest: str) -> bool:
+    """Whether there is a user or a password in a URL; keys of AWS often have slashes in them."""
+    host = rest.partition("/")[0]
+    if ":" in host and "@" in rest and not host.startswith("arn:"):
+        return not re.match(r"[^:@]*:\d+\Z", host)  # a port, and a path with an @
     # abfs://container@account.dfs.core.windows.net/prefix is how Azure itself writes them.
-    if at and (":" in user or CREATING.get(scheme) != "adlfs"):
+    return "@" in host and CREATING.get(scheme) != "adlfs"
+
+
+def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> Backend:
+    if _has_user(scheme, rest):
         # Not shown: there may be a password in it.
         raise InvalidInputError(
             f"a {scheme}:// URL with a user or a password in it would be printed and pickled with "
@@ -66,9 +76,13 @@ def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> 
         )
     is_s3 = scheme in ("s3", "s3a")
     parts = rest.rstrip("/").split("/")
-    if "?" in rest or any(part in ("", ".", "..") for part in parts):
+    if any(part in ("", ".", "..") for part in parts) or re.search("[?#]", rest):
         form = "s3://bucket or s3://bucket/prefix" if is_s3 else f"{scheme}://host/path"
-        raise InvalidInputError(f"{text!r}: such a URL has the form {form}")
+        # What may be a signature is not shown.
+        shown = re.split("[?#]", text)[0]
+        raise InvalidInputError(
+            f"{shown!r}: such a URL has the form {form}, with nothing behind it after ? or #"
+        )
     package = "s3fs" if is_s3 else CREATING.get(scheme, "fsspec")
     if importlib.util.find_spec(package) is None:
         wanted = package if scheme in CREATING else "'policystore[s3]'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from policystore.errors import InvalidInputError
@@ -12,11 +12,14 @@ __all__ = ["StorageOptions"]
 
 # ``key`` is s3fs's name for the access key's id.
 _SECRET = re.compile(
-    r"key\Z|.*(secret|token|passw|credential|connection_string|\bsas|access_key|account_key"
-    r"|customer_?key|user_?name)",
+    r"key\Z|auth\Z|.*(secret|token|passw|credential|connection_string|\bsas|access_key"
+    r"|account_key|api[-_]?key|customer_?key|user_?name|authori[sz]ation|cookie|headers)",
     re.IGNORECASE,
 )
-_USER_IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]*@", re.IGNORECASE)
+# A user and a password, in which there may be a slash; what follows the colon of a port is none.
+_USER_IN_URL = re.compile(
+    r"[a-z][a-z0-9+.-]*://(?:[^/\s@]*|[^/\s@:]*:(?!\d+/)[^\s@]*)@", re.IGNORECASE
+)
 _SHORTEST = 3  # what is shorter would star out ordinary words
 
 
@@ -53,6 +56,24 @@ class StorageOptions:
         kept = _without_secrets(self._options, "", absent) if self.given else None
         return (StorageOptions, (kept, tuple(dict.fromkeys(absent))))
 
+    def check(self) -> None:
+        """Refuse what would hang or fail in words of somebody else's.
+
+        Raises:
+            InvalidInputError: names the option.
+        """
+        for name in ("asynchronous", "loop"):
+            if self._options.get(name):
+                raise InvalidInputError(
+                    f"storage_options: {name!r} is not for a store, whose calls wait; leave it out"
+                )
+        config = self._options.get("config_kwargs")
+        pool = config.get("max_pool_connections", 1) if isinstance(config, Mapping) else 1
+        if type(pool) is not int or pool < 1:
+            raise InvalidInputError(
+                f"storage_options: max_pool_connections is a number from 1 on, not {pool!r}"
+            )
+
     def copy(self) -> dict[str, Any]:
         """All of them, secrets included, to be handed to the filesystem and nowhere else."""
         return _copied(self._options)
@@ -85,12 +106,23 @@ def _is_secret(name: object, value: object) -> bool:
 def _secret_texts(options: Mapping[str, Any]) -> set[str]:
     found: set[str] = set()
     for name, value in options.items():
-        if isinstance(value, Mapping):
+        if _is_secret(name, value):
+            found |= {text for text in _texts(value) if len(text) >= _SHORTEST}
+        elif isinstance(value, Mapping):
             found |= _secret_texts(value)
-        elif _is_secret(name, value) and isinstance(value, (str, bytes)):
-            text = value if isinstance(value, str) else value.decode("latin-1")
-            found |= {text} if len(text) >= _SHORTEST else set()
     return found
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, bytes):
+        yield value.decode("latin-1")
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 def _without_secrets(options: Mapping[str, Any], where: str, absent: list[str]) -> dict[str, Any]:
@@ -107,6 +139,6 @@ def _without_secrets(options: Mapping[str, Any], where: str, absent: list[str]) 
 
 
 def _is_plain(value: object) -> bool:
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return all(_is_plain(item) and not _is_secret("", item) for item in value)
     return value is None or isinstance(value, (str, bytes, bool, int, float, Mapping))

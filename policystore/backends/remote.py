@@ -24,7 +24,7 @@ from policystore.errors import (
     ReadOnlyError,
     StorageError,
 )
-from policystore.parallel import in_parallel
+from policystore.parallel import check_wanted, in_parallel
 from policystore.progress import Moved
 
 __all__ = ["RemoteBackend", "heavy", "parted"]
@@ -130,8 +130,10 @@ class RemoteBackend:
 
     def _span(self, key: str, start: int, end: int) -> bytes:
         def call(fs: Any) -> bytes:
-            found = fs.cat_file(self._path(fs, key), start=start, end=end)
-            return bytes(found[: end - start])  # some ignore where to end
+            path = self._path(fs, key)
+            if start == 0 and self._url.startswith(("http://", "https://")):
+                return _streamed(fs, path, end)
+            return bytes(fs.cat_file(path, start=start, end=end)[: end - start])
 
         return self._attempt("reading", key, call, answers={"empty": b""})
 
@@ -253,6 +255,7 @@ class RemoteBackend:
         """
         failure = Failure("other", "")
         for attempt in range(_ATTEMPTS):
+            check_wanted()
             if attempt:
                 pause = _FIRST_PAUSE * 2 ** (attempt - 1)
                 # Writers that were refused together must not come back together.
@@ -276,6 +279,7 @@ class RemoteBackend:
             return failure_of(error)
 
     def _filesystem(self) -> Any:
+        self._options.check()
         with _LOCK:
             opened = self._opened
             if opened is not None and opened[0] == os.getpid():
@@ -284,7 +288,7 @@ class RemoteBackend:
                 _INHERITED.append(opened[1])
             try:
                 made = self._open()
-            except (TypeError, ValueError, KeyError, ImportError) as error:
+            except (TypeError, ValueError, LookupError, AttributeError, ImportError) as error:
                 said = self._options.scrub(f"{type(error).__name__}: {error}")
                 raise InvalidInputError(
                     f"{self._url} cannot be opened with the storage_options given: {said}"
@@ -299,3 +303,14 @@ class RemoteBackend:
         # Not shared with the user's own filesystems, and no listing or file is believed twice.
         options = {**self._options.copy(), "use_listings_cache": False}
         return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
+
+
+def _streamed(fs: Any, url: str, count: int) -> bytes:
+    """The first bytes of what a web server sends, which may ignore ranges and send without end."""
+    # With a block size of 0 it is no file with seeks; with a size it need not be asked for one.
+    with fs.open(url, "rb", block_size=0, size=1) as stream:
+        blocks, left = [], count
+        while left and (block := stream.read(left)):
+            blocks.append(block)
+            left -= len(block)
+    return b"".join(blocks)

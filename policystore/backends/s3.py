@@ -7,6 +7,7 @@ objects, which ask first. Names rest on ``If-None-Match: *`` alone: servers diff
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from policystore.backends.base import Chunks, Problems
 from policystore.backends.remote import RemoteBackend, heavy, parted
 from policystore.errors import FormatError, PolicyStoreError, StorageError
-from policystore.parallel import in_parallel
+from policystore.parallel import in_parallel, regardless
 from policystore.progress import Moved
 
 __all__ = ["S3Backend"]
@@ -27,6 +28,8 @@ _PARTS_AT_ONCE = 8
 _MAX_PARTS = 10_000  # that S3 takes of one object
 _ASK_FIRST = 1 << 20  # bytes; below this sending them costs no more than asking
 _BLOCK = 1 << 20
+_PATIENCE = 30.0  # seconds, after which an answer has to come at
+_SLOWEST = 8 << 10  # bytes per second
 _CONFIG: dict[str, Any] = {
     "max_pool_connections": _POOL,
     # Retries are counted in one place, ours; those of botocore and s3fs would multiply them.
@@ -70,16 +73,21 @@ class S3Backend(RemoteBackend):
 
     def _get_parts(self, key: str, size: int, moved: Moved | None) -> memoryview:
         """A large object, several parts at a time, each straight to its place."""
+        # The first alone: it shows that there is so much, before memory is taken for it.
+        first = self._part(key, 0, _PART, size)
         whole = np.empty(size, np.uint8)
 
-        def fetch(start: int) -> None:
-            count = min(_PART, size - start)
-            part = self._part(key, start, count, size)
-            whole[start : start + count] = np.frombuffer(part, np.uint8)
+        def put(start: int, part: bytes) -> None:
+            whole[start : start + len(part)] = np.frombuffer(part, np.uint8)
             if moved is not None:
-                moved(count)
+                moved(len(part))
 
-        in_parallel(fetch, range(0, size, _PART), workers=_PARTS_AT_ONCE)
+        def fetch(start: int) -> None:
+            put(start, self._part(key, start, min(_PART, size - start), size))
+
+        put(0, first)
+        del first
+        in_parallel(fetch, range(_PART, size, _PART), workers=_PARTS_AT_ONCE)
         # On the owner of the bytes: numpy lets nobody make arrays over them writeable again.
         whole.flags.writeable = False
         return whole.data
@@ -132,10 +140,15 @@ class S3Backend(RemoteBackend):
             if limit is not None and size is not None and size > limit:
                 raise self._too_long(key, limit, size)
             # Joined to bytes at the end: an array over a bytearray could be made writeable.
-            blocks, got = [], 0
+            blocks, got, began = [], 0, time.monotonic()
             while (count is None or got < count) and (block := await body.read(_BLOCK)):
                 blocks.append(block)
                 got += len(block)
+                # Each read has a limit of its own, which a drip never reaches.
+                if time.monotonic() - began > _PATIENCE + got / _SLOWEST:
+                    raise ConnectionError(
+                        f"{got} bytes in {time.monotonic() - began:.0f} s: too slow to go on"
+                    )
                 if limit is not None and got > limit:
                     raise self._too_long(key, limit)
             return b"".join(blocks)[:count]
@@ -253,7 +266,7 @@ class S3Backend(RemoteBackend):
             self._complete(key, request, {"Parts": parts}, chunks, size, part)
         except BaseException:
             # What was sent would be kept, and paid for, until somebody looked for it.
-            with suppress(PolicyStoreError):
+            with suppress(PolicyStoreError), regardless():
                 self._attempt(
                     "writing", key, lambda fs: fs.call_s3("abort_multipart_upload", **request)
                 )

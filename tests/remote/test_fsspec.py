@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -195,6 +198,57 @@ def test_urls_of_azure() -> None:
     assert "secret" not in str(caught.value)
     with pytest.raises(InvalidInputError, match="pip install gcsfs"):
         PolicyStore("gs://bucket")
+
+
+@pytest.fixture
+def website(tmp_path: Path) -> Iterator[tuple[str, list[int]]]:
+    """A web server that ignores ranges, and how many bytes of each file it could send."""
+    sent: list[int] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            file = tmp_path / self.path.lstrip("/")
+            if not file.is_file():
+                self.send_error(404)
+                return
+            sent.append(0)
+            self.send_response(200)
+            self.end_headers()
+            with file.open("rb") as source, suppress(OSError):
+                while block := source.read(1 << 16):
+                    self.wfile.write(block)
+                    sent[-1] += len(block)
+
+        def log_message(self, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", sent
+        server.shutdown()
+        thread.join()
+
+
+def test_a_website_that_ignores_ranges(
+    website: tuple[str, list[int]], tmp_path: Path, make_snapshot: Make
+) -> None:
+    url, sent = website
+    local = PolicyStore(tmp_path)
+    version = local.push(make_snapshot(1, large=True), "a")
+    store = PolicyStore(url, cache=False)
+    assert store.pull("a") == make_snapshot(1, large=True)
+    assert store.pull(version.digest) == make_snapshot(1, large=True)
+    with pytest.raises(NotFoundError):
+        store.pull("a@2")
+    record = tmp_path / "names/a/@versions/0000000001.json"
+    record.unlink()
+    with record.open("wb") as endless:
+        endless.truncate(1 << 30)
+    sent.clear()
+    with pytest.raises(FormatError, match="more than 65536"):
+        store.pull("a@1")
+    assert max(sent) < 1 << 25  # what buffers on the way may hold of the GiB
 
 
 def test_urls_that_fsspec_does_not_know_or_cannot_open() -> None:

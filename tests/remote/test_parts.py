@@ -13,8 +13,19 @@ import numpy as np
 import pytest
 from remote_server import Answer, Proxy, Request, client, error
 
-from policystore import IntegrityError, PolicyStore, Snapshot, Spec, StorageError
+from policystore import (
+    Digest,
+    IntegrityError,
+    PolicyStore,
+    ReadOnlyError,
+    Snapshot,
+    Spec,
+    StorageError,
+    container,
+    encoding,
+)
 from policystore.backends import s3
+from policystore.layout import object_key
 
 PART = 5 << 20  # bytes; the smallest that a server takes
 Make = Callable[..., Snapshot]
@@ -164,6 +175,52 @@ def test_another_object_in_its_place(
     proxy.after = whole
     with pytest.raises(IntegrityError, match="ignores ranges"):
         store.pull("a")
+
+
+def test_no_memory_is_taken_for_what_a_policy_only_says(
+    store: PolicyStore, s3_bucket: str, s3_endpoint: str
+) -> None:
+    """Hundreds of bytes may promise a tensor of any size; what stands there says how much it is."""
+    raw = client(s3_endpoint)
+    tensor = Digest("ab" * 32)
+    external = {"dtype": "U8", "shape": [1 << 46], "digest": str(tensor)}
+    meta = encoding._meta(Spec(), {}, {"big": external})
+    policy = container.encode({"a": np.zeros(2, np.float32)}, meta)
+    raw.put_object(
+        Bucket=s3_bucket, Key=f"p/{object_key(policy.digest)}", Body=b"".join(policy.chunks)
+    )
+    raw.put_object(Bucket=s3_bucket, Key=f"p/{object_key(tensor)}", Body=b"x" * 1000)
+    with pytest.raises(IntegrityError, match="is damaged"):
+        store.pull(policy.digest)
+
+
+@pytest.mark.parametrize("pulls", [True, False])
+def test_after_an_error_few_more_requests_are_made(
+    pulls: bool, store: PolicyStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other objects, which may take minutes, are not waited for."""
+    random = np.random.default_rng(3)
+    snap = Snapshot(
+        weights={f"w{n}": random.standard_normal(25 << 18, dtype=np.float32) for n in range(4)},
+        spec=Spec(),
+    )
+    if pulls:
+        store.push(snap, "a")
+    seen = 0
+
+    def break_one(request: Request) -> Answer | None:
+        nonlocal seen
+        if "partNumber" not in request.path and "range" not in request.headers:
+            return None
+        if "/objects/" not in request.path:
+            return None
+        seen += 1
+        return error(403, "AccessDenied") if seen == 3 else None
+
+    proxy.before = break_one
+    with pytest.raises(StorageError if pulls else ReadOnlyError):
+        store.pull("a") if pulls else store.push(snap, "a")
+    assert seen < 18  # of 24, and with each that was under way went one of another object
 
 
 def test_few_parts_are_in_memory_at_once(

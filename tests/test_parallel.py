@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from policystore import parallel
+from policystore.parallel import beside, check_wanted, in_parallel, regardless
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_results_come_in_order_whoever_is_first() -> None:
+    gates = [threading.Event() for _ in range(4)]
+
+    def call(index: int) -> int:
+        assert gates[index].wait(20)
+        if index:
+            gates[index - 1].set()
+        return index
+
+    gates[3].set()
+    assert in_parallel(call, range(4), workers=4) == [0, 1, 2, 3]
+    assert in_parallel(call, [], workers=4) == []
+    assert beside(lambda: 1, lambda: 2, at_once=True) == (1, 2)
+    assert beside(lambda: 1, lambda: 2, at_once=False) == (1, 2)
+
+
+def test_the_error_of_the_earliest_is_raised() -> None:
+    both = threading.Barrier(2)
+
+    def call(index: int) -> None:
+        both.wait(20)
+        raise ValueError(index)
+
+    for _ in range(20):
+        with pytest.raises(ValueError, match="0"):
+            in_parallel(call, range(2), workers=2)
+
+
+def test_after_an_error_nothing_more_is_begun_however_deep() -> None:
+    begun: list[object] = []
+    inside = threading.Event()
+
+    def inner(index: int) -> None:
+        begun.append(index)
+        inside.set()
+        while True:
+            check_wanted()
+            time.sleep(0.001)
+
+    def outer(index: int) -> None:
+        if index == 0:
+            assert inside.wait(20)
+            raise ValueError("it")
+        in_parallel(inner, range(100), workers=2)
+
+    with pytest.raises(ValueError, match="it"):
+        in_parallel(outer, range(50), workers=2)
+    assert len(begun) <= 2
+    check_wanted()  # of a thread that belongs to none
+
+
+def test_cleaning_up_goes_on() -> None:
+    cleaned: list[bool] = []
+    begun = threading.Event()
+
+    def call(index: int) -> None:
+        if index == 0:
+            assert begun.wait(20)
+            raise ValueError("it")
+        try:
+            begun.set()
+            while True:
+                check_wanted()
+                time.sleep(0.001)
+        finally:
+            with regardless():
+                check_wanted()
+                in_parallel(cleaned.append, [True, True], workers=2)
+
+    with pytest.raises(ValueError, match="it"):
+        in_parallel(call, range(2), workers=2)
+    assert cleaned == [True, True]
+
+
+def test_threads_of_calls_inside_of_one_another_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parallel, "_FREE", 5)
+    most = 0
+    lock = threading.Lock()
+
+    def inner(_: int) -> int:
+        nonlocal most
+        with lock:
+            mine = [t for t in threading.enumerate() if t.name == "policystore"]
+            most = max(most, len(mine))
+        return 1
+
+    found = in_parallel(lambda _: sum(in_parallel(inner, range(9), workers=9)), range(9), workers=9)
+    assert found == [9] * 9
+    assert 0 < most <= 5
+    assert parallel._FREE == 5
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_without_threads_the_caller_does_it_all(
+    given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, left = parallel._FREE, [given]
+    start = threading.Thread.start
+
+    def refusing(thread: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    assert in_parallel(lambda index: index, range(9), workers=9) == list(range(9))
+    assert before == parallel._FREE
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_an_interrupt_ends_what_is_under_way_and_comes_out() -> None:
+    program = """
+        import time
+        from policystore.parallel import check_wanted, in_parallel
+        done = []
+        def call(index):
+            if index == 0:
+                print("under way", flush=True)
+            for _ in range(200):
+                check_wanted()
+                time.sleep(0.05)
+            done.append(index)
+        try:
+            in_parallel(call, range(8), workers=4)
+        except KeyboardInterrupt:
+            print("interrupted", len(done), flush=True)
+        """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "under way\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert out == "interrupted 0\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_has_all_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_FREE", 0)
+    with parallel._LOCK:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if parallel._FREE == parallel._MOST and parallel._LOCK.acquire(False) else 1)
+    assert os.waitpid(child, 0)[1] == 0
