@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +24,7 @@ from policystore import (
     Snapshot,
     StorageError,
 )
+from policystore.parallel import in_parallel
 
 Make = Callable[..., Snapshot]
 
@@ -107,6 +109,27 @@ def test_failures_and_damage_are_ours(attic: PolicyStore, make_snapshot: Make) -
     Attic.fault = None
     with pytest.raises(NotFoundError, match="first push"):
         PolicyStore("attic://nothing").verify()
+
+
+def test_what_nobody_waits_for_any_more_is_not_tried_again(attic: PolicyStore) -> None:
+    tries: list[int] = []
+    begun = threading.Event()
+
+    def request(fs: object) -> None:
+        tries.append(1)
+        begun.set()
+        time.sleep(0.1)  # in which the other fails
+        raise ConnectionResetError
+
+    def call(index: int) -> None:
+        if index == 0:
+            assert begun.wait(20)
+            raise ValueError("it")
+        attic._backend._attempt("reading", "x", request)  # type: ignore[attr-defined]
+
+    with pytest.raises(ValueError, match="it"):
+        in_parallel(call, range(2), workers=2)
+    assert len(tries) == 1
 
 
 def test_names_are_listed_without_their_versions(attic: PolicyStore) -> None:
