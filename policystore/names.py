@@ -175,7 +175,9 @@ class NumberedList:
                 then(number)
             return stands
         if found.number + _TRIES >= MAX_NUMBER:
-            raise StorageError(f"{self.backend.location(self.key(1))}: no numbers are left after it")
+            raise StorageError(
+                f"{self.backend.location(self.key(1))}: no numbers are left after it"
+            )
         raise StorageError(
             f"{self.backend.location(self.key(found.number + 1))}: this and the next {_TRIES:,} "
             "numbers were taken, one after the other. Either a great many write there at once, or "
