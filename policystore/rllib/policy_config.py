@@ -27,7 +27,7 @@ from ray.tune.registry import RLLIB_ACTION_DIST, RLLIB_MODEL, _global_registry
 
 from policystore.errors import InvalidInputError, PolicyStoreError
 from policystore.rllib.classes import is_importable, path_of
-from policystore.rllib.policy_keys import is_dropped
+from policystore.checkpoints.policy_keys import is_dropped
 from policystore.spaces import space_to_json
 from policystore.tree import Tagged, encode
 

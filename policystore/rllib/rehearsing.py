@@ -23,7 +23,7 @@ from policystore.errors import InvalidInputError
 from policystore.rllib.bounds import guarded
 from policystore.rllib.classes import Trust
 from policystore.rllib.policy_connectors import PIPELINES, default_connectors
-from policystore.rllib.policy_keys import is_dropped
+from policystore.checkpoints.policy_keys import is_dropped
 from policystore.rllib.policy_restore import full_config
 from policystore.rllib.policy_stack import policy_config_of, rebuild_policy
 from policystore.rllib.worker_filters import policy_filter, read_old_filter
