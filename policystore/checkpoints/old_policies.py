@@ -55,13 +55,16 @@ def is_hybrid(state: Mapping[Any, Any]) -> bool:
     return any(config.get(flag) is True for flag in flags)
 
 
-def old_snapshot(state: Any, algorithm: str | None, what: str) -> Snapshot:
+def old_snapshot(
+    state: Any, algorithm: str | None, what: str, *, stored: int | None = None
+) -> Snapshot:
     """A snapshot of an old-stack policy.
 
     Args:
         state: what ``policy_state`` holds.
         algorithm: RLlib's name of the algorithm, where it is known.
         what: how messages name it.
+        stored: bytes of its file.
 
     Raises:
         FormatError: not the state of a policy, or one that is damaged.
@@ -69,7 +72,7 @@ def old_snapshot(state: Any, algorithm: str | None, what: str) -> Snapshot:
     if not isinstance(state, Mapping) or "weights" not in state:
         raise FormatError(f"{what}: expected the state of a policy, found {bare(state)}")
     left_out = {key: why for key, why in _LEFT_OUT.items() if state.get(key)}
-    weights = checked_weights(_named(state["weights"]), what)
+    weights = checked_weights(_named(state["weights"]), what, stored=stored)
     described = state.get("policy_spec")
     if not isinstance(described, Mapping):
         left_out["spec"] = "the checkpoint does not say what the policy is made of"
