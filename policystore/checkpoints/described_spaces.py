@@ -31,8 +31,11 @@ _MAX_ARRAY = 1 << 26  # bytes of one bound: more than any observation has
 _NPY = re.compile(rb"\x93NUMPY([\x01-\x03])\x00")
 _HOME = {"Repeated": "ray.rllib.utils.spaces.repeated", "Simplex": "ray.rllib.utils.spaces.simplex"}
 _KNOWN = frozenset(
-    "Box Discrete MultiDiscrete MultiBinary Text Tuple Dict Sequence Graph OneOf Repeated Simplex".split()
-)
+    (
+        "Box", "Discrete", "MultiDiscrete", "MultiBinary", "Text", "Tuple", "Dict", "Sequence",
+        "Graph", "OneOf", "Repeated", "Simplex",
+    )
+)  # fmt: skip
 _NAMES = {
     "box": "Box", "discrete": "Discrete", "multi-binary": "MultiBinary",
     "multi-discrete": "MultiDiscrete", "tuple": "Tuple", "dict": "Dict", "simplex": "Simplex",
@@ -73,10 +76,11 @@ def _described(value: Any, what: str) -> Any:
             if value.get("original_space") is not None:
                 found.original_space = _described(value["original_space"], what)
             return found
-        name = _NAMES.get(str(value.get("space")))
-        if name is None:
+        kind = value.get("space")
+        known = _NAMES.get(kind) if isinstance(kind, str) else None
+        if known is None:
             raise FormatError(f"{what}: expected a space, found {bare(value)}")
-        return _space(name, _of_dict(name, value, what), what)
+        return _space(known, _of_dict(known, value, what), what)
     raise FormatError(f"{what}: expected a space, found {bare(value)}")
 
 
@@ -138,7 +142,9 @@ def _of_pickle(name: str, value: Object) -> dict[str, Any]:
     if name == "MultiDiscrete" and isinstance(found.get("nvec"), np.ndarray):
         found.setdefault("start", np.zeros_like(found["nvec"]))
     if name == "Text":
-        found["character_list"] = found.get("_char_list") or tuple(str(found.get("_char_str", "")))
+        text = found.get("_char_str")
+        listed = tuple(text) if isinstance(text, str) else ()
+        found["character_list"] = found.get("_char_list") or listed
     if name == "Sequence":
         found.setdefault("stack", False)
     if name == "MultiBinary" and isinstance(found.get("n"), (list, np.ndarray)):
@@ -149,7 +155,9 @@ def _of_pickle(name: str, value: Object) -> dict[str, Any]:
 
 
 def _of_dict(name: str, given: Mapping[str, Any], what: str) -> dict[str, Any]:
-    found: dict[str, Any] = {str(key): value for key, value in given.items() if key != "space"}
+    found: dict[str, Any] = {
+        key: value for key, value in given.items() if isinstance(key, str) and key != "space"
+    }
     if "dtype" in found:
         found["dtype"] = dtype_of(found["dtype"])
     if isinstance(found.get("shape"), list):
@@ -172,10 +180,14 @@ def _of_dict(name: str, given: Mapping[str, Any], what: str) -> dict[str, Any]:
     elif name == "Text":
         characters = found.get("charset", "")
         found["character_list"] = tuple(
-            characters if isinstance(characters, str) else sorted(map(str, characters))
+            characters
+            if isinstance(characters, str)
+            else sorted(one for one in characters if isinstance(one, str))
         )
     elif name == "Simplex" and isinstance(found.get("concentration"), list):
-        found["concentration"] = np.array(found["concentration"])
+        numbers = found["concentration"]
+        if all(isinstance(number, (int, float)) for number in numbers):
+            found["concentration"] = np.array(numbers)
     return found
 
 
@@ -206,5 +218,5 @@ def array_from_text(text: str, what: str) -> Array:
         raise FormatError(f"{what}: an array with a damaged header") from None
     found = array_of(data, dtype_of(code), shape, "F" if fortran is True else "C")
     if not isinstance(found, np.ndarray):
-        raise FormatError(f"{what}: an array of {str(code)[:40]}, not of numbers")
+        raise FormatError(f"{what}: an array of {said(code)}, not of numbers")
     return found

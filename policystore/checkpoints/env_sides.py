@@ -18,7 +18,7 @@ from policystore.checkpoints.described_spaces import array_from_text, described_
 from policystore.checkpoints.folders import Folder
 from policystore.checkpoints.plain_values import Plainer
 from policystore.checkpoints.renamed import todays_path
-from policystore.checkpoints.stand_ins import Global, bare
+from policystore.checkpoints.stand_ins import Global, Object, bare
 from policystore.errors import FormatError
 from policystore.tree import Tagged
 
@@ -28,13 +28,14 @@ _PIPELINES = ("env_to_module", "module_to_env")
 _SPACES = ("input_observation_space", "input_action_space")
 # algorithm_config.py:1060-1230 of Ray 2.60, and what 2.40 had in their place.
 _DEFAULTS = frozenset(
-    """
-    AddObservationsFromEpisodesToBatch AddTimeDimToBatchAndZeroPad AddStatesFromEpisodesToBatch
-    AgentToModuleMapping BatchIndividualItems NumpyToTensor GetActions TensorToNumpy
-    UnBatchToIndividualItems RemoveSingleTsTimeRankFromBatch ModuleToAgentUnmapping
-    NormalizeAndClipActions ListifyDataForVectorEnv
-    """.split()
-)
+    (
+        "AddObservationsFromEpisodesToBatch", "AddTimeDimToBatchAndZeroPad",
+        "AddStatesFromEpisodesToBatch", "AgentToModuleMapping", "BatchIndividualItems",
+        "NumpyToTensor", "GetActions", "TensorToNumpy", "UnBatchToIndividualItems",
+        "RemoveSingleTsTimeRankFromBatch", "ModuleToAgentUnmapping", "NormalizeAndClipActions",
+        "ListifyDataForVectorEnv",
+    )
+)  # fmt: skip
 _FLAGS = ("de_mean_to_zero", "de_std_to_one", "clip_by_value")
 _PER_AGENT = (
     "filters belong to agents, and the checkpoint does not say which agents act through this module"
@@ -176,7 +177,9 @@ def _pipeline(folder: Folder) -> tuple[tuple[Any, Any], list[tuple[Any, Any, Any
         )
         steps = [(step[0], tuple(step[1]), dict(step[2])) for step in kwargs["connectors"]]
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise FormatError(f"{folder.where(key)}: not a connector pipeline: {error!r}") from None
+        raise FormatError(
+            f"{folder.where(key)}: not a connector pipeline: {error!r:.200}"
+        ) from None
     return (spaces[0], spaces[1]), steps
 
 
@@ -203,6 +206,9 @@ def _record(
     place = f"connectors.{name}"
     if not isinstance(cls, Global):
         side.left_out[place] = "of a class that no other process can import by name"
+        return
+    if "connectors" in kwargs:
+        side.left_out[place] = "a pipeline inside of the pipeline"
         return
     missing: dict[str, str] = {}
     plainer = Plainer(str(folder), missing)
@@ -239,7 +245,7 @@ def _filters(state: Any, what: str) -> dict[Any, Any]:
     try:
         return {agent: _filter(entry, what) for agent, entry in state.items()}
     except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
-        raise FormatError(f"{what}: damaged statistics of a filter: {error!r}") from None
+        raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 
 def _filter(state: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -266,18 +272,22 @@ def _filter(state: Mapping[str, Any], what: str) -> dict[str, Any]:
 def _agents(spaces: tuple[Any, Any]) -> tuple[list[Any], tuple[Any, Any]]:
     """The agents of Dict spaces, and the one pair of spaces that all of them have."""
     inner = [_members(space) for space in spaces]
+    if not all(isinstance(agent, (str, int)) for agent in inner[0]):
+        return [], (None, None)
     agents = sorted(inner[0], key=lambda agent: (type(agent).__name__, str(agent)))
     pairs = [tuple(members.get(agent) for members in inner) for agent in agents]
-    written = [
-        tuple(described_space(space, f"space of agent {agent!r}") for space in pair)
-        for agent, pair in zip(agents, pairs, strict=True)
-    ]
-    if not pairs or any(pair != written[0] for pair in written):
+    written: dict[int, Any] = {}  # agents often share a space, and a hostile file a large one
+    for space in (space for pair in pairs for space in pair):
+        if id(space) not in written:
+            written[id(space)] = described_space(space, "space of an agent")
+    said = [tuple(written[id(space)] for space in pair) for pair in pairs]
+    if not pairs or any(pair != said[0] for pair in said):
         return agents, (None, None)
     return agents, (pairs[0][0], pairs[0][1])
 
 
 def _members(space: Any) -> Mapping[Any, Any]:
-    found = getattr(space, "attributes", dict)().get("spaces")
-    found = getattr(found, "entries", found)
+    found = space.attributes().get("spaces") if isinstance(space, Object) else None
+    if isinstance(found, Object):
+        found = found.entries
     return found if isinstance(found, Mapping) else {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from policystore.backends.base import Backend
@@ -28,7 +29,7 @@ class Folder:
     Args:
         backend: where they are.
         prefix: the folder's own path in there, with a slash behind it; empty for all of it.
-        sizes: every file of the backend; None: not asked yet.
+        keys: the files in the folder, by their paths in the backend.
     """
 
     def __init__(self, backend: Backend, prefix: str, keys: frozenset[str]) -> None:
@@ -49,17 +50,17 @@ class Folder:
         kept = frozenset(key for key in self._keys if key.startswith(prefix))
         return Folder(self._backend, prefix, kept)
 
-    def keys(self) -> list[str]:
+    def paths(self) -> list[str]:
         """Paths of all files, in order."""
         return sorted(key[len(self._prefix) :] for key in self._keys)
 
     def files(self) -> list[str]:
         """Names of the files right in here, in order."""
-        return [key for key in self.keys() if "/" not in key]
+        return [key for key in self.paths() if "/" not in key]
 
     def folders(self) -> list[str]:
         """Names of the folders right in here, in order."""
-        return sorted({key.partition("/")[0] for key in self.keys() if "/" in key})
+        return sorted({key.partition("/")[0] for key in self.paths() if "/" in key})
 
     def has(self, key: str) -> bool:
         """Whether a file is there."""
@@ -112,7 +113,7 @@ class Folder:
 
 
 def open_folder(
-    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+    path: str | PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> Folder:
     """The folder at a path or URL; lists it.
 
@@ -125,7 +126,7 @@ def open_folder(
     backend = open_backend(path, options)
     keys = frozenset(backend.keys(""))
     if not keys:
-        if os.path.isfile(os.fspath(path)):
+        if Path(path).is_file():
             raise InvalidInputError(f"{path} is a file; a checkpoint is the folder that it is in")
         raise NotFoundError(f"{path}: there is no such folder, or it is empty")
     return Folder(backend, "", keys)

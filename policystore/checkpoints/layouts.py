@@ -115,7 +115,7 @@ def recognized(folder: Folder) -> Checkpoint | None:
         InvalidInputError: a checkpoint of a kind that holds no policies.
     """
     meta = folder.json(_META) if folder.has(_META) else {}
-    for look in (_algorithm, _policy, _module, _learner):
+    for look in (_algorithm, _policy, _learner, _module):
         found = look(folder)
         if found is not None:
             kind, entries = found
@@ -166,13 +166,13 @@ def _policy(folder: Folder) -> _Found:
 
 def _module(folder: Folder) -> _Found:
     """An RLModule's own folder, or one of a MultiRLModule with theirs inside."""
-    state = folder.state_file("module_state")
     inner = _modules(folder)
     if inner:
         return "multi_rl_module", inner
+    form: Form = "module" if folder.has(_ARGS) else "learner"
+    state = folder.state_file("module_state") or _earlier_state(folder)
     if state is None:
         return None
-    form: Form = "module" if folder.has(_ARGS) else "learner"
     return "rl_module", {"default_policy": Entry("default_policy", form, folder, state)}
 
 
@@ -206,14 +206,20 @@ def _learner_modules(folder: Folder) -> dict[str, Entry]:
     found = {}
     for name in states.folders():
         inner = states.inside(name)
-        # In 2.5 the folder's name ends with the path that the module was written from.
-        files = [
-            f"{deeper}/{file}"
-            for deeper in inner.folders()
-            if deeper.startswith("module_state")
-            for file in inner.inside(deeper).files()
-            if file.startswith("module_state.")
-        ]
-        if len(files) == 1 and inner.has(_MODULE_META):
-            found[name] = Entry(name, "learner", inner, files[0])
+        state = _earlier_state(inner)
+        if state is not None:
+            found[name] = Entry(name, "learner", inner, state)
     return found
+
+
+def _earlier_state(folder: Folder) -> str | None:
+    """The weights in the folder of one module of 2.5 to 2.24."""
+    files = [
+        f"{inner}/{file}"
+        for inner in folder.folders()
+        # In 2.5 the folder's name ends with the path that the module was written from.
+        if inner.startswith("module_state")
+        for file in folder.inside(inner).files()
+        if file.startswith("module_state.")
+    ]
+    return files[0] if len(files) == 1 and folder.has(_MODULE_META) else None

@@ -15,6 +15,8 @@ from policystore.errors import FormatError, InvalidInputError
 
 __all__ = ["read_msgpack"]
 
+_MOST = 1_000_000  # items of one list, for which memory is taken before they are read
+
 
 def read_msgpack(data: bytes, what: str) -> Any:
     """What a msgpack file says, as plain values, arrays and stand-ins.
@@ -37,7 +39,7 @@ def read_msgpack(data: bytes, what: str) -> Any:
     try:
         return msgpack.unpackb(
             data, strict_map_key=False, object_hook=_hook, ext_hook=_ext, raw=False,
-            unicode_errors="surrogatepass",
+            unicode_errors="surrogatepass", max_array_len=_MOST, max_map_len=_MOST,
         )  # fmt: skip
     except FormatError as error:
         raise FormatError(f"{what} is not a msgpack file that can be read: {error}") from None

@@ -122,7 +122,9 @@ def described_by_args(found: Any, what: str) -> Described:
         cls, (args, kwargs) = found["class"], found["ctor_args_and_kwargs"]
         given = dict(kwargs)
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{what}: not the class and arguments of a module: {error!r}") from None
+        raise FormatError(
+            f"{what}: not the class and arguments of a module: {error!r:.200}"
+        ) from None
     if not isinstance(cls, Global):
         module.left_out["class"] = f"{bare(cls)}: no other process can import it by name"
     else:

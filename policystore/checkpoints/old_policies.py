@@ -10,11 +10,11 @@ import numpy as np
 
 from policystore.checkpoints.described_spaces import array_from_text, described_space
 from policystore.checkpoints.plain_values import Plainer
+from policystore.checkpoints.policy_keys import is_dropped
 from policystore.checkpoints.renamed import CONNECTORS, POLICIES
-from policystore.checkpoints.stand_ins import Global, Object, bare, global_path
+from policystore.checkpoints.stand_ins import Global, Object, bare, said
 from policystore.checkpoints.weights import checked_weights
 from policystore.errors import FormatError
-from policystore.checkpoints.policy_keys import is_dropped
 from policystore.snapshot import Snapshot
 from policystore.spec import Spec
 from policystore.tree import Tagged
@@ -48,7 +48,7 @@ def is_hybrid(state: Mapping[Any, Any]) -> bool:
     """Whether a policy of Ray 2.3 to 2.10 holds an RLModule of the new stack."""
     spec = state.get("policy_spec")
     named = spec.get("policy_class") if isinstance(spec, Mapping) else None
-    if "WithRLModule" in str(global_path(named) or named):
+    if "WithRLModule" in said(named):
         return True
     config = config_of(state)
     flags = ("_enable_rl_module_api", "_enable_new_api_stack", "enable_rl_module_and_learner")
@@ -79,8 +79,7 @@ def old_snapshot(
         return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, left_out=left_out))
     cls = _policy_class(described.get("policy_class"))
     if cls is None:
-        name = str(global_path(described.get("policy_class")) or described.get("policy_class"))
-        left_out["class"] = _why_no_class(name[:200])
+        left_out["class"] = _why_no_class(said(described.get("policy_class")))
         return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, left_out=left_out))
     config = config_of(state)
     kept = {key: value for key, value in config.items() if not is_dropped(str(key))}
@@ -99,7 +98,7 @@ def old_snapshot(
         cls=cls,
         observation_space=observations,
         action_space=actions,
-        env_observation_space=env_observations,  # type: ignore[arg-type]
+        env_observation_space=env_observations,
         env_action_space=actions if env_observations is not None else None,
         config=plain,
         normalize_actions=_handled("Normalize", acting, bool(connectors), config),
@@ -200,7 +199,10 @@ def _steps(pipeline: Any, what: str) -> list[tuple[str, Any]]:
 def _clip(state: Any, what: str) -> dict[str, Any]:
     if not isinstance(state, Mapping):
         raise FormatError(f"{what}: expected its arguments, found {bare(state)}")
-    return {"sign": bool(state.get("sign")), "limit": state.get("limit")}
+    limit = state.get("limit")
+    if limit is not None and not isinstance(limit, (int, float)):
+        raise FormatError(f"{what}: its limit is {bare(limit)}, not a number")
+    return {"sign": state.get("sign") is True, "limit": limit}
 
 
 def _filter(state: Any, what: str) -> dict[str, Any]:
@@ -213,7 +215,7 @@ def _filter(state: Any, what: str) -> dict[str, Any]:
             "running_stats": [_statistics(stat, what) for stat in state["running_stats"]],
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{what}: damaged statistics of a filter: {error!r}") from None
+        raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 
 def _statistics(stat: Mapping[str, Any], what: str) -> dict[str, Any]:

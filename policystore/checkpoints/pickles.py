@@ -1,7 +1,8 @@
 """Reads pickles as plain values, numpy arrays and stand-ins.
 
-Here are the calls whose meaning is plain data: Python's containers, numpy's arrays. Each is done by the few lines here, on arguments that were checked; no function of numpy gets an
-array's dtype or state as the file has it.
+Here are the calls whose meaning is plain data: Python's containers and numpy's arrays. Each is done
+by the few lines here, on arguments that were checked; no function of numpy gets an array's dtype or
+state as the file has it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from policystore.checkpoints.machine import Machine
-from policystore.checkpoints.stand_ins import Calls, Global, Object, Shell
+from policystore.checkpoints.operations import run
+from policystore.checkpoints.stand_ins import Calls, Global, Object, Shell, why_no_key
 from policystore.errors import FormatError
 
 __all__ = ["KNOWN", "array_of", "dtype_of", "read_pickle"]
@@ -51,7 +53,7 @@ class _Array(Shell):
 
 def dtype_of(code: Any) -> Any:
     """A numpy dtype of numbers by its code, such as ``<f4``; of others a stand-in."""
-    if isinstance(code, str):
+    if isinstance(code, str) and code:
         order, rest = (code[0], code[1:]) if code[:1] in "<>|=" else ("=", code)
         if rest[:1] in _SIZES and rest[1:] in map(str, _SIZES[rest[0]]):
             return np.dtype((order if order != "|" else "=") + rest)
@@ -99,7 +101,7 @@ def _frombuffer(args: tuple[Any, ...]) -> Any:
     if len(args) != 4:
         return NotImplemented
     raw, dtype, shape, order = args
-    return array_of(raw, dtype, shape, str(order)[:1])
+    return array_of(raw, dtype, shape, order if isinstance(order, str) else "C")
 
 
 def _scalar(args: tuple[Any, ...]) -> Any:
@@ -140,8 +142,9 @@ def _set(args: tuple[Any, ...]) -> Any:
     items = args[0] if args else []
     if len(args) > 1 or not isinstance(items, (list, tuple)):
         return NotImplemented
-    if not all(isinstance(item, (str, bytes)) for item in items):
-        return NotImplemented
+    unfit = next(filter(None, map(why_no_key, items)), None)
+    if unfit is not None:
+        raise FormatError(unfit)
     return set(items)
 
 
@@ -157,6 +160,10 @@ def _bytearray(args: tuple[Any, ...]) -> Any:
         found = _encode((args[0], args[1]))
         return found if found is NotImplemented else bytearray(found)
     return bytearray(args[0]) if isinstance(args[0], bytes) else NotImplemented
+
+
+def _bytes(args: tuple[Any, ...]) -> Any:
+    return b"" if not args else NotImplemented  # how protocol 2 writes none
 
 
 def _complex(args: tuple[Any, ...]) -> Any:
@@ -183,7 +190,7 @@ KNOWN: Calls = {
         (builtins, name): call
         for builtins in ("builtins", "__builtin__")
         for name, call in (
-            ("set", _set), ("frozenset", _frozenset), ("bytearray", _bytearray),
+            ("set", _set), ("frozenset", _frozenset), ("bytes", _bytes), ("bytearray", _bytearray),
             ("complex", _complex),
         )
     },
@@ -201,4 +208,4 @@ def read_pickle(data: bytes | memoryview, what: str) -> Any:
     Raises:
         FormatError: no pickle, a damaged one, or one beyond the bounds.
     """
-    return Machine(data, what, KNOWN).run()
+    return run(Machine(data, what, KNOWN))

@@ -112,8 +112,8 @@ _OFFLINE_DATA = """
 # Of versions before 2.40, which checkpoints come from.
 _EARLIER = """
     multiagent _learner_hps num_cpus_for_driver sample_async auto_wrap_old_gym_envs
-    _enable_learner_api _validate_exploration_conf_and_rl_modules horizon soft_horizon no_done_at_end
-    replay_sequence_length
+    _enable_learner_api _validate_exploration_conf_and_rl_modules horizon soft_horizon
+    no_done_at_end replay_sequence_length
 """
 
 DROPPED = frozenset(

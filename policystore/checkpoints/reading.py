@@ -5,16 +5,15 @@ Nothing in a file is imported, called or unpickled: see :mod:`policystore.checkp
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
-from policystore.arguments import as_list
 from policystore.canonical import JsonObject
 from policystore.checkpoints.described_spaces import described_space
 from policystore.checkpoints.env_sides import Side, read_side, side_of_config
-from policystore.checkpoints.folders import Folder, open_folder
+from policystore.checkpoints.folders import open_folder
 from policystore.checkpoints.layouts import Checkpoint, Entry, recognized
 from policystore.checkpoints.new_modules import (
     Described,
@@ -24,10 +23,10 @@ from policystore.checkpoints.new_modules import (
     module_snapshot,
 )
 from policystore.checkpoints.old_policies import config_of, is_hybrid, old_snapshot
-from policystore.checkpoints.stand_ins import bare
+from policystore.checkpoints.stand_ins import bare, said
 from policystore.checkpoints.trials import chosen_checkpoint
 from policystore.checkpoints.weights import checked_weights
-from policystore.errors import FormatError, NotFoundError
+from policystore.errors import FormatError, InvalidInputError, NotFoundError
 from policystore.parallel import in_parallel
 from policystore.snapshot import Snapshot
 
@@ -69,7 +68,7 @@ class Listing:
 
 
 def list_checkpoint(
-    path: str | os.PathLike[str],
+    path: str | PathLike[str],
     *,
     metric: str | None = None,
     mode: str = "max",
@@ -85,9 +84,7 @@ def list_checkpoint(
     """
     found = _opened(path, metric, mode, storage_options)
     entries = list(found.entries.values())
-    sizes = in_parallel(
-        lambda entry: entry.folder.size(entry.state), entries, workers=_WORKERS
-    )
+    sizes = in_parallel(lambda entry: entry.folder.size(entry.state), entries, workers=_WORKERS)
     name, config = found.algorithm
     new = any(entry.form != "policy" for entry in entries)
     hybrid = is_hybrid({"policy_spec": {"config": config}})
@@ -102,7 +99,7 @@ def list_checkpoint(
 
 
 def read_checkpoint(
-    path: str | os.PathLike[str],
+    path: str | PathLike[str],
     policy_ids: Iterable[str] | None = None,
     *,
     metric: str | None = None,
@@ -140,21 +137,25 @@ def read_checkpoint(
         StorageError: a file that cannot be read.
     """
     found = _opened(path, metric, mode, storage_options)
-    wanted = list(found.entries) if policy_ids is None else as_list(policy_ids, "policy_ids")
+    wanted: list[Any] = list(found.entries if policy_ids is None else _listed(policy_ids))
     unknown = [str(name)[:80] for name in wanted if name not in found.entries]
     if unknown:
         raise NotFoundError(
             f"{found.folder} has no policy {', '.join(map(repr, unknown))}; its policies are "
             + (", ".join(map(repr, found.entries)) or "none")
         )
-    snaps = in_parallel(
-        lambda name: _read(found, found.entries[name]), wanted, workers=_WORKERS
-    )
+    snaps = in_parallel(lambda name: _read(found, found.entries[name]), wanted, workers=_WORKERS)
     return dict(zip(wanted, snaps, strict=True))
 
 
+def _listed(policy_ids: object) -> Iterable[Any]:
+    if isinstance(policy_ids, str) or not isinstance(policy_ids, Iterable):
+        raise InvalidInputError(f"policy_ids is a list of ids: policy_ids=[{said(policy_ids)!r}]")
+    return policy_ids
+
+
 def _opened(
-    path: str | os.PathLike[str],
+    path: str | PathLike[str],
     metric: str | None,
     mode: str,
     storage_options: Mapping[str, Any] | None,
@@ -165,8 +166,23 @@ def _opened(
 
 def _read(checkpoint: Checkpoint, entry: Entry) -> Snapshot:
     algorithm, config = checkpoint.algorithm
+    state, size = entry.folder.data(entry.state)
+    try:
+        return _made(checkpoint, entry, state, size, algorithm, config)
+    except InvalidInputError as error:
+        # Data that no snapshot holds: not of the caller's making, but of the file's.
+        raise FormatError(f"{entry.folder.where(entry.state)}: {error}") from None
+
+
+def _made(
+    checkpoint: Checkpoint,
+    entry: Entry,
+    state: Any,
+    size: int,
+    algorithm: str | None,
+    config: Mapping[str, Any],
+) -> Snapshot:
     folder, where = entry.folder, entry.folder.where(entry.state)
-    state, size = folder.data(entry.state)
     if entry.form == "policy":
         if isinstance(state, Mapping) and is_hybrid(state):
             return _hybrid(state, size, algorithm, where, multi_agent=len(checkpoint.entries) > 1)
@@ -223,5 +239,5 @@ def _hybrid(
 
 def _algorithm_of(config: Mapping[Any, Any]) -> str | None:
     """Of a single policy, by the learner that its config names."""
-    learner = str(config.get("learner_class") or config.get("_learner_class"))
+    learner = said(config.get("learner_class") or config.get("_learner_class"))
     return "PPO" if ".ppo." in learner else None

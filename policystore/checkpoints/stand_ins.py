@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Calls", "Global", "Object", "Shell", "bare", "global_path"]
+__all__ = ["Calls", "Global", "Object", "Shell", "bare", "global_path", "said", "why_no_key"]
+
+_KEY_BITS = 60
+_MAX_KEY = 16  # items of a tuple that is a key
 
 Calls = dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]]
 """What a call of a name with arguments means; NotImplemented where it is not plain data."""
@@ -56,7 +59,7 @@ class Object:
         return f"<{self.cls if isinstance(self.cls, Global) else 'Object'} that was not made>"
 
     def attributes(self) -> dict[str, Any]:
-        """What ``__dict__`` would hold, slots included; ``{}`` where the state is of another kind."""
+        """What ``__dict__`` and slots would hold; ``{}`` where the state is of another kind."""
         return {name: value for name, value in self._named() if isinstance(name, str)}
 
     def _named(self) -> Iterator[tuple[Any, Any]]:
@@ -85,9 +88,34 @@ def global_path(value: Any) -> str | None:
     return str(value) if isinstance(value, Global) else None
 
 
+def why_no_key(key: Any) -> str | None:
+    """Why a value is not hashed; None if it may be.
+
+    Tuples in tuples take time that doubles with each level, and integers beyond 60 bits can be
+    chosen so that all of them have one hash.
+    """
+    if isinstance(key, tuple):
+        if len(key) > _MAX_KEY or any(isinstance(item, tuple) for item in key):
+            return "a nested or long tuple as a key"
+        return next(filter(None, map(why_no_key, key)), None)
+    if type(key) is int:
+        return None if key.bit_length() <= _KEY_BITS else "an integer of more than 60 bits as a key"
+    if key is None or isinstance(key, (str, bytes, bool, float, Global, Object)):
+        return None
+    return f"{bare(key)} as a key"
+
+
+def said(value: Any) -> str:
+    """What a text or a name says, if it is one; else what kind of thing it is."""
+    if isinstance(value, (str, Global)):
+        return str(value)[:200]
+    return bare(value)
+
+
 def bare(value: Any) -> str:
     """What kind of thing a value is, in few words, for messages; never its ``repr``, which may be
-    endless."""
+    endless.
+    """
     if isinstance(value, Global):
         return f"the name {value}"[:200]
     if isinstance(value, Object):

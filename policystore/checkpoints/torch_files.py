@@ -1,17 +1,18 @@
-"""Reads what ``torch.save`` wrote, without torch: a zip with a pickle and the tensors' bytes in it."""
+"""Reads what ``torch.save`` wrote, without torch: a zip of a pickle and the tensors' bytes."""
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from policystore.checkpoints.machine import Machine
+from policystore.checkpoints.operations import run
 from policystore.checkpoints.pickles import KNOWN, read_pickle
 from policystore.checkpoints.stand_ins import Calls, Global, Object
 from policystore.errors import FormatError
@@ -43,19 +44,20 @@ def read_torch(data: bytes, what: str) -> Any:
     if not data.startswith(b"PK"):
         return read_pickle(data, what)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
             read = _reader(archive, data, what)
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(names) != 1:
                 raise FormatError(f"{what} is a zip, but not one that torch.save writes")
             folder = names[0].removesuffix("data.pkl")
-            order = read(f"{folder}byteorder") if f"{folder}byteorder" in archive.NameToInfo else b"little"
+            said = f"{folder}byteorder" in archive.NameToInfo
+            order = read(f"{folder}byteorder") if said else b"little"
             storages: dict[str, Any] = {}
 
             def storage(identity: Any) -> Any:
                 return _storage(identity, storages, lambda key: read(f"{folder}data/{key}"), order)
 
-            return Machine(read(names[0]), what, {**KNOWN, **_CALLS}, storage).run()
+            return run(Machine(read(names[0]), what, {**KNOWN, **_CALLS}, storage))
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
         if isinstance(error, FormatError):
             raise
@@ -65,14 +67,19 @@ def read_torch(data: bytes, what: str) -> Any:
 def _reader(archive: zipfile.ZipFile, data: bytes, what: str) -> Callable[[str], bytes]:
     if len(archive.namelist()) > _MAX_FILES:
         raise FormatError(f"{what}: a zip of more than {_MAX_FILES:,} files")
+    left = len(data)  # the files of an honest one do not overlap
 
     def read(name: str) -> bytes:
+        nonlocal left
         info = archive.NameToInfo.get(name)
         if info is None:
             raise FormatError(f"{what}: there is no {name[:200]} in it")
         # torch compresses nothing; what is compressed may grow without bounds.
         if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data):
             raise FormatError(f"{what}: {name[:200]} is compressed, which torch.save never does")
+        left -= info.file_size
+        if left < 0:
+            raise FormatError(f"{what}: the files in it are more than all of it")
         return archive.read(info)
 
     return read

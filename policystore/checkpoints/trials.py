@@ -62,7 +62,7 @@ def trained_checkpoints(folder: Folder) -> list[Trained]:
         FormatError: a damaged ``result.json``.
     """
     places: dict[str, set[str]] = {}
-    for key in folder.keys():
+    for key in folder.paths():
         parts = key.split("/")
         for index, part in enumerate(parts[:-1]):
             if _NAME.match(part):
@@ -119,8 +119,8 @@ def chosen_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoi
     listed = trained_checkpoints(folder)
     if not listed:
         raise InvalidInputError(
-            f"{folder} is no checkpoint of RLlib's, and no folder of a Tune trial or experiment: it "
-            f"holds {', '.join((folder.files() + folder.folders())[:5])}"
+            f"{folder} is no checkpoint of RLlib's, and no folder of a Tune trial or experiment: "
+            f"it holds {', '.join((folder.files() + folder.folders())[:5])}"
         )
     if metric is None:
         best = max(listed, key=_age)

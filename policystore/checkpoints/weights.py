@@ -16,6 +16,8 @@ __all__ = ["checked_weights"]
 # Many names may stand for one array, as tied weights do; no model ties this many of all it has.
 _COPIES = 16
 _SOME = 1 << 20
+_MOST = 1_000_000
+_DEEPEST = 8
 
 
 def checked_weights(found: Any, what: str, *, stored: int | None = None) -> dict[str, Array]:
@@ -30,7 +32,7 @@ def checked_weights(found: Any, what: str, *, stored: int | None = None) -> dict
         FormatError: something else.
     """
     weights: dict[str, Array] = {}
-    _collect(found, "", weights, what, 0)
+    _collect(found, "", weights, what, [_MOST])
     total = sum(array.nbytes for array in weights.values())
     if stored is not None and total > _COPIES * stored + _SOME:
         raise FormatError(
@@ -40,15 +42,18 @@ def checked_weights(found: Any, what: str, *, stored: int | None = None) -> dict
     return weights
 
 
-def _collect(found: Any, prefix: str, into: dict[str, Array], what: str, depth: int) -> None:
+def _collect(found: Any, prefix: str, into: dict[str, Array], what: str, left: list[int]) -> None:
     if isinstance(found, Object) and found.entries:
         found = found.entries
-    if not isinstance(found, Mapping) or depth > 8:
+    if not isinstance(found, Mapping) or prefix.count("/") > _DEEPEST:
         raise FormatError(
             f"{what}: expected weights, arrays by their names, found {bare(found)}"
             + (f" at {prefix[:200]!r}" if prefix else "")
         )
     for name, value in found.items():
+        left[0] -= 1
+        if left[0] < 0:
+            raise FormatError(f"{what}: more than {_MOST:,} weights, or the same ones repeated")
         if not isinstance(name, str):
             raise FormatError(f"{what}: a weight is named by {bare(name)}, not by a text")
         if isinstance(value, np.generic):
@@ -58,4 +63,4 @@ def _collect(found: Any, prefix: str, into: dict[str, Array], what: str, depth: 
         if isinstance(value, np.ndarray):
             into[prefix + name] = value
         else:
-            _collect(value, f"{prefix}{name}/", into, what, depth + 1)
+            _collect(value, f"{prefix}{name}/", into, what, left)
