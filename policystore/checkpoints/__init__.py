@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from policystore.checkpoints.reading import Listing, list_checkpoint, read_checkpoint
+from policystore.checkpoints.reading import (
+    Listing,
+    list_checkpoint,
+    list_experiment,
+    read_checkpoint,
+)
+from policystore.checkpoints.trials import Trained
 
-__all__ = ["Listing", "list_checkpoint", "read_checkpoint"]
+__all__ = ["Listing", "Trained", "list_checkpoint", "list_experiment", "read_checkpoint"]

@@ -18,7 +18,7 @@ from policystore.checkpoints.described_spaces import array_from_text, described_
 from policystore.checkpoints.folders import Folder
 from policystore.checkpoints.plain_values import Plainer
 from policystore.checkpoints.renamed import todays_path
-from policystore.checkpoints.stand_ins import Global, Object, bare
+from policystore.checkpoints.stand_ins import ODD, Global, Object, bare
 from policystore.errors import FormatError
 from policystore.tree import Tagged
 
@@ -176,7 +176,7 @@ def _pipeline(folder: Folder) -> tuple[tuple[Any, Any], list[tuple[Any, Any, Any
             kwargs[name] if name in kwargs else given[index] for index, name in enumerate(_SPACES)
         )
         steps = [(step[0], tuple(step[1]), dict(step[2])) for step in kwargs["connectors"]]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except ODD as error:
         raise FormatError(
             f"{folder.where(key)}: not a connector pipeline: {error!r:.200}"
         ) from None
@@ -244,7 +244,7 @@ def _filters(state: Any, what: str) -> dict[Any, Any]:
     """State of a MeanStdFilter, as :func:`..connector_state.take_state` has it."""
     try:
         return {agent: _filter(entry, what) for agent, entry in state.items()}
-    except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
+    except ODD as error:
         raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 

@@ -10,7 +10,7 @@ from policystore.checkpoints.described_spaces import described_space
 from policystore.checkpoints.env_sides import Side
 from policystore.checkpoints.plain_values import Plainer
 from policystore.checkpoints.renamed import todays_path
-from policystore.checkpoints.stand_ins import Global, Object, bare, global_path
+from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, global_path
 from policystore.errors import FormatError
 from policystore.snapshot import Snapshot
 from policystore.spec import Spec
@@ -121,7 +121,7 @@ def described_by_args(found: Any, what: str) -> Described:
     try:
         cls, (args, kwargs) = found["class"], found["ctor_args_and_kwargs"]
         given = dict(kwargs)
-    except (KeyError, TypeError, ValueError) as error:
+    except ODD as error:
         raise FormatError(
             f"{what}: not the class and arguments of a module: {error!r:.200}"
         ) from None

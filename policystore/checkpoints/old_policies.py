@@ -12,7 +12,7 @@ from policystore.checkpoints.described_spaces import array_from_text, described_
 from policystore.checkpoints.plain_values import Plainer
 from policystore.checkpoints.policy_keys import is_dropped
 from policystore.checkpoints.renamed import CONNECTORS, POLICIES
-from policystore.checkpoints.stand_ins import Global, Object, bare, said
+from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, said
 from policystore.checkpoints.weights import checked_weights
 from policystore.errors import FormatError
 from policystore.snapshot import Snapshot
@@ -214,7 +214,7 @@ def _filter(state: Any, what: str) -> dict[str, Any]:
             "clip": None if state["clip"] is None else float(state["clip"]),
             "running_stats": [_statistics(stat, what) for stat in state["running_stats"]],
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except ODD as error:
         raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 

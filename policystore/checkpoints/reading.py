@@ -24,13 +24,13 @@ from policystore.checkpoints.new_modules import (
 )
 from policystore.checkpoints.old_policies import config_of, is_hybrid, old_snapshot
 from policystore.checkpoints.stand_ins import bare, said
-from policystore.checkpoints.trials import chosen_checkpoint
+from policystore.checkpoints.trials import Trained, chosen_checkpoint, trained_checkpoints
 from policystore.checkpoints.weights import checked_weights
 from policystore.errors import FormatError, InvalidInputError, NotFoundError
 from policystore.parallel import in_parallel
 from policystore.snapshot import Snapshot
 
-__all__ = ["Listing", "list_checkpoint", "read_checkpoint"]
+__all__ = ["Listing", "list_checkpoint", "list_experiment", "read_checkpoint"]
 
 _WORKERS = 16
 _LEFT_OUT = {
@@ -96,6 +96,25 @@ def list_checkpoint(
         algorithm=name,
         sizes={entry.id: size for entry, size in zip(entries, sizes, strict=True)},
     )
+
+
+def list_experiment(
+    path: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> list[Trained]:
+    """Every checkpoint of a Tune trial or experiment, by trial and number.
+
+    Args:
+        path: the folder of a trial or experiment, or a URL that fsspec knows.
+        storage_options: what the filesystem of a URL is opened with.
+
+    Returns:
+        One entry a checkpoint, with its ``path`` for :func:`read_checkpoint` and the ``result``
+        that Tune wrote beside it; empty where there are none.
+
+    Raises:
+        NotFoundError, FormatError, StorageError: as :func:`read_checkpoint`.
+    """
+    return trained_checkpoints(open_folder(path, storage_options))
 
 
 def read_checkpoint(
@@ -214,7 +233,10 @@ def _earlier_side(
     observations: JsonObject | None = module.observation_space
     if entry.also is not None:
         folder, key = entry.also
-        spec = folder.data(key)[0].get("policy_spec", {})
+        state, _ = folder.data(key)
+        spec = state.get("policy_spec") if isinstance(state, Mapping) else None
+        if not isinstance(spec, Mapping):
+            raise FormatError(f"{folder.where(key)}: expected a policy, found {bare(state)}")
         observations = described_space(spec.get("observation_space"), folder.where(key))
     return side_of_config(
         config, observations, module.action_space, multi_agent=len(checkpoint.entries) > 1

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Calls", "Global", "Object", "Shell", "bare", "global_path", "said", "why_no_key"]
+__all__ = ["ODD", "Calls", "Global", "Object", "Shell", "bare", "global_path", "said", "why_no_key"]
 
 _KEY_BITS = 60
 _MAX_KEY = 16  # items of a tuple that is a key
+
+ODD = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, StopIteration)
+"""What Python raises where data is not of the form that code takes it to be."""
 
 Calls = dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]]
 """What a call of a name with arguments means; NotImplemented where it is not plain data."""

@@ -42,6 +42,11 @@ class Trained:
     result: Mapping[str, Any]
     folder: Folder
 
+    @property
+    def path(self) -> str:
+        """Where it is, as ``read_checkpoint`` takes it."""
+        return str(self.folder)
+
     def metric(self, key: str) -> float | None:
         """A number out of the result; None where it is not there or none."""
         found: Any = self.result
