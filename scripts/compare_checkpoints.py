@@ -4,8 +4,8 @@
 
 prints the table of docs/compatibility.md, and with --write puts it there. Ray is tried with each of
 its loaders (Algorithm, Policy, RLModule); a checkpoint counts as loaded if one of them gives every
-policy with the weights that it was saved with. policystore reads it in a process of its own, without
-Ray, and rebuilds each policy, whose outputs are compared with the recorded ones.
+policy with the weights that it was saved with. policystore reads it without Ray's help, and
+rebuilds each policy, whose outputs are compared with the recorded ones.
 """
 
 from __future__ import annotations

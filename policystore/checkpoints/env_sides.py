@@ -18,7 +18,7 @@ from policystore.checkpoints.described_spaces import array_from_text, described_
 from policystore.checkpoints.folders import Folder
 from policystore.checkpoints.plain_values import Plainer
 from policystore.checkpoints.renamed import todays_path
-from policystore.checkpoints.stand_ins import ODD, Global, Object, bare
+from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, class_path
 from policystore.errors import FormatError
 from policystore.tree import Tagged
 
@@ -202,9 +202,10 @@ def _record(
     multi_agent: bool,
 ) -> None:
     """One of the user's pieces, with its state; noted where it cannot be kept."""
-    name = cls.name if isinstance(cls, Global) else bare(cls)
+    path = class_path(cls)
+    name = bare(cls) if path is None else path.rpartition(":")[2]
     place = f"connectors.{name}"
-    if not isinstance(cls, Global):
+    if path is None:
         side.left_out[place] = "of a class that no other process can import by name"
         return
     if "connectors" in kwargs:
@@ -213,7 +214,7 @@ def _record(
     missing: dict[str, str] = {}
     plainer = Plainer(str(folder), missing)
     kept = {key: value for key, value in kwargs.items() if key not in _SPACES}
-    entry: dict[str, Any] = {"class": Tagged("import", todays_path(str(cls)))}
+    entry: dict[str, Any] = {"class": Tagged("import", todays_path(path))}
     plain_args = plainer.value(list(args), "args")[1] if args else None
     plain_kwargs = plainer.mapping(kept, "kwargs")
     if missing:

@@ -10,7 +10,7 @@ from policystore.checkpoints.described_spaces import described_space
 from policystore.checkpoints.env_sides import Side
 from policystore.checkpoints.plain_values import Plainer
 from policystore.checkpoints.renamed import todays_path
-from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, global_path
+from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, class_path
 from policystore.errors import FormatError
 from policystore.snapshot import Snapshot
 from policystore.spec import Spec
@@ -52,6 +52,33 @@ _MODEL_KEYS = {
     "lstm_weights_initializer_config": "lstm_kernel_initializer_kwargs",
     "lstm_bias_initializer": "lstm_bias_initializer",
     "lstm_bias_initializer_config": "lstm_bias_initializer_kwargs",
+}
+# core/rl_module/default_model_config.py of Ray 2.60, whose Catalog fills gaps with these.
+_MODEL_DEFAULTS: dict[str, Any] = {
+    "fcnet_hiddens": [256, 256],
+    "fcnet_activation": "tanh",
+    "fcnet_use_layernorm": False,
+    "conv_filters": None,
+    "conv_activation": "relu",
+    "head_fcnet_hiddens": [],
+    "head_fcnet_activation": "relu",
+    "head_fcnet_use_layernorm": False,
+    "free_log_std": False,
+    "log_std_clip_param": 20.0,
+    "vf_share_layers": True,
+    "use_lstm": False,
+    "max_seq_len": 20,
+    "lstm_cell_size": 256,
+    "lstm_use_prev_action": False,
+    "lstm_use_prev_reward": False,
+    "fusionnet_hiddens": [256, 256],
+    "fusionnet_activation": "tanh",
+    **{
+        f"{part}_{what}_initializer{kwargs}": None
+        for part in ("fcnet", "conv", "head_fcnet", "lstm", "fusionnet")
+        for what in ("kernel", "bias")
+        for kwargs in ("", "_kwargs")
+    },
 }
 _ALGORITHM_MODULES = {
     "PPO": (
@@ -101,11 +128,13 @@ class Described:
             model = {}
         if earlier and (self.cls or "").startswith("ray.rllib."):
             model = {_MODEL_KEYS[key]: model[key] for key in _MODEL_KEYS if key in model}
+        catalog = class_path(given.get("catalog_class"))
+        if catalog is not None:
+            model = {**_MODEL_DEFAULTS, **model}
         plain = Plainer(what, self.left_out).mapping(model, "config.model_config")
         self.config = {"model_config": plain}
-        catalog = given.get("catalog_class")
-        if isinstance(catalog, Global):
-            self.config["catalog_class"] = Tagged("import", todays_path(str(catalog)))
+        if catalog is not None:
+            self.config["catalog_class"] = Tagged("import", todays_path(catalog))
         if given.get("learner_only") is True:
             self.config["learner_only"] = True
         return self
@@ -125,10 +154,11 @@ def described_by_args(found: Any, what: str) -> Described:
         raise FormatError(
             f"{what}: not the class and arguments of a module: {error!r:.200}"
         ) from None
-    if not isinstance(cls, Global):
+    path = class_path(cls)
+    if path is None:
         module.left_out["class"] = f"{bare(cls)}: no other process can import it by name"
     else:
-        module.cls = todays_path(str(cls))
+        module.cls = todays_path(path)
     config = given.get("config", args[0] if args else None)
     if isinstance(config, Object):  # the one argument of modules before 2.40
         given = config.attributes() | given
@@ -160,8 +190,9 @@ def described_by_policy(
     given = config.get("rl_module_spec") or config.get("_rl_module_spec")
     custom = given.attributes().get("module_class") if isinstance(given, Object) else None
     cls, catalog = _ALGORITHM_MODULES.get(algorithm or "", (None, None))
-    if isinstance(custom, Global):
-        cls, catalog = todays_path(str(custom)), None
+    path = class_path(custom)
+    if path is not None:
+        cls, catalog = todays_path(path), None
     if cls is None:
         module.left_out["class"] = (
             f"the module that {algorithm} had is not told by the checkpoint, or not in Ray 2.60"
@@ -181,7 +212,7 @@ def described_by_policy(
 def _dotted(path: Any) -> str | None:
     """``a.b.C`` as ``a.b:C``."""
     if isinstance(path, Global):
-        return global_path(path)
+        return class_path(path)
     if not isinstance(path, str) or "." not in path:
         return None
     module, _, name = path.rpartition(".")

@@ -12,7 +12,7 @@ from policystore.checkpoints.described_spaces import array_from_text, described_
 from policystore.checkpoints.plain_values import Plainer
 from policystore.checkpoints.policy_keys import is_dropped
 from policystore.checkpoints.renamed import CONNECTORS, POLICIES
-from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, said
+from policystore.checkpoints.stand_ins import ODD, Object, bare, class_path, said
 from policystore.checkpoints.weights import checked_weights
 from policystore.errors import FormatError
 from policystore.snapshot import Snapshot
@@ -124,11 +124,10 @@ def _named(weights: Any) -> Any:
 
 def _policy_class(named: Any) -> str | None:
     """An import path; None for what Ray 2.60 does not have, or what is not of torch."""
-    if isinstance(named, Global):
-        name = named.name
-        if named.module.startswith("ray.rllib."):
-            return POLICIES.get(name)
-        return str(named) if name.isidentifier() else None
+    path = class_path(named)
+    if path is not None:
+        module, _, name = path.partition(":")
+        return POLICIES.get(name) if module.startswith("ray.rllib.") else path
     if not isinstance(named, str):
         return None
     if ":" in named or "." in named:  # RLlib writes 'module.Name' or 'module:Name' of others

@@ -14,7 +14,7 @@ import numpy as np
 
 from policystore.checkpoints.described_spaces import described_space
 from policystore.checkpoints.renamed import todays_path
-from policystore.checkpoints.stand_ins import Global, Object, bare
+from policystore.checkpoints.stand_ins import Global, Object, bare, class_path
 from policystore.errors import FormatError, InvalidInputError
 from policystore.tree import Tagged, encode
 
@@ -26,7 +26,6 @@ _MOST = 200_000  # values: a config has some hundreds
 _DEEPEST = 40
 _MAX_BYTES = 1 << 20  # of arrays: those of a config are a few numbers
 _BY_VALUE = ("_make_function", "_make_skel_func", "_fill_function", "_builtin_type")
-_CLASS_BY_VALUE = ("_make_skeleton_class", "_make_skeleton_enum", "_rehydrate_skeleton_class")
 
 
 class _NotPlainError(Exception):
@@ -102,9 +101,11 @@ class Plainer:
     def _object(self, value: Object, where: str) -> Any:
         cls = value.cls
         name = cls.name.rpartition(".")[2] if isinstance(cls, Global) else ""
-        if name in _BY_VALUE or name in _CLASS_BY_VALUE:
-            kind = "function" if name in _BY_VALUE else "type"
-            raise _NotPlainError(f"a {kind} that no other process can import by name")
+        path = class_path(value)
+        if path is not None:
+            return Tagged("import", path)
+        if name in _BY_VALUE:
+            raise _NotPlainError("a function that no other process can import by name")
         if isinstance(cls, Global) and cls.module.split(".")[0] in ("gymnasium", "gym"):
             try:
                 return Tagged("space", described_space(value, where) or {})

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ODD", "Calls", "Global", "Object", "Shell", "bare", "global_path", "said", "why_no_key"]
+__all__ = ["ODD", "Calls", "Global", "Object", "Shell", "bare", "class_path", "said", "why_no_key"]
 
 _KEY_BITS = 60
+_MAX_NAME = 512
 _MAX_KEY = 16  # items of a tuple that is a key
 
 ODD = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, StopIteration)
@@ -86,9 +87,22 @@ class Shell:
         raise NotImplementedError
 
 
-def global_path(value: Any) -> str | None:
-    """``module:Name`` of what stands for a class or function; None of anything else."""
-    return str(value) if isinstance(value, Global) else None
+def class_path(value: Any) -> str | None:
+    """``module:Name`` of what stands for a class or function; None of anything else.
+
+    A class of a script or notebook comes by value: cloudpickle describes how to make it anew
+    (``_make_skeleton_class(metaclass, name, bases, {"__module__": …}, …)``), and says its name.
+    """
+    if isinstance(value, Global):
+        return str(value)
+    cls = value.cls if isinstance(value, Object) else None
+    if not isinstance(cls, Global) or cls.name != "_make_skeleton_class" or len(value.args) < 4:
+        return None
+    name, given = value.args[1], value.args[3]
+    module = given.get("__module__") if isinstance(given, dict) else None
+    if not isinstance(module, str) or not isinstance(name, str) or not name.isidentifier():
+        return None
+    return f"{module[:_MAX_NAME]}:{name[:_MAX_NAME]}"
 
 
 def why_no_key(key: Any) -> str | None:

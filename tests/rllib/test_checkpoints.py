@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,14 @@ def test_what_ray_itself_loads_gives_the_same_spec() -> None:
             assert read.spec.replace(**plain) == live.spec.replace(**plain)
             compared += 1
     assert compared >= 4
+
+
+def test_defaults_are_those_of_the_newest_ray() -> None:
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+    from policystore.checkpoints.new_modules import _MODEL_DEFAULTS
+
+    assert dataclasses.asdict(DefaultModelConfig()) == _MODEL_DEFAULTS
 
 
 def test_a_tensorflow_policy_is_weights_and_a_reason() -> None:
