@@ -124,8 +124,11 @@ def by_policystore(one: Given) -> str:
 
 def table(everything: list[Given]) -> str:
     import ray
-    from ray import __version__
+    from ray import __version__, tune
+    from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 
+    # The environment that the multi-agent ones were trained in, under its name.
+    tune.register_env("macp", lambda config: MultiAgentCartPole({"num_agents": 3}))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     rows = [
         f"| written by | kind | Ray {__version__} loads it | policystore |",

@@ -22,6 +22,7 @@ Form: TypeAlias = Literal[
     "module",  # module_state.* beside class_and_ctor_args.pkl: 2.40 and later
     "learner",  # module_state/ID/ beside rl_module_metadata.json: 2.5 to 2.24
 ]
+_MAX_STATE = 256 << 20  # bytes
 _META = "rllib_checkpoint.json"
 _ARGS = "class_and_ctor_args.pkl"
 _MODULE_META = "rl_module_metadata.json"
@@ -84,7 +85,8 @@ class Checkpoint:
                 config = args[0]
             return _name(cls), _attributes(config)
         key = folder.state_file("algorithm_state")
-        if key is None:
+        # With replay buffers in it, it may be of any size, and nothing here needs them.
+        if key is None or folder.size(key) > _MAX_STATE:
             return None, {}
         found, _ = folder.data(key)
         if not isinstance(found, Mapping):

@@ -35,6 +35,7 @@ __all__ = ["Listing", "list_checkpoint", "list_experiment", "read_checkpoint"]
 _WORKERS = 16
 _LEFT_OUT = {
     "optimizer": "the optimizer's state is for training on, not for acting",
+    "replay_buffer": "what an Algorithm had sampled, if its checkpoint holds any of it",
 }
 
 
