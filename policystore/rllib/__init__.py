@@ -13,6 +13,7 @@ except ImportError as error:
         f"policystore.rllib needs Ray RLlib and torch: pip install 'policystore[rllib]' ({error})"
     ) from error
 
+from policystore.checkpoints import Listing, list_checkpoint, read_checkpoint
 from policystore.rllib.joining import add_to, remove_from
 from policystore.rllib.module_rebuild import rebuild_module
 from policystore.rllib.policy_stack import rebuild_policy
@@ -24,13 +25,16 @@ from policystore.rllib.sync_report import Row, SyncReport
 from policystore.rllib.warm_start import warm_start
 
 __all__ = [
+    "Listing",
     "Row",
     "SyncReport",
     "add_to",
     "check_sync",
     "keep_added",
+    "list_checkpoint",
     "load_into",
     "publish",
+    "read_checkpoint",
     "rebuild_module",
     "rebuild_player",
     "rebuild_policy",

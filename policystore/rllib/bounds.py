@@ -26,11 +26,16 @@ _ROOM_COUNT = 1000
 
 
 def check_snapshot(snap: object) -> None:
-    """Refuse what is no snapshot, such as the ref of one."""
+    """Refuse what is no snapshot, such as the ref of one, and one of no known class."""
     if not isinstance(snap, Snapshot):
         raise InvalidInputError(
             f"expected a Snapshot, found {type(snap).__qualname__}"
             + (f": pull it first, store.pull({snap!r})" if isinstance(snap, str) else "")
+        )
+    why = snap.spec.left_out
+    if snap.spec.stack == "none" and ("class" in why or "spec" in why):
+        raise InvalidInputError(
+            f"{snap!r} holds weights that cannot be rebuilt: {why.get('class', why.get('spec'))}"
         )
 
 

@@ -20,6 +20,7 @@ from ray.rllib.core.models.configs import ModelConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModule
 
+from policystore.checkpoints.renamed import MODULES
 from policystore.errors import (
     FormatError,
     InvalidInputError,
@@ -181,32 +182,8 @@ def resolve_class(path: str, base: type, what: str, trust: Trust = ()) -> Any:
     return found
 
 
-def _renamed(algorithm: str, old: str, new: str) -> tuple[str, str]:
-    folder = f"ray.rllib.algorithms.{algorithm}.torch"
-    return f"{folder}.{old}", f"{folder}.{new}"
-
-
-# The same classes, as Ray 2.40 and as later versions call them.
-_RENAMED = (
-    *(
-        _renamed(
-            name,
-            f"{name}_torch_rl_module:{name.upper()}TorchRLModule",
-            f"default_{name}_torch_rl_module:Default{name.upper()}TorchRLModule",
-        )
-        for name in ("appo", "bc", "cql", "ppo", "sac")
-    ),
-    _renamed(
-        "dqn",
-        "dqn_rainbow_torch_rl_module:DQNRainbowTorchRLModule",
-        "default_dqn_torch_rl_module:DefaultDQNTorchRLModule",
-    ),
-    (
-        "ray.rllib.algorithms.dqn.dqn_rainbow_catalog:DQNRainbowCatalog",
-        "ray.rllib.algorithms.dqn.dqn_catalog:DQNCatalog",
-    ),
-)
-_OTHER_NAMES = dict(_RENAMED) | {new: old for old, new in _RENAMED}
+# As Ray 2.40 and as later versions call them.
+_OTHER_NAMES = MODULES | {new: old for old, new in MODULES.items()}
 
 
 def _resolve_value(path: str, trust: Trust) -> Any:

@@ -153,7 +153,21 @@ def _load(module: Any, weights: Mapping[str, Array], spec: Spec, what: str) -> N
     if missing and isinstance(module, TargetNetworkAPI) and not module.inference_only:
         # Learners add these after building (core/rl_module/apis/target_network_api.py:22).
         module.make_target_networks()
-    load_arrays(module, weights, what)
+    load_arrays(module, {**_constants(module), **weights}, what)
+
+
+def _constants(module: torch.nn.Module) -> dict[str, Array]:
+    """Buffers of RLlib's heads that hold a number of the config and not of training.
+
+    Modules of Ray 2.24 and before have none (core/models/torch/heads.py:66 of Ray 2.60), and what
+    was read from their checkpoints fits all the same.
+    """
+    names = plain_names(module)
+    return {
+        names[name]: buffer.detach().cpu().numpy()
+        for name, buffer in module.named_buffers()
+        if name.endswith(".log_std_clip_param_const") and name in names
+    }
 
 
 def _load_plain(module: Any, weights: Mapping[str, Array], what: str) -> None:

@@ -25,9 +25,9 @@ from ray.rllib.utils.exploration import Exploration
 from ray.rllib.utils.schedules import Schedule
 from ray.tune.registry import RLLIB_ACTION_DIST, RLLIB_MODEL, _global_registry
 
+from policystore.checkpoints.policy_keys import is_dropped
 from policystore.errors import InvalidInputError, PolicyStoreError
 from policystore.rllib.classes import is_importable, path_of
-from policystore.rllib.policy_keys import is_dropped
 from policystore.spaces import space_to_json
 from policystore.tree import Tagged, encode
 

@@ -19,10 +19,10 @@ from ray.rllib.utils.exploration import Exploration
 from ray.rllib.utils.replay_buffers import ReplayBuffer
 from ray.rllib.utils.schedules import Schedule
 
+from policystore.checkpoints.policy_keys import is_dropped
 from policystore.errors import FormatError, UntrustedError
 from policystore.rllib.classes import Trust, path_of, resolve
 from policystore.rllib.policy_config import BY_NAME, check_exploration
-from policystore.rllib.policy_keys import is_dropped
 from policystore.spaces import space_from_json
 from policystore.tree import Tagged
 

@@ -19,11 +19,11 @@ from ray.rllib.connectors.agent.synced_filter import SyncedFilterAgentConnector
 from ray.rllib.policy.policy import Policy, PolicySpec
 from ray.rllib.utils.policy import create_policy_for_framework
 
+from policystore.checkpoints.policy_keys import is_dropped
 from policystore.errors import InvalidInputError
 from policystore.rllib.bounds import guarded
 from policystore.rllib.classes import Trust
 from policystore.rllib.policy_connectors import PIPELINES, default_connectors
-from policystore.rllib.policy_keys import is_dropped
 from policystore.rllib.policy_restore import full_config
 from policystore.rllib.policy_stack import policy_config_of, rebuild_policy
 from policystore.rllib.worker_filters import policy_filter, read_old_filter

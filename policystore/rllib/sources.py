@@ -81,9 +81,8 @@ def snapshot(
         return snapshot_policy(source, leave_out=leave_out)
     if isinstance(source, (str, os.PathLike)):
         raise InvalidInputError(
-            f"snapshot takes a live policy, not the path {str(source)!r}. RLlib loads its "
-            "checkpoints: snapshot(Algorithm.from_checkpoint(path), id), or of one policy "
-            "Policy.from_checkpoint, RLModule.from_checkpoint."
+            f"snapshot takes a live policy, not the path {str(source)!r}. Of a checkpoint, "
+            "read_checkpoint(path) makes snapshots by policy id."
         )
     raise InvalidInputError(
         "snapshot takes an Algorithm, Policy, RLModule or MultiRLModule of RLlib, not "

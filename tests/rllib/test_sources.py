@@ -166,7 +166,7 @@ def test_arrays_that_ray_owns(ray_session: None) -> None:
 
 
 def test_paths_of_checkpoints_are_told_the_way() -> None:
-    with pytest.raises(InvalidInputError, match=r"Algorithm\.from_checkpoint"):
+    with pytest.raises(InvalidInputError, match=r"read_checkpoint\(path\)"):
         snapshot("/some/checkpoint")  # type: ignore[arg-type]
 
 

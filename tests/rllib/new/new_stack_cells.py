@@ -376,6 +376,9 @@ def make_online(name: str, folder: Path) -> None:
     runner.module.load_state_dict(learned.state_dict(), strict=False)
     freeze_filters(runner)
     snap = snapshot_from_algorithm(algorithm)
+    from checkpoint_parts import check_checkpoint  # which the fresh process does not need
+
+    check_checkpoint(algorithm, snap)
     events = play(runner, parts.TraceEnv.log)
     space = learned.observation_space
     space.seed(1)

@@ -17,8 +17,8 @@ from ray.rllib.algorithms.marwil.marwil_torch_policy import MARWILTorchPolicy
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.sac.sac_torch_policy import SACTorchPolicy
 
+from policystore.checkpoints.policy_keys import DROPPED, is_dropped
 from policystore.rllib.policy_config import recorded_config
-from policystore.rllib.policy_keys import DROPPED, is_dropped
 from policystore.rllib.policy_restore import full_config
 
 # Read by policies, models and explorations, though set by a method about something else.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_parts import check_checkpoint
 from old_stack_cells import BARE, TRAINED, made
 from old_stack_configs import TRAINING_WARNINGS
 from old_stack_play import seed, through_rllib
@@ -37,6 +38,9 @@ def _record(name: str, folder: Path) -> dict[str, Any]:
     with made(name, folder) as cell:
         policy = cell.policy
         snap = snapshot_policy(policy, algorithm=cell.algorithm, policy_id=cell.policy_id)
+        # RLlib writes the concurrent filter under the name of the other one.
+        if cell.algorithm is not None and "concurrent" not in name:
+            check_checkpoint(cell.algorithm, snap, cell.policy_id)
         space = (
             cell.env_spaces[0]
             if cell.env_spaces

@@ -109,9 +109,25 @@ _OFFLINE_DATA = """
     max_num_offline_eval_runner_restarts input_evaluation _set_off_policy_estimation_methods
 """
 
+# Of versions before 2.40, which checkpoints come from.
+_EARLIER = """
+    multiagent _learner_hps num_cpus_for_driver sample_async auto_wrap_old_gym_envs
+    _enable_learner_api _validate_exploration_conf_and_rl_modules horizon soft_horizon
+    no_done_at_end replay_sequence_length
+"""
+
 DROPPED = frozenset(
     "".join(
-        [_RESOURCES, _FRAMEWORK, _ENVIRONMENT, _ROLLOUTS, _NEW_STACK, _OTHERS, _OFFLINE_DATA]
+        [
+            _RESOURCES,
+            _FRAMEWORK,
+            _ENVIRONMENT,
+            _ROLLOUTS,
+            _NEW_STACK,
+            _OTHERS,
+            _OFFLINE_DATA,
+            _EARLIER,
+        ]
     ).split()
 )
 """Keys that are not recorded."""

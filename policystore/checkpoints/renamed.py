@@ -1,0 +1,75 @@
+"""Classes of RLlib that checkpoints name, by the import paths that they have today.
+
+The names are those of Ray 2.60. Sources: ``ray/rllib/algorithms/registry.py:124`` (policies by
+name), ``ray/rllib/connectors/`` (old-stack connectors by name), and the history of the folders
+``ray/rllib/algorithms/*/torch`` (new-stack modules).
+"""
+
+from __future__ import annotations
+
+__all__ = ["CONNECTORS", "MODULES", "POLICIES", "todays_path"]
+
+_ALGORITHMS = "ray.rllib.algorithms"
+
+POLICIES = {
+    name: f"{_ALGORITHMS}.{folder}.{folder}_torch_policy:{name}"
+    for folder, name in (
+        ("appo", "APPOTorchPolicy"), ("cql", "CQLTorchPolicy"), ("dqn", "DQNTorchPolicy"),
+        ("impala", "ImpalaTorchPolicy"), ("marwil", "MARWILTorchPolicy"),
+        ("ppo", "PPOTorchPolicy"), ("sac", "SACTorchPolicy"),
+    )
+}  # fmt: skip
+"""Torch policies of the old stack that Ray 2.60 has."""
+
+_CONNECTORS = "ray.rllib.connectors"
+CONNECTORS = {
+    name: f"{_CONNECTORS}.{module}:{name}"
+    for module, name in (
+        ("agent.obs_preproc", "ObsPreprocessorConnector"),
+        ("agent.clip_reward", "ClipRewardAgentConnector"),
+        ("agent.state_buffer", "StateBufferConnector"),
+        ("agent.view_requirement", "ViewRequirementAgentConnector"),
+        ("agent.env_sampling", "EnvSamplingAgentConnector"),
+        ("agent.mean_std_filter", "MeanStdObservationFilterAgentConnector"),
+        ("agent.mean_std_filter", "ConcurrentMeanStdObservationFilterAgentConnector"),
+        ("action.lambdas", "ConvertToNumpyConnector"),
+        ("action.normalize", "NormalizeActionsConnector"),
+        ("action.clip", "ClipActionsConnector"),
+        ("action.immutable", "ImmutableActionsConnector"),
+    )
+}
+"""RLlib's own connectors of the old stack."""
+
+
+def _renamed(algorithm: str, old: str, new: str) -> tuple[str, str]:
+    folder = f"{_ALGORITHMS}.{algorithm}.torch"
+    return f"{folder}.{old}", f"{folder}.{new}"
+
+
+MODULES = dict(
+    (
+        *(
+            _renamed(
+                name,
+                f"{name}_torch_rl_module:{name.upper()}TorchRLModule",
+                f"default_{name}_torch_rl_module:Default{name.upper()}TorchRLModule",
+            )
+            for name in ("appo", "bc", "cql", "ppo", "sac")
+        ),
+        _renamed(
+            "dqn",
+            "dqn_rainbow_torch_rl_module:DQNRainbowTorchRLModule",
+            "default_dqn_torch_rl_module:DefaultDQNTorchRLModule",
+        ),
+        (
+            f"{_ALGORITHMS}.dqn.dqn_rainbow_catalog:DQNRainbowCatalog",
+            f"{_ALGORITHMS}.dqn.dqn_catalog:DQNCatalog",
+        ),
+    )
+)
+"""Classes of the new stack, as Ray 2.40 and before, and as later versions call them."""
+
+
+def todays_path(path: str) -> str:
+    """The import path that a class has in the newest Ray that is supported."""
+    return MODULES.get(path, path)

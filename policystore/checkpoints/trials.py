@@ -1,0 +1,159 @@
+"""Which checkpoint of a Tune trial or experiment: the latest, or the best by a metric.
+
+A trial's folder holds ``checkpoint_000000`` and so on, and ``result.json``, one result a line, each
+with the name of the checkpoint that was written with it, if any (``checkpoint_dir_name``; up to
+Ray 2.6 the number is that of the iteration).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policystore.checkpoints.folders import Folder
+from policystore.checkpoints.layouts import Checkpoint, recognized
+from policystore.errors import FormatError, InvalidInputError, NotFoundError
+
+__all__ = ["Trained", "chosen_checkpoint", "trained_checkpoints"]
+
+_NAME = re.compile(r"checkpoint_(\d+)\Z")
+_MAX_RESULTS = 1 << 30
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One checkpoint of a trial, with what Tune reported when it was written.
+
+    Attributes:
+        trial: the trial's folder, by its path in the experiment; empty for the folder itself.
+        name: the checkpoint's folder in it.
+        number: the number in that name.
+        result: the reported metrics; ``{}`` where there are none.
+        folder: the checkpoint's folder.
+    """
+
+    trial: str
+    name: str
+    number: int
+    result: Mapping[str, Any]
+    folder: Folder
+
+    @property
+    def path(self) -> str:
+        """Where it is, as ``read_checkpoint`` takes it."""
+        return str(self.folder)
+
+    def metric(self, key: str) -> float | None:
+        """A number out of the result; None where it is not there or none."""
+        found: Any = self.result
+        if key in self.result:
+            found = self.result[key]
+        else:
+            for part in key.split("/"):
+                found = found.get(part) if isinstance(found, Mapping) else None
+        if isinstance(found, (int, float)) and not isinstance(found, bool):
+            return None if math.isnan(found) else float(found)
+        return None
+
+
+def trained_checkpoints(folder: Folder) -> list[Trained]:
+    """All checkpoints of a trial or experiment, by trial and number.
+
+    Raises:
+        FormatError: a damaged ``result.json``.
+    """
+    places: dict[str, set[str]] = {}
+    for key in folder.paths():
+        parts = key.split("/")
+        for index, part in enumerate(parts[:-1]):
+            if _NAME.match(part):
+                places.setdefault("/".join(parts[:index]), set()).add(part)
+                break
+    found = []
+    for trial in sorted(places):
+        inner = folder
+        for part in filter(None, trial.split("/")):
+            inner = inner.inside(part)
+        results = _results(inner)
+        for name in sorted(places[trial], key=_number):
+            number = _number(name)
+            result = results.get(name) or results.get(number) or {}
+            found.append(Trained(trial, name, number, result, inner.inside(name)))
+    return found
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("_")[2])
+
+
+def _results(trial: Folder) -> dict[Any, Mapping[str, Any]]:
+    """Results by the name of their checkpoint and by iteration, the last of each."""
+    found: dict[Any, Mapping[str, Any]] = {}
+    if not trial.has("result.json"):
+        return found
+    lines = trial.bytes_of("result.json", _MAX_RESULTS).splitlines()
+    for index, line in enumerate(lines):
+        try:
+            result = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError) as error:
+            if index == len(lines) - 1:
+                continue  # a trial that was killed while it wrote
+            raise FormatError(
+                f"{trial.where('result.json')}, line {index + 1}: no JSON: {str(error)[:200]}"
+            ) from None
+        if isinstance(result, dict):
+            found[result.get("training_iteration")] = result
+            if isinstance(result.get("checkpoint_dir_name"), str):
+                found[result["checkpoint_dir_name"]] = result
+    return found
+
+
+def chosen_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoint:
+    """The latest checkpoint of a trial or experiment, or the best by a metric.
+
+    Raises:
+        InvalidInputError: no checkpoint of RLlib's is in the folder.
+        NotFoundError: no result has the metric.
+    """
+    if mode not in ("max", "min"):
+        raise InvalidInputError(f"mode is 'max' or 'min', not {mode!r}")
+    listed = trained_checkpoints(folder)
+    if not listed:
+        raise InvalidInputError(
+            f"{folder} is no checkpoint of RLlib's, and no folder of a Tune trial or experiment: "
+            f"it holds {', '.join((folder.files() + folder.folders())[:5])}"
+        )
+    if metric is None:
+        best = max(listed, key=_age)
+    else:
+        scored = [(found.metric(metric), found) for found in listed]
+        told = [(value, found) for value, found in scored if value is not None]
+        if not told:
+            raise NotFoundError(
+                f"{folder}: no checkpoint has the metric {metric!r} in Tune's results; they have "
+                + (", ".join(sorted(_keys(listed))[:20]) or "none")
+            )
+        sign = 1 if mode == "max" else -1
+        best = max(told, key=lambda item: (sign * item[0], _age(item[1])))[1]
+    checkpoint = recognized(best.folder)
+    if checkpoint is None:
+        raise InvalidInputError(f"{best.folder} is no checkpoint of RLlib's")
+    return checkpoint
+
+
+def _age(found: Trained) -> tuple[float, int, str]:
+    time = found.metric("timestamp")
+    return (-math.inf if time is None else time, found.number, found.trial)
+
+
+def _keys(listed: list[Trained]) -> set[str]:
+    return {
+        key
+        for found in listed
+        for key, value in found.result.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }

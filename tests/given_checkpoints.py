@@ -1,0 +1,75 @@
+"""Real checkpoints that five Ray versions wrote, with what the live policies held and computed.
+
+``data/checkpoints/ray-VERSION.tar.xz`` holds ``ray-VERSION/KIND/``: ``checkpoint/``, and beside it
+``truth.npz`` (``ID/PARAMETER``: weights before saving; ``ID/__obs``: 16 observations; ``ID/__…``:
+what the policy computed from them without exploring) and ``truth.json`` (versions, classes).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ARCHIVES = sorted((Path(__file__).parent / "data" / "checkpoints").glob("ray-*.tar.xz"))
+
+
+@functools.cache
+def _root() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="checkpoints-")
+    for archive in ARCHIVES:
+        with tarfile.open(archive) as opened:
+            opened.extractall(folder.name, filter="data")
+    return folder
+
+
+@dataclass(frozen=True)
+class Given:
+    """One of them."""
+
+    version: str
+    kind: str
+
+    @property
+    def folder(self) -> Path:
+        return Path(_root().name) / f"ray-{self.version}" / self.kind
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "checkpoint"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "truth.json").read_text()))
+
+    @property
+    def stack(self) -> str:
+        return "old" if self.about["stack"] == "old" else "new"
+
+    def truth(self, policy_id: str) -> dict[str, Any]:
+        with np.load(self.folder / "truth.npz") as found:
+            prefix = f"{policy_id}/"
+            return {k[len(prefix) :]: found[k] for k in found.files if k.startswith(prefix)}
+
+    def weights(self, policy_id: str) -> dict[str, Any]:
+        found = self.truth(policy_id)
+        return {name: array for name, array in found.items() if not name.startswith("__")}
+
+
+def given() -> list[Given]:
+    """All of them, for parametrized tests; ``str(one)`` is a good id."""
+    root = Path(_root().name)
+    return sorted(
+        (Given(path.parent.name.removeprefix("ray-"), path.name) for path in root.glob("ray-*/*")),
+        key=lambda one: (list(map(int, one.version.split("."))), one.kind),
+    )
+
+
+def named(one: Given) -> str:
+    return f"{one.version}-{one.kind}"
