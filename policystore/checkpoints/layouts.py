@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from policystore.checkpoints.folders import Folder
-from policystore.checkpoints.stand_ins import Global, Object, bare
+from policystore.checkpoints.stand_ins import Global, Object, bare, class_path
 from policystore.errors import FormatError, InvalidInputError
 
 __all__ = ["Checkpoint", "Entry", "recognized"]
@@ -98,9 +98,15 @@ class Checkpoint:
 
 def _name(cls: Any) -> str | None:
     """As :func:`policystore.rllib.classes.algorithm_name` has it, of RLlib's own classes."""
-    if isinstance(cls, Global):
-        return cls.name.rpartition(".")[2]
-    return cls.rpartition(".")[2] if isinstance(cls, str) else None  # msgpack has its path
+    if isinstance(cls, str):  # msgpack has its path
+        return cls.rpartition(".")[2]
+    path = class_path(cls)
+    # A class by value says what it derives from: Tune wraps RLlib's own, and users derive theirs.
+    bases = cls.args[2] if path is not None and isinstance(cls, Object) else ()
+    for base in bases if isinstance(bases, tuple) else ():
+        if isinstance(base, Global) and base.module.startswith("ray.rllib.algorithms."):
+            return base.name.rpartition(".")[2]
+    return None if path is None else path.rpartition(":")[2].rpartition(".")[2]
 
 
 def _attributes(config: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Which checkpoint of a Tune trial or experiment: the latest, or the best by a metric.
 
-A trial's folder holds ``checkpoint_000000`` and so on, and ``result.json``, one result a line, each
-with the name of the checkpoint that was written with it, if any (``checkpoint_dir_name``; up to
-Ray 2.6 the number is that of the iteration).
+A trial's folder holds ``checkpoint_000000`` and so on, and ``result.json``, one result a line. Which
+of them belong together is told by the iteration that a checkpoint says it was written after; some
+versions name the checkpoint in the result instead (``checkpoint_dir_name``).
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from policystore.checkpoints.folders import Folder
 from policystore.checkpoints.layouts import Checkpoint, recognized
 from policystore.errors import FormatError, InvalidInputError, NotFoundError
+from policystore.parallel import in_parallel
 
 __all__ = ["Trained", "chosen_checkpoint", "trained_checkpoints"]
 
 _NAME = re.compile(r"checkpoint_(\d+)\Z")
 _MAX_RESULTS = 1 << 30
+_MAX_STATE = 256 << 20  # bytes; with replay buffers in it, it may be of any size
+_WORKERS = 16
 
 
 @dataclass(frozen=True)
@@ -73,17 +76,41 @@ def trained_checkpoints(folder: Folder) -> list[Trained]:
             if _NAME.match(part):
                 places.setdefault("/".join(parts[:index]), set()).add(part)
                 break
-    found = []
-    for trial in sorted(places):
-        inner = folder
-        for part in filter(None, trial.split("/")):
-            inner = inner.inside(part)
-        results = _results(inner)
-        for name in sorted(places[trial], key=_number):
-            number = _number(name)
-            result = results.get(name) or results.get(number) or {}
-            found.append(Trained(trial, name, number, result, inner.inside(name)))
-    return found
+    return [
+        found
+        for of_trial in in_parallel(
+            lambda trial: _of_trial(folder, trial, places[trial]), sorted(places), workers=_WORKERS
+        )
+        for found in of_trial
+    ]
+
+
+def _of_trial(folder: Folder, trial: str, names: Iterable[str]) -> list[Trained]:
+    inner = folder
+    for part in filter(None, trial.split("/")):
+        inner = inner.inside(part)
+    results = _results(inner)
+
+    def one(name: str) -> Trained:
+        place = inner.inside(name)
+        result = results.get(name)
+        if result is None:
+            result = results.get(_iteration(place)) or {}
+        return Trained(trial, name, _number(name), result, place)
+
+    return in_parallel(one, sorted(names, key=_number), workers=_WORKERS)
+
+
+def _iteration(checkpoint: Folder) -> int | None:
+    """After which iteration a checkpoint was written, if it says so."""
+    key, field = checkpoint.state_file("algorithm_state"), "training_iteration"
+    if checkpoint.has(".tune_metadata"):  # up to 2.6
+        key, field = ".tune_metadata", "iteration"
+    if key is None or checkpoint.size(key) > _MAX_STATE:
+        return None
+    found, _ = checkpoint.data(key)
+    iteration = found.get(field) if isinstance(found, Mapping) else None
+    return iteration if type(iteration) is int else None
 
 
 def _number(name: str) -> int:

@@ -124,6 +124,23 @@ def test_one_policy_of_a_hundred_costs_one_policys_reading(one: Given, elsewhere
     assert len(Counting.read) < 4
 
 
+def test_a_checkpoint_in_a_bucket(s3_endpoint: str, s3_bucket: str) -> None:
+    from remote_server import client
+
+    raw = client(s3_endpoint)
+    for one in (OLD, NEW):
+        for path in one.path.rglob("*"):
+            if path.is_file():
+                key = f"runs/{one.kind}/{path.relative_to(one.path).as_posix()}"
+                raw.put_object(Bucket=s3_bucket, Key=key, Body=path.read_bytes())
+        url, options = f"s3://{s3_bucket}/runs/{one.kind}", {"endpoint_url": s3_endpoint}
+        assert read_checkpoint(url, storage_options=options) == read_checkpoint(one.path)
+        listed = list_checkpoint(url, storage_options=options)
+        assert listed.sizes == list_checkpoint(one.path).sizes
+        with pytest.raises(NotFoundError):
+            read_checkpoint(url + "-not", storage_options=options)
+
+
 def test_a_hundred_policies_come_all(elsewhere: Any) -> None:
     assert len(read_checkpoint(elsewhere(NEW, names=100))) == 103
 
