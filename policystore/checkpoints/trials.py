@@ -1,8 +1,8 @@
 """Which checkpoint of a Tune trial or experiment: the latest, or the best by a metric.
 
-A trial's folder holds ``checkpoint_000000`` and so on, and ``result.json``, one result a line. Which
-of them belong together is told by the iteration that a checkpoint says it was written after; some
-versions name the checkpoint in the result instead (``checkpoint_dir_name``).
+A trial's folder holds ``checkpoint_000000`` and so on, and ``result.json``, one result a line.
+Which of them belong together is told by the iteration that a checkpoint says it was written after;
+some versions name the checkpoint in the result instead (``checkpoint_dir_name``).
 """
 
 from __future__ import annotations

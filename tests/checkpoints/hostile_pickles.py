@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -93,9 +94,9 @@ def exhausting() -> Iterator[tuple[str, bytes]]:
     yield "billion laughs of tuples", b")q\0" + b"".join(
         b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(200)
     ) + b"."  # fmt: skip
-    yield "billion laughs as a key", b"}" + b")q\0" + b"".join(
-        b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(100)
-    ) + b"Ns."  # fmt: skip
+    yield "billion laughs as a key", b")q\x000" + b"".join(
+        b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) + b"0" for i in range(100)
+    ) + b"}h\x64Ns."  # fmt: skip
     yield "billion laughs of dicts as weights", b"}q\xff}q\0" + b"".join(
         b"}(" + b"".join(text(f"k{j}") + b"h" + bytes([i]) for j in range(10)) + b"uq" + bytes([i + 1])
         for i in range(100)
@@ -188,6 +189,13 @@ def torch_files() -> Iterator[tuple[str, bytes]]:
             tensor(0, (1 << 22,), (1,)),
             {"a/data/0": b"\0" * (1 << 24)},
             compression=zipfile.ZIP_DEFLATED,
+        ),
+    )
+    noise = random.Random(0).randbytes(1 << 20)  # so that the whole is longer than what is inside
+    yield (
+        "compressed a little",
+        archive(
+            tensor(0, (2, 2), (2, 1)), {**four, "a/noise": noise}, compression=zipfile.ZIP_DEFLATED
         ),
     )
     yield "with no pickle", archive(b"", {})[:50] + archive(b"", {})

@@ -145,8 +145,9 @@ def test_a_hundred_policies_come_all(elsewhere: Any) -> None:
     assert len(read_checkpoint(elsewhere(NEW, names=100))) == 103
 
 
-def trial(root: Path, name: str, scores: list[float | None], *, one: Given = OLD) -> None:
+def trial(root: Path, name: str, scores: list[float | None], *, time: int = 0) -> None:
     """As Tune writes it: the weights of each checkpoint differ by a file of another policy."""
+    one = OLD
     folder = root / name
     lines = []
     for number, score in enumerate(scores):
@@ -154,7 +155,7 @@ def trial(root: Path, name: str, scores: list[float | None], *, one: Given = OLD
         note = folder / f"checkpoint_{number:06}" / "policies" / f"only_{name}_{number}"
         shutil.copytree(one.path / "policies" / "p0", note)
         result = {"training_iteration": number + 1, "checkpoint_dir_name": f"checkpoint_{number:06}",
-                  "timestamp": 100 + number, "env_runners": {"episode_return_mean": score},
+                  "timestamp": time + number, "env_runners": {"episode_return_mean": score},
                   "config": {"lr": 0.1}}  # fmt: skip
         if score is None:
             del result["env_runners"]
@@ -168,20 +169,21 @@ def only(found: dict[str, Any]) -> str:
 
 
 def test_the_latest_and_the_best_of_a_trial_and_of_an_experiment(tmp_path: Path) -> None:
-    trial(tmp_path, "a", [1.0, 9.0, None])
-    trial(tmp_path, "b", [3.0, 2.0, float("nan"), -5.0])
+    trial(tmp_path, "a", [1.0, 9.0, None], time=2000)  # began later
+    trial(tmp_path, "b", [float("nan"), 3.0, 2.0, -5.0], time=1000)
     metric = "env_runners/episode_return_mean"
     ids: dict[str, Any] = {
         "a": only(read_checkpoint(tmp_path / "a")),
         "best a": only(read_checkpoint(tmp_path / "a", metric=metric)),
         "worst a": only(read_checkpoint(tmp_path / "a", metric=metric, mode="min")),
+        "best b": only(read_checkpoint(tmp_path / "b", metric=metric)),
         "all": only(read_checkpoint(tmp_path)),
         "best": only(read_checkpoint(tmp_path, metric=metric)),
         "worst": only(read_checkpoint(tmp_path, metric=metric, mode="min")),
         "listed": only(list_checkpoint(tmp_path, metric=metric).sizes),
     }
-    assert ids == {"a": "a_2", "best a": "a_1", "worst a": "a_0", "all": "b_3", "best": "a_1",
-                   "worst": "b_3", "listed": "a_1"}  # fmt: skip
+    assert ids == {"a": "a_2", "best a": "a_1", "worst a": "a_0", "best b": "b_1", "all": "a_2",
+                   "best": "a_1", "worst": "b_3", "listed": "a_1"}  # fmt: skip
     with pytest.raises(NotFoundError, match=r"'no_such'.*timestamp, training_iteration"):
         read_checkpoint(tmp_path, metric="no_such")
     with pytest.raises(InvalidInputError, match="'max' or 'min'"):

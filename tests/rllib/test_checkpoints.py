@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from given_checkpoints import Given, given, named
+from gymnasium.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    Graph,
+    MultiBinary,
+    MultiDiscrete,
+    OneOf,
+    Sequence,
+    Text,
+    Tuple,
+)
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
+from ray.rllib.utils.serialization import space_to_dict
+from ray.rllib.utils.spaces.repeated import Repeated
+from ray.rllib.utils.spaces.simplex import Simplex
 
 from policystore import InvalidInputError, MismatchError, Snapshot
+from policystore.checkpoints.described_spaces import described_space
 from policystore.checkpoints.old_policies import old_snapshot
+from policystore.checkpoints.pickles import read_pickle
 from policystore.rllib import (
     read_checkpoint,
     rebuild_module,
@@ -19,6 +38,7 @@ from policystore.rllib import (
     rebuild_policy,
     snapshot,
 )
+from policystore.spaces import space_to_json
 
 NEAR = 1e-5
 POLICIES = [(one, policy_id) for one in given() for policy_id in one.about["policies"]]
@@ -114,6 +134,41 @@ def test_defaults_are_those_of_the_newest_ray() -> None:
     from policystore.checkpoints.new_modules import _MODEL_DEFAULTS
 
     assert dataclasses.asdict(DefaultModelConfig()) == _MODEL_DEFAULTS
+
+
+SPACES = [
+    Box(-1, 1, (2, 3)), Box(0, 255, (2, 2), np.uint8), Discrete(3), Discrete(3, start=-1),
+    Box(np.array([-np.inf, 0], np.float32), np.array([1, np.inf], np.float32)),
+    MultiDiscrete([2, 3]), MultiDiscrete([[2, 3], [1, 1]]), MultiBinary(4), MultiBinary((2, 2)),
+    Tuple([Discrete(2), Box(0, 1, (1,))]), Text(5, charset="abc"), Sequence(Discrete(2)),
+    Dict({"b": Discrete(2), "a": Dict({"x": Box(0, 1, (1,))})}), OneOf([Discrete(2), Discrete(3)]),
+    Graph(Box(0, 1, (2,)), Discrete(2)), Simplex((3,)), Repeated(Discrete(3), 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize("flattened", [False, True])
+def test_spaces_as_pickles_and_as_rllib_writes_them(space: Any, flattened: bool) -> None:
+    if flattened:  # as RLlib's preprocessors leave them
+        original, space = space, Box(-1, 1, (6,))
+        space.original_space = original
+    written = space_to_json(space)
+    for protocol in range(2, 6):
+        pickled = pickle.dumps(space, protocol)
+        assert described_space(read_pickle(pickled, "it"), "it") == written
+    try:
+        as_dict = space_to_dict(space)
+    except ValueError:
+        return  # RLlib has no form for it
+    assert described_space(as_dict, "it") == written
+
+
+@pytest.mark.parametrize("version", ["2.24.0", "2.40.0", "2.60.0"])
+def test_classes_stand_under_the_names_of_today(version: str) -> None:
+    snap = read_checkpoint(Given(version, "ppo_new").path)["default_policy"]
+    assert snap.spec.cls == (
+        f"{DefaultPPOTorchRLModule.__module__}:{DefaultPPOTorchRLModule.__qualname__}"
+    )
 
 
 def test_a_tensorflow_policy_is_weights_and_a_reason() -> None:
