@@ -8,6 +8,8 @@ again), trains a small Algorithm of each API stack there, and checks
          read_checkpoint its weights;
   here:  read_checkpoint of what was saved there, and pull of what was pushed there, rebuild to the
          same outputs.
+Of a Ray before 2.40, which policystore.rllib does not support, one of the old stack is saved there
+and read here.
 """
 
 from __future__ import annotations
@@ -39,9 +41,36 @@ def environment(folder: Path, version: str) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         pip = [str(python), "-m", "pip", "install", "-q"]
         subprocess.run([*pip, TORCH], check=True)
-        subprocess.run([*pip, f"ray[rllib]=={version}", *NEEDED], check=True)
+        needed = NEEDED if is_supported(version) else ["numpy<2", "setuptools<81"]
+        subprocess.run([*pip, f"ray[rllib]=={version}", *needed], check=True)
         marker.touch()
     return python
+
+
+def is_supported(version: str) -> bool:
+    """Whether policystore.rllib works with it; reading its checkpoints does in any case."""
+    return tuple(map(int, version.split(".")[:2])) >= (2, 40)
+
+
+def earlier(folder: Path) -> None:
+    """What is done with a Ray before 2.40, without policystore."""
+    import ray
+    from ray.rllib.algorithms.ppo import PPOConfig
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    observations = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
+    config = PPOConfig().environment("CartPole-v1").framework("torch")
+    runners = "env_runners" if hasattr(config, "env_runners") else "rollouts"
+    count = "num_env_runners" if runners == "env_runners" else "num_rollout_workers"
+    config = getattr(config, runners)(**{count: 0}, observation_filter="MeanStdFilter")
+    algorithm = config.training(train_batch_size=64, sgd_minibatch_size=32, num_sgd_iter=1).build()
+    algorithm.train()
+    expected = outputs("old", algorithm.get_policy(), observations)
+    np.savez(folder / "old.npz", observations=observations, outputs=expected)
+    algorithm.save(str(folder / "old-checkpoint"))
+    algorithm.stop()
+    print(f"  Ray {ray.__version__}, old stack: saved")
+    ray.shutdown()
 
 
 def configs() -> dict[str, Any]:
@@ -129,12 +158,13 @@ def here(folder: Path) -> None:
     from policystore.checkpoints import list_checkpoint, read_checkpoint
 
     store = PolicyStore(folder / "policies")
-    for stack in ("old", "new"):
+    pushed = store.names()
+    for stack in pushed or ["old"]:
         with np.load(folder / f"{stack}.npz") as truth:
             observations, expected = truth["observations"], truth["outputs"]
         path = folder / f"{stack}-checkpoint"
         (read,) = read_checkpoint(path).values()
-        pulled = store.pull(stack)
+        pulled = store.pull(stack) if pushed else read
         same(read.weights_digest, pulled.weights_digest, "read_checkpoint here: other weights")
         for snap in (read, pulled):
             found = outputs(stack, rebuilt(stack, snap), observations)
@@ -154,7 +184,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     if given.there is not None:
-        there(given.there)
+        (there if is_supported(given.version) else earlier)(given.there)
         return
     folder = given.folder or Path(tempfile.gettempdir()) / f"policystore-ray-{given.version}"
     python = environment(folder, given.version)
