@@ -41,7 +41,7 @@ def environment(folder: Path, version: str) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         pip = [str(python), "-m", "pip", "install", "-q"]
         subprocess.run([*pip, TORCH], check=True)
-        needed = NEEDED if is_supported(version) else ["numpy<2", "setuptools<81"]
+        needed = NEEDED if is_supported(version) else ["numpy<2", "setuptools<81", "pyarrow<16"]
         subprocess.run([*pip, f"ray[rllib]=={version}", *needed], check=True)
         marker.touch()
     return python
