@@ -23,6 +23,7 @@ __all__ = ["MARK", "Machine"]
 
 _MAX_LINE = 1 << 20  # bytes of a text argument of protocol 0
 _MAX_NAME = 1024
+_MADE = 500_000
 _TUPLES = 10_000  # as keys: those of one hash can be made, and take time by their square
 _COPIES = 8  # times the file that calls may copy
 _ITEM = 16  # what an item of a list counts for
@@ -63,7 +64,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
         # Calls may copy what they are given, and a file can give one thing to many.
         self._to_copy = _COPIES * len(self._bytes) + _MAX_LINE
-        self._tuples = 0
+        self._tuples = self._made = 0
 
     def fail(self, why: str) -> NoReturn:
         """Raise FormatError, with the place."""
@@ -194,6 +195,7 @@ class Machine:
                     self.fail(str(error))
                 if found is not NotImplemented:
                     return found
+        self.made()
         return Object(function, args, kwargs) if kwargs else Object(function, args)
 
     def _charge(self, args: tuple[Any, ...]) -> None:
@@ -240,6 +242,12 @@ class Machine:
 
     # Names
 
+    def made(self) -> None:
+        """Count a container or stand-in: hundreds of bytes for one of the file."""
+        self._made += 1
+        if self._made > _MADE:
+            self.fail(f"more than {_MADE:,} containers and objects")
+
     def named(self, module: Any, name: Any) -> Global:
         """A class or function by name."""
         if not isinstance(module, str) or not isinstance(name, str):
@@ -251,6 +259,7 @@ class Machine:
     def persist(self, identity: Any) -> None:
         """Put what a persistent id stands for on top."""
         if self._persistent is None:
+            self.made()
             self.push(Object("a persistent id", (identity,)))
             return
         try:
