@@ -20,7 +20,7 @@ import numpy as np
 
 from policystore.canonical import JsonObject
 from policystore.checkpoints.pickles import array_of, dtype_of
-from policystore.checkpoints.stand_ins import Global, Object, bare
+from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, said
 from policystore.errors import FormatError, InvalidInputError
 from policystore.spaces import space_to_json
 from policystore.tensors import Array
@@ -28,6 +28,13 @@ from policystore.tensors import Array
 __all__ = ["array_from_text", "described_space"]
 
 _MAX_ARRAY = 1 << 26  # bytes of one bound: more than any observation has
+_FIELDS = frozenset(
+    (
+        "dtype", "shape", "low", "high", "bounded_below", "bounded_above", "n", "start", "nvec",
+        "min_length", "max_length", "character_list", "spaces", "stack", "feature_space",
+        "node_space", "edge_space", "child_space", "max_len", "concentration", "original_space",
+    )
+)  # fmt: skip
 _NPY = re.compile(rb"\x93NUMPY([\x01-\x03])\x00")
 _HOME = {"Repeated": "ray.rllib.utils.spaces.repeated", "Simplex": "ray.rllib.utils.spaces.simplex"}
 _KNOWN = frozenset(
@@ -60,6 +67,10 @@ def described_space(value: Any, what: str) -> JsonObject | None:
         return space_to_json(_described(value, what), what=what)
     except InvalidInputError as error:
         raise FormatError(str(error)) from None
+    except (*ODD, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{what}: not a space as gymnasium has them: {error!r:.200}") from None
 
 
 def _described(value: Any, what: str) -> Any:
@@ -88,8 +99,8 @@ class _Space:
     """Has the attributes of a space; spaces inside of it are described when they are asked for."""
 
     def __init__(self, attributes: dict[str, Any], what: str) -> None:
-        for name, value in attributes.items():
-            setattr(self, name, value)
+        for name in _FIELDS & attributes.keys():
+            setattr(self, name, attributes[name])
         self._what = what
 
     def __getattr__(self, name: str) -> Any:
@@ -144,11 +155,14 @@ def _of_pickle(name: str, value: Object) -> dict[str, Any]:
     if name == "Text":
         text = found.get("_char_str")
         listed = tuple(text) if isinstance(text, str) else ()
-        found["character_list"] = found.get("_char_list") or listed
+        given = found.get("_char_list")
+        found["character_list"] = given if isinstance(given, tuple) else listed
     if name == "Sequence":
         found.setdefault("stack", False)
     if name == "MultiBinary" and isinstance(found.get("n"), (list, np.ndarray)):
-        found["n"] = tuple(int(count) for count in found["n"])
+        found["n"] = tuple(np.asarray(found["n"]).tolist())
+    if not isinstance(found.get("stack", False), bool):
+        found["stack"] = False
     return {
         part: value for part, value in found.items() if not part.startswith("_") and part != "what"
     }
@@ -182,7 +196,7 @@ def _of_dict(name: str, given: Mapping[str, Any], what: str) -> dict[str, Any]:
         found["character_list"] = tuple(
             characters
             if isinstance(characters, str)
-            else sorted(one for one in characters if isinstance(one, str))
+            else sorted(one for one in list(characters or ()) if isinstance(one, str))
         )
     elif name == "Simplex" and isinstance(found.get("concentration"), list):
         numbers = found["concentration"]
@@ -212,8 +226,8 @@ def array_from_text(text: str, what: str) -> Array:
     if not version or length > 10_000:
         raise FormatError(f"{what}: not an array of RLlib's")
     try:
-        said = ast.literal_eval(header.decode("latin-1").strip())
-        code, fortran, shape = said["descr"], said["fortran_order"], said["shape"]
+        fields = ast.literal_eval(header.decode("latin-1").strip())
+        code, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
         raise FormatError(f"{what}: an array with a damaged header") from None
     found = array_of(data, dtype_of(code), shape, "F" if fortran is True else "C")

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from policystore.canonical import JsonObject
-from policystore.checkpoints.described_spaces import array_from_text, described_space
+from policystore.canonical import JsonObject, canonical_json
+from policystore.checkpoints.described_spaces import described_space
 from policystore.checkpoints.folders import Folder
 from policystore.checkpoints.plain_values import Plainer
 from policystore.checkpoints.renamed import todays_path
 from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, class_path
+from policystore.checkpoints.statistics_of import StatisticsReader
 from policystore.errors import FormatError
 from policystore.tree import Tagged
 
@@ -36,6 +35,7 @@ _DEFAULTS = frozenset(
         "ListifyDataForVectorEnv",
     )
 )  # fmt: skip
+_MOST = 200  # connectors of a pipeline
 _FLAGS = ("de_mean_to_zero", "de_std_to_one", "clip_by_value")
 _PER_AGENT = (
     "filters belong to agents, and the checkpoint does not say which agents act through this module"
@@ -79,7 +79,8 @@ def side_of_config(
         clip_actions=_flag(config, "clip_actions", False),
     )
     for name in _PIPELINES:
-        if config.get(f"_{name}_connector") or config.get(f"{name}_connector"):
+        given = (config.get(f"_{name}_connector"), config.get(f"{name}_connector"))
+        if any(value is not None for value in given):
             side.left_out[f"connectors.{name}"] = (
                 "made by a function of the config, which no file holds; a player needs connectors="
             )
@@ -175,7 +176,10 @@ def _pipeline(folder: Folder) -> tuple[tuple[Any, Any], list[tuple[Any, Any, Any
         spaces = tuple(
             kwargs[name] if name in kwargs else given[index] for index, name in enumerate(_SPACES)
         )
-        steps = [(step[0], tuple(step[1]), dict(step[2])) for step in kwargs["connectors"]]
+        listed = kwargs["connectors"]
+        if len(listed) > _MOST:
+            raise ValueError(f"{len(listed):,} connectors")
+        steps = [(step[0], tuple(step[1]), dict(step[2])) for step in listed]
     except ODD as error:
         raise FormatError(
             f"{folder.where(key)}: not a connector pipeline: {error!r:.200}"
@@ -228,6 +232,8 @@ def _record(
         entry["spaces"] = True
     state_file = folder.inside(name).state_file("state")
     state = folder.inside(name).data(state_file)[0] if state_file else {}
+    if not isinstance(state, Mapping):
+        raise FormatError(f"{folder.where(name)}: expected a state, found {bare(state)}")
     if state and multi_agent:
         side.left_out[place] = _PER_AGENT
         return
@@ -244,29 +250,22 @@ def _record(
 def _filters(state: Any, what: str) -> dict[Any, Any]:
     """State of a MeanStdFilter, as :func:`..connector_state.take_state` has it."""
     try:
-        return {agent: _filter(entry, what) for agent, entry in state.items()}
+        read = StatisticsReader(what)
+        return {agent: _filter(entry, read) for agent, entry in state.items()}
     except ODD as error:
+        if isinstance(error, FormatError):
+            raise
         raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 
-def _filter(state: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _filter(state: Mapping[str, Any], read: StatisticsReader) -> dict[str, Any]:
     flags = {flag: state[flag] for flag in _FLAGS}
     clip = flags["clip_by_value"]
     flags["clip_by_value"] = None if clip is None else float(clip)
     stats = []
     for stat in state["running_stats"]:
-        squares = next(stat[key] for key in ("sum_sq_diff_array", "std_array") if key in stat)
-        arrays = [
-            array_from_text(value, what) if isinstance(value, str) else value
-            for value in (stat["mean_array"], squares)
-        ]
-        stats.append(
-            {
-                "num_pushes": int(stat["num_pushes"]),
-                "mean": np.asarray(arrays[0], np.float64),
-                "sum_sq_diff": np.asarray(arrays[1], np.float64),
-            }
-        )
+        count, mean, squares = read(stat)
+        stats.append({"num_pushes": count, "mean": mean, "sum_sq_diff": squares})
     return {**flags, "running_stats": stats}
 
 
@@ -281,8 +280,9 @@ def _agents(spaces: tuple[Any, Any]) -> tuple[list[Any], tuple[Any, Any]]:
     for space in (space for pair in pairs for space in pair):
         if id(space) not in written:
             written[id(space)] = described_space(space, "space of an agent")
-    said = [tuple(written[id(space)] for space in pair) for pair in pairs]
-    if not pairs or any(pair != said[0] for pair in said):
+    kinds = {key: canonical_json(value) for key, value in written.items()}
+    said = {tuple(kinds[id(space)] for space in pair) for pair in pairs}
+    if len(said) != 1:
         return agents, (None, None)
     return agents, (pairs[0][0], pairs[0][1])
 

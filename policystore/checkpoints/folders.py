@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from policystore.backends.opening import open_backend
 from policystore.backends.options import StorageOptions
 from policystore.canonical import brief
 from policystore.checkpoints.msgpacks import read_msgpack
+from policystore.checkpoints.settling import settled
 from policystore.checkpoints.torch_files import read_torch
 from policystore.errors import FormatError, InvalidInputError, NotFoundError
 
@@ -29,10 +31,10 @@ class Folder:
     Args:
         backend: where they are.
         prefix: the folder's own path in there, with a slash behind it; empty for all of it.
-        keys: the files in the folder, by their paths in the backend.
+        keys: the files in the folder, by their paths in the backend, in order.
     """
 
-    def __init__(self, backend: Backend, prefix: str, keys: frozenset[str]) -> None:
+    def __init__(self, backend: Backend, prefix: str, keys: Sequence[str]) -> None:
         self._backend = backend
         self._prefix = prefix
         self._keys = keys
@@ -47,12 +49,13 @@ class Folder:
     def inside(self, name: str) -> Folder:
         """A folder in this one."""
         prefix = f"{self._prefix}{name}/"
-        kept = frozenset(key for key in self._keys if key.startswith(prefix))
-        return Folder(self._backend, prefix, kept)
+        start = bisect_left(self._keys, prefix)
+        end = bisect_left(self._keys, f"{self._prefix}{name}0", start)  # 0 comes behind /
+        return Folder(self._backend, prefix, self._keys[start:end])
 
     def paths(self) -> list[str]:
         """Paths of all files, in order."""
-        return sorted(key[len(self._prefix) :] for key in self._keys)
+        return [key[len(self._prefix) :] for key in self._keys]
 
     def files(self) -> list[str]:
         """Names of the files right in here, in order."""
@@ -64,7 +67,9 @@ class Folder:
 
     def has(self, key: str) -> bool:
         """Whether a file is there."""
-        return self._prefix + key in self._keys
+        wanted = self._prefix + key
+        at = bisect_left(self._keys, wanted)
+        return at < len(self._keys) and self._keys[at] == wanted
 
     def state_file(self, stem: str) -> str | None:
         """The file of a stem, in whichever form its writer gave it; None where there is none."""
@@ -109,7 +114,7 @@ class Folder:
         """
         data, where = self.bytes_of(key), self.where(key)
         read = read_msgpack if key.rpartition(".")[2].startswith("msgp") else read_torch
-        return read(data, where), len(data)
+        return settled(read(data, where), len(data)), len(data)
 
 
 def open_folder(
@@ -124,7 +129,7 @@ def open_folder(
     """
     options = StorageOptions(storage_options)
     backend = open_backend(path, options)
-    keys = frozenset(backend.keys(""))
+    keys = sorted(backend.keys(""))
     if not keys:
         if Path(path).is_file():
             raise InvalidInputError(f"{path} is a file; a checkpoint is the folder that it is in")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from policystore.checkpoints.env_sides import Side, read_side
 from policystore.checkpoints.folders import Folder
 from policystore.checkpoints.stand_ins import Global, Object, bare, class_path
 from policystore.errors import FormatError, InvalidInputError
@@ -94,6 +95,12 @@ class Checkpoint:
                 f"{folder.where(key)}: expected the state of an Algorithm, found {bare(found)}"
             )
         return _name(found.get("algorithm_class")), _attributes(found.get("config"))
+
+    @cached_property
+    def side(self) -> Side:
+        """The environment's side of a new-stack Algorithm of 2.40 and later: of all its modules."""
+        runner = self.folder.inside("env_runner")
+        return read_side(runner, self.algorithm[1]) if runner.folders() else Side()
 
 
 def _name(cls: Any) -> str | None:

@@ -23,7 +23,10 @@ __all__ = ["MARK", "Machine"]
 
 _MAX_LINE = 1 << 20  # bytes of a text argument of protocol 0
 _MAX_NAME = 1024
+_MADE = 500_000
+_TUPLES = 10_000  # as keys: those of one hash can be made, and take time by their square
 _COPIES = 8  # times the file that calls may copy
+_ITEM = 16  # what an item of a list counts for
 _SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
 
 
@@ -61,6 +64,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
         # Calls may copy what they are given, and a file can give one thing to many.
         self._to_copy = _COPIES * len(self._bytes) + _MAX_LINE
+        self._tuples = self._made = 0
 
     def fail(self, why: str) -> NoReturn:
         """Raise FormatError, with the place."""
@@ -142,14 +146,22 @@ class Machine:
         """Put keys and values, one after the other, into a dict or what stands for one."""
         if len(items) % 2:
             self.fail("a key without a value")
+        if isinstance(into, Object) and not isinstance(into.entries, dict):
+            into.entries = {}
         target = into.entries if isinstance(into, Object) else into
         if not isinstance(target, dict):
             self.fail(f"entries are put into {bare(into)}")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[self.key(key)] = value
+            if isinstance(key, tuple):
+                self._tuples += 1
+                if self._tuples > _TUPLES:
+                    self.fail(f"more than {_TUPLES:,} tuples as keys")
 
     def append(self, into: Any, items: list[Any]) -> None:
         """Append items to a list or what stands for one."""
+        if isinstance(into, Object) and not isinstance(into.items, list):
+            into.items = []
         target = into.items if isinstance(into, Object) else into
         if not isinstance(target, list):
             self.fail(f"items are appended to {bare(into)}")
@@ -158,7 +170,7 @@ class Machine:
     def add(self, into: Any, items: list[Any]) -> None:
         """Add items to a set or what stands for one."""
         if isinstance(into, Object):
-            into.items.extend(items)
+            self.append(into, items)
             return
         if not isinstance(into, set):
             self.fail(f"items are added to {bare(into)}")
@@ -176,22 +188,31 @@ class Machine:
         if isinstance(function, Global) and not kwargs:
             meaning = self._calls.get((function.module, function.name))
             if meaning is not None:
-                self._to_copy -= sum(len(arg) for arg in args if isinstance(arg, _SIZED))
-                if self._to_copy < 0:
-                    self.fail("it copies the same data again and again")
+                self._charge(args)
                 try:
                     found = meaning(args)
                 except FormatError as error:
                     self.fail(str(error))
                 if found is not NotImplemented:
                     return found
-        return Object(function, args, kwargs or {})
+        self.made()
+        return Object(function, args, kwargs) if kwargs else Object(function, args)
+
+    def _charge(self, args: tuple[Any, ...]) -> None:
+        """Count what is about to be copied; an item of a container takes more than its byte."""
+        for arg in args:
+            if isinstance(arg, _SIZED):
+                each = 1 if isinstance(arg, (str, bytes, bytearray)) else _ITEM
+                self._to_copy -= each * len(arg)
+        if self._to_copy < 0:
+            self.fail("it copies the same data again and again")
 
     def build(self) -> None:
         """Give the value below the topmost one that as its state."""
         state = self.pop()
         target = self.top()
         if isinstance(target, Shell):
+            self._charge(state if isinstance(state, tuple) else ())
             try:
                 self.stack[-1] = target.built(state)
             except FormatError as error:
@@ -221,6 +242,12 @@ class Machine:
 
     # Names
 
+    def made(self) -> None:
+        """Count a container or stand-in: hundreds of bytes for one of the file."""
+        self._made += 1
+        if self._made > _MADE:
+            self.fail(f"more than {_MADE:,} containers and objects")
+
     def named(self, module: Any, name: Any) -> Global:
         """A class or function by name."""
         if not isinstance(module, str) or not isinstance(name, str):
@@ -232,6 +259,7 @@ class Machine:
     def persist(self, identity: Any) -> None:
         """Put what a persistent id stands for on top."""
         if self._persistent is None:
+            self.made()
             self.push(Object("a persistent id", (identity,)))
             return
         try:

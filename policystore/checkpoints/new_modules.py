@@ -149,7 +149,8 @@ def described_by_args(found: Any, what: str) -> Described:
     module = Described(what)
     try:
         cls, (args, kwargs) = found["class"], found["ctor_args_and_kwargs"]
-        given = dict(kwargs)
+        given = {str(key): value for key, value in kwargs.items()}
+        args = tuple(args)
     except ODD as error:
         raise FormatError(
             f"{what}: not the class and arguments of a module: {error!r:.200}"
@@ -178,7 +179,7 @@ def described_by_metadata(found: Mapping[str, Any], what: str) -> Described:
         raise FormatError(f"{what}: expected the description of a module, found {bare(found)}")
     module.cls = _dotted(spec.get("module_class"))
     catalog = _dotted(given.get("catalog_class_path"))
-    named = None if catalog is None else Global(*catalog.split(":"))
+    named = None if catalog is None else Global(*catalog.split(":", 1))
     return module.fill({**given, "catalog_class": named}, earlier=True)
 
 
@@ -187,7 +188,9 @@ def described_by_policy(
 ) -> Described:
     """By the policy of a hybrid, which held a module of its algorithm's default class."""
     module = Described(what)
-    given = config.get("rl_module_spec") or config.get("_rl_module_spec")
+    given = config.get("rl_module_spec")
+    if given is None:
+        given = config.get("_rl_module_spec")
     custom = given.attributes().get("module_class") if isinstance(given, Object) else None
     cls, catalog = _ALGORITHM_MODULES.get(algorithm or "", (None, None))
     path = class_path(custom)

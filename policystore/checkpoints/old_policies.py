@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from policystore.checkpoints.described_spaces import array_from_text, described_space
+from policystore.checkpoints.described_spaces import described_space
 from policystore.checkpoints.plain_values import Plainer
 from policystore.checkpoints.policy_keys import is_dropped
 from policystore.checkpoints.renamed import CONNECTORS, POLICIES
 from policystore.checkpoints.stand_ins import ODD, Object, bare, class_path, said
+from policystore.checkpoints.statistics_of import StatisticsReader
 from policystore.checkpoints.weights import checked_weights
 from policystore.errors import FormatError
 from policystore.snapshot import Snapshot
@@ -32,6 +31,8 @@ _LEFT_OUT = {
     "_exploration_state": "how far exploration had come; a rebuilt policy begins anew",
     "current_kl_coeff": "a coefficient of the loss",
 }
+_CONNECTORS = 200
+_LONGEST = 200  # characters of a connector's name in messages
 _TF = ("TFPolicy", "TF1Policy", "TF2Policy")
 
 
@@ -71,7 +72,7 @@ def old_snapshot(
     """
     if not isinstance(state, Mapping) or "weights" not in state:
         raise FormatError(f"{what}: expected the state of a policy, found {bare(state)}")
-    left_out = {key: why for key, why in _LEFT_OUT.items() if state.get(key)}
+    left_out = {key: why for key, why in _LEFT_OUT.items() if _says(state.get(key))}
     weights = checked_weights(_named(state["weights"]), what, stored=stored)
     described = state.get("policy_spec")
     if not isinstance(described, Mapping):
@@ -82,6 +83,8 @@ def old_snapshot(
         left_out["class"] = _why_no_class(said(described.get("policy_class")))
         return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, left_out=left_out))
     config = config_of(state)
+    if not config:
+        left_out["config"] = f"expected a dict, found {bare(described.get('config'))}"
     kept = {key: value for key, value in config.items() if not is_dropped(str(key))}
     plain = Plainer(what, left_out).mapping(kept, "config")
     plain["exploration_config"] = _known_exploration(plain.get("exploration_config"), left_out)
@@ -109,10 +112,15 @@ def old_snapshot(
     return Snapshot(weights=weights, spec=spec, state={"connectors": states} if states else {})
 
 
+def _says(value: Any) -> bool:
+    """Whether there is something in a field."""
+    return not (value is None or (isinstance(value, (Mapping, list, tuple)) and not value))
+
+
 def _handled(kind: str, names: set[str], connected: bool, config: Mapping[Any, Any]) -> bool:
     if connected:
         return f"{kind}ActionsConnector" in names
-    return bool(config.get(f"{kind.lower()}_actions", False))
+    return config.get(f"{kind.lower()}_actions") is True
 
 
 def _named(weights: Any) -> Any:
@@ -166,7 +174,7 @@ def _connectors(
         for name, state in _steps(configs.get(pipeline), f"{what}: connectors.{pipeline}"):
             seen[name] += 1
             key = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            place = f"connectors.{pipeline}.{name}"
+            place = f"connectors.{pipeline}.{name[:_LONGEST]}"
             if name not in CONNECTORS:
                 left_out[place] = (
                     "a connector that the checkpoint knows by a registered name only; a player "
@@ -192,6 +200,8 @@ def _steps(pipeline: Any, what: str) -> list[tuple[str, Any]]:
         for step in steps
     ):
         raise FormatError(f"{what}: expected connectors with their names, found {bare(steps)}")
+    if len(steps) > _CONNECTORS:
+        raise FormatError(f"{what}: {len(steps):,} connectors; no policy has so many")
     return [(step[0], step[1]) for step in steps]
 
 
@@ -207,23 +217,19 @@ def _clip(state: Any, what: str) -> dict[str, Any]:
 def _filter(state: Any, what: str) -> dict[str, Any]:
     """Statistics of a MeanStdFilter (``connectors/agent/mean_std_filter.py:71``)."""
     try:
+        read = StatisticsReader(what)
         return {
             "demean": bool(state["demean"]),
             "destd": bool(state["destd"]),
             "clip": None if state["clip"] is None else float(state["clip"]),
-            "running_stats": [_statistics(stat, what) for stat in state["running_stats"]],
+            "running_stats": [_statistics(read, stat) for stat in state["running_stats"]],
         }
     except ODD as error:
+        if isinstance(error, FormatError):
+            raise
         raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 
-def _statistics(stat: Mapping[str, Any], what: str) -> dict[str, Any]:
-    squares = stat["sum_sq_diff_array"] if "sum_sq_diff_array" in stat else stat["std_array"]
-    arrays = [
-        array_from_text(value, what) if isinstance(value, str) else value
-        for value in (stat["mean_array"], squares)
-    ]
-    if not all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays):
-        raise FormatError(f"{what}: damaged statistics of a filter")
-    mean, sums = (np.asarray(array, np.float64) for array in arrays)
-    return {"count": int(stat["num_pushes"]), "mean": mean, "sum_sq_diff": sums}
+def _statistics(read: StatisticsReader, stat: Any) -> dict[str, Any]:
+    count, mean, squares = read(stat)
+    return {"count": count, "mean": mean, "sum_sq_diff": squares}

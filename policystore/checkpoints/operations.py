@@ -58,7 +58,11 @@ def _constant(code: bytes, value: Any) -> None:
 
 
 def _fresh(code: bytes, make: Callable[[], Any]) -> None:
-    _TABLE[code[0]] = lambda m: m.push(make())
+    def operation(m: Machine) -> None:
+        m.made()
+        m.push(make())
+
+    _TABLE[code[0]] = operation
 
 
 _constant(b"N", None)

@@ -98,10 +98,24 @@ def _reconstruct(args: tuple[Any, ...]) -> Any:
 
 
 def _frombuffer(args: tuple[Any, ...]) -> Any:
-    if len(args) != 4:
+    if len(args) not in (4, 5):
         return NotImplemented
-    raw, dtype, shape, order = args
-    return array_of(raw, dtype, shape, order if isinstance(order, str) else "C")
+    raw, dtype, shape, order = args[:4]
+    if len(args) == 4 or args[4] is None:
+        return array_of(raw, dtype, shape, order if isinstance(order, str) else "C")
+    # numpy 2.4 and later: the bytes of an array whose axes are in another order.
+    axes = args[4]
+    found = array_of(raw, dtype, shape)
+    if not isinstance(found, np.ndarray):
+        return found
+    if not isinstance(axes, (list, tuple)) or sorted(map(_index, axes)) != list(range(found.ndim)):
+        raise FormatError("an array whose axes have no order")
+    return found.transpose(tuple(axes))
+
+
+def _index(axis: Any) -> int:
+    """A number of an axis; -1 for what is none."""
+    return axis if type(axis) is int else -1
 
 
 def _scalar(args: tuple[Any, ...]) -> Any:

@@ -24,6 +24,8 @@ __all__ = ["BY_NAME", "Plainer"]
 BY_NAME = ("custom_model", "custom_action_dist", "custom_preprocessor")
 _MOST = 200_000  # values: a config has some hundreds
 _DEEPEST = 40
+_LONGEST = 500  # characters of a place in a config
+_SHOWN = 100
 _MAX_BYTES = 1 << 20  # of arrays: those of a config are a few numbers
 _BY_VALUE = ("_make_function", "_make_skel_func", "_fill_function", "_builtin_type")
 
@@ -111,6 +113,8 @@ class Plainer:
                 return Tagged("space", described_space(value, where) or {})
             except FormatError as error:
                 raise _NotPlainError(str(error)) from None
+        if isinstance(cls, str):
+            raise _NotPlainError(bare(value))
         kind = f"{cls.module}.{cls.name}" if isinstance(cls, Global) else "object"
         raise _NotPlainError(f"a {kind[:200]} is not a plain value")
 
@@ -127,10 +131,14 @@ class Plainer:
         found: dict[Any, Any] = {}
         for key, item in value.items():
             try:
-                encode({key: None}, where)
+                encode({key: None}, "key")
             except InvalidInputError:
-                raise _NotPlainError(f"a key of type {bare(key)} is not plain") from None
+                left_out[f"{where}, a key"] = f"a key of type {bare(key)} is not plain"
+                continue
             place = f"{where}.{key}"
+            if len(place) > _LONGEST:
+                left_out[f"{place[:_SHOWN]}…"] = "a key that is longer than any of RLlib's"
+                continue
             if key in BY_NAME and isinstance(item, str) and item:
                 left_out[place] = (
                     f"{item[:80]!r}, a name under which a class was registered with RLlib in the "

@@ -12,7 +12,7 @@ from typing import Any
 
 from policystore.canonical import JsonObject
 from policystore.checkpoints.described_spaces import described_space
-from policystore.checkpoints.env_sides import Side, read_side, side_of_config
+from policystore.checkpoints.env_sides import Side, side_of_config
 from policystore.checkpoints.folders import open_folder
 from policystore.checkpoints.layouts import Checkpoint, Entry, recognized
 from policystore.checkpoints.new_modules import (
@@ -23,10 +23,10 @@ from policystore.checkpoints.new_modules import (
     module_snapshot,
 )
 from policystore.checkpoints.old_policies import config_of, is_hybrid, old_snapshot
-from policystore.checkpoints.stand_ins import bare, said
+from policystore.checkpoints.stand_ins import ODD, bare, said
 from policystore.checkpoints.trials import Trained, chosen_checkpoint, trained_checkpoints
 from policystore.checkpoints.weights import checked_weights
-from policystore.errors import FormatError, InvalidInputError, NotFoundError
+from policystore.errors import FormatError, InvalidInputError, NotFoundError, PolicyStoreError
 from policystore.parallel import in_parallel
 from policystore.snapshot import Snapshot
 
@@ -158,12 +158,16 @@ def read_checkpoint(
     """
     found = _opened(path, metric, mode, storage_options)
     wanted: list[Any] = list(found.entries if policy_ids is None else _listed(policy_ids))
-    unknown = [str(name)[:80] for name in wanted if name not in found.entries]
+    unknown = [
+        said(name) for name in wanted if not isinstance(name, str) or name not in found.entries
+    ]
     if unknown:
         raise NotFoundError(
             f"{found.folder} has no policy {', '.join(map(repr, unknown))}; its policies are "
             + (", ".join(map(repr, found.entries)) or "none")
         )
+    if any(found.entries[name].form == "module" for name in wanted):
+        _ = found.side  # once for all of them
     snaps = in_parallel(lambda name: _read(found, found.entries[name]), wanted, workers=_WORKERS)
     return dict(zip(wanted, snaps, strict=True))
 
@@ -192,6 +196,12 @@ def _read(checkpoint: Checkpoint, entry: Entry) -> Snapshot:
     except InvalidInputError as error:
         # Data that no snapshot holds: not of the caller's making, but of the file's.
         raise FormatError(f"{entry.folder.where(entry.state)}: {error}") from None
+    except PolicyStoreError:
+        raise
+    except (*ODD, RecursionError) as error:
+        raise FormatError(
+            f"{entry.folder.where(entry.state)}: not of the form that RLlib writes: {error!r:.200}"
+        ) from None
 
 
 def _made(
@@ -211,8 +221,7 @@ def _made(
     if entry.form == "module":
         key = "class_and_ctor_args.pkl"
         module = described_by_args(folder.data(key)[0], folder.where(key))
-        runner = checkpoint.folder.inside("env_runner")
-        side = read_side(runner, config) if runner.folders() else Side()
+        side = checkpoint.side
     else:
         key = "rl_module_metadata.json"
         if not folder.has(key):

@@ -6,15 +6,19 @@ called here: what is named becomes one of these, which only says what the file s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 __all__ = ["ODD", "Calls", "Global", "Object", "Shell", "bare", "class_path", "said", "why_no_key"]
 
 _KEY_BITS = 60
 _MAX_NAME = 512
-_MAX_KEY = 16  # items of a tuple that is a key
+_MAX_KEY = 4  # items of a tuple that is a key, and
+_MAX_KEY_TEXT = 256  # characters of one of them
+
+_NONE: Mapping[Any, Any] = MappingProxyType({})
 
 ODD = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, StopIteration)
 """What Python raises where data is not of the form that code takes it to be."""
@@ -39,7 +43,6 @@ class Global:
         return f"{self.module}:{self.name}"
 
 
-@dataclass(eq=False)
 class Object:
     """An object that a file describes and nobody makes.
 
@@ -52,12 +55,18 @@ class Object:
         entries: what a subclass of dict would hold.
     """
 
-    cls: Any
-    args: tuple[Any, ...] = ()
-    kwargs: dict[Any, Any] = field(default_factory=dict)
-    state: Any = None
-    items: list[Any] = field(default_factory=list)
-    entries: dict[Any, Any] = field(default_factory=dict)
+    __slots__ = ("args", "cls", "entries", "items", "kwargs", "state")
+
+    def __init__(
+        self, cls: Any, args: tuple[Any, ...] = (), kwargs: Mapping[Any, Any] = _NONE
+    ) -> None:
+        self.cls = cls
+        self.args = args
+        self.kwargs = kwargs
+        self.state: Any = None
+        # A file may hold one of these for each of its bytes: containers come when they are used.
+        self.items: Sequence[Any] = ()
+        self.entries: Mapping[Any, Any] = _NONE
 
     def __repr__(self) -> str:
         return f"<{self.cls if isinstance(self.cls, Global) else 'Object'} that was not made>"
@@ -114,6 +123,8 @@ def why_no_key(key: Any) -> str | None:
     if isinstance(key, tuple):
         if len(key) > _MAX_KEY or any(isinstance(item, tuple) for item in key):
             return "a nested or long tuple as a key"
+        if any(isinstance(item, (str, bytes)) and len(item) > _MAX_KEY_TEXT for item in key):
+            return "a tuple with a long text as a key"
         return next(filter(None, map(why_no_key, key)), None)
     if type(key) is int:
         return None if key.bit_length() <= _KEY_BITS else "an integer of more than 60 bits as a key"
@@ -135,6 +146,8 @@ def bare(value: Any) -> str:
     """
     if isinstance(value, Global):
         return f"the name {value}"[:200]
+    if isinstance(value, Object) and isinstance(value.cls, str):
+        return value.cls[:200]
     if isinstance(value, Object):
         return f"an object of {value.cls}"[:200] if isinstance(value.cls, Global) else "an object"
     return type(value).__name__

@@ -58,7 +58,15 @@ def read_torch(data: bytes, what: str) -> Any:
                 return _storage(identity, storages, lambda key: read(f"{folder}data/{key}"), order)
 
             return run(Machine(read(names[0]), what, {**KNOWN, **_CALLS}, storage))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        EOFError,
+        ValueError,
+        OSError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{what} is a damaged zip: {error}") from None
@@ -107,6 +115,8 @@ def _tensor(args: tuple[Any, ...]) -> Any:
     """``torch._utils._rebuild_tensor_v2``: a strided view of a storage."""
     if len(args) < 4 or not isinstance(args[0], np.ndarray):
         return NotImplemented
+    if len(args) > 6 and args[6]:
+        return NotImplemented  # bits that say to negate or conjugate it
     flat, offset, shape, strides = args[:4]
     if not (_is_sizes(shape) and _is_sizes(strides) and len(shape) == len(strides)):
         raise FormatError("a tensor without shape or strides")

@@ -10,18 +10,21 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from policystore.checkpoints.folders import Folder
 from policystore.checkpoints.layouts import Checkpoint, recognized
-from policystore.errors import FormatError, InvalidInputError, NotFoundError
+from policystore.checkpoints.stand_ins import bare
+from policystore.errors import InvalidInputError, NotFoundError
 from policystore.parallel import in_parallel
 
 __all__ = ["Trained", "chosen_checkpoint", "trained_checkpoints"]
 
 _NAME = re.compile(r"checkpoint_(\d+)\Z")
+_LARGEST = sys.float_info.max
 _MAX_RESULTS = 1 << 30
 _MAX_STATE = 256 << 20  # bytes; with replay buffers in it, it may be of any size
 _WORKERS = 16
@@ -58,9 +61,9 @@ class Trained:
         else:
             for part in key.split("/"):
                 found = found.get(part) if isinstance(found, Mapping) else None
-        if isinstance(found, (int, float)) and not isinstance(found, bool):
-            return None if math.isnan(found) else float(found)
-        return None
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            return None
+        return None if math.isnan(found) or abs(found) > _LARGEST else float(found)
 
 
 def trained_checkpoints(folder: Folder) -> list[Trained]:
@@ -123,17 +126,16 @@ def _results(trial: Folder) -> dict[Any, Mapping[str, Any]]:
     if not trial.has("result.json"):
         return found
     lines = trial.bytes_of("result.json", _MAX_RESULTS).splitlines()
-    for index, line in enumerate(lines):
+    for line in lines:
         try:
             result = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError) as error:
-            if index == len(lines) - 1:
-                continue  # a trial that was killed while it wrote
-            raise FormatError(
-                f"{trial.where('result.json')}, line {index + 1}: no JSON: {str(error)[:200]}"
-            ) from None
+        except (ValueError, RecursionError):
+            # A trial that was killed while it wrote, and may have gone on in the same line.
+            continue
         if isinstance(result, dict):
-            found[result.get("training_iteration")] = result
+            iteration = result.get("training_iteration")
+            if type(iteration) is int:
+                found[iteration] = result
             if isinstance(result.get("checkpoint_dir_name"), str):
                 found[result["checkpoint_dir_name"]] = result
     return found
@@ -154,8 +156,11 @@ def chosen_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoi
             f"{folder} is no checkpoint of RLlib's, and no folder of a Tune trial or experiment: "
             f"it holds {', '.join((folder.files() + folder.folders())[:5])}"
         )
+    if metric is not None and not isinstance(metric, str):
+        raise InvalidInputError(f"metric is a key of Tune's results, not {bare(metric)}")
+    newest = _newest(listed)
     if metric is None:
-        best = max(listed, key=_age)
+        best = max(listed, key=lambda one: (newest[one.trial], one.number))
     else:
         scored = [(found.metric(metric), found) for found in listed]
         told = [(value, found) for value, found in scored if value is not None]
@@ -165,16 +170,22 @@ def chosen_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoi
                 + (", ".join(sorted(_keys(listed))[:20]) or "none")
             )
         sign = 1 if mode == "max" else -1
-        best = max(told, key=lambda item: (sign * item[0], _age(item[1])))[1]
+        best = max(told, key=lambda item: (sign * item[0], newest[item[1].trial], item[1].number))[
+            1
+        ]
     checkpoint = recognized(best.folder)
     if checkpoint is None:
         raise InvalidInputError(f"{best.folder} is no checkpoint of RLlib's")
     return checkpoint
 
 
-def _age(found: Trained) -> tuple[float, int, str]:
-    time = found.metric("timestamp")
-    return (-math.inf if time is None else time, found.number, found.trial)
+def _newest(listed: list[Trained]) -> dict[str, tuple[float, str]]:
+    """When each trial reported last, as far as it is known, and its name."""
+    found: dict[str, float] = {}
+    for one in listed:
+        time = one.metric("timestamp")
+        found[one.trial] = max(found.get(one.trial, -math.inf), -math.inf if time is None else time)
+    return {trial: (time, trial) for trial, time in found.items()}
 
 
 def _keys(listed: list[Trained]) -> set[str]:

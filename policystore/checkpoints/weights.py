@@ -18,6 +18,7 @@ _COPIES = 16
 _SOME = 1 << 20
 _MOST = 1_000_000
 _DEEPEST = 8
+_LONGEST = 1024  # characters of a name
 
 
 def checked_weights(found: Any, what: str, *, stored: int | None = None) -> dict[str, Array]:
@@ -56,11 +57,15 @@ def _collect(found: Any, prefix: str, into: dict[str, Array], what: str, left: l
             raise FormatError(f"{what}: more than {_MOST:,} weights, or the same ones repeated")
         if not isinstance(name, str):
             raise FormatError(f"{what}: a weight is named by {bare(name)}, not by a text")
+        if len(prefix) + len(name) > _LONGEST:
+            raise FormatError(f"{what}: a weight with a name of more than {_LONGEST} characters")
         if isinstance(value, np.generic):
             value = np.asarray(value)
         if isinstance(value, (bool, int, float)):
             value = np.asarray(value)
         if isinstance(value, np.ndarray):
+            if prefix + name in into:
+                raise FormatError(f"{what}: two weights of the name {prefix + name!r}")
             into[prefix + name] = value
         else:
             _collect(value, f"{prefix}{name}/", into, what, left)

@@ -19,7 +19,7 @@ from policystore import (
     PolicyStoreError,
     StorageError,
 )
-from policystore.checkpoints import list_checkpoint, read_checkpoint
+from policystore.checkpoints import list_checkpoint, list_experiment, read_checkpoint
 
 NEW = Given("2.60.0", "ppo_new_multi")
 OLD = Given("2.60.0", "ppo_old_multi")
@@ -195,9 +195,38 @@ def test_a_result_that_was_cut_while_it_was_written(tmp_path: Path) -> None:
     results = tmp_path / "a" / "result.json"
     results.write_text(results.read_text() + '{"training_iteration": 3, "chec')
     assert only(read_checkpoint(tmp_path, metric="env_runners/episode_return_mean")) == "a_1"
-    results.write_text("no json\n" + results.read_text())
-    with pytest.raises(FormatError, match=r"result\.json, line 1"):
-        read_checkpoint(tmp_path)
+    results.write_text("no json\n" + results.read_text())  # killed before, and gone on
+    assert only(read_checkpoint(tmp_path, metric="env_runners/episode_return_mean")) == "a_1"
+
+
+def test_checkpoints_of_some_iterations_have_their_own_results(tmp_path: Path) -> None:
+    """Every tenth iteration, the last result cut off: no number is taken for an iteration."""
+    trial(tmp_path, "a", [90.0, 50.0, 70.0, 60.0])
+    results = tmp_path / "a" / "result.json"
+    lines = []
+    for iteration in range(1, 41):
+        result = {
+            "training_iteration": iteration,
+            "reward": 1000.0 + iteration,
+            "timestamp": iteration,
+        }
+        if iteration % 10 == 0:
+            number = iteration // 10 - 1
+            result |= {"reward": [90.0, 50.0, 70.0, 60.0][number],
+                       "checkpoint_dir_name": f"checkpoint_{number:06}"}  # fmt: skip
+        else:
+            result |= {"checkpoint_dir_name": None}
+        lines.append(json.dumps(result))
+    results.write_text("\n".join(lines)[:-20])
+    for path in (tmp_path / "a").rglob("algorithm_state.pkl"):
+        path.unlink()  # which would say the iteration
+        path.write_bytes(b"\x80\x05}.")
+    found = {one.name: one.metric("reward") for one in list_experiment(tmp_path)}
+    assert found["checkpoint_000000"] == 90.0
+    assert found["checkpoint_000003"] is None
+    assert only(read_checkpoint(tmp_path)) == "a_3"
+    told = [(value, name) for name, value in found.items() if value is not None]
+    assert only(read_checkpoint(tmp_path, metric="reward")) == f"a_{int(max(told)[1][-1])}"
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
