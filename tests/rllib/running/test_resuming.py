@@ -197,7 +197,7 @@ def test_a_trial_that_crashed_has_it_again(life: Life, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stack", ["new"], scope="module")
-@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("scheme", [pytest.param("", marks=pytest.mark.long), "file://"])
 def test_runners_that_rllib_does_not_reach(life: Life, tmp_path: Path, scheme: str) -> None:
     """Busy ones, as they are just after they were made; and those with newer numbers."""
     path = str(tmp_path / "checkpoint")
