@@ -67,9 +67,9 @@ def described_space(value: Any, what: str) -> JsonObject | None:
         return space_to_json(_described(value, what), what=what)
     except InvalidInputError as error:
         raise FormatError(str(error)) from None
+    except FormatError:
+        raise
     except (*ODD, RecursionError) as error:
-        if isinstance(error, FormatError):
-            raise
         raise FormatError(f"{what}: not a space as gymnasium has them: {error!r:.200}") from None
 
 

@@ -252,9 +252,9 @@ def _filters(state: Any, what: str) -> dict[Any, Any]:
     try:
         read = StatisticsReader(what)
         return {agent: _filter(entry, read) for agent, entry in state.items()}
+    except FormatError:
+        raise
     except ODD as error:
-        if isinstance(error, FormatError):
-            raise
         raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 

@@ -16,14 +16,16 @@ from policystore.checkpoints.folders import Folder
 from policystore.checkpoints.stand_ins import Global, Object, bare, class_path
 from policystore.errors import FormatError, InvalidInputError
 
-__all__ = ["Checkpoint", "Entry", "recognized"]
+__all__ = ["MAX_STATE", "Checkpoint", "Entry", "recognized"]
 
 Form: TypeAlias = Literal[
     "policy",  # policy_state.*: the old stack, and the hybrids of 2.3 to 2.10
     "module",  # module_state.* beside class_and_ctor_args.pkl: 2.40 and later
     "learner",  # module_state/ID/ beside rl_module_metadata.json: 2.5 to 2.24
 ]
-_MAX_STATE = 256 << 20  # bytes
+MAX_STATE = 256 << 20
+"""Bytes of an ``algorithm_state`` that is looked into: with replay buffers in it, it may be of any
+size, and nothing here needs them."""
 _META = "rllib_checkpoint.json"
 _ARGS = "class_and_ctor_args.pkl"
 _MODULE_META = "rl_module_metadata.json"
@@ -86,8 +88,7 @@ class Checkpoint:
                 config = args[0]
             return _name(cls), _attributes(config)
         key = folder.state_file("algorithm_state")
-        # With replay buffers in it, it may be of any size, and nothing here needs them.
-        if key is None or folder.size(key) > _MAX_STATE:
+        if key is None or folder.size(key) > MAX_STATE:
             return None, {}
         found, _ = folder.data(key)
         if not isinstance(found, Mapping):
@@ -195,7 +196,6 @@ def _learner(folder: Folder) -> _Found:
     for kind, inner in (
         ("learner", folder.inside("rl_module")),
         ("learner_group", folder.inside("learner").inside("rl_module")),
-        ("env_runner", folder.inside("rl_module")),
     ):
         entries = _modules(inner)
         if entries:

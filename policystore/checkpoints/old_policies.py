@@ -24,7 +24,6 @@ _FILTERS = (
     "MeanStdObservationFilterAgentConnector",
     "ConcurrentMeanStdObservationFilterAgentConnector",
 )
-_STATELESS = frozenset(CONNECTORS) - {*_FILTERS, "ClipRewardAgentConnector"}
 # What of a policy_state is neither weights nor what rebuilds: left out, and listed.
 _LEFT_OUT = {
     "_optimizer_variables": "the optimizer's state is for training on, not for acting",
@@ -224,9 +223,9 @@ def _filter(state: Any, what: str) -> dict[str, Any]:
             "clip": None if state["clip"] is None else float(state["clip"]),
             "running_stats": [_statistics(read, stat) for stat in state["running_stats"]],
         }
+    except FormatError:
+        raise
     except ODD as error:
-        if isinstance(error, FormatError):
-            raise
         raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 

@@ -166,8 +166,11 @@ def read_checkpoint(
             f"{found.folder} has no policy {', '.join(map(repr, unknown))}; its policies are "
             + (", ".join(map(repr, found.entries)) or "none")
         )
+    # Read once, before many ask for them at the same time.
+    if wanted:
+        _ = found.algorithm
     if any(found.entries[name].form == "module" for name in wanted):
-        _ = found.side  # once for all of them
+        _ = found.side
     snaps = in_parallel(lambda name: _read(found, found.entries[name]), wanted, workers=_WORKERS)
     return dict(zip(wanted, snaps, strict=True))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policystore.checkpoints.folders import Folder
-from policystore.checkpoints.layouts import Checkpoint, recognized
+from policystore.checkpoints.layouts import MAX_STATE, Checkpoint, recognized
 from policystore.checkpoints.stand_ins import bare
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.parallel import in_parallel
@@ -26,7 +26,6 @@ __all__ = ["Trained", "chosen_checkpoint", "trained_checkpoints"]
 _NAME = re.compile(r"checkpoint_(\d+)\Z")
 _LARGEST = sys.float_info.max
 _MAX_RESULTS = 1 << 30
-_MAX_STATE = 256 << 20  # bytes; with replay buffers in it, it may be of any size
 _WORKERS = 16
 
 
@@ -109,7 +108,7 @@ def _iteration(checkpoint: Folder) -> int | None:
     key, field = checkpoint.state_file("algorithm_state"), "training_iteration"
     if checkpoint.has(".tune_metadata"):  # up to 2.6
         key, field = ".tune_metadata", "iteration"
-    if key is None or checkpoint.size(key) > _MAX_STATE:
+    if key is None or checkpoint.size(key) > MAX_STATE:
         return None
     found, _ = checkpoint.data(key)
     iteration = found.get(field) if isinstance(found, Mapping) else None

@@ -8,7 +8,6 @@ the local one holds the statistics of all, merged after each ``train()``
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,33 +17,18 @@ from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from policystore.canonical import JsonObject
+from policystore.checkpoints.env_sides import Side
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.connector_state import filter_agents, has_state, is_filter, take_state
 from policystore.rllib.connectors import piece_to_plain, walk
 from policystore.spaces import space_to_json
 
-__all__ = ["PIPELINES", "EnvSide", "default_pipelines", "read_env_side"]
+__all__ = ["PIPELINES", "default_pipelines", "read_env_side"]
 
 PIPELINES = ("env_to_module", "module_to_env")
 
 
-@dataclass(frozen=True)
-class EnvSide:
-    """What a spec and a state record of the environment's side; all plain values."""
-
-    observation_space: JsonObject | None = None
-    action_space: JsonObject | None = None
-    connectors: dict[str, Any] = field(default_factory=dict)
-    state: dict[str, Any] = field(default_factory=dict)
-    normalize_actions: bool | None = None
-    clip_actions: bool | None = None
-    left_out: dict[str, str] = field(default_factory=dict)
-
-
-def read_env_side(
-    algorithm: Any, agents: Iterable[Any] | None, leave_out: Iterable[str]
-) -> EnvSide:
+def read_env_side(algorithm: Any, agents: Iterable[Any] | None, leave_out: Iterable[str]) -> Side:
     """Read spaces, the user's connectors and their state from an Algorithm of the new stack.
 
     Args:
@@ -79,7 +63,7 @@ def read_env_side(
             if _is_multi_agent(config)
             else "the Algorithm does not know them"
         )
-    return EnvSide(
+    return Side(
         observation_space=None if spaces[0] is None else space_to_json(spaces[0]),
         action_space=None if spaces[1] is None else space_to_json(spaces[1]),
         connectors={

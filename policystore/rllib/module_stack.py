@@ -9,9 +9,10 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ALL_MODULES
 
+from policystore.checkpoints.env_sides import Side
 from policystore.errors import InvalidInputError
 from policystore.rllib.classes import algorithm_name, is_importable, path_of
-from policystore.rllib.env_side import EnvSide, read_env_side
+from policystore.rllib.env_side import read_env_side
 from policystore.rllib.module_config import model_config_to_plain
 from policystore.rllib.module_source import (
     ModuleFacts,
@@ -55,7 +56,7 @@ def snapshot_module(module: RLModule) -> Snapshot:
     """
     if isinstance(module, MultiRLModule):
         return snapshot_multi_module(module)
-    return _single(describe(module), None, EnvSide())
+    return _single(describe(module), None, Side())
 
 
 def snapshot_multi_module(module: MultiRLModule, module_id: str | None = None) -> Snapshot:
@@ -73,9 +74,9 @@ def snapshot_multi_module(module: MultiRLModule, module_id: str | None = None) -
     multi = module.unwrapped()
     if type(multi) is MultiRLModule:
         module_id = known_module(multi.keys(), module_id, "the MultiRLModule")
-        return _single(describe(multi[module_id]), None, EnvSide())
+        return _single(describe(multi[module_id]), None, Side())
     _refuse_part(path_of(type(multi)), multi.keys(), module_id)
-    return _together(describe_multi(multi), None, EnvSide())
+    return _together(describe_multi(multi), None, Side())
 
 
 def module_ids(algorithm: Any) -> tuple[str, ...]:
@@ -171,7 +172,7 @@ def _refuse_part(where: str, ids: Iterable[str], module_id: str | None) -> None:
         )
 
 
-def _single(facts: ModuleFacts, algorithm: str | None, side: EnvSide) -> Snapshot:
+def _single(facts: ModuleFacts, algorithm: str | None, side: Side) -> Snapshot:
     return Snapshot(
         weights=facts.weights,
         spec=_module_spec(facts, algorithm, side, f"module of {path_of(facts.cls)}"),
@@ -179,7 +180,7 @@ def _single(facts: ModuleFacts, algorithm: str | None, side: EnvSide) -> Snapsho
     )
 
 
-def _together(facts: MultiFacts, algorithm: str | None, side: EnvSide) -> Snapshot:
+def _together(facts: MultiFacts, algorithm: str | None, side: Side) -> Snapshot:
     bad = [module_id for module_id in facts.modules if "/" in module_id]
     if bad:
         raise InvalidInputError(
@@ -207,16 +208,16 @@ def _together(facts: MultiFacts, algorithm: str | None, side: EnvSide) -> Snapsh
             [f"{mid}/{name}" for mid, module in facts.modules.items() for name in module.acting],
         ),
         modules={
-            module_id: _module_spec(module, None, EnvSide(), f"module {module_id!r}", part=True)
+            module_id: _module_spec(module, None, Side(), f"module {module_id!r}", part=True)
             for module_id, module in facts.modules.items()
         },
-        **_side_fields(side, left_out),
+        **side.fields(left_out),
     )
     return Snapshot(weights=weights, spec=spec, state=side.state)
 
 
 def _module_spec(
-    facts: ModuleFacts, algorithm: str | None, side: EnvSide, what: str, *, part: bool = False
+    facts: ModuleFacts, algorithm: str | None, side: Side, what: str, *, part: bool = False
 ) -> Spec:
     left_out = dict(side.left_out)
     config: dict[str, Any] = {
@@ -244,19 +245,8 @@ def _module_spec(
         config=config,
         weights="inference-only" if facts.inference_only else "full",
         acting=None if part else _acting(facts.weights, facts.acting),
-        **_side_fields(side, left_out),
+        **side.fields(left_out),
     )
-
-
-def _side_fields(side: EnvSide, left_out: dict[str, str]) -> dict[str, Any]:
-    return {
-        "env_observation_space": side.observation_space,
-        "env_action_space": side.action_space,
-        "normalize_actions": side.normalize_actions,
-        "clip_actions": side.clip_actions,
-        "connectors": side.connectors,
-        "left_out": left_out,
-    }
 
 
 def _noting(left_out: dict[str, str]) -> Any:
