@@ -22,11 +22,11 @@ from policystore.errors import (
     SyncError,
     UntrustedError,
 )
-from policystore.records import Version
+from policystore.format.records import Version
+from policystore.format.spec import Spec
+from policystore.repository.verify import Fault, VerifyReport
 from policystore.snapshot import Snapshot
-from policystore.spec import Spec
 from policystore.store import PolicyStore
-from policystore.upkeep import Fault, VerifyReport
 
 __version__ = "0.1.0"
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+from policystore._util.files import as_path, read_file, read_start, write_new
+from policystore._util.log import warn
 from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, InvalidInputError, StorageError
-from policystore.files import as_path, read_file, read_start, write_new
-from policystore.telling import warn
 
 __all__ = ["CacheLike", "NodeCache", "open_cache"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policystore.canonical import Json
 from policystore.digest import Digest
+from policystore.format.arrays import Array
+from policystore.format.canonical_json import Json
 from policystore.snapshot import Snapshot
-from policystore.tensors import Array
 
 __all__ = ["Diff", "FieldDiff", "TensorDiff", "diff_snapshots"]
 

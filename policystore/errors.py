@@ -133,7 +133,7 @@ class SyncError(PolicyStoreError, RuntimeError):
     """Workers of a running algorithm hold other weights than they should, or did not answer.
 
     Attributes:
-        report: the :class:`~policystore.rllib.sync_report.SyncReport` that shows it, if there is
+        report: the :class:`~policystore.rllib.live.report.SyncReport` that shows it, if there is
             one.
     """
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from policystore import files, tree
-from policystore.canonical import Json, canonical_json
-from policystore.container import MAX_HEADER, declared_size
+from policystore._util import files
 from policystore.digest import Digest
-from policystore.encoding import (
+from policystore.errors import InvalidInputError
+from policystore.format.arrays import Array, Arrays, Weights, own_weights
+from policystore.format.canonical_json import Json, canonical_json
+from policystore.format.policy import (
     EncodedPolicy,
     ParsedPolicy,
     decode_policy,
@@ -21,9 +22,9 @@ from policystore.encoding import (
     part_digest,
     state_digest,
 )
-from policystore.errors import InvalidInputError
-from policystore.spec import Spec
-from policystore.tensors import Array, Arrays, Weights, own_weights
+from policystore.format.safetensors import MAX_HEADER, declared_size
+from policystore.format.spec import Spec
+from policystore.format.values import decode_value, encode_value
 
 __all__ = ["Snapshot"]
 
@@ -37,10 +38,10 @@ class Snapshot:
 
     Args:
         weights: parameter name -> numpy array, flat. Any layout and byte order; dtypes of
-            :data:`policystore.tensors.DTYPES`. Names are non-empty and do not start with ``__``.
+            :data:`policystore.format.arrays.DTYPES`. Names are non-empty and do not start with ``__``.
         spec: what rebuilds the policy; by default an empty one.
         state: what inference needs beside the weights: a dict of plain values and arrays (see
-            :mod:`policystore.tree`). Keys keep their types.
+            :mod:`policystore.format.values`). Keys keep their types.
 
     Raises:
         InvalidInputError: weights, state or spec that cannot be stored, with their place.
@@ -58,7 +59,7 @@ class Snapshot:
         if state is not None and not isinstance(state, Mapping):
             raise InvalidInputError(f"state: expected a dict, found {type(state).__qualname__}")
         arrays: list[Array] = []
-        state_json = tree.encode(dict(state or {}), "state", arrays)
+        state_json = encode_value(dict(state or {}), "state", arrays)
         try:
             canonical_json(state_json)
         except InvalidInputError as error:
@@ -110,7 +111,7 @@ class Snapshot:
     def state(self) -> dict[Any, Any]:
         """What inference needs beside the weights; fresh containers around read-only arrays."""
         arrays = [array.view() for array in self._state_arrays]
-        return tree.decode(self._state_json, "state", arrays)  # type: ignore[no-any-return]
+        return decode_value(self._state_json, "state", arrays)  # type: ignore[no-any-return]
 
     @property
     def state_json(self) -> Json:

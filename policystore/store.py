@@ -8,24 +8,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, overload
 
-from policystore.arguments import as_list, as_mapping, default_author, now
+from policystore._util.concurrency import in_parallel
+from policystore._util.progress import Meter, Progress
 from policystore.backends.base import Backend
-from policystore.backends.opening import open_backend
+from policystore.backends.factory import open_backend
 from policystore.backends.options import StorageOptions
 from policystore.cache import CacheLike, open_cache
 from policystore.diff import Diff, diff_snapshots
 from policystore.digest import Digest
 from policystore.errors import InvalidInputError, NotFoundError, ReadOnlyError
-from policystore.finding import Finder, RefLike, as_ref
-from policystore.layout import MAX_NUMBER, check_name, check_tag
-from policystore.parallel import in_parallel
-from policystore.progress import Meter, Progress
-from policystore.pushing import Pusher
-from policystore.reading import Objects
-from policystore.records import Version
+from policystore.format.records import Version
+from policystore.format.refs import MAX_NUMBER, check_name, check_tag
+from policystore.repository.objects import ObjectReader
+from policystore.repository.resolver import RefLike, Resolver, as_ref
+from policystore.repository.tags import When, move_tag
+from policystore.repository.verify import VerifyReport, verify_store
+from policystore.repository.writer import Writer, default_author, now
 from policystore.snapshot import Snapshot
-from policystore.tagging import When, move_tag
-from policystore.upkeep import VerifyReport, verify_store
 
 __all__ = ["PolicyStore"]
 
@@ -87,9 +86,9 @@ class PolicyStore:
     def _use(self, backend: Backend) -> None:
         """Keep everything there."""
         self._backend = backend
-        objects = Objects(backend, open_cache(self._cache, remote=backend.parallel > 1))
-        self._find = Finder(objects)
-        self._pusher = Pusher(objects, self._find)
+        objects = ObjectReader(backend, open_cache(self._cache, remote=backend.parallel > 1))
+        self._find = Resolver(objects)
+        self._pusher = Writer(objects, self._find)
 
     @property
     def url(self) -> str:
@@ -155,8 +154,8 @@ class PolicyStore:
                 "policystore.rllib.snapshot(…) or policystore.torch.snapshot(…) makes one."
             )
         self.check_writable("push")
-        metrics, source = as_mapping(metrics, "metrics"), as_mapping(source, "source")
-        parents = as_list(parents, "parents")
+        metrics, source = _as_mapping(metrics, "metrics"), _as_mapping(source, "source")
+        parents = _as_list(parents, "parents")
         if name is not None:
             check_name(name)
         elif message or metrics or source or parents:
@@ -284,7 +283,7 @@ class PolicyStore:
             progress: as of :meth:`pull`; what is still to come is known once a policy's own object
                 is here, so that the number of all bytes grows.
         """
-        listed = as_list(refs, "refs")
+        listed = _as_list(refs, "refs")
         parsed = {ref: as_ref(ref) for ref in listed}
         meter = Meter(progress)
         found = in_parallel(
@@ -363,3 +362,17 @@ def _reopen(
     store = PolicyStore.__new__(PolicyStore)
     store._open(url, options or StorageOptions(), cache, read_only)
     return store
+
+
+def _as_mapping(value: Mapping[Any, Any] | None, what: str) -> dict[Any, Any]:
+    """A dict of what may be left out; InvalidInputError for what is no mapping."""
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidInputError(f"{what} is a dict of plain values, not {type(value).__qualname__}")
+    return dict(value or {})
+
+
+def _as_list(refs: Iterable[RefLike], what: str) -> list[RefLike]:
+    """Several refs; InvalidInputError for a single one."""
+    if isinstance(refs, (str, Digest, Version)) or not isinstance(refs, Iterable):
+        raise InvalidInputError(f"{what} is a list of refs, not {refs!r}")
+    return list(refs)

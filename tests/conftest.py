@@ -54,20 +54,20 @@ def make_snapshot() -> Callable[..., Snapshot]:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """One S3 server on loopback for all tests of a session: the one that was started for them
-    (scripts/ceph.py), or moto's."""
-    import remote_server
+    (scripts/tools/ceph.py), or moto's."""
+    from tests.support import s3_server
 
     if given := os.environ.get("POLICYSTORE_TEST_S3"):
         yield given
         return
-    with remote_server.moto_server() as endpoint:
+    with s3_server.moto_server() as endpoint:
         yield endpoint
 
 
 @pytest.fixture
 def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A bucket of the test's own; credentials in the environment, as a user would have them."""
-    from remote_server import KEY, SECRET, client
+    from tests.support.s3_server import KEY, SECRET, client
 
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE"):
         monkeypatch.delenv(name, raising=False)

@@ -14,120 +14,19 @@ import policystore
 
 ROOT = Path(policystore.__file__).parent
 
-# Each module may import the ones before it, and no others. docs/format.md and the README follow it.
-ORDER = [
-    "errors",
-    "telling",
-    "parallel",
-    "progress",
-    "digest",
-    "canonical",
-    "tensors",
-    "tree",
-    "space_fields",
-    "space_leaves",
-    "spaces",
-    "spec",
-    "container",
-    "encoding",
-    "files",
-    "snapshot",
-    "layout",
-    "records",
-    "backends",
-    "backends.base",
-    "backends.memory",
-    "backends.local",
-    "backends.options",
-    "backends.remote_errors",
-    "backends.remote",
-    "backends.s3",
-    "backends.clouds",
-    "backends.opening",
-    "cache",
-    "names",
-    "reading",
-    "finding",
-    "pushing",
-    "arguments",
-    "diff",
-    "tagging",
-    "upkeep",
-    "store",
-    "",
-    "torch",
-    "checkpoints.stand_ins",
-    "checkpoints.machine",
-    "checkpoints.operations",
-    "checkpoints.pickles",
-    "checkpoints.torch_files",
-    "checkpoints.msgpacks",
-    "checkpoints.described_spaces",
-    "checkpoints.renamed",
-    "checkpoints.statistics_of",
-    "checkpoints.plain_values",
-    "checkpoints.weights",
-    "checkpoints.settling",
-    "checkpoints.folders",
-    "checkpoints.policy_keys",
-    "checkpoints.old_policies",
-    "checkpoints.env_sides",
-    "checkpoints.new_modules",
-    "checkpoints.layouts",
-    "checkpoints.trials",
-    "checkpoints.reading",
-    "checkpoints",
-    "rllib.classes",
-    "rllib.bounds",
-    "rllib.filters",
-    "rllib.policy_config",
-    "rllib.policy_state",
-    "rllib.policy_connectors",
-    "rllib.policy_restore",
-    "rllib.policy_stack",
-    "rllib.policy_observations",
-    "rllib.policy_player",
-    "rllib.module_config",
-    "rllib.connector_state",
-    "rllib.connectors",
-    "rllib.env_side",
-    "rllib.worker_filters",
-    "rllib.worker_mapping",
-    "rllib.worker_tensors",
-    "rllib.worker_threads",
-    "rllib.worker_side",
-    "rllib.worker_restarts",
-    "rllib.worker_reading",
-    "rllib.shipping",
-    "rllib.workers",
-    "rllib.module_source",
-    "rllib.module_stack",
-    "rllib.module_rebuild",
-    "rllib.module_fit",
-    "rllib.play_slots",
-    "rllib.module_player",
-    "rllib.sources",
-    "rllib.sync_report",
-    "rllib.sync_rows",
-    "rllib.fitting",
-    "rllib.waves",
-    "rllib.restarts",
-    "rllib.running_filters",
-    "rllib.running",
-    "rllib.worker_modules",
-    "rllib.joining_new",
-    "rllib.worker_policies",
-    "rllib.rehearsing",
-    "rllib.joining_old",
-    "rllib.joining",
-    "rllib.callbacks",
-    "rllib.resuming",
-    "rllib.warm_start",
-    "rllib.uploading",
-    "rllib.publishing",
-    "rllib",
+# Packages and modules of one level may import those of the levels above it in this list, and those
+# of their own package; docs/architecture.md tells the reasons. A name stands for all that is in it.
+LEVELS = [
+    ["errors", "rllib_schema.config_keys", "rllib_schema.class_paths", "rllib.worker_code"],
+    ["_util", "digest", "rllib.workers"],
+    ["format", "cache"],
+    ["backends", "spaces", "snapshot"],
+    ["repository", "diff", "torch", "checkpoints.files", "rllib_schema", "rllib.common"],
+    ["store", "checkpoints.convert", "rllib.old_stack", "rllib.new_stack"],
+    ["", "checkpoints", "rllib.live", "rllib.api"],
+    ["rllib.callbacks"],
+    ["rllib"],
 ]
-CORE = ORDER[: ORDER.index("rllib.classes")]
 
 
 def modules() -> dict[str, Path]:
@@ -160,52 +59,68 @@ def imports(path: Path) -> set[str]:
     }
 
 
-def test_modules_import_only_what_stands_before_them() -> None:
-    assert sorted(modules()) == sorted(ORDER), "a module without its place in the order"
-    for name in ORDER:
-        for imported in imports(modules()[name]):
-            assert ORDER.index(imported) < ORDER.index(name), (
-                f"{name or '(root)'} imports {imported}"
-            )
+def place(name: str) -> tuple[int, str]:
+    """The level of a module, and which entry of the list it falls under: the longest that fits."""
+    entries = [(len(entry), level, entry) for level, entries in enumerate(LEVELS) for entry in entries
+               if name == entry or (entry and name.startswith(f"{entry}."))]  # fmt: skip
+    assert entries, f"{name}: a module without a level"
+    _, level, entry = max(entries)
+    return level, entry
+
+
+def test_packages_import_only_what_stands_on_levels_above_them() -> None:
+    for name, path in modules().items():
+        level, entry = place(name)
+        for imported in imports(path):
+            above, other = place(imported)
+            assert other == entry or above < level, f"{name or '(root)'} imports {imported}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """The levels leave the modules of one package free; they may not go round in circles either."""
+    remaining = {name: imports(path) - {name} for name, path in modules().items()}
+    while remaining:
+        free = [name for name, needed in remaining.items() if not needed & remaining.keys()]
+        assert free, f"modules that import each other: {sorted(remaining)}"
+        for name in free:
+            del remaining[name]
 
 
 def test_the_api_stacks_do_not_know_each_other() -> None:
-    old = [name for name in ORDER if name.startswith("rllib.policy_")]
-    new = [
-        name
-        for name in ORDER
-        if name.startswith(("rllib.module_", "rllib.connector", "rllib.env_"))
-    ]
-    assert old
-    assert new
-    for name in old:
-        assert not set(new) & imports(modules()[name]), name
-    for name in new:
-        assert not set(old) & imports(modules()[name]), name
+    for name, path in modules().items():
+        for one, other in (("old_stack", "new_stack"), ("new_stack", "old_stack")):
+            if name.startswith(f"rllib.{one}."):
+                assert not [each for each in imports(path) if f"rllib.{other}" in each], name
 
 
 def test_only_files_and_backends_open_files() -> None:
     opening = {"open", "os", "io", "mmap", "shutil", "tempfile", "pathlib"}
-    for name in CORE:
-        if name in ("files", "snapshot", "cache", "store") or name.startswith("backends"):
+    for name in modules():
+        if name in ("_util.files", "snapshot", "cache", "store") or name.startswith(
+            ("backends", "rllib")
+        ):
             continue
         for node in ast.walk(ast.parse(modules()[name].read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "open", name
-            # reading counts the cores, arguments looks for $POLICYSTORE_AUTHOR, and parallel is
+            # objects counts the cores, writer looks for $POLICYSTORE_AUTHOR, and concurrency is
             # told of forks.
-            if isinstance(node, ast.Import) and name not in ("reading", "arguments", "parallel"):
+            if isinstance(node, ast.Import) and name not in (
+                "repository.objects",
+                "repository.writer",
+                "_util.concurrency",
+            ):
                 assert not {alias.name for alias in node.names} & opening, name
 
 
 def test_nothing_unpickles_or_evaluates() -> None:
-    for name in ORDER:
+    for name in modules():
         for node in ast.walk(ast.parse(modules()[name].read_text())):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("eval", "exec", "compile", "__import__"), name
                 if (name, called) != (
-                    "rllib.policy_connectors",
+                    "rllib.old_stack.connectors",
                     "cls.from_state",
                 ):  # the user's own
                     assert called.split(".")[-1] not in ("from_state", "from_checkpoint"), name
@@ -217,7 +132,7 @@ def test_nothing_unpickles_or_evaluates() -> None:
                 names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
                 # Our own functions, on their way out to actors; and classes of the modules that
                 # RLlib is about to unpickle from the very checkpoint.
-                if name in ("rllib.shipping", "rllib.resuming"):
+                if name in ("rllib.workers.by_value", "rllib.callbacks.restore"):
                     continue
                 words = {word for each in names if each for word in each.split(".")}
                 assert not words & {"pickle", "cloudpickle", "marshal", "shelve", "dill"}, name

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from readme_blocks import README, blocks, run_blocks
+
+from tests.support.doc_blocks import README, blocks, run_blocks
 
 _LINK = re.compile(r"\]\((?!#)([^)]+)\)")
 

@@ -10,6 +10,7 @@ import torch
 
 from policystore import InvalidInputError, MismatchError, Snapshot
 from policystore import torch as pt
+from policystore.torch import tensors
 
 
 def net(seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.nn.Sequential:
@@ -40,7 +41,7 @@ def test_a_module_comes_back_bit_for_bit(dtype: torch.dtype) -> None:
     assert pt.snapshot(target).weights_digest == snap.weights_digest
 
 
-@pytest.mark.parametrize("dtype", list(pt._TORCH_TO_CODE), ids=str)
+@pytest.mark.parametrize("dtype", list(tensors._TORCH_TO_CODE), ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3)], ids=str)
 def test_every_dtype_crosses_the_bridge_bit_for_bit(
     dtype: torch.dtype, shape: tuple[int, ...]
@@ -52,10 +53,10 @@ def test_every_dtype_crosses_the_bridge_bit_for_bit(
         random %= 2
     empty = torch.empty(shape, dtype=dtype)
     tensor = torch.from_numpy(random).view(dtype).reshape(shape) if count else empty
-    array = pt.to_numpy(tensor, "x")
+    array = tensors.to_numpy(tensor, "x")
     assert array.shape == shape
     assert array.tobytes() == random.tobytes()
-    again = pt.to_tensor(Snapshot(weights={"x": array}).weights["x"])
+    again = tensors.to_tensor(Snapshot(weights={"x": array}).weights["x"])
     assert again.dtype is dtype
     assert again.shape == torch.Size(shape)
     assert (
@@ -65,18 +66,18 @@ def test_every_dtype_crosses_the_bridge_bit_for_bit(
 
 def test_the_array_is_a_copy() -> None:
     tensor = torch.ones(3)
-    array = pt.to_numpy(tensor, "x")
+    array = tensors.to_numpy(tensor, "x")
     tensor.fill_(5)
     assert array.tolist() == [1, 1, 1]
-    pt.to_tensor(array).fill_(7)
+    tensors.to_tensor(array).fill_(7)
     assert array.tolist() == [1, 1, 1]
 
 
 def test_strided_and_gradient_tensors() -> None:
     base = torch.arange(12.0).reshape(3, 4).requires_grad_()
-    assert pt.to_numpy(base.T[1:, ::2], "x").tolist() == base.T[1:, ::2].tolist()
-    assert pt.to_numpy(torch.ones(1).expand(3), "x").tolist() == [1, 1, 1]
-    assert pt.to_numpy(-torch.ones(2).neg(), "x").tolist() == [1, 1]
+    assert tensors.to_numpy(base.T[1:, ::2], "x").tolist() == base.T[1:, ::2].tolist()
+    assert tensors.to_numpy(torch.ones(1).expand(3), "x").tolist() == [1, 1, 1]
+    assert tensors.to_numpy(-torch.ones(2).neg(), "x").tolist() == [1, 1]
 
 
 def test_the_snapshot_shares_no_memory_with_the_module_in_either_direction() -> None:

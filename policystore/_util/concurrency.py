@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ["beside", "check_wanted", "in_parallel", "regardless"]
+__all__ = ["in_parallel", "raise_if_cancelled", "run_both", "shielded"]
 
 _MOST = 256  # threads of this kind in a process
 
@@ -61,7 +61,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
 
 
-def check_wanted() -> None:
+def raise_if_cancelled() -> None:
     """End this thread's call if nobody waits for it any more; to be called between requests."""
     group: _Group | None = getattr(_LOCAL, "group", None)
     if group is not None and not group.is_wanted():
@@ -69,7 +69,7 @@ def check_wanted() -> None:
 
 
 @contextlib.contextmanager
-def regardless() -> Iterator[None]:
+def shielded() -> Iterator[None]:
     """Around what has to be done even so: cleaning up."""
     group, _LOCAL.group = getattr(_LOCAL, "group", None), None
     try:
@@ -90,7 +90,7 @@ def in_parallel(call: Callable[[_In], _Out], items: Iterable[_In], *, workers: i
     return _run(calls, workers - 1)
 
 
-def beside(
+def run_both(
     main: Callable[[], _In], other: Callable[[], _Out], *, at_once: bool
 ) -> tuple[_In, _Out]:
     """What two calls return, made at the same time or in this order.
@@ -104,7 +104,7 @@ def beside(
 
 
 def _run(calls: Sequence[Callable[[], Any]], helpers: int) -> list[Any]:
-    check_wanted()
+    raise_if_cancelled()
     group = _Group()
     results = [_MISSING] * len(calls)
     errors: dict[int, BaseException] = {}
@@ -137,16 +137,16 @@ def _run(calls: Sequence[Callable[[], Any]], helpers: int) -> list[Any]:
         raise
     finally:
         _give_back(len(threads))
-    check_wanted()
+    raise_if_cancelled()
     if errors:
         try:
-            raise _most_telling(errors)
+            raise _first_error(errors)
         finally:
             errors.clear()  # a traceback holds this frame, and all that the calls were given
     return results
 
 
-def _most_telling(errors: dict[int, BaseException]) -> BaseException:
+def _first_error(errors: dict[int, BaseException]) -> BaseException:
     """An interrupt, or the error of the earliest call; not of those that were told to end."""
     ordered = [errors[index] for index in sorted(errors)]
     told = [error for error in ordered if type(error) is not _StoppedError]

@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 from policystore.errors import InvalidInputError
 
-__all__ = ["Item", "Meter", "Moved", "Progress"]
+__all__ = ["BytesCallback", "Meter", "ObjectProgress", "Progress"]
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes that have moved and those that will have in all."""
 
-Moved: TypeAlias = Callable[[int], None]
+BytesCallback: TypeAlias = Callable[[int], None]
 """Told how many more bytes have moved."""
 
 
@@ -47,7 +47,7 @@ class Meter:
                 self._report(self._done, self._total)
 
 
-class Item:
+class ObjectProgress:
     """One object of several, whose mover may or may not tell of its parts."""
 
     def __init__(self, meter: Meter | None, size: int) -> None:

@@ -1,0 +1,1 @@
+"""Where the bytes of a store stand. The only room that touches storage."""

@@ -1,6 +1,6 @@
 """The seam between the store and what keeps its bytes: nine calls on keys.
 
-Keys are ``/``-separated ASCII text as :mod:`policystore.layout` builds it. A backend knows nothing
+Keys are ``/``-separated ASCII text as :mod:`policystore.format.keys` builds it. A backend knows nothing
 of what it keeps. Tests replace it with a few lines.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
-from policystore.progress import Moved
+from policystore._util.progress import BytesCallback
 
 __all__ = ["Backend", "Chunks", "Problems"]
 
@@ -40,7 +40,7 @@ class Backend(Protocol):
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: Moved | None = None,
+        moved: BytesCallback | None = None,
     ) -> bytes | memoryview:
         """All bytes of a key, as a read-only buffer.
 
@@ -65,7 +65,7 @@ class Backend(Protocol):
     def size(self, key: str) -> int | None:
         """Bytes of a key; None where there is no such key."""
 
-    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
         """Store immutable bytes under a key that is their address, durably.
 
         A reader sees all of them or nothing. If the key is there already with these bytes, it is
@@ -84,7 +84,7 @@ class Backend(Protocol):
             True if this call created it, durably; False if the key was there.
         """
 
-    def prove_create(self, key: str, data: bytes) -> None:
+    def verify_exclusive_create(self, key: str, data: bytes) -> None:
         """Make sure that :meth:`create` refuses a key that is there: some servers say that
         they do and overwrite. Costs nothing where the operating system promises it.
 

@@ -7,15 +7,15 @@ import os
 import re
 from urllib.parse import unquote
 
+from policystore._util.files import as_path
 from policystore.backends.base import Backend
-from policystore.backends.clouds import CREATING, CloudBackend
+from policystore.backends.fsspec import FsspecBackend
+from policystore.backends.gcs_azure import CREATING, CloudBackend
 from policystore.backends.local import LocalBackend
 from policystore.backends.memory import MemoryBackend
 from policystore.backends.options import StorageOptions
-from policystore.backends.remote import RemoteBackend
 from policystore.backends.s3 import S3Backend
 from policystore.errors import InvalidInputError
-from policystore.files import as_path
 
 __all__ = ["open_backend"]
 
@@ -101,4 +101,4 @@ def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> 
             f"{text!r}: policystore opens a folder, file:///folder, memory://name, "
             f"s3://bucket/prefix, gs://, az://, and for reading what else fsspec knows: {error}"
         ) from None
-    return CloudBackend(text, options) if scheme in CREATING else RemoteBackend(text, options)
+    return CloudBackend(text, options) if scheme in CREATING else FsspecBackend(text, options)

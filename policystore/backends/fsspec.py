@@ -1,7 +1,7 @@
 """A store behind fsspec: one filesystem per process, every request tried a bounded number of times.
 
 By itself this reads only. Writing takes a filesystem that creates a key exclusively: S3
-(:mod:`policystore.backends.s3`) and some others (:mod:`policystore.backends.clouds`).
+(:mod:`policystore.backends.s3`) and some others (:mod:`policystore.backends.gcs_azure`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from policystore._util.concurrency import in_parallel, raise_if_cancelled
+from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Problems
+from policystore.backends.fsspec_errors import Failure, Kind, failure_of, mapped_error
 from policystore.backends.options import StorageOptions
-from policystore.backends.remote_errors import Failure, Kind, failure_of, mapped_error
 from policystore.errors import (
     FormatError,
     InvalidInputError,
@@ -24,10 +26,8 @@ from policystore.errors import (
     ReadOnlyError,
     StorageError,
 )
-from policystore.parallel import check_wanted, in_parallel
-from policystore.progress import Moved
 
-__all__ = ["RemoteBackend", "heavy", "parted"]
+__all__ = ["FsspecBackend", "large_body_slots", "multipart_slots"]
 
 _ATTEMPTS = 6
 _PARALLEL = 64  # requests at once
@@ -70,17 +70,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def heavy() -> threading.BoundedSemaphore:
+def large_body_slots() -> threading.BoundedSemaphore:
     """To be held while the bytes of a large request are copied and sent."""
     return _HEAVY
 
 
-def parted() -> threading.BoundedSemaphore:
+def multipart_slots() -> threading.BoundedSemaphore:
     """To be held while an object moves in parts."""
     return _PARTED
 
 
-class RemoteBackend:
+class FsspecBackend:
     """Keys below a URL of any filesystem that fsspec knows; for reading.
 
     Nothing is imported or connected before the first request, and a forked process makes its own
@@ -116,7 +116,7 @@ class RemoteBackend:
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: Moved | None = None,
+        moved: BytesCallback | None = None,
     ) -> bytes | memoryview:
         if limit is None:
             return self._attempt("reading", key, lambda fs: bytes(fs.cat_file(self._path(fs, key))))
@@ -192,7 +192,7 @@ class RemoteBackend:
 
     # Writing
 
-    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
         raise self._cannot_write()
 
     def create(self, key: str, data: bytes) -> bool:
@@ -201,7 +201,7 @@ class RemoteBackend:
     def replace(self, key: str, data: bytes) -> None:
         raise self._cannot_write()
 
-    def prove_create(self, key: str, data: bytes) -> None:
+    def verify_exclusive_create(self, key: str, data: bytes) -> None:
         # Twice: the first may rightly succeed where the key has just been taken away.
         if self.create(key, data) and self.create(key, data):
             raise StorageError(
@@ -255,7 +255,7 @@ class RemoteBackend:
         """
         failure = Failure("other", "")
         for attempt in range(_ATTEMPTS):
-            check_wanted()
+            raise_if_cancelled()
             if attempt:
                 pause = _FIRST_PAUSE * 2 ** (attempt - 1)
                 # Writers that were refused together must not come back together.

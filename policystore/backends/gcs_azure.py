@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks
-from policystore.backends.remote import RemoteBackend, heavy
-from policystore.progress import Moved
+from policystore.backends.fsspec import FsspecBackend, large_body_slots
 
 __all__ = ["CREATING", "CloudBackend"]
 
@@ -30,15 +30,15 @@ _ASK_FIRST = 1 << 20  # bytes; below this sending them costs no more than asking
 _BLOCK = 16 << 20
 
 
-class CloudBackend(RemoteBackend):
+class CloudBackend(FsspecBackend):
     """Keys below ``gs://bucket/prefix``, ``az://container/prefix`` and the like."""
 
-    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
         size = sum(memoryview(chunk).nbytes for chunk in chunks)
         if size < _ASK_FIRST:
             self.replace(key, b"".join(chunks))
             return
-        with heavy():
+        with large_body_slots():
             data = b"".join(chunks)
             if not self._holds(key, data):
                 self.replace(key, data)

@@ -18,11 +18,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from policystore._util.files import fsync_folder, mapped_errors, read_file, read_start, write_new
+from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Problems
 from policystore.errors import NotFoundError, StorageError
-from policystore.files import fsync_folder, mapped_errors, read_file, read_start, write_new
-from policystore.layout import NAMES, OBJECTS, TEMPORARY
-from policystore.progress import Moved
+from policystore.format.keys import NAMES, OBJECTS, TEMPORARY
 
 __all__ = ["LocalBackend"]
 
@@ -66,7 +66,7 @@ class LocalBackend:
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: Moved | None = None,
+        moved: BytesCallback | None = None,
     ) -> bytes | memoryview:
         path = self._path(key)
         try:
@@ -91,7 +91,7 @@ class LocalBackend:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
-    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
         path = self._path(key)
         with self._writing(path):
             if self._holds(path, chunks):
@@ -113,7 +113,7 @@ class LocalBackend:
             fsync_folder(path.parent)
             return created
 
-    def prove_create(self, key: str, data: bytes) -> None:
+    def verify_exclusive_create(self, key: str, data: bytes) -> None:
         return  # links refuse to overwrite, and where there are none, create says so
 
     def replace(self, key: str, data: bytes) -> None:

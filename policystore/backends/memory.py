@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Problems
 from policystore.errors import FormatError, NotFoundError
-from policystore.progress import Moved
 
 __all__ = ["MemoryBackend"]
 
@@ -45,7 +45,7 @@ class MemoryBackend:
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: Moved | None = None,
+        moved: BytesCallback | None = None,
     ) -> bytes | memoryview:
         with self._space.lock:
             data = self._space.data.get(key)
@@ -65,7 +65,7 @@ class MemoryBackend:
             data = self._space.data.get(key)
         return None if data is None else len(data)
 
-    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
         self.replace(key, b"".join(chunks))
 
     def create(self, key: str, data: bytes) -> bool:
@@ -75,7 +75,7 @@ class MemoryBackend:
             self._space.data[key] = bytes(data)
             return True
 
-    def prove_create(self, key: str, data: bytes) -> None:
+    def verify_exclusive_create(self, key: str, data: bytes) -> None:
         return  # a lock is held
 
     def replace(self, key: str, data: bytes) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from policystore._util.concurrency import in_parallel, shielded
+from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Problems
-from policystore.backends.remote import RemoteBackend, heavy, parted
+from policystore.backends.fsspec import FsspecBackend, large_body_slots, multipart_slots
 from policystore.errors import FormatError, PolicyStoreError, StorageError
-from policystore.parallel import in_parallel, regardless
-from policystore.progress import Moved
 
 __all__ = ["S3Backend"]
 
@@ -40,7 +40,7 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-class S3Backend(RemoteBackend):
+class S3Backend(FsspecBackend):
     """Keys below ``s3://bucket/prefix``; safe between threads, processes and machines.
 
     A write that is answered is durable and seen by every later read (S3 is strongly consistent).
@@ -59,10 +59,10 @@ class S3Backend(RemoteBackend):
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: Moved | None = None,
+        moved: BytesCallback | None = None,
     ) -> bytes | memoryview:
         if size is not None and size >= 2 * _PART:
-            with parted():
+            with multipart_slots():
                 return self._get_parts(key, size, moved)
         ranged = {} if limit is None else {"Range": f"bytes=0-{limit}"}
 
@@ -71,7 +71,7 @@ class S3Backend(RemoteBackend):
 
         return self._attempt("reading", key, call, answers={"empty": b""})
 
-    def _get_parts(self, key: str, size: int, moved: Moved | None) -> memoryview:
+    def _get_parts(self, key: str, size: int, moved: BytesCallback | None) -> memoryview:
         """A large object, several parts at a time, each straight to its place."""
         # The first alone: it shows that there is so much, before memory is taken for it.
         first = self._part(key, 0, _PART, size)
@@ -93,7 +93,7 @@ class S3Backend(RemoteBackend):
         return whole.data
 
     def _part(self, key: str, start: int, count: int, size: int) -> bytes:
-        with heavy():
+        with large_body_slots():
             part = self._range(key, start, count, size)
         if len(part) != count:
             raise FormatError(f"{self.location(key)} is cut short: {size} bytes belong there")
@@ -205,16 +205,16 @@ class S3Backend(RemoteBackend):
 
     # Writing
 
-    def put(self, key: str, chunks: Chunks, *, moved: Moved | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
         size = sum(memoryview(chunk).nbytes for chunk in chunks)
         part = max(_PART, -(-size // _MAX_PARTS))
         if size >= _ASK_FIRST and self._holds(key, chunks, size, part):
             return
         if size < 2 * part:
-            with heavy() if size >= _ASK_FIRST else nullcontext():
+            with large_body_slots() if size >= _ASK_FIRST else nullcontext():
                 self.replace(key, b"".join(chunks))
         else:
-            with parted():
+            with multipart_slots():
                 self._put_parts(key, chunks, size, part, moved)
 
     def _holds(self, key: str, chunks: Chunks, size: int, part: int) -> bool:
@@ -235,7 +235,7 @@ class S3Backend(RemoteBackend):
         return said == f"{_md5(digests).hexdigest()}-{len(starts)}"
 
     def _put_parts(
-        self, key: str, chunks: Chunks, size: int, part: int, moved: Moved | None
+        self, key: str, chunks: Chunks, size: int, part: int, moved: BytesCallback | None
     ) -> None:
         """A large object in parts, several at a time; it appears whole, when all have come."""
         request = self._at(key)
@@ -247,7 +247,7 @@ class S3Backend(RemoteBackend):
 
         def send(number: int) -> dict[str, Any]:
             start = (number - 1) * part
-            with heavy():
+            with large_body_slots():
                 data = b"".join(_pieces(chunks, start, part))
 
                 def call(fs: Any) -> str:
@@ -266,7 +266,7 @@ class S3Backend(RemoteBackend):
             self._complete(key, request, {"Parts": parts}, chunks, size, part)
         except BaseException:
             # What was sent would be kept, and paid for, until somebody looked for it.
-            with suppress(PolicyStoreError), regardless():
+            with suppress(PolicyStoreError), shielded():
                 self._attempt(
                     "writing", key, lambda fs: fs.call_s3("abort_multipart_upload", **request)
                 )

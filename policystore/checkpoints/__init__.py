@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from policystore.checkpoints.reading import (
-    Listing,
-    list_checkpoint,
-    list_experiment,
+from policystore.checkpoints.reader import (
+    CheckpointInfo,
+    inspect_checkpoint,
+    list_checkpoints,
     read_checkpoint,
 )
-from policystore.checkpoints.trials import Trained
+from policystore.checkpoints.tune import TrialCheckpoint
 
-__all__ = ["Listing", "Trained", "list_checkpoint", "list_experiment", "read_checkpoint"]
+__all__ = [
+    "CheckpointInfo",
+    "TrialCheckpoint",
+    "inspect_checkpoint",
+    "list_checkpoints",
+    "read_checkpoint",
+]

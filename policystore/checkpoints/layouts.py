@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-from policystore.checkpoints.env_sides import Side, read_side
-from policystore.checkpoints.folders import Folder
-from policystore.checkpoints.stand_ins import Global, Object, bare, class_path
+from policystore.checkpoints.convert.env_interface import read_env_interface
+from policystore.checkpoints.files.folder import Folder
+from policystore.checkpoints.files.placeholders import Global, UnbuiltObject, class_path, kind_of
 from policystore.errors import FormatError, InvalidInputError
+from policystore.rllib_schema.env_interface import EnvInterface
 
-__all__ = ["MAX_STATE", "Checkpoint", "Entry", "recognized"]
+__all__ = ["MAX_STATE", "Checkpoint", "Entry", "recognize"]
 
 Form: TypeAlias = Literal[
     "policy",  # policy_state.*: the old stack, and the hybrids of 2.3 to 2.10
@@ -93,24 +94,24 @@ class Checkpoint:
         found, _ = folder.data(key)
         if not isinstance(found, Mapping):
             raise FormatError(
-                f"{folder.where(key)}: expected the state of an Algorithm, found {bare(found)}"
+                f"{folder.where(key)}: expected the state of an Algorithm, found {kind_of(found)}"
             )
         return _name(found.get("algorithm_class")), _attributes(found.get("config"))
 
     @cached_property
-    def side(self) -> Side:
+    def side(self) -> EnvInterface:
         """The environment's side of a new-stack Algorithm of 2.40 and later: of all its modules."""
         runner = self.folder.inside("env_runner")
-        return read_side(runner, self.algorithm[1]) if runner.folders() else Side()
+        return read_env_interface(runner, self.algorithm[1]) if runner.folders() else EnvInterface()
 
 
 def _name(cls: Any) -> str | None:
-    """As :func:`policystore.rllib.classes.algorithm_name` has it, of RLlib's own classes."""
+    """As :func:`policystore.rllib.common.trust.algorithm_name` has it, of RLlib's own classes."""
     if isinstance(cls, str):  # msgpack has its path
         return cls.rpartition(".")[2]
     path = class_path(cls)
     # A class by value says what it derives from: Tune wraps RLlib's own, and users derive theirs.
-    bases = cls.args[2] if path is not None and isinstance(cls, Object) else ()
+    bases = cls.args[2] if path is not None and isinstance(cls, UnbuiltObject) else ()
     for base in bases if isinstance(bases, tuple) else ():
         if isinstance(base, Global) and base.module.startswith("ray.rllib.algorithms."):
             return base.name.rpartition(".")[2]
@@ -118,12 +119,12 @@ def _name(cls: Any) -> str | None:
 
 
 def _attributes(config: Any) -> dict[str, Any]:
-    if isinstance(config, Object):
+    if isinstance(config, UnbuiltObject):
         return config.attributes()
     return dict(config) if isinstance(config, Mapping) else {}
 
 
-def recognized(folder: Folder) -> Checkpoint | None:
+def recognize(folder: Folder) -> Checkpoint | None:
     """What a folder holds by itself; None where it is no checkpoint (but may hold some).
 
     Raises:

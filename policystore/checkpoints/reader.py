@@ -1,6 +1,6 @@
 """Policies out of the checkpoints of any Ray from 2.3 on; neither Ray nor torch is needed.
 
-Nothing in a file is imported, called or unpickled: see :mod:`policystore.checkpoints.machine`.
+Nothing in a file is imported, called or unpickled: see :mod:`policystore.checkpoints.files.pickle_machine`.
 """
 
 from __future__ import annotations
@@ -10,27 +10,28 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from policystore.canonical import JsonObject
-from policystore.checkpoints.described_spaces import described_space
-from policystore.checkpoints.env_sides import Side, side_of_config
-from policystore.checkpoints.folders import open_folder
-from policystore.checkpoints.layouts import Checkpoint, Entry, recognized
-from policystore.checkpoints.new_modules import (
-    Described,
+from policystore._util.concurrency import in_parallel
+from policystore.checkpoints.convert.env_interface import env_interface_of_config
+from policystore.checkpoints.convert.new_stack import (
+    ModuleDescription,
     described_by_args,
     described_by_metadata,
     described_by_policy,
     module_snapshot,
 )
-from policystore.checkpoints.old_policies import config_of, is_hybrid, old_snapshot
-from policystore.checkpoints.stand_ins import ODD, bare, said
-from policystore.checkpoints.trials import Trained, chosen_checkpoint, trained_checkpoints
-from policystore.checkpoints.weights import checked_weights
+from policystore.checkpoints.convert.old_stack import config_of, is_hybrid, old_snapshot
+from policystore.checkpoints.convert.spaces import described_space
+from policystore.checkpoints.convert.weights import checked_weights
+from policystore.checkpoints.files.folder import open_folder
+from policystore.checkpoints.files.placeholders import BAD_DATA_ERRORS, kind_of, said
+from policystore.checkpoints.layouts import Checkpoint, Entry, recognize
+from policystore.checkpoints.tune import TrialCheckpoint, chosen_checkpoint, trained_checkpoints
 from policystore.errors import FormatError, InvalidInputError, NotFoundError, PolicyStoreError
-from policystore.parallel import in_parallel
+from policystore.format.canonical_json import JsonObject
+from policystore.rllib_schema.env_interface import EnvInterface
 from policystore.snapshot import Snapshot
 
-__all__ = ["Listing", "list_checkpoint", "list_experiment", "read_checkpoint"]
+__all__ = ["CheckpointInfo", "inspect_checkpoint", "list_checkpoints", "read_checkpoint"]
 
 _WORKERS = 16
 _LEFT_OUT = {
@@ -40,7 +41,7 @@ _LEFT_OUT = {
 
 
 @dataclass(frozen=True)
-class Listing:
+class CheckpointInfo:
     """What a checkpoint holds, without any weights of it having been read.
 
     Attributes:
@@ -68,13 +69,13 @@ class Listing:
         )
 
 
-def list_checkpoint(
+def inspect_checkpoint(
     path: str | PathLike[str],
     *,
     metric: str | None = None,
     mode: str = "max",
     storage_options: Mapping[str, Any] | None = None,
-) -> Listing:
+) -> CheckpointInfo:
     """What a checkpoint holds.
 
     Args:
@@ -89,7 +90,7 @@ def list_checkpoint(
     name, config = found.algorithm
     new = any(entry.form != "policy" for entry in entries)
     hybrid = is_hybrid({"policy_spec": {"config": config}})
-    return Listing(
+    return CheckpointInfo(
         path=str(found.folder),
         kind=found.kind,
         stack="new" if new or hybrid else "old",
@@ -99,9 +100,9 @@ def list_checkpoint(
     )
 
 
-def list_experiment(
+def list_checkpoints(
     path: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None
-) -> list[Trained]:
+) -> list[TrialCheckpoint]:
     """Every checkpoint of a Tune trial or experiment, by trial and number.
 
     Args:
@@ -134,7 +135,7 @@ def read_checkpoint(
     checkpoint, or the best by ``metric``. Neither Ray nor torch is imported, nothing starts, and
     nothing in the files is executed. Only the files that a policy needs are read.
 
-    Optimizers, exploration schedules and replay buffers are left out, and ``spec.left_out`` says
+    Optimizers, exploration schedules and replay buffers are left out, and ``spec.omitted`` says
     so, with whatever else of a policy has no form in a snapshot.
 
     Args:
@@ -188,7 +189,7 @@ def _opened(
     storage_options: Mapping[str, Any] | None,
 ) -> Checkpoint:
     folder = open_folder(path, storage_options)
-    return recognized(folder) or chosen_checkpoint(folder, metric, mode)
+    return recognize(folder) or chosen_checkpoint(folder, metric, mode)
 
 
 def _read(checkpoint: Checkpoint, entry: Entry) -> Snapshot:
@@ -201,7 +202,7 @@ def _read(checkpoint: Checkpoint, entry: Entry) -> Snapshot:
         raise FormatError(f"{entry.folder.where(entry.state)}: {error}") from None
     except PolicyStoreError:
         raise
-    except (*ODD, RecursionError) as error:
+    except (*BAD_DATA_ERRORS, RecursionError) as error:
         raise FormatError(
             f"{entry.folder.where(entry.state)}: not of the form that RLlib writes: {error!r:.200}"
         ) from None
@@ -228,30 +229,30 @@ def _made(
     else:
         key = "rl_module_metadata.json"
         if not folder.has(key):
-            module = Described(where)
-            module.left_out["class"] = "the checkpoint does not say what the module is made of"
+            module = ModuleDescription(where)
+            module.omitted["class"] = "the checkpoint does not say what the module is made of"
         else:
             module = described_by_metadata(folder.json(key), folder.where(key))
         side = _earlier_side(checkpoint, entry, config, module)
     if checkpoint.kind in ("algorithm", "learner", "learner_group"):
-        module.left_out |= _LEFT_OUT
+        module.omitted |= _LEFT_OUT
     return module_snapshot(module, weights, algorithm, side)
 
 
 def _earlier_side(
-    checkpoint: Checkpoint, entry: Entry, config: Mapping[str, Any], module: Described
-) -> Side:
+    checkpoint: Checkpoint, entry: Entry, config: Mapping[str, Any], module: ModuleDescription
+) -> EnvInterface:
     if checkpoint.kind != "algorithm":
-        return Side()
+        return EnvInterface()
     observations: JsonObject | None = module.observation_space
     if entry.also is not None:
         folder, key = entry.also
         state, _ = folder.data(key)
         spec = state.get("policy_spec") if isinstance(state, Mapping) else None
         if not isinstance(spec, Mapping):
-            raise FormatError(f"{folder.where(key)}: expected a policy, found {bare(state)}")
+            raise FormatError(f"{folder.where(key)}: expected a policy, found {kind_of(state)}")
         observations = described_space(spec.get("observation_space"), folder.where(key))
-    return side_of_config(
+    return env_interface_of_config(
         config, observations, module.action_space, multi_agent=len(checkpoint.entries) > 1
     )
 
@@ -261,14 +262,14 @@ def _hybrid(
 ) -> Snapshot:
     spec = state.get("policy_spec")
     if not isinstance(spec, Mapping):
-        raise FormatError(f"{where}: expected what the policy is made of, found {bare(spec)}")
+        raise FormatError(f"{where}: expected what the policy is made of, found {kind_of(spec)}")
     config = config_of(state)
     module = described_by_policy(config, spec, algorithm or _algorithm_of(config), where)
     weights = checked_weights(state.get("weights"), where, stored=size)
-    side = side_of_config(
+    side = env_interface_of_config(
         config, module.observation_space, module.action_space, multi_agent=multi_agent
     )
-    module.left_out |= _LEFT_OUT
+    module.omitted |= _LEFT_OUT
     return module_snapshot(module, weights, algorithm, side)
 
 

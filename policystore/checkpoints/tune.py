@@ -15,13 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policystore.checkpoints.folders import Folder
-from policystore.checkpoints.layouts import MAX_STATE, Checkpoint, recognized
-from policystore.checkpoints.stand_ins import bare
+from policystore._util.concurrency import in_parallel
+from policystore.checkpoints.files.folder import Folder
+from policystore.checkpoints.files.placeholders import kind_of
+from policystore.checkpoints.layouts import MAX_STATE, Checkpoint, recognize
 from policystore.errors import InvalidInputError, NotFoundError
-from policystore.parallel import in_parallel
 
-__all__ = ["Trained", "chosen_checkpoint", "trained_checkpoints"]
+__all__ = ["TrialCheckpoint", "chosen_checkpoint", "trained_checkpoints"]
 
 _NAME = re.compile(r"checkpoint_(\d+)\Z")
 _LARGEST = sys.float_info.max
@@ -30,7 +30,7 @@ _WORKERS = 16
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrialCheckpoint:
     """One checkpoint of a trial, with what Tune reported when it was written.
 
     Attributes:
@@ -65,7 +65,7 @@ class Trained:
         return None if math.isnan(found) or abs(found) > _LARGEST else float(found)
 
 
-def trained_checkpoints(folder: Folder) -> list[Trained]:
+def trained_checkpoints(folder: Folder) -> list[TrialCheckpoint]:
     """All checkpoints of a trial or experiment, by trial and number.
 
     Raises:
@@ -87,18 +87,18 @@ def trained_checkpoints(folder: Folder) -> list[Trained]:
     ]
 
 
-def _of_trial(folder: Folder, trial: str, names: Iterable[str]) -> list[Trained]:
+def _of_trial(folder: Folder, trial: str, names: Iterable[str]) -> list[TrialCheckpoint]:
     inner = folder
     for part in filter(None, trial.split("/")):
         inner = inner.inside(part)
     results = _results(inner)
 
-    def one(name: str) -> Trained:
+    def one(name: str) -> TrialCheckpoint:
         place = inner.inside(name)
         result = results.get(name)
         if result is None:
             result = results.get(_iteration(place)) or {}
-        return Trained(trial, name, _number(name), result, place)
+        return TrialCheckpoint(trial, name, _number(name), result, place)
 
     return in_parallel(one, sorted(names, key=_number), workers=_WORKERS)
 
@@ -156,7 +156,7 @@ def chosen_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoi
             f"it holds {', '.join((folder.files() + folder.folders())[:5])}"
         )
     if metric is not None and not isinstance(metric, str):
-        raise InvalidInputError(f"metric is a key of Tune's results, not {bare(metric)}")
+        raise InvalidInputError(f"metric is a key of Tune's results, not {kind_of(metric)}")
     newest = _newest(listed)
     if metric is None:
         best = max(listed, key=lambda one: (newest[one.trial], one.number))
@@ -172,13 +172,13 @@ def chosen_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoi
         best = max(told, key=lambda item: (sign * item[0], newest[item[1].trial], item[1].number))[
             1
         ]
-    checkpoint = recognized(best.folder)
+    checkpoint = recognize(best.folder)
     if checkpoint is None:
         raise InvalidInputError(f"{best.folder} is no checkpoint of RLlib's")
     return checkpoint
 
 
-def _newest(listed: list[Trained]) -> dict[str, tuple[float, str]]:
+def _newest(listed: list[TrialCheckpoint]) -> dict[str, tuple[float, str]]:
     """When each trial reported last, as far as it is known, and its name."""
     found: dict[str, float] = {}
     for one in listed:
@@ -187,7 +187,7 @@ def _newest(listed: list[Trained]) -> dict[str, tuple[float, str]]:
     return {trial: (time, trial) for trial, time in found.items()}
 
 
-def _keys(listed: list[Trained]) -> set[str]:
+def _keys(listed: list[TrialCheckpoint]) -> set[str]:
     return {
         key
         for found in listed

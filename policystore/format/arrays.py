@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from policystore.canonical import brief
 from policystore.errors import InvalidInputError
+from policystore.format.canonical_json import brief
 
 __all__ = [
     "CODES",
@@ -163,12 +163,12 @@ def own_weights(weights: object, what: str = "weights") -> dict[str, Array]:
             f"found {type(weights).__qualname__}"
         )
     for name in weights:
-        check_name(name, what)
+        check_tensor_name(name, what)
     # A subclass of str, such as an enum, prints in ways of its own: only its text counts.
     return {str.__str__(name): own(weights[name], f"{what}[{name!r}]") for name in sorted(weights)}
 
 
-def check_name(name: object, what: str) -> None:
+def check_tensor_name(name: object, what: str) -> None:
     """Refuse a parameter name that a safetensors file cannot hold or that is ours."""
     if not isinstance(name, str) or name == "":
         raise InvalidInputError(

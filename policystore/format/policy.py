@@ -12,25 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from policystore import tree
-from policystore.canonical import Json, JsonObject, brief, parse_canonical
-from policystore.container import (
+from policystore.digest import Digest
+from policystore.errors import FormatError, InvalidInputError
+from policystore.format.arrays import CODES, Array, Weights, check_tensor_name, size_of, view
+from policystore.format.canonical_json import Json, JsonObject, brief, parse_canonical
+from policystore.format.safetensors import (
     KEY,
     META,
     EncodedObject,
     Shapes,
-    encode,
-    layout,
+    encode_tensors,
+    header_layout,
     parse_header,
     parse_shape,
     parse_shapes,
     shapes_of,
     views,
 )
-from policystore.digest import Digest
-from policystore.errors import FormatError, InvalidInputError
-from policystore.spec import Spec
-from policystore.tensors import CODES, Array, Weights, check_name, size_of, view
+from policystore.format.spec import Spec
+from policystore.format.values import decode_value, encode_value
 
 __all__ = [
     "FORMAT",
@@ -89,7 +89,7 @@ class External:
     @property
     def size(self) -> int:
         """Bytes of the object, header included: fixed by dtype and shape."""
-        return layout({_TENSOR: (self.dtype, self.shape)}, None).size
+        return header_layout({_TENSOR: (self.dtype, self.shape)}, None).size
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def encode_policy(
 
     Args:
         weights: owned arrays by parameter name.
-        state: JSON of :func:`policystore.tree.encode`, with its arrays beside it.
+        state: JSON of :func:`policystore.format.values.encode`, with its arrays beside it.
         state_arrays: those arrays, in order.
         spec: what rebuilds the policy.
         inline: True for one self-contained file; False for the form of the store, where the split
@@ -126,7 +126,7 @@ def encode_policy(
     tensors: dict[Digest, EncodedObject] = {}
     external: JsonObject = {}
     for name in sorted(outside):
-        item = encode({_TENSOR: arrays[name]}, None)
+        item = encode_tensors({_TENSOR: arrays[name]}, None)
         tensors[item.digest] = item
         external[name] = {
             "dtype": CODES[arrays[name].dtype],
@@ -134,7 +134,7 @@ def encode_policy(
             "digest": str(item.digest),
         }
     inside = {name: array for name, array in arrays.items() if name not in outside}
-    policy = encode(inside, _meta(spec, state, external))
+    policy = encode_tensors(inside, _meta(spec, state, external))
     if policy.size > MAX_POLICY and not inline:
         raise InvalidInputError(
             f"the policy's small tensors take {policy.size} bytes; a policy object has at most "
@@ -161,13 +161,13 @@ def _outside(shapes: Shapes) -> set[str]:
 
 def part_digest(weights: Weights) -> Digest:
     """Digest of some weights alone: of the safetensors file that holds them without metadata."""
-    return encode(weights, None).digest
+    return encode_tensors(weights, None).digest
 
 
 def state_digest(state: Json, state_arrays: list[Array]) -> Digest:
     """Digest of the state alone: of the file that holds it with metadata of kind ``state``."""
     meta = {"format": FORMAT, "kind": "state", "state": state}
-    return encode(named_state(state_arrays), meta).digest
+    return encode_tensors(named_state(state_arrays), meta).digest
 
 
 def named_state(arrays: list[Array]) -> dict[str, Array]:
@@ -306,7 +306,7 @@ def _parse_external(found: Json, what: str) -> dict[str, External]:
 
 def _checked_name(name: str, what: str) -> None:
     try:
-        check_name(name, what)
+        check_tensor_name(name, what)
     except InvalidInputError as error:
         raise FormatError(str(error)) from None
 
@@ -327,7 +327,7 @@ def _check_state(state: Json, everything: Shapes, what: str) -> None:
     # Stand-ins are enough to see whether the tree is what encode() would write for its values.
     stand_ins = [view(b"", np.dtype(np.int8), (0,)) for _ in numbered]
     order: list[Array] = []
-    plain = tree.decode(state, f"{what}: state", stand_ins)
-    again = tree.encode(plain, "state", order)
+    plain = decode_value(state, f"{what}: state", stand_ins)
+    again = encode_value(plain, "state", order)
     if type(plain) is not dict or again != state or len(order) != len(stand_ins):
         raise FormatError(f"{what}: the state is not in canonical form")

@@ -13,12 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from policystore import tree
-from policystore.canonical import Json, JsonObject, brief, canonical_json, parse_canonical
 from policystore.digest import Digest
-from policystore.encoding import FORMAT, check_format
 from policystore.errors import FormatError, InvalidInputError
-from policystore.layout import MAX_NUMBER, MAX_RECORD, check_name, check_tag
+from policystore.format.canonical_json import (
+    Json,
+    JsonObject,
+    brief,
+    canonical_json,
+    parse_canonical,
+)
+from policystore.format.keys import MAX_RECORD
+from policystore.format.policy import FORMAT, check_format
+from policystore.format.refs import MAX_NUMBER, check_name, check_tag
+from policystore.format.values import decode_value, encode_value
 
 __all__ = ["Hint", "TagMove", "Version", "check_marker", "marker_bytes"]
 
@@ -326,7 +333,7 @@ def _text(value: object, what: str) -> str:
 def _plain(value: Mapping[Any, Any], what: str) -> Json:
     if not isinstance(value, Mapping):
         raise InvalidInputError(f"{what} is a dict, not {type(value).__qualname__}")
-    encoded = tree.encode(_python(value), what)
+    encoded = encode_value(_python(value), what)
     size = len(canonical_json(encoded))
     if size > _MAX_PLAIN:
         raise InvalidInputError(
@@ -352,8 +359,8 @@ def _short(value: object) -> str:
 
 
 def _mapping(value: Json, what: str) -> dict[Any, Any]:
-    decoded = tree.decode(value, what)
-    _expect(isinstance(decoded, dict) and tree.encode(decoded, what) == value, what)
+    decoded = decode_value(value, what)
+    _expect(isinstance(decoded, dict) and encode_value(decoded, what) == value, what)
     return decoded  # type: ignore[no-any-return]
 
 

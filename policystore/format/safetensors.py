@@ -15,10 +15,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from policystore.canonical import Json, JsonObject, brief, canonical_json, parse_canonical
 from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, InvalidInputError
-from policystore.tensors import CODES, DTYPES, Array, is_shape, raw, size_of, view
+from policystore.format.arrays import CODES, DTYPES, Array, is_shape, raw, size_of, view
+from policystore.format.canonical_json import (
+    Json,
+    JsonObject,
+    brief,
+    canonical_json,
+    parse_canonical,
+)
 
 __all__ = [
     "KEY",
@@ -28,8 +34,8 @@ __all__ = [
     "Layout",
     "Shapes",
     "declared_size",
-    "encode",
-    "layout",
+    "encode_tensors",
+    "header_layout",
     "parse_header",
     "parse_shape",
     "parse_shapes",
@@ -65,7 +71,7 @@ class Layout:
     size: int
 
 
-def layout(shapes: Shapes, meta: JsonObject | None) -> Layout:
+def header_layout(shapes: Shapes, meta: JsonObject | None) -> Layout:
     """Where every tensor stands: largest items first, so that each is aligned to its own size."""
     header: JsonObject = {}
     if meta is not None:
@@ -99,9 +105,9 @@ def shapes_of(arrays: Mapping[str, Array]) -> Shapes:
     return {name: (array.dtype, array.shape) for name, array in arrays.items()}
 
 
-def encode(arrays: Mapping[str, Array], meta: JsonObject | None) -> EncodedObject:
+def encode_tensors(arrays: Mapping[str, Array], meta: JsonObject | None) -> EncodedObject:
     """The file of these arrays, with metadata under our key if ``meta`` is given."""
-    where = layout(shapes_of(arrays), meta)
+    where = header_layout(shapes_of(arrays), meta)
     chunks: tuple[bytes | memoryview, ...] = (
         where.header,
         *(raw(arrays[name]) for name in where.offsets),
@@ -164,7 +170,7 @@ def views(
         FormatError: any other header or length.
     """
     try:
-        where = layout(shapes, meta)
+        where = header_layout(shapes, meta)
     except InvalidInputError as error:
         raise FormatError(f"{what}: {error}") from None
     if where.header != bytes(buffer[:start]):

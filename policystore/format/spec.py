@@ -10,9 +10,15 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from policystore import tree
-from policystore.canonical import Json, JsonObject, brief, canonical_json, parse_canonical
 from policystore.errors import FormatError, InvalidInputError
+from policystore.format.canonical_json import (
+    Json,
+    JsonObject,
+    brief,
+    canonical_json,
+    parse_canonical,
+)
+from policystore.format.values import decode_value, encode_value
 
 __all__ = ["STACKS", "Spec"]
 
@@ -41,6 +47,9 @@ _DEFAULTS: JsonObject = {
     "left_out": {},
 }
 
+# JSON keys whose constructor argument has another name.
+_ARGUMENTS = {"class": "cls", "left_out": "omitted"}
+
 
 class Spec:
     """What rebuilds a policy. Immutable; equal specs have equal canonical JSON.
@@ -55,14 +64,14 @@ class Spec:
             of :mod:`policystore.spaces`.
         env_observation_space, env_action_space: the environment's side of them, before
             preprocessors and connectors and after unsquashing.
-        config: what the constructor and the model read: plain values of :mod:`policystore.tree`,
+        config: what the constructor and the model read: plain values of :mod:`policystore.format.values`,
             in full.
         weights: ``"full"``, or ``"inference-only"`` where the source held no more.
         acting: names of the weights that acting needs; None means all.
         normalize_actions, clip_actions: how actions go back to the environment.
         connectors: ordered connectors with their arguments, by pipeline.
         modules: specs of modules that share parts and are kept together, by module id.
-        left_out: what of the source is not in this snapshot -> why.
+        omitted: what of the source is not in this snapshot -> why.
 
     Raises:
         InvalidInputError: a value that has no place in a spec, named.
@@ -89,10 +98,10 @@ class Spec:
         clip_actions: bool | None = None,
         connectors: Mapping[str, Any] | None = None,
         modules: Mapping[str, Spec] | None = None,
-        left_out: Mapping[str, str] | None = None,
+        omitted: Mapping[str, str] | None = None,
     ) -> None:
         for name, value in (("config", config), ("connectors", connectors), ("modules", modules),
-                            ("left_out", left_out)):  # fmt: skip
+                            ("omitted", omitted)):  # fmt: skip
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidInputError(f"spec.{name} is a dict, not {type(value).__qualname__}")
         if isinstance(modules, Mapping) and not all(isinstance(m, Spec) for m in modules.values()):
@@ -106,18 +115,18 @@ class Spec:
                 "action_space": action_space,
                 "env_observation_space": env_observation_space,
                 "env_action_space": env_action_space,
-                "config": tree.encode(config or {}, "spec.config"),
+                "config": encode_value(config or {}, "spec.config"),
                 "weights": weights,
                 "acting": None if acting is None else _names(acting),
                 "normalize_actions": normalize_actions,
                 "clip_actions": clip_actions,
-                "connectors": tree.encode(connectors or {}, "spec.connectors"),
+                "connectors": encode_value(connectors or {}, "spec.connectors"),
                 "modules": (
                     None
                     if modules is None
                     else {key: module.to_json() for key, module in modules.items()}
                 ),
-                "left_out": dict(left_out or {}),
+                "left_out": dict(omitted or {}),
             }
         )
 
@@ -207,7 +216,7 @@ class Spec:
     @property
     def config(self) -> dict[Any, Any]:
         """What constructor and model read, as plain values."""
-        return tree.decode(self._get("config"), "spec.config")  # type: ignore[no-any-return]
+        return decode_value(self._get("config"), "spec.config")  # type: ignore[no-any-return]
 
     @property
     def weights(self) -> str:
@@ -233,7 +242,7 @@ class Spec:
     @property
     def connectors(self) -> dict[str, Any]:
         """Ordered connectors with their arguments, by pipeline."""
-        return tree.decode(self._get("connectors"), "spec.connectors")  # type: ignore[no-any-return]
+        return decode_value(self._get("connectors"), "spec.connectors")  # type: ignore[no-any-return]
 
     @property
     def modules(self) -> dict[str, Spec] | None:
@@ -242,16 +251,14 @@ class Spec:
         return None if found is None else {key: Spec.from_json(found[key]) for key in found}
 
     @property
-    def left_out(self) -> dict[str, str]:
+    def omitted(self) -> dict[str, str]:
         """What of the source is not in this snapshot -> why."""
         return self._get("left_out")  # type: ignore[no-any-return]
 
     def replace(self, **changes: Any) -> Spec:
         """A copy with some constructor arguments changed."""
-        known = {
-            "cls" if key == "class" else key: getattr(self, "cls" if key == "class" else key)
-            for key in _DEFAULTS
-        }
+        names = (_ARGUMENTS.get(key, key) for key in _DEFAULTS)
+        known = {name: getattr(self, name) for name in names}
         unknown = sorted(set(changes) - set(known))
         if unknown:
             raise InvalidInputError(f"a Spec has no {', '.join(unknown)}; it has {sorted(known)}")
@@ -312,8 +319,8 @@ def _check_fields(full: JsonObject) -> None:
     ):
         raise InvalidInputError("spec.acting is a sorted list of parameter names, each once")
     for key in ("config", "connectors"):
-        plain = tree.decode(full[key], f"spec.{key}")
-        if type(plain) is not dict or tree.encode(plain, f"spec.{key}") != full[key]:
+        plain = decode_value(full[key], f"spec.{key}")
+        if type(plain) is not dict or encode_value(plain, f"spec.{key}") != full[key]:
             raise InvalidInputError(f"spec.{key} is not a dict of plain values in canonical form")
     modules = full["modules"]
     if modules is not None:

@@ -26,11 +26,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from policystore.canonical import MAX_DEPTH, Json, Unfit, brief, canonical_json
 from policystore.errors import FormatError, InvalidInputError
-from policystore.tensors import DTYPES, Array, dtype_code, is_shape, own, raw, size_of, view
+from policystore.format.arrays import DTYPES, Array, dtype_code, is_shape, own, raw, size_of, view
+from policystore.format.canonical_json import MAX_DEPTH, Json, Unfit, brief, canonical_json
 
-__all__ = ["Tagged", "decode", "encode"]
+__all__ = ["Tagged", "decode_value", "encode_value"]
 
 # Tuples with one hash are easily made, and a dict of n of them takes n² comparisons.
 _MAX_TUPLES = 512
@@ -57,7 +57,7 @@ class Tagged:
             )
 
 
-def encode(value: object, what: str, arrays: list[Array] | None = None) -> Json:
+def encode_value(value: object, what: str, arrays: list[Array] | None = None) -> Json:
     """Turn a plain value into JSON.
 
     Args:
@@ -166,21 +166,21 @@ def _inline(array: Array) -> Json:
     return {"dtype": code, "shape": list(array.shape), "data": bytes(raw(array)).hex()}
 
 
-def decode(value: Json, what: str, arrays: list[Array] | None = None) -> Any:
+def decode_value(value: Json, what: str, arrays: list[Array] | None = None) -> Any:
     """The inverse of :func:`encode`, as fresh containers; arrays are read-only.
 
     Raises:
         FormatError: JSON that :func:`encode` does not write.
     """
     if isinstance(value, list):
-        return [decode(item, what, arrays) for item in value]
+        return [decode_value(item, what, arrays) for item in value]
     if not isinstance(value, dict):
         return value
     tag = next(iter(value)) if len(value) == 1 else ""
     if not tag.startswith("~"):
         if any(key.startswith("~") for key in value):
             raise FormatError(f"{what}: a tag beside other keys in {brief(sorted(value))}")
-        return {key: decode(item, what, arrays) for key, item in value.items()}
+        return {key: decode_value(item, what, arrays) for key, item in value.items()}
     known = _DECODERS.get(tag)
     if known is None:
         raise FormatError(
@@ -194,7 +194,7 @@ def decode(value: Json, what: str, arrays: list[Array] | None = None) -> Any:
 
 
 def _decode_tuple(value: Json, what: str, arrays: list[Array] | None) -> Any:
-    return tuple(decode(item, what, arrays) for item in _typed(value, list))
+    return tuple(decode_value(item, what, arrays) for item in _typed(value, list))
 
 
 def _decode_map(value: Json, what: str, arrays: list[Array] | None) -> Any:
@@ -211,7 +211,7 @@ def _decode_map(value: Json, what: str, arrays: list[Array] | None) -> Any:
         tuples += isinstance(key, dict)
         if tuples > _MAX_TUPLES:
             raise ValueError(f"more than {_MAX_TUPLES} keys that are tuples")
-        found[_decode_key(key, what)] = decode(item, what, arrays)
+        found[_decode_key(key, what)] = decode_value(item, what, arrays)
     if len(found) != len(value):
         raise ValueError("keys that are equal in Python")
     if all(type(key) is str and not key.startswith("~") for key in found):

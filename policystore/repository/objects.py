@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from policystore._util.concurrency import in_parallel
+from policystore._util.progress import BytesCallback, Meter, ObjectProgress
 from policystore.backends.base import Backend
 from policystore.cache import NodeCache
-from policystore.container import MAX_HEADER, declared_size
 from policystore.digest import Digest, digest_of
-from policystore.encoding import MAX_POLICY, External, ParsedPolicy, decode_policy, decode_tensor
 from policystore.errors import FormatError, IntegrityError, NotFoundError
-from policystore.layout import object_key
-from policystore.parallel import in_parallel
-from policystore.progress import Item, Meter, Moved
+from policystore.format.arrays import Array
+from policystore.format.keys import object_key
+from policystore.format.policy import (
+    MAX_POLICY,
+    External,
+    ParsedPolicy,
+    decode_policy,
+    decode_tensor,
+)
+from policystore.format.safetensors import MAX_HEADER, declared_size
 from policystore.snapshot import Snapshot
-from policystore.tensors import Array
 
-__all__ = ["Objects", "Policy"]
+__all__ = ["ObjectReader", "StoredPolicy"]
 
 _REPAIR = (
     "Restore it from a backup, or push the policy again from where you have it: that replaces a "
@@ -26,7 +32,7 @@ _REPAIR = (
 
 
 @dataclass(frozen=True)
-class Policy:
+class StoredPolicy:
     """A policy object as it was read: its digest, its size in bytes, and what it says."""
 
     digest: Digest
@@ -34,7 +40,7 @@ class Policy:
     parsed: ParsedPolicy
 
 
-class Objects:
+class ObjectReader:
     """The objects of a store; every byte is checked against its address, always.
 
     Args:
@@ -52,7 +58,7 @@ class Objects:
         *,
         limit: int | None = MAX_POLICY,
         size: int | None = None,
-        moved: Moved | None = None,
+        moved: BytesCallback | None = None,
     ) -> bytes | memoryview:
         """The bytes of an object.
 
@@ -75,7 +81,7 @@ class Objects:
         return fetch() if self.cache is None else self.cache.fetched(digest, limit, fetch)
 
     def _fetch(
-        self, digest: Digest, limit: int | None, size: int | None, moved: Moved | None
+        self, digest: Digest, limit: int | None, size: int | None, moved: BytesCallback | None
     ) -> bytes | memoryview:
         backend, key = self.backend, object_key(digest)
         where = backend.location(key)
@@ -95,13 +101,15 @@ class Objects:
             )
         return data
 
-    def policy(self, digest: Digest) -> Policy:
+    def policy(self, digest: Digest) -> StoredPolicy:
         """A policy object without the tensors that stand outside it; errors as of ``read``, and
         FormatError for an object that is no policy, or one of a newer format.
         """
         data = self.read(digest)
         where = self.backend.location(object_key(digest))
-        return Policy(digest, memoryview(data).nbytes, decode_policy(data, where, inline=False))
+        return StoredPolicy(
+            digest, memoryview(data).nbytes, decode_policy(data, where, inline=False)
+        )
 
     def snapshot(self, digest: Digest, meter: Meter | None = None) -> Snapshot:
         """A whole policy, every byte of it verified.
@@ -114,7 +122,7 @@ class Objects:
         """
         return self.whole(self.policy(digest), meter)
 
-    def whole(self, policy: Policy, meter: Meter | None = None) -> Snapshot:
+    def whole(self, policy: StoredPolicy, meter: Meter | None = None) -> Snapshot:
         """A policy object that was read, with its tensors in objects of their own.
 
         Args:
@@ -140,7 +148,7 @@ class Objects:
         return Snapshot.of_parsed(parsed, external, policy.digest)
 
     def _external(self, external: External, meter: Meter | None) -> Array:
-        item = Item(meter, external.size)
+        item = ObjectProgress(meter, external.size)
         try:
             data = self.read(external.digest, size=external.size, moved=item.moved)
         except NotFoundError as error:

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from policystore._util.concurrency import in_parallel, run_both
 from policystore.backends.base import Backend
 from policystore.errors import FormatError, NotFoundError, StorageError
-from policystore.layout import MAX_NUMBER, MAX_RECORD, hint_key, tag_key, version_key
-from policystore.parallel import beside, in_parallel
-from policystore.records import Hint
+from policystore.format.keys import MAX_RECORD, hint_key, tag_key, version_key
+from policystore.format.records import Hint
+from policystore.format.refs import MAX_NUMBER
 
-__all__ = ["NumberedList", "Probe", "tag_list", "version_list"]
+__all__ = ["Probe", "RecordLog", "tag_list", "version_list"]
 
 _PROBES = 16
 _TRIES = 10_000  # each that is lost is another writer's success
@@ -39,7 +40,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class NumberedList:
+class RecordLog:
     """Records 1, 2, 3, … under keys of one backend.
 
     Attributes:
@@ -77,7 +78,7 @@ class NumberedList:
         """
         if self.backend.parallel < 2:
             return self.hinted(), None
-        hint, first = beside(self.hinted, partial(self._probe, 1), at_once=True)
+        hint, first = run_both(self.hinted, partial(self._probe, 1), at_once=True)
         return hint, Probe(0, None) if first is None else first
 
     def newest(self, hint: Hint | None = None, first: Probe | None = None) -> Probe:
@@ -163,7 +164,7 @@ class NumberedList:
             created = (
                 create()
                 if along is None or number == 1
-                else beside(create, partial(along, number), at_once=True)[0]
+                else run_both(create, partial(along, number), at_once=True)[0]
             )
             if not created:
                 previous = self._taken(number)
@@ -195,11 +196,11 @@ class NumberedList:
             ) from None
 
 
-def version_list(backend: Backend, name: str) -> NumberedList:
+def version_list(backend: Backend, name: str) -> RecordLog:
     """The versions of a name."""
-    return NumberedList(backend, lambda number: version_key(name, number), hint_key(name))
+    return RecordLog(backend, lambda number: version_key(name, number), hint_key(name))
 
 
-def tag_list(backend: Backend, name: str, tag: str) -> NumberedList:
+def tag_list(backend: Backend, name: str, tag: str) -> RecordLog:
     """The moves of a tag."""
-    return NumberedList(backend, lambda number: tag_key(name, tag, number))
+    return RecordLog(backend, lambda number: tag_key(name, tag, number))

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
+from policystore._util.concurrency import run_both
+from policystore._util.progress import Meter
 from policystore.digest import Digest
-from policystore.encoding import check_object
 from policystore.errors import (
     AmbiguousError,
     FormatError,
@@ -17,28 +18,26 @@ from policystore.errors import (
     PolicyStoreError,
     StorageError,
 )
-from policystore.layout import (
+from policystore.format.keys import (
     MARKER,
     MAX_RECORD,
     NAMES,
-    Ref,
     digest_of_key,
     name_of_prefix,
     object_key,
     object_prefix,
-    parse_ref,
     tag_of_prefix,
     tags_prefix,
     version_key,
 )
-from policystore.names import NumberedList, Probe, tag_list, version_list
-from policystore.parallel import beside
-from policystore.progress import Meter
-from policystore.reading import Objects, Policy
-from policystore.records import Hint, TagMove, Version, check_marker
+from policystore.format.policy import check_object
+from policystore.format.records import Hint, TagMove, Version, check_marker
+from policystore.format.refs import Ref, parse_ref
+from policystore.repository.objects import ObjectReader, StoredPolicy
+from policystore.repository.record_log import Probe, RecordLog, tag_list, version_list
 from policystore.snapshot import Snapshot
 
-__all__ = ["Finder", "RefLike", "as_ref"]
+__all__ = ["RefLike", "Resolver", "as_ref"]
 
 _DIGITS = re.compile(r"[0-9a-f]{8,64}\Z")
 
@@ -46,14 +45,14 @@ RefLike: TypeAlias = str | Digest | Version
 """A ref such as ``soccer/main@7``, a Digest, or what a push or the log returned."""
 
 
-class Finder:
+class Resolver:
     """Looks things up in one store; holds nothing, so it sees what others write.
 
     Args:
         objects: the objects of the store.
     """
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
         self.backend = objects.backend
 
@@ -91,7 +90,7 @@ class Finder:
         """
         return self._find(ref, guessing=False)[0]
 
-    def _find(self, ref: Ref, *, guessing: bool) -> tuple[Version, Policy | None]:
+    def _find(self, ref: Ref, *, guessing: bool) -> tuple[Version, StoredPolicy | None]:
         """A version, and the policy object that seemed to be its own, where that was fetched."""
         if ref.number is not None:
             return self.read_version(ref.name, ref.number), None
@@ -112,7 +111,7 @@ class Finder:
             look = partial(self._newest_version, ref.name, versions, hint, first)
         if seems is None or not guessing or self.backend.parallel < 2:
             return look(), None
-        return beside(look, partial(self._guess, seems), at_once=True)
+        return run_both(look, partial(self._guess, seems), at_once=True)
 
     def _digest_in(self, record: bytes | None) -> Digest | None:
         try:
@@ -120,7 +119,7 @@ class Finder:
         except FormatError:
             return None  # it is read again and the error is raised
 
-    def _guess(self, digest: Digest) -> Policy | None:
+    def _guess(self, digest: Digest) -> StoredPolicy | None:
         try:
             return self._objects.policy(digest)
         except PolicyStoreError:
@@ -135,7 +134,7 @@ class Finder:
         return newest.number
 
     def _newest_version(
-        self, name: str, versions: NumberedList, hint: Hint | None, first: Probe | None
+        self, name: str, versions: RecordLog, hint: Hint | None, first: Probe | None
     ) -> Version:
         newest = versions.newest(hint, first)
         if not newest.number:
@@ -262,7 +261,7 @@ class Finder:
             )
         return found[0]
 
-    def _policy(self, digits: str) -> Policy:
+    def _policy(self, digits: str) -> StoredPolicy:
         """The policy whose digest starts with ``digits``; one request where they are all given."""
         if len(digits) == 64:
             try:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from policystore.digest import digest_of
-from policystore.finding import Finder
-from policystore.names import tag_list
-from policystore.records import TagMove, Version
+from policystore.format.records import TagMove, Version
+from policystore.repository.record_log import tag_list
+from policystore.repository.resolver import Resolver
 
 __all__ = ["When", "move_tag"]
 
@@ -19,7 +19,7 @@ When: TypeAlias = Callable[[Version | None], bool]
 
 
 def move_tag(
-    find: Finder,
+    find: Resolver,
     name: str,
     tag: str,
     target: Version | None,

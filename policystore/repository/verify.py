@@ -8,9 +8,8 @@ from typing import TypeVar
 
 from policystore.backends.base import Backend, Problems
 from policystore.digest import Digest, digest_of
-from policystore.encoding import MAX_POLICY, check_object, decode_policy
 from policystore.errors import IntegrityError, NotFoundError, PolicyStoreError, StorageError
-from policystore.layout import (
+from policystore.format.keys import (
     MARKER,
     MAX_RECORD,
     NAMES,
@@ -27,8 +26,9 @@ from policystore.layout import (
     version_key,
     versions_prefix,
 )
-from policystore.reading import Objects, Policy
-from policystore.records import Hint, TagMove, Version, check_marker
+from policystore.format.policy import MAX_POLICY, check_object, decode_policy
+from policystore.format.records import Hint, TagMove, Version, check_marker
+from policystore.repository.objects import ObjectReader, StoredPolicy
 
 __all__ = ["Fault", "VerifyReport", "verify_store"]
 
@@ -107,7 +107,7 @@ class _Policy:
 class _Walk:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.objects = Objects(backend)
+        self.objects = ObjectReader(backend)
         self.report = VerifyReport(backend.url)
         self.policies: dict[Digest, _Policy | None] = {}  # None: not whole, and noted
 
@@ -179,7 +179,7 @@ class _Walk:
                 parsed = decode_policy(data, object_key(digest), inline=False)
                 objects = {item.digest: item.size for item in parsed.external.values()}
                 objects[digest] = memoryview(data).nbytes
-                snap = self.objects.whole(Policy(digest, objects[digest], parsed))
+                snap = self.objects.whole(StoredPolicy(digest, objects[digest], parsed))
                 self.policies[digest] = _Policy(
                     objects, snap.weights_digest, snap.acting_digest, snap.state_digest
                 )

@@ -6,30 +6,33 @@ a small policy, whatever the number of versions.
 
 from __future__ import annotations
 
+import datetime
+import getpass
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from policystore.container import EncodedObject
+from policystore._util.concurrency import in_parallel, run_both
+from policystore._util.log import warn
+from policystore._util.progress import Meter, ObjectProgress
 from policystore.digest import digest_of
-from policystore.encoding import EncodedPolicy
 from policystore.errors import ReadOnlyError, StorageError
-from policystore.finding import Finder
-from policystore.layout import MARKER, hint_key, object_key
-from policystore.names import NumberedList, Probe, version_list
-from policystore.parallel import beside, in_parallel
-from policystore.progress import Item, Meter
-from policystore.reading import Objects
-from policystore.records import Hint, Version, marker_bytes
-from policystore.telling import warn
+from policystore.format.keys import MARKER, hint_key, object_key
+from policystore.format.policy import EncodedPolicy
+from policystore.format.records import Hint, Version, marker_bytes
+from policystore.format.safetensors import EncodedObject
+from policystore.repository.objects import ObjectReader
+from policystore.repository.record_log import Probe, RecordLog, version_list
+from policystore.repository.resolver import Resolver
 
-__all__ = ["Pusher"]
+__all__ = ["Writer", "default_author", "now"]
 
 _ASK_LEAVE = 1 << 20  # bytes; below this sending them costs no more than asking
 
 
-class Pusher:
+class Writer:
     """Writes policies into one store; remembers what was seen of it, and nothing else.
 
     Args:
@@ -37,7 +40,7 @@ class Pusher:
         find: looks at the store.
     """
 
-    def __init__(self, objects: Objects, find: Finder) -> None:
+    def __init__(self, objects: ObjectReader, find: Resolver) -> None:
         self._backend = objects.backend
         self._find = find
         self._at_once = self._backend.parallel > 1
@@ -68,19 +71,19 @@ class Pusher:
                 upload()
                 return version
             versions = version_list(self._backend, name)
-            _, hint = beside(self._ensure_store, versions.hinted, at_once=self._at_once)
+            _, hint = run_both(self._ensure_store, versions.hinted, at_once=self._at_once)
             if asks:
                 self.prove()
             look = partial(self._look, versions, hint)
-            _, newest = beside(upload, look, at_once=self._at_once)
+            _, newest = run_both(upload, look, at_once=self._at_once)
             return self._append(name, versions, version, newest)
         except StorageError:
             self._marked = False  # the store may be gone altogether: look again next time
             raise
 
-    def _look(self, versions: NumberedList, hint: Hint | None) -> Probe:
+    def _look(self, versions: RecordLog, hint: Hint | None) -> Probe:
         at_once = self._at_once and not self._proved
-        return beside(partial(versions.newest, hint), self.prove, at_once=at_once)[0]
+        return run_both(partial(versions.newest, hint), self.prove, at_once=at_once)[0]
 
     def _ensure_store(self) -> None:
         """Make the store if it is not there; refuse what is not one."""
@@ -101,19 +104,17 @@ class Pusher:
         self._put(meter, policy)
 
     def _put(self, meter: Meter, encoded: EncodedObject) -> None:
-        item = Item(meter, encoded.size)
+        item = ObjectProgress(meter, encoded.size)
         self._backend.put(object_key(encoded.digest), encoded.chunks, moved=item.moved)
         item.end()
 
     def prove(self) -> None:
         """Refuse names on a storage that does not create exclusively; asked once."""
         if not self._proved:
-            self._backend.prove_create(MARKER, marker_bytes())
+            self._backend.verify_exclusive_create(MARKER, marker_bytes())
             self._proved = True
 
-    def _append(
-        self, name: str, versions: NumberedList, version: Version, newest: Probe
-    ) -> Version:
+    def _append(self, name: str, versions: RecordLog, version: Version, newest: Probe) -> Version:
         def make(number: int, before: bytes | None) -> bytes:
             previous = None if before is None else digest_of(before)
             return replace(version, number=number, previous=previous).to_bytes()
@@ -135,3 +136,20 @@ class Pusher:
                 name,
                 error,
             )
+
+
+def now() -> datetime.datetime:
+    """The time by this machine's clock, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def default_author() -> str:
+    """``$POLICYSTORE_AUTHOR``, or the user's name."""
+    named = os.environ.get("POLICYSTORE_AUTHOR")
+    if named:
+        return named
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        # A container's user without an entry in the password file.
+        return "unknown"

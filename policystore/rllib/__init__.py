@@ -13,33 +13,33 @@ except ImportError as error:
         f"policystore.rllib needs Ray RLlib and torch: pip install 'policystore[rllib]' ({error})"
     ) from error
 
-from policystore.checkpoints import Listing, list_checkpoint, read_checkpoint
-from policystore.rllib.joining import add_to, remove_from
-from policystore.rllib.module_rebuild import rebuild_module
-from policystore.rllib.policy_stack import rebuild_policy
-from policystore.rllib.publishing import publish
-from policystore.rllib.resuming import keep_added
-from policystore.rllib.running import check_sync, load_into
-from policystore.rllib.sources import rebuild_player, snapshot, snapshots
-from policystore.rllib.sync_report import Row, SyncReport
-from policystore.rllib.warm_start import warm_start
+from policystore.checkpoints import CheckpointInfo, inspect_checkpoint, read_checkpoint
+from policystore.rllib.api import rebuild_player, snapshot, snapshot_all
+from policystore.rllib.callbacks.publish import publish
+from policystore.rllib.callbacks.restore import restore_added_policies
+from policystore.rllib.callbacks.warm_start import warm_start
+from policystore.rllib.live.add_remove import add_policy, remove_policy
+from policystore.rllib.live.load import check_sync, load_into
+from policystore.rllib.live.report import SyncReport, WorkerStatus
+from policystore.rllib.new_stack.rebuild import rebuild_module
+from policystore.rllib.old_stack.rebuild import rebuild_policy
 
 __all__ = [
-    "Listing",
-    "Row",
+    "CheckpointInfo",
     "SyncReport",
-    "add_to",
+    "WorkerStatus",
+    "add_policy",
     "check_sync",
-    "keep_added",
-    "list_checkpoint",
+    "inspect_checkpoint",
     "load_into",
     "publish",
     "read_checkpoint",
     "rebuild_module",
     "rebuild_player",
     "rebuild_policy",
-    "remove_from",
+    "remove_policy",
+    "restore_added_policies",
     "snapshot",
-    "snapshots",
+    "snapshot_all",
     "warm_start",
 ]

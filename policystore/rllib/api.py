@@ -13,21 +13,21 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.policy.policy import Policy
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.bounds import check_snapshot
-from policystore.rllib.classes import Trust, listed
-from policystore.rllib.module_player import ModulePlayer
-from policystore.rllib.module_source import known_module
-from policystore.rllib.module_stack import (
+from policystore.rllib.common.build_guard import check_snapshot
+from policystore.rllib.common.trust import Trust, listed
+from policystore.rllib.new_stack.learner import known_module
+from policystore.rllib.new_stack.player import ModulePlayer
+from policystore.rllib.new_stack.snapshot import (
     snapshot_from_algorithm,
     snapshot_module,
     snapshot_multi_module,
     snapshots_from_algorithm,
 )
-from policystore.rllib.policy_player import PolicyPlayer
-from policystore.rllib.policy_stack import snapshot_policy
+from policystore.rllib.old_stack.player import PolicyPlayer
+from policystore.rllib.old_stack.snapshot import snapshot_policy
 from policystore.snapshot import Snapshot
 
-__all__ = ["Player", "Source", "rebuild_player", "snapshot", "snapshots"]
+__all__ = ["Player", "Source", "rebuild_player", "snapshot", "snapshot_all"]
 
 Source: TypeAlias = Policy | RLModule | Algorithm
 """A policy of either API stack, or an Algorithm that has some; a MultiRLModule is an RLModule."""
@@ -41,8 +41,8 @@ def snapshot(
     source: Source,
     policy_id: str | None = None,
     *,
-    agents: Iterable[Any] | None = None,
-    leave_out: Iterable[str] = (),
+    agent_ids: Iterable[Any] | None = None,
+    omit: Iterable[str] = (),
 ) -> Snapshot:
     """Keep one policy as it is now: weights, what rebuilds it, and what inference needs beside.
 
@@ -54,10 +54,10 @@ def snapshot(
             be it local or remote; a bare module or policy lacks what only the Algorithm knows of
             the environment.
         policy_id: which policy or module; may be left out where there is only one.
-        agents: in a new-stack multi-agent Algorithm, ids of the agents whose filters and spaces
+        agent_ids: in a new-stack multi-agent Algorithm, ids of the agents whose filters and spaces
             belong to the module: filters there belong to agents.
-        leave_out: what to leave out on request, by the names that an error gives; recorded in
-            ``spec.left_out``.
+        omit: what to leave out on request, by the names that an error gives; recorded in
+            ``spec.omitted``.
 
     Raises:
         NotFoundError: no such policy; lists those there are.
@@ -67,18 +67,18 @@ def snapshot(
     """
     if isinstance(source, Algorithm):
         if _is_new(source):
-            return snapshot_from_algorithm(source, policy_id, agents=agents, leave_out=leave_out)
-        _refuse(agents=agents)
+            return snapshot_from_algorithm(source, policy_id, agent_ids=agent_ids, omit=omit)
+        _refuse(agent_ids=agent_ids)
         chosen = known_module(_policies(source), policy_id, "the Algorithm", "policy")
-        return _of_policy(source, chosen, leave_out)
-    _refuse(agents=agents)
+        return _of_policy(source, chosen, omit)
+    _refuse(agent_ids=agent_ids)
     if isinstance(source, MultiRLModule):
         return snapshot_multi_module(source, policy_id)
     _refuse(policy_id=policy_id)
     if isinstance(source, RLModule):
         return snapshot_module(source)
     if isinstance(source, Policy):
-        return snapshot_policy(source, leave_out=leave_out)
+        return snapshot_policy(source, omit=omit)
     if isinstance(source, (str, os.PathLike)):
         raise InvalidInputError(
             f"snapshot takes a live policy, not the path {str(source)!r}. Of a checkpoint, "
@@ -91,18 +91,18 @@ def snapshot(
     )
 
 
-def snapshots(
+def snapshot_all(
     algorithm: Algorithm,
     *,
-    agents: Mapping[str, Iterable[Any]] | None = None,
-    leave_out: Iterable[str] = (),
+    agent_ids: Mapping[str, Iterable[Any]] | None = None,
+    omit: Iterable[str] = (),
 ) -> dict[str, Snapshot]:
     """Keep all policies of an Algorithm, by policy or module id.
 
     Args:
         algorithm: of either API stack.
-        agents: module id -> agents, see :func:`snapshot` (new API stack).
-        leave_out: see :func:`snapshot`.
+        agent_ids: module id -> agents, see :func:`snapshot` (new API stack).
+        omit: see :func:`snapshot`.
 
     Returns:
         Id -> snapshot. New-stack modules that share parts make one snapshot together, under
@@ -117,9 +117,9 @@ def snapshots(
             "snapshot takes single policies and modules"
         )
     if _is_new(algorithm):
-        return snapshots_from_algorithm(algorithm, agents=agents, leave_out=leave_out)
-    _refuse(agents=agents)
-    left = tuple(leave_out) if not isinstance(leave_out, str) else leave_out
+        return snapshots_from_algorithm(algorithm, agent_ids=agent_ids, omit=omit)
+    _refuse(agent_ids=agent_ids)
+    left = tuple(omit) if not isinstance(omit, str) else omit
     return {policy_id: _of_policy(algorithm, policy_id, left) for policy_id in _policies(algorithm)}
 
 
@@ -148,8 +148,8 @@ def rebuild_player(
         env_spaces: the environment's observation and action space, where the snapshot is of a bare
             policy or module and does not have them.
         connectors: in place of the recorded ones; see :class:`PolicyPlayer
-            <policystore.rllib.policy_player.PolicyPlayer>` and :class:`ModulePlayer
-            <policystore.rllib.module_player.ModulePlayer>` for the form on each stack.
+            <policystore.rllib.old_stack.player.PolicyPlayer>` and :class:`ModulePlayer
+            <policystore.rllib.new_stack.player.ModulePlayer>` for the form on each stack.
         agent: as which agent to act, where the snapshot has several (new API stack).
         module_id: through which module, where several go together (new API stack).
         normalize_actions, clip_actions: how actions go back to the environment, where the
@@ -197,10 +197,10 @@ def _policies(algorithm: Algorithm) -> list[str]:
     return sorted(algorithm.env_runner.policy_map.keys())
 
 
-def _of_policy(algorithm: Algorithm, policy_id: str, leave_out: Iterable[str]) -> Snapshot:
+def _of_policy(algorithm: Algorithm, policy_id: str, omit: Iterable[str]) -> Snapshot:
     # Fetched each time: with policy_map_capacity a held policy goes stale.
     policy = algorithm.get_policy(policy_id)
-    return snapshot_policy(policy, algorithm=algorithm, policy_id=policy_id, leave_out=leave_out)
+    return snapshot_policy(policy, algorithm=algorithm, policy_id=policy_id, omit=omit)
 
 
 def _refuse(**given: Any) -> None:

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from policystore import space_fields as fields
-from policystore import space_leaves as leaves
-from policystore.canonical import Json, JsonObject
 from policystore.errors import FormatError, InvalidInputError
-from policystore.space_fields import Limits, Place
-from policystore.space_leaves import GYMNASIUM, REPEATED, SIMPLEX, build
+from policystore.format.canonical_json import Json, JsonObject
+from policystore.spaces import fields
+from policystore.spaces import fundamental as leaves
+from policystore.spaces.fields import Limits, Place
+from policystore.spaces.fundamental import GYMNASIUM, REPEATED, SIMPLEX, build
 
 if TYPE_CHECKING:
     import gymnasium
@@ -33,7 +33,7 @@ __all__ = ["space_from_json", "space_to_json"]
 
 
 def space_to_json(space: gymnasium.Space[Any], *, what: str = "space") -> JsonObject:
-    """Write a space as JSON that :func:`policystore.canonical.canonical_json` takes.
+    """Write a space as JSON that :func:`policystore.format.canonical_json.canonical_json` takes.
 
     Equal spaces give equal JSON in every process, with one exception that is in the space itself:
     before gymnasium 1.4, ``Text`` orders a character *set* (its default too) by Python's random
@@ -47,7 +47,7 @@ def space_to_json(space: gymnasium.Space[Any], *, what: str = "space") -> JsonOb
     Raises:
         InvalidInputError: a space of another class (subclasses of the known ones and spaces of the
             legacy ``gym`` package included), one whose attributes do not belong together, or one
-            beyond the limits of :mod:`policystore.space_fields`. The message names class and place.
+            beyond the limits of :mod:`policystore.spaces.fields`. The message names class and place.
     """
     return _encode(space, Place(what, Limits(InvalidInputError)))
 

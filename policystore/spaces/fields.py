@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from policystore.canonical import Json
 from policystore.errors import FormatError, InvalidInputError
-from policystore.tensors import Array
+from policystore.format.arrays import Array
+from policystore.format.canonical_json import Json
 
 __all__ = [
     "MAX_DIMENSIONS",

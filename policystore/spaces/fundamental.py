@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from policystore import space_fields as fields
-from policystore.canonical import JsonObject
-from policystore.space_fields import Place
-from policystore.tensors import Array
+from policystore.format.arrays import Array
+from policystore.format.canonical_json import JsonObject
+from policystore.spaces import fields
+from policystore.spaces.fields import Place
 
 __all__ = [
     "GYMNASIUM",

@@ -1,6 +1,6 @@
 """Pull, rebuild and load while the cluster is idle, and while every CPU slot of it is taken.
 
-    ./.venv/bin/python scripts/bench_busy.py [--rounds N]
+    ./.venv/bin/python scripts/benchmarks/bench_busy.py [--rounds N]
 
 Prints medians side by side, on one running Algorithm with two env runners. The slots are taken by
 actors that do nothing: it is Ray's slots that are scarce, not the processor. Rounds alternate:

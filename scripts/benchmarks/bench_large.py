@@ -1,8 +1,8 @@
 """A large policy to S3 and back: time, peak memory, and a push that is killed and run again.
 
-    ./.venv/bin/python scripts/bench_large.py [--mib 1024]
+    ./.venv/bin/python scripts/benchmarks/bench_large.py [--mib 1024]
 
-runs against the server that POLICYSTORE_TEST_S3 names (scripts/ceph.py starts one), else moto's,
+runs against the server that POLICYSTORE_TEST_S3 names (scripts/tools/ceph.py starts one), else moto's,
 which keeps everything in the memory of a process of its own. Every step is a fresh process.
 """
 
@@ -133,12 +133,12 @@ def bytes_of(client: Any, bucket: str) -> int:
 def moto() -> Any:
     """Moto's server in a process of its own, ended by its handle."""
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import remote_server\n"
-        "with remote_server.moto_server() as endpoint:\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from tests.support import s3_server\n"
+        "with s3_server.moto_server() as endpoint:\n"
         "    print(endpoint, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(Path(__file__).parent.parent / "tests")],
+        [sys.executable, "-c", program, str(Path(__file__).resolve().parents[2])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:

@@ -1,8 +1,8 @@
 """What publishing costs a training, with a store that takes 2 s for each request.
 
-    ./.venv/bin/python scripts/bench_publish.py [--s3] [--stack new|old] [--rounds N] [--delay S]
+    ./.venv/bin/python scripts/benchmarks/bench_publish.py [--s3] [--stack new|old] [--rounds N] [--delay S]
 
-Two Algorithms of the same config, one of them with ``publish(…, every=1)``, train an iteration each
+Two Algorithms of the same config, one of them with ``publish(…, interval=1)``, train an iteration each
 in turn. Prints the median time of an iteration of both and their ratio, which noise of the machine
 moves by some percent; and, hardly moved by it, what publishing takes itself: the time of its
 callback, and the processor time of its uploading thread, which shares one interpreter with the
@@ -171,8 +171,8 @@ def main() -> int:
     import ray
 
     from policystore.rllib import publish
-    from policystore.rllib.publishing import Publish
-    from policystore.rllib.uploading import Uploader
+    from policystore.rllib.callbacks.publish import Publish
+    from policystore.rllib.callbacks.upload_queue import Uploader
 
     warnings.simplefilter("ignore")
     callback: list[float] = []

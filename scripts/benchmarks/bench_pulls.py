@@ -1,9 +1,9 @@
 """Pulls over a slow line: one policy and a hundred, by digest and by name.
 
-    ./.venv/bin/python scripts/bench_pulls.py [--delay 20] [--policies 100]
+    ./.venv/bin/python scripts/benchmarks/bench_pulls.py [--delay 20] [--policies 100]
 
 Every request takes the delay longer, by a relay in a process of its own. The server is the one that
-POLICYSTORE_TEST_S3 names (scripts/ceph.py starts one), else moto's, which itself takes milliseconds
+POLICYSTORE_TEST_S3 names (scripts/tools/ceph.py starts one), else moto's, which itself takes milliseconds
 of one processor for each request.
 """
 

@@ -1,6 +1,6 @@
 """What proof costs: load_into beside the cheapest calls of plain RLlib that reach everyone.
 
-    ./.venv/bin/python scripts/bench_sync.py [--quick] [--cells new:20:2:0:0,…] [--profile]
+    ./.venv/bin/python scripts/benchmarks/bench_sync.py [--quick] [--cells new:20:2:0:0,…] [--profile]
 
 Prints a Markdown table of medians. Both are taken in turn, after a ``train()``, on two Algorithms
 of the same make: load_into guards its own against restarts, which later calls of RLlib's pay for.
@@ -52,7 +52,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 
 from policystore import Snapshot
-from policystore.rllib import load_into, snapshots
+from policystore.rllib import load_into, snapshot_all
 
 Weights = dict[str, dict[str, Any]]
 Plain = Callable[[Any, Weights], None]
@@ -299,7 +299,7 @@ class _Material:
     """Two sets of weights, by turns, each time in new arrays."""
 
     def __init__(self, algo: Any) -> None:
-        first = snapshots(algo)
+        first = snapshot_all(algo)
         self._specs = {pid: snap.spec for pid, snap in first.items()}
         self._sets = [
             {

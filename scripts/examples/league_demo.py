@@ -1,7 +1,7 @@
 """Self-play against a growing league, and what every remote worker really plays with.
 
-    ./.venv/bin/python scripts/league_demo.py             # with policystore.rllib.add_to
-    ./.venv/bin/python scripts/league_demo.py --naive     # as RLlib's own examples do it
+    ./.venv/bin/python scripts/examples/league_demo.py             # with policystore.rllib.add_policy
+    ./.venv/bin/python scripts/examples/league_demo.py --naive     # as RLlib's own examples do it
 
 After each iteration the trained policy is pushed to a store and joins the league under a new id.
 Then every worker says which logits each member of the league gives for the same observations, and
@@ -34,7 +34,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from policystore import PolicyStore, PolicyStoreError, Snapshot
-from policystore.rllib import add_to, rebuild_module, rebuild_policy, snapshot
+from policystore.rllib import add_policy, rebuild_module, rebuild_policy, snapshot
 
 MOVES, ROUNDS = 3, 20
 AGENTS = "left", "right"
@@ -223,7 +223,7 @@ def run(options: argparse.Namespace, store: PolicyStore) -> tuple[int, int]:
             if options.naive:
                 add_as_rllib_does(algo, options.stack, policy_id, mapping)
             else:
-                report = add_to(algo, policy_id, snap, policy_mapping_fn=mapping)
+                report = add_policy(algo, policy_id, snap, policy_mapping_fn=mapping)
                 say(str(report).replace("\n", "\n  "))
             league[policy_id] = logits_of(rebuilt(snap, options.stack), observations())
             of_workers = logits_on_workers(algo, options.stack, list(league))
@@ -272,7 +272,7 @@ def main() -> int:
         return 1
     finally:
         ray.shutdown()
-    way = "added as RLlib's examples do it" if options.naive else "added by add_to"
+    way = "added as RLlib's examples do it" if options.naive else "added by add_policy"
     print(
         f"\n{differing} of {compared} comparisons differ; {way}, {options.stack} stack. "
         f"{time.monotonic() - started:.0f} s in all."

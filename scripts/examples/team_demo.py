@@ -1,6 +1,6 @@
 """Two people on one bucket: push, tag, pull, move the tag, and a key that may only read.
 
-    ./.venv/bin/python scripts/team_demo.py
+    ./.venv/bin/python scripts/examples/team_demo.py
 
 Ann and Ben have homes and caches of their own, and each step is a process of its own. The bucket is
 on moto's server, which checks keys as S3 does, unless these name another:

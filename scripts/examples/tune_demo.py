@@ -1,6 +1,6 @@
 """Train with Tune, keep one policy, and start another experiment with it, in another environment.
 
-    ./.venv/bin/python scripts/tune_demo.py [--stack new|old] [--trials N] [STORE]
+    ./.venv/bin/python scripts/examples/tune_demo.py [--stack new|old] [--trials N] [STORE]
 
 1. Pre-training: two agents, each balancing a pole, one policy each; N trials differ in their
    learning rate. Every second iteration is pushed; of each name the best is tagged.
@@ -151,7 +151,7 @@ def main() -> int:
         publish(
             store,
             {"left": "poles/left", "right": "poles/right"},
-            every=2,
+            interval=2,
             metric=f"env_runners/{metric}/{{policy}}",
         )
     )

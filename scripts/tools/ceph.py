@@ -1,6 +1,6 @@
 """A real S3 server for tests: one node of Ceph with its gateway, in memory, on loopback.
 
-    ./.venv/bin/python scripts/ceph.py COMMAND…
+    ./.venv/bin/python scripts/tools/ceph.py COMMAND…
 
 starts it, runs the command with the gateway's address in POLICYSTORE_TEST_S3, and stops it again.
 On Debian, Ceph is: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr

@@ -1,6 +1,6 @@
 """Another Ray, in an environment of its own: what it writes is read here, and plays there too.
 
-    ./.venv/bin/python scripts/check_ray.py 2.40.0 [--folder FOLDER]
+    ./.venv/bin/python scripts/tools/check_ray.py 2.40.0 [--folder FOLDER]
 
 makes an environment with that Ray and policystore (some minutes and 2 GB; kept in FOLDER and taken
 again), trains a small Algorithm of each API stack there, and checks
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TORCH = os.environ.get("POLICYSTORE_TORCH") or "torch==2.13.0"
 NEAR = 1e-5
 NEEDED = ["numpy", "blake3", "ml_dtypes", "filelock", "msgpack", "gymnasium"]
@@ -155,7 +155,7 @@ def here(folder: Path) -> None:
     import ray
 
     from policystore import PolicyStore
-    from policystore.checkpoints import list_checkpoint, read_checkpoint
+    from policystore.checkpoints import inspect_checkpoint, read_checkpoint
 
     store = PolicyStore(folder / "policies")
     pushed = store.names()
@@ -169,7 +169,7 @@ def here(folder: Path) -> None:
         for snap in (read, pulled):
             found = outputs(stack, rebuilt(stack, snap), observations)
             np.testing.assert_allclose(found, expected, atol=NEAR)
-        version = list_checkpoint(path).ray_version
+        version = inspect_checkpoint(path).ray_version
         print(f"  Ray {ray.__version__}, {stack} stack: what {version} wrote and pushed: the same")
 
 

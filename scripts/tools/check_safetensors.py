@@ -1,6 +1,6 @@
 """Reads what policystore writes with other releases of safetensors, the oldest supported first.
 
-    python scripts/check_safetensors.py [VERSION…]
+    python scripts/tools/check_safetensors.py [VERSION…]
 
 Installs each release into a folder of its own and opens a file that holds every dtype (float8
 from 0.4.2 on, which is when safetensors learned it), shapes from 0-d to empty, names outside ASCII,
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from policystore import Snapshot, Spec
-from policystore.tensors import DTYPES
+from policystore.format.arrays import DTYPES
 
 VERSIONS = ("0.4.0", "0.4.2", "0.5.3", "0.6.2", "0.7.0", "0.8.0")
 

@@ -1,6 +1,6 @@
 """What becomes of real checkpoints of five Ray versions: with the Ray that is installed, and here.
 
-    ./.venv/bin/python scripts/compare_checkpoints.py [--write]
+    ./.venv/bin/python scripts/tools/compare_checkpoints.py [--write]
 
 prints the table of docs/compatibility.md, and with --write puts it there. Ray is tried with each of
 its loaders (Algorithm, Policy, RLModule); a checkpoint counts as loaded if one of them gives every
@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
-from given_checkpoints import Given, given  # noqa: E402
+from tests.support.checkpoint_corpus import Given, given  # noqa: E402
 
-PAGE = HERE.parent / "docs" / "compatibility.md"
-BEGIN, END = "<!-- table: scripts/compare_checkpoints.py --write -->", "<!-- end of table -->"
+PAGE = ROOT / "docs" / "compatibility.md"
+BEGIN, END = "<!-- table: scripts/tools/compare_checkpoints.py --write -->", "<!-- end of table -->"
 PATIENCE = 90  # seconds for one of Ray's loaders
 
 
@@ -106,9 +106,7 @@ def by_module(one: Given) -> Iterator[tuple[str, Any]]:
 def by_policystore(one: Given) -> str:
     """``"yes"``, or what is not as it was."""
     from policystore.checkpoints import read_checkpoint
-
-    sys.path.insert(0, str(HERE.parent / "tests" / "rllib"))
-    from test_checkpoints import check_new, check_old
+    from tests.rllib.test_checkpoints import check_new, check_old
 
     for policy_id, snap in read_checkpoint(one.path).items():
         wanted = one.weights(policy_id)

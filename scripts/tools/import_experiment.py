@@ -1,7 +1,7 @@
 """Bring a whole Tune experiment into a store: a version for each checkpoint of each policy.
 
-    ./.venv/bin/python scripts/import_experiment.py ~/ray_results/soccer ./policies
-    ./.venv/bin/python scripts/import_experiment.py s3://runs/soccer s3://team/policies --ray auto
+    ./.venv/bin/python scripts/tools/import_experiment.py ~/ray_results/soccer ./policies
+    ./.venv/bin/python scripts/tools/import_experiment.py s3://runs/soccer s3://team/policies --ray auto
 
 A policy becomes NAME/TRIAL/POLICY, its checkpoints the versions in their order; each record holds
 the numbers that Tune reported, and the experiment, trial, checkpoint and iteration as its source.
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policystore import NotFoundError, PolicyStore, PolicyStoreError
-from policystore.checkpoints import list_experiment, read_checkpoint
+from policystore.checkpoints import list_checkpoints, read_checkpoint
 
 MOST_METRICS = 12_000  # bytes of JSON; a record takes 16 KiB
 
@@ -164,7 +164,7 @@ def main() -> int:
     experiment = given.experiment.rstrip("/")
     name = given.name or experiment.rpartition("/")[2]
     trials: dict[str, list[tuple[str, str, Mapping[str, Any]]]] = {}
-    for found in list_experiment(experiment):
+    for found in list_checkpoints(experiment):
         entry = (found.name, found.path, found.result)
         trials.setdefault(found.trial, []).append(entry)
     if not trials:

@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from remote_server import Proxy
 
 from policystore import PolicyStore
-from policystore.backends import remote
+from policystore.backends import fsspec as remote
+from tests.support.s3_server import Proxy
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from clouds import Attic, Cloud, install
 
 from policystore import (
     FormatError,
@@ -24,7 +23,8 @@ from policystore import (
     Snapshot,
     StorageError,
 )
-from policystore.parallel import in_parallel
+from policystore._util.concurrency import in_parallel
+from tests.support.fsspec_clouds import Attic, Cloud, install
 
 Make = Callable[..., Snapshot]
 

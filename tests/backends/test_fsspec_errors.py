@@ -10,8 +10,8 @@ import pytest
 from fsspec.exceptions import FSTimeoutError
 from s3fs.errors import translate_boto_error
 
+from policystore.backends.fsspec_errors import failure_of, mapped_error
 from policystore.backends.options import StorageOptions
-from policystore.backends.remote_errors import failure_of, mapped_error
 from policystore.errors import (
     InvalidInputError,
     NotFoundError,

@@ -24,8 +24,8 @@ from policystore import (
     ReadOnlyError,
     Snapshot,
     StorageError,
-    files,
 )
+from policystore._util import files
 from policystore.backends import local
 from policystore.backends.local import LocalBackend
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from policystore import PolicyStore
+from tests.support import ROOT
 
-HERE = Path(__file__).parent
-CRASH, RACE = HERE / "crash_driver.py", HERE / "race_driver.py"
+SUPPORT = ROOT / "tests" / "support"
+CRASH, RACE = SUPPORT / "crash_driver.py", SUPPORT / "race_driver.py"
 
 
 def run(*args: object) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from remote_server import Answer, Proxy, Request, client, error
 
 from policystore import (
     Digest,
@@ -21,11 +20,12 @@ from policystore import (
     Snapshot,
     Spec,
     StorageError,
-    container,
-    encoding,
 )
 from policystore.backends import s3
-from policystore.layout import object_key
+from policystore.format import policy as policy_format
+from policystore.format import safetensors
+from policystore.format.keys import object_key
+from tests.support.s3_server import Answer, Proxy, Request, client, error
 
 PART = 5 << 20  # bytes; the smallest that a server takes
 Make = Callable[..., Snapshot]
@@ -184,8 +184,8 @@ def test_no_memory_is_taken_for_what_a_policy_only_says(
     raw = client(s3_endpoint)
     tensor = Digest("ab" * 32)
     external = {"dtype": "U8", "shape": [1 << 46], "digest": str(tensor)}
-    meta = encoding._meta(Spec(), {}, {"big": external})
-    policy = container.encode({"a": np.zeros(2, np.float32)}, meta)
+    meta = policy_format._meta(Spec(), {}, {"big": external})
+    policy = safetensors.encode_tensors({"a": np.zeros(2, np.float32)}, meta)
     raw.put_object(
         Bucket=s3_bucket, Key=f"p/{object_key(policy.digest)}", Body=b"".join(policy.chunks)
     )

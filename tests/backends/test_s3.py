@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from remote_server import KEY, SECRET, Answer, Proxy, Request, client, error
 
 from policystore import (
     FormatError,
@@ -32,10 +31,11 @@ from policystore import (
     Snapshot,
     Spec,
     StorageError,
-    names,
 )
 from policystore.backends import s3
 from policystore.backends.options import StorageOptions
+from policystore.repository import record_log
+from tests.support.s3_server import KEY, SECRET, Answer, Proxy, Request, client, error
 
 Make = Callable[..., Snapshot]
 RECORD = "names/a/@versions/"
@@ -490,7 +490,7 @@ def test_a_server_that_overwrites_what_it_should_not(
 def test_a_server_that_says_of_every_key_that_it_is_there(
     finds: bool, store: PolicyStore, proxy: Proxy, make_snapshot: Make, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(names, "_TRIES", 20)
+    monkeypatch.setattr(record_log, "_TRIES", 20)
     store.push(make_snapshot(), "a")
     asked: list[str] = []
 
@@ -684,7 +684,7 @@ def test_a_process_forked_while_a_connection_is_made(
     program = """
         import gc, os, signal, sys, weakref
         from policystore import PolicyStore
-        from policystore.backends import remote
+        from policystore.backends import fsspec as remote
 
         store = PolicyStore(sys.argv[1], storage_options={"endpoint_url": sys.argv[2]})
         store.names()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from policystore import PolicyStore
+from tests.support import ROOT
 
-RACE = Path(__file__).parent.parent / "local" / "race_driver.py"
+RACE = ROOT / "tests" / "support" / "race_driver.py"
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from given_checkpoints import Given
 
 from policystore import FormatError, PolicyStoreError
 from policystore.checkpoints import read_checkpoint
-from policystore.checkpoints.pickles import read_pickle
-from policystore.checkpoints.settling import settled
-from policystore.checkpoints.stand_ins import Object
+from policystore.checkpoints.files.graph_limits import limit_graph
+from policystore.checkpoints.files.pickle_reader import read_pickle
+from policystore.checkpoints.files.placeholders import UnbuiltObject
+from tests.support.checkpoint_corpus import Given
 
 GOOD = {"weights": {"w": np.zeros(2, np.float32)}}
 
@@ -125,19 +125,19 @@ def test_small_files_that_mean_a_great_deal(case: str, tmp_path: Path) -> None:
         assert len(str(error)) < 3000
     else:
         assert snap.weights.keys() == {"w"}
-        assert snap.spec.left_out
+        assert snap.spec.omitted
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
 
 def test_what_is_inside_of_itself_is_cut_there() -> None:
     inner: dict[str, Any] = {"a": 1, "w": np.zeros(2)}
     inner["self"] = [inner, (inner,)]
-    found = settled(inner, 1000)
+    found = limit_graph(inner, 1000)
     assert found["a"] == 1
-    assert isinstance(found["self"][0], Object)
-    assert isinstance(found["self"][1][0], Object)
+    assert isinstance(found["self"][0], UnbuiltObject)
+    assert isinstance(found["self"][1][0], UnbuiltObject)
     shared = [1, 2]
-    both = settled({"x": shared, "y": (shared, shared)}, 1000)
+    both = limit_graph({"x": shared, "y": (shared, shared)}, 1000)
     assert both == {"x": [1, 2], "y": ([1, 2], [1, 2])}
     assert both["x"] is both["y"][0]
 
@@ -146,13 +146,13 @@ def test_what_is_deep_or_large_is_cut_and_the_rest_stays() -> None:
     deep: Any = 1
     for _ in range(1000):
         deep = [deep]
-    found = settled({"deep": deep, "large": doubled(["x"], 100), "w": "stays"}, 1000)
+    found = limit_graph({"deep": deep, "large": doubled(["x"], 100), "w": "stays"}, 1000)
     assert found["w"] == "stays"
     for key in ("deep", "large"):
         inner = found[key]
         for _ in range(100):
             inner = inner[0] if isinstance(inner, list) else inner
-        assert isinstance(inner, Object)
+        assert isinstance(inner, UnbuiltObject)
 
 
 @pytest.mark.parametrize("code", [b"Q", b"]", b"}", b"\x8f"])

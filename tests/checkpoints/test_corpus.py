@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from given_checkpoints import Given, given, named
 
 from policystore import PolicyStore
-from policystore.checkpoints import list_checkpoint, read_checkpoint
+from policystore.checkpoints import inspect_checkpoint, read_checkpoint
+from tests.support.checkpoint_corpus import Given, given, named
 
 ALL = pytest.mark.parametrize("one", given(), ids=named)
 
@@ -37,12 +37,12 @@ def test_weights_bit_for_bit(one: Given) -> None:
         assert snap.spec.cls is not None
         if one.kind != "ppo_old_policy":  # alone, a policy knows of no Algorithm
             assert snap.spec.algorithm == one.about["algo"]
-        assert any("optimizer" in place for place in snap.spec.left_out)
+        assert any("optimizer" in place for place in snap.spec.omitted)
 
 
 @ALL
 def test_what_it_lists(one: Given) -> None:
-    found = list_checkpoint(one.path)
+    found = inspect_checkpoint(one.path)
     assert found.stack == one.stack
     assert found.ray_version == one.version
     assert found.kind == ("policy" if one.kind == "ppo_old_policy" else "algorithm")
@@ -66,7 +66,7 @@ def test_pickle_and_msgpack_of_one_policy_are_one_snapshot() -> None:
                 for k in plain.weights(policy_id)
             ):
                 assert snap.weights_digest == same.weights_digest
-            assert snap.spec.replace(left_out={}) == same.spec.replace(left_out={})
+            assert snap.spec.replace(omitted={}) == same.spec.replace(omitted={})
 
 
 def test_a_snapshot_out_of_one_goes_into_a_store(tmp_path: Path) -> None:
@@ -87,10 +87,10 @@ def test_neither_ray_nor_torch_nor_gymnasium_is_needed() -> None:
                     raise ImportError(f"{name} is not installed")
 
         sys.meta_path.insert(0, Blocked())
-        from policystore.checkpoints import list_checkpoint, read_checkpoint
+        from policystore.checkpoints import inspect_checkpoint, read_checkpoint
 
         for path in sys.argv[1:]:
-            assert list_checkpoint(path).sizes
+            assert inspect_checkpoint(path).sizes
             for policy_id, snap in read_checkpoint(path).items():
                 print(policy_id, snap.digest)
         """

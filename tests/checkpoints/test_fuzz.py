@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from given_checkpoints import Given
 
 from policystore import PolicyStoreError
-from policystore.checkpoints import list_checkpoint, read_checkpoint
+from policystore.checkpoints import inspect_checkpoint, read_checkpoint
+from tests.support.checkpoint_corpus import Given
 
 GIVEN = [
     Given("2.4.0", "dqn_old"), Given("2.10.0", "ppo_new"), Given("2.24.0", "ppo_old_msgpack"),
@@ -56,7 +56,7 @@ def fuzz(one: Given, there: Path, seed: int, count: int) -> None:
     )  # fmt: skip
     wanted = [path for path in files if "policies" in str(path) or "default_policy" in str(path)]
     dice = random.Random(seed)
-    calls: list[Callable[[Any], Any]] = [read_checkpoint] * 9 + [list_checkpoint]
+    calls: list[Callable[[Any], Any]] = [read_checkpoint] * 9 + [inspect_checkpoint]
     for _ in range(count):
         path = dice.choice(wanted if wanted and dice.random() < 0.7 else files)
         data = path.read_bytes()

@@ -15,20 +15,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import hostile_pickles as corpus
 import numpy as np
 import pytest
-from given_checkpoints import Given
 from hypothesis import given as examples
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+import tests.support.hostile_pickles as corpus
 from policystore import FormatError, PolicyStoreError
 from policystore.checkpoints import read_checkpoint
-from policystore.checkpoints.msgpacks import read_msgpack
-from policystore.checkpoints.pickles import read_pickle
-from policystore.checkpoints.stand_ins import Global, Object
-from policystore.checkpoints.torch_files import read_torch
+from policystore.checkpoints.files.msgpack_reader import read_msgpack
+from policystore.checkpoints.files.pickle_reader import read_pickle
+from policystore.checkpoints.files.placeholders import Global, UnbuiltObject
+from policystore.checkpoints.files.torch_reader import read_torch
+from tests.support.checkpoint_corpus import Given
 
 OLD = Given("2.60.0", "ppo_old")
 REFUSED = (
@@ -66,8 +66,8 @@ def test_what_executes_elsewhere_is_data_here(tmp_path: Path) -> None:
     program = """
         import json, os, sys
         from policystore import FormatError
-        from policystore.checkpoints.pickles import read_pickle
-        from policystore.checkpoints.torch_files import read_torch
+        from policystore.checkpoints.files.pickle_reader import read_pickle
+        from policystore.checkpoints.files.torch_reader import read_torch
         corpus = [(what, bytes.fromhex(data)) for what, data in json.load(open(sys.argv[1]))]
         silent = [True]
 
@@ -135,7 +135,7 @@ def test_torch_files(what: str, data: bytes) -> None:
     if what == "whole":
         assert found["w"].shape == (2, 2)
     elif what == "a tensor that calls":
-        assert isinstance(found, Object)
+        assert isinstance(found, UnbuiltObject)
     else:
         assert isinstance(found, FormatError)
 
@@ -191,7 +191,7 @@ def test_nested_by_reference_beyond_any_use(tmp_path: Path) -> None:
     )  # fmt: skip
     (tmp_path / "policy_state.pkl").write_bytes(spec)
     (snap,) = read_checkpoint(tmp_path).values()
-    assert any("repeated beyond any use" in why for why in snap.spec.left_out.values())
+    assert any("repeated beyond any use" in why for why in snap.spec.omitted.values())
 
 
 def test_one_array_under_a_million_names(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_msgpack_that_would_unpickle() -> None:
         packed = msgpack.packb(
             {"w": {b"nd": True, b"type": "O", b"kind": kind, b"shape": (1,), b"data": inner}}
         )
-        assert isinstance(read_msgpack(packed, "it")["w"], Object)
+        assert isinstance(read_msgpack(packed, "it")["w"], UnbuiltObject)
     for bad in (
         {b"nd": True, b"type": "<f4", b"kind": b"", b"shape": (1 << 40,), b"data": b"1234"},
         {b"nd": True, b"type": "<f4", b"kind": b"", b"shape": "x", b"data": b"1234"},
@@ -271,12 +271,12 @@ def test_objects_are_described(protocol: int) -> None:
         pickle.dumps([Fraction, Fraction(1, 3), PurePosixPath("a/b")], protocol), "it"
     )
     assert found[0] == Global("fractions", "Fraction")
-    assert isinstance(found[1], Object)
+    assert isinstance(found[1], UnbuiltObject)
     assert found[1].cls in (Global("fractions", "Fraction"), Global("copyreg", "_reconstructor"),
                             Global("copy_reg", "_reconstructor"))  # fmt: skip
-    assert isinstance(found[2], Object)
+    assert isinstance(found[2], UnbuiltObject)
     ragged = np.array([1, "a", None], object)
-    assert isinstance(read_pickle(pickle.dumps(ragged, protocol), "it"), Object)
+    assert isinstance(read_pickle(pickle.dumps(ragged, protocol), "it"), UnbuiltObject)
 
 
 plain = st.recursive(

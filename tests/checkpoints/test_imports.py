@@ -1,4 +1,4 @@
-"""scripts/import_experiment.py: a version for each checkpoint, once."""
+"""scripts/tools/import_experiment.py: a version for each checkpoint, once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from given_checkpoints import Given
 
 from policystore import PolicyStore
-from policystore.checkpoints import list_experiment, read_checkpoint
+from policystore.checkpoints import list_checkpoints, read_checkpoint
+from tests.support import ROOT
+from tests.support.checkpoint_corpus import Given
 
-ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "import_experiment.py"
 VERSIONS = ["2.4.0", "2.10.0", "2.60.0"]
 
@@ -60,7 +60,7 @@ def test_every_checkpoint_becomes_a_version_and_only_once(experiment: Path, tmp_
     assert [version.number for version in log] == [3, 2, 1]
     for version, ray in zip(reversed(log), VERSIONS, strict=True):
         (found,) = [
-            one for one in list_experiment(experiment)
+            one for one in list_checkpoints(experiment)
             if (one.trial, one.name) == (version.source["trial"], version.source["checkpoint"])
         ]  # fmt: skip
         assert found.trial == "PPO_a,lr=0.1"

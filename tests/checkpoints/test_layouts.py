@@ -9,8 +9,6 @@ from typing import Any
 
 import fsspec
 import pytest
-from clouds import Attic
-from given_checkpoints import Given, given
 
 from policystore import (
     FormatError,
@@ -19,7 +17,9 @@ from policystore import (
     PolicyStoreError,
     StorageError,
 )
-from policystore.checkpoints import list_checkpoint, list_experiment, read_checkpoint
+from policystore.checkpoints import inspect_checkpoint, list_checkpoints, read_checkpoint
+from tests.support.checkpoint_corpus import Given, given
+from tests.support.fsspec_clouds import Attic
 
 NEW = Given("2.60.0", "ppo_new_multi")
 OLD = Given("2.60.0", "ppo_old_multi")
@@ -49,7 +49,7 @@ def moved(tmp_path: Path) -> Any:
 def test_parts_of_an_algorithm(one: Given, inner: str, kind: str) -> None:
     whole = read_checkpoint(one.path)
     found = read_checkpoint(one.path / inner)
-    assert list_checkpoint(one.path / inner).kind == kind
+    assert inspect_checkpoint(one.path / inner).kind == kind
     assert found.keys() == whole.keys()
     for policy_id, snap in found.items():
         assert snap.weights_digest == whole[policy_id].weights_digest
@@ -120,12 +120,12 @@ def test_one_policy_of_a_hundred_costs_one_policys_reading(one: Given, elsewhere
     assert all("/q57/" in path for path in mine)
     assert len(Counting.read) < 15
     Counting.read.clear()
-    assert len(list_checkpoint(url).sizes) == 103
+    assert len(inspect_checkpoint(url).sizes) == 103
     assert len(Counting.read) < 4
 
 
 def test_a_checkpoint_in_a_bucket(s3_endpoint: str, s3_bucket: str) -> None:
-    from remote_server import client
+    from tests.support.s3_server import client
 
     raw = client(s3_endpoint)
     for one in (OLD, NEW):
@@ -135,8 +135,8 @@ def test_a_checkpoint_in_a_bucket(s3_endpoint: str, s3_bucket: str) -> None:
                 raw.put_object(Bucket=s3_bucket, Key=key, Body=path.read_bytes())
         url, options = f"s3://{s3_bucket}/runs/{one.kind}", {"endpoint_url": s3_endpoint}
         assert read_checkpoint(url, storage_options=options) == read_checkpoint(one.path)
-        listed = list_checkpoint(url, storage_options=options)
-        assert listed.sizes == list_checkpoint(one.path).sizes
+        listed = inspect_checkpoint(url, storage_options=options)
+        assert listed.sizes == inspect_checkpoint(one.path).sizes
         with pytest.raises(NotFoundError):
             read_checkpoint(url + "-not", storage_options=options)
 
@@ -180,7 +180,7 @@ def test_the_latest_and_the_best_of_a_trial_and_of_an_experiment(tmp_path: Path)
         "all": only(read_checkpoint(tmp_path)),
         "best": only(read_checkpoint(tmp_path, metric=metric)),
         "worst": only(read_checkpoint(tmp_path, metric=metric, mode="min")),
-        "listed": only(list_checkpoint(tmp_path, metric=metric).sizes),
+        "listed": only(inspect_checkpoint(tmp_path, metric=metric).sizes),
     }
     assert ids == {"a": "a_2", "best a": "a_1", "worst a": "a_0", "best b": "b_1", "all": "a_2",
                    "best": "a_1", "worst": "b_3", "listed": "a_1"}  # fmt: skip
@@ -221,7 +221,7 @@ def test_checkpoints_of_some_iterations_have_their_own_results(tmp_path: Path) -
     for path in (tmp_path / "a").rglob("algorithm_state.pkl"):
         path.unlink()  # which would say the iteration
         path.write_bytes(b"\x80\x05}.")
-    found = {one.name: one.metric("reward") for one in list_experiment(tmp_path)}
+    found = {one.name: one.metric("reward") for one in list_checkpoints(tmp_path)}
     assert found["checkpoint_000000"] == 90.0
     assert found["checkpoint_000003"] is None
     assert only(read_checkpoint(tmp_path)) == "a_3"

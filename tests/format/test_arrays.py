@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from policystore import InvalidInputError, Snapshot
-from policystore.tensors import CODES, DTYPES, own, raw
+from policystore.format.arrays import CODES, DTYPES, own, raw
 
 ANY = st.sampled_from(list(CODES)).flatmap(
     lambda dtype: hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4).flatmap(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policystore import FormatError, InvalidInputError
-from policystore.canonical import MAX_DEPTH, canonical_json, parse_canonical
+from policystore.format.canonical_json import MAX_DEPTH, canonical_json, parse_canonical
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SCALARS = (

@@ -1,6 +1,6 @@
 """A store written by format 1, committed and read for ever.
 
-``python tests/test_golden_store.py`` writes it again, for a format that adds to it; what is
+``python tests/format/test_golden_store.py`` writes it again, for a format that adds to it; what is
 committed stays.
 """
 
@@ -9,20 +9,20 @@ from __future__ import annotations
 import datetime
 import shutil
 import sys
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from policystore import PolicyStore, Snapshot, Spec
 from policystore import store as store_module
+from tests.support import DATA
 
-STORE = Path(__file__).parent / "data" / "store-v1"
+STORE = DATA / "store-v1"
 
-DIGESTS = Path(__file__).parent / "data" / "store-v1.digests"
+DIGESTS = DATA / "store-v1.digests"
 
 
-def snapshots() -> dict[str, Snapshot]:
+def snapshot_all() -> dict[str, Snapshot]:
     return {
         "small": Snapshot(
             weights={
@@ -39,7 +39,7 @@ def snapshots() -> dict[str, Snapshot]:
                 config={"lr": 0.001, "hiddens": (64, 64), 0: float("inf")},
                 acting=["pi/w", "pi/b"],
                 normalize_actions=True,
-                left_out={"optimizer": "not kept"},
+                omitted={"optimizer": "not kept"},
             ),
             state={"MeanStdFilter": {0: {"mean": np.arange(3.0), "n": 7}}},
         ),
@@ -51,7 +51,7 @@ def snapshots() -> dict[str, Snapshot]:
 
 def test_it_reads_as_it_was_written() -> None:
     store = PolicyStore(STORE, read_only=True)
-    expected = snapshots()
+    expected = snapshot_all()
     report = store.verify()
     assert report.ok, str(report)
     assert (report.policies, report.tensors, report.versions, report.tags) == (2, 1, 3, 1)
@@ -80,7 +80,7 @@ def test_it_reads_as_it_was_written() -> None:
 
 def test_todays_code_writes_the_same_digests() -> None:
     pinned = dict(line.split() for line in DIGESTS.read_text().splitlines())
-    assert {key: str(snap.digest) for key, snap in snapshots().items()} == pinned
+    assert {key: str(snap.digest) for key, snap in snapshot_all().items()} == pinned
 
 
 def write() -> None:
@@ -88,7 +88,7 @@ def write() -> None:
     store_module._now = lambda: datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc)
     store_module.secrets.token_hex = lambda _: "0123456789abcdef" * 2
     store = PolicyStore(STORE)
-    made = snapshots()
+    made = snapshot_all()
     first = store.push(made["small"], "Soccer/main", message="first", author="ann",
                        metrics={"return": 21.5, "nan": float("nan")})  # fmt: skip
     store.push(made["small"], "Soccer/main", author="bob", parents=[first], source={"it": 3})

@@ -19,9 +19,9 @@ from hypothesis.extra import numpy as hnp
 
 from policystore import Digest, FormatError, InvalidInputError, Snapshot, Spec
 from policystore import torch as policystore_torch
-from policystore.container import MAX_HEADER
 from policystore.digest import digest_of
-from policystore.encoding import (
+from policystore.format.arrays import DTYPES
+from policystore.format.policy import (
     SPLIT_TENSOR,
     SPLIT_TOTAL,
     External,
@@ -29,7 +29,7 @@ from policystore.encoding import (
     decode_policy,
     decode_tensor,
 )
-from policystore.tensors import DTYPES
+from policystore.format.safetensors import MAX_HEADER
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).filter(
     lambda name: not name.startswith("__")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from policystore import Digest, FormatError, InvalidInputError, Version
-from policystore.canonical import canonical_json
-from policystore.layout import MAX_RECORD
-from policystore.records import MAX_OBJECTS, Hint, TagMove, check_marker, marker_bytes
+from policystore.format.canonical_json import canonical_json
+from policystore.format.keys import MAX_RECORD
+from policystore.format.records import MAX_OBJECTS, Hint, TagMove, check_marker, marker_bytes
 
 D = [Digest(f"{index:064x}") for index in range(4)]
 TIME = datetime.datetime(2026, 11, 21, 1, 25, 37, 123, tzinfo=datetime.timezone.utc)

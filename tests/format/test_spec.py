@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from policystore import FormatError, InvalidInputError, Spec
-from policystore.tree import Tagged
+from policystore.format.values import Tagged
 
 FULL: dict[str, Any] = {
     "stack": "new",
@@ -44,7 +44,7 @@ def test_everything_comes_back() -> None:
 
 def test_defaults_leave_no_trace_in_the_bytes() -> None:
     assert Spec().to_bytes() == b"{}"
-    assert Spec(config={}, left_out={}, acting=None, stack="none") == Spec()
+    assert Spec(config={}, omitted={}, acting=None, stack="none") == Spec()
     assert Spec(acting=[]) != Spec()
 
 
@@ -57,10 +57,10 @@ def test_order_of_insertion_does_not_show() -> None:
 def test_nothing_that_is_handed_in_or_out_changes_it() -> None:
     given = {"a": [1]}
     space = {"type": "Box", "shape": [1]}
-    spec = Spec(config=given, observation_space=space, left_out={"a": "b"})
+    spec = Spec(config=given, observation_space=space, omitted={"a": "b"})
     space["shape"].append(2)
     (spec.observation_space or {})["shape"].append(2)
-    spec.left_out["c"] = "d"
+    spec.omitted["c"] = "d"
     before = spec.to_bytes()
     given["a"].append(2)
     spec.config["a"].append(3)

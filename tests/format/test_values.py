@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policystore import FormatError, InvalidInputError
-from policystore.canonical import canonical_json, parse_canonical
-from policystore.tensors import Array
-from policystore.tree import Tagged, decode, encode
+from policystore.format.arrays import Array
+from policystore.format.canonical_json import canonical_json, parse_canonical
+from policystore.format.values import Tagged, decode_value, encode_value
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 KEYS = st.recursive(
@@ -66,12 +66,12 @@ def same(a: Any, b: Any) -> bool:
 @given(VALUES, st.booleans())
 def test_values_come_back_exactly_with_their_types(value: Any, beside: bool) -> None:
     arrays: list[Array] | None = [] if beside else None
-    text = canonical_json(encode(value, "test", arrays))
+    text = canonical_json(encode_value(value, "test", arrays))
     found = parse_canonical(text, "test")
-    again = decode(found, "test", arrays)
+    again = decode_value(found, "test", arrays)
     assert same(again, value)
     second: list[Array] | None = [] if beside else None
-    assert canonical_json(encode(again, "test", second)) == text
+    assert canonical_json(encode_value(again, "test", second)) == text
     if beside:
         assert arrays is not None
         assert second is not None
@@ -84,17 +84,17 @@ def test_insertion_order_does_not_show() -> None:
     backward = dict(reversed(forward.items()))
     left: list[Array] = []
     right: list[Array] = []
-    assert encode(forward, "t", left) == encode(backward, "t", right)
+    assert encode_value(forward, "t", left) == encode_value(backward, "t", right)
     assert [a.tolist() for a in left] == [a.tolist() for a in right]
 
 
 def test_the_json_is_fixed() -> None:
     value = {"t": (1, [2]), "m": {0: True, "0": None}, "f": -math.inf, "b": b"\x00\xff"}
-    assert canonical_json(encode(value, "t")) == (
+    assert canonical_json(encode_value(value, "t")) == (
         b'{"b":{"~bytes":"00ff"},"f":{"~float":"-inf"},'
         b'"m":{"~map":[["0",null],[0,true]]},"t":{"~tuple":[1,[2]]}}'
     )
-    inline = encode(np.array([1, 2], np.uint8), "t")
+    inline = encode_value(np.array([1, 2], np.uint8), "t")
     assert canonical_json(inline) == b'{"~array":{"data":"0102","dtype":"U8","shape":[2]}}'
 
 
@@ -124,14 +124,14 @@ Point = collections.namedtuple("Point", "x y")
 )
 def test_what_would_come_back_as_something_else_is_refused_by_its_place(value: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"root\['key'\]\[1\]"):
-        encode({"key": [0, value]}, "root", [])
+        encode_value({"key": [0, value]}, "root", [])
 
 
 def test_a_value_within_itself_is_refused() -> None:
     value: list[Any] = []
     value.append(value)
     with pytest.raises(InvalidInputError, match="within itself"):
-        encode(value, "root")
+        encode_value(value, "root")
 
 
 @pytest.mark.parametrize(
@@ -162,21 +162,21 @@ def test_a_value_within_itself_is_refused() -> None:
 )
 def test_other_json_is_refused(json: Any) -> None:
     with pytest.raises(FormatError, match="root"):
-        decode(json, "root", [np.zeros(1)])
+        decode_value(json, "root", [np.zeros(1)])
 
 
 def test_keys_that_could_share_a_hash_are_few() -> None:
     """A dict of n keys with one hash takes n² comparisons: the number is bounded on both sides."""
     many = {(0, number): None for number in range(513)}
     with pytest.raises(InvalidInputError, match="512"):
-        encode(many, "root")
+        encode_value(many, "root")
     few = dict(list(many.items())[:512])
-    json = encode(few, "root")
-    assert decode(json, "root") == few
+    json = encode_value(few, "root")
+    assert decode_value(json, "root") == few
     pairs = [[{"~tuple": [0, number]}, None] for number in range(513)]
     pairs.sort(key=lambda pair: canonical_json(pair[0]))
     with pytest.raises(FormatError, match="512"):
-        decode({"~map": pairs}, "root")
+        decode_value({"~map": pairs}, "root")
 
 
 @pytest.mark.parametrize(
@@ -194,4 +194,4 @@ def test_keys_that_could_share_a_hash_are_few() -> None:
 )
 def test_other_arrays_are_refused(json: Any) -> None:
     with pytest.raises(FormatError, match="root"):
-        decode({"~array": json}, "root")
+        decode_value({"~array": json}, "root")

@@ -26,7 +26,7 @@ from policystore import (
     Spec,
     StorageError,
 )
-from policystore.tree import Tagged
+from policystore.format.values import Tagged
 
 Make = Callable[..., Snapshot]
 

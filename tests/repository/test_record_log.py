@@ -9,9 +9,10 @@ import pytest
 from policystore import NotFoundError
 from policystore.backends.memory import MemoryBackend
 from policystore.digest import Digest
-from policystore.layout import MAX_NUMBER, hint_key, version_key
-from policystore.names import NumberedList, Probe
-from policystore.records import Hint
+from policystore.format.keys import hint_key, version_key
+from policystore.format.records import Hint
+from policystore.format.refs import MAX_NUMBER
+from policystore.repository.record_log import Probe, RecordLog
 
 NONE = Digest("0" * 64)
 
@@ -42,7 +43,7 @@ def found(
     newest: int, hint: int | None, parallel: int, *, hinted: bool = True
 ) -> tuple[Probe, int]:
     backend = Numbers(newest, parallel)
-    numbers = NumberedList(
+    numbers = RecordLog(
         backend, lambda number: version_key("a", number), hint_key("a") if hinted else None
     )
     probe = numbers.newest(None if hint is None else Hint(hint, NONE))

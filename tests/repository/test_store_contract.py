@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import blake3
-import clouds
 import numpy as np
 import pytest
-import remote_server
 import safetensors.torch
 
 from policystore import (
@@ -34,6 +32,7 @@ from policystore import (
 )
 from policystore.backends.memory import _SPACES
 from policystore.cache import CacheLike
+from tests.support import fsspec_clouds, s3_server
 
 Make = Callable[..., Snapshot]
 
@@ -782,20 +781,20 @@ class TestCloud(StoreContract):
 
     @pytest.fixture(autouse=True)
     def _place(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clouds.install(monkeypatch)
+        fsspec_clouds.install(monkeypatch)
         self.root, self.url = "/bucket/league/", "gs://bucket/league"
 
     def raw_keys(self) -> set[str]:
-        return {key.removeprefix(self.root) for key in clouds.Cloud.store}
+        return {key.removeprefix(self.root) for key in fsspec_clouds.Cloud.store}
 
     def raw_read(self, key: str) -> bytes:
-        return bytes(clouds.Cloud.store[self.root + key].getvalue())
+        return bytes(fsspec_clouds.Cloud.store[self.root + key].getvalue())
 
     def raw_write(self, key: str, data: bytes) -> None:
-        clouds.Cloud().pipe_file(self.root + key, data)
+        fsspec_clouds.Cloud().pipe_file(self.root + key, data)
 
     def raw_delete(self, key: str) -> None:
-        del clouds.Cloud.store[self.root + key]
+        del fsspec_clouds.Cloud.store[self.root + key]
 
 
 class TestCached(TestCloud):
@@ -827,7 +826,7 @@ class TestS3(StoreContract):
 
     @pytest.fixture(autouse=True)
     def _place(self, s3_endpoint: str, s3_bucket: str) -> None:
-        self.client = remote_server.client(s3_endpoint)
+        self.client = s3_server.client(s3_endpoint)
         self.bucket, self.prefix = s3_bucket, "league/nested"
         self.url = f"s3://{self.bucket}/{self.prefix}"
         self.storage_options = {"endpoint_url": s3_endpoint}

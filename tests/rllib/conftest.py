@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import ray
 import torch
 
-HERE = Path(__file__).parent
+from tests.support import ROOT
 
 # Tiny networks on few cores: threads of torch would only wait for each other. And one number of them
 # in this process and in the fresh ones, because it changes the order of sums, and so last digits.
@@ -20,9 +19,8 @@ def ray_session() -> Iterator[None]:
     """One small Ray for all tests that need a running Algorithm."""
     # Remote workers import the tests' environments and models by name. Not by a runtime_env: Ray
     # starts its workers through a shell then, unquoted, and a path with a space hangs.
-    folders = [str(HERE), *(str(folder) for folder in sorted(HERE.iterdir()) if folder.is_dir())]
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *([before] if before else [])])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
     yield
     ray.shutdown()

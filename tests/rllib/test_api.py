@@ -23,9 +23,9 @@ from policystore.rllib import (
     rebuild_player,
     rebuild_policy,
     snapshot,
-    snapshots,
+    snapshot_all,
 )
-from policystore.rllib.classes import algorithm_name
+from policystore.rllib.common.trust import algorithm_name
 
 OBS = [np.linspace(-0.05, 0.05, 4, dtype=np.float32) * scale for scale in range(-8, 8)]
 
@@ -81,7 +81,7 @@ def test_a_users_subclass_is_known_by_rllibs_name(algorithms: dict[str, Any]) ->
 @STACKS
 def test_the_main_job(algorithms: dict[str, Any], stack: str, tmp_path: Path) -> None:
     algorithm, store = algorithms[stack], PolicyStore(tmp_path)
-    made = snapshots(algorithm)
+    made = snapshot_all(algorithm)
     assert list(made) == ["p0", "p1"]
     assert made["p0"].weights_digest != made["p1"].weights_digest
     for name, snap in made.items():
@@ -134,7 +134,7 @@ def test_an_unknown_id_lists_the_known_ones(algorithms: dict[str, Any], stack: s
 def test_the_id_may_be_left_out_where_there_is_one(algorithms: dict[str, Any]) -> None:
     single = algorithms["new-single"]
     assert snapshot(single) == snapshot(single, "default_policy")
-    assert snapshots(single) == {"default_policy": snapshot(single)}
+    assert snapshot_all(single) == {"default_policy": snapshot(single)}
 
 
 def test_bare_policies_and_modules(algorithms: dict[str, Any]) -> None:
@@ -174,18 +174,18 @@ WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a torch module": lambda a: snapshot(torch.nn.Linear(2, 2)),  # type: ignore[arg-type]
     "a path": lambda a: snapshot("checkpoint"),  # type: ignore[arg-type]
     "an id of a bare policy": lambda a: snapshot(a["old"].get_policy("p0"), "p0"),
-    "agents on the old stack": lambda a: snapshot(a["old"], "p0", agents=[0]),
-    "all of a policy": lambda a: snapshots(a["old"].get_policy("p0")),
-    "agents of all on the old stack": lambda a: snapshots(a["old"], agents={"p0": [0]}),
-    "leave_out as a text": lambda a: snapshot(a["old"], "p0", leave_out="MeanStdFilter"),
-    "leave_out as a text, new": lambda a: snapshot(a["new"], "p0", leave_out="MeanStdFilter"),
+    "agents on the old stack": lambda a: snapshot(a["old"], "p0", agent_ids=[0]),
+    "all of a policy": lambda a: snapshot_all(a["old"].get_policy("p0")),
+    "agents of all on the old stack": lambda a: snapshot_all(a["old"], agent_ids={"p0": [0]}),
+    "omit as a text": lambda a: snapshot(a["old"], "p0", omit="MeanStdFilter"),
+    "omit as a text, new": lambda a: snapshot(a["new"], "p0", omit="MeanStdFilter"),
     "a player of no snapshot": lambda a: rebuild_player("x"),  # type: ignore[arg-type]
     "a policy of a ref": lambda a: rebuild_policy("a/b"),  # type: ignore[arg-type]
     "a module of a ref": lambda a: rebuild_module("a/b"),  # type: ignore[arg-type]
     "trust that is a class": lambda a: rebuild_module(snapshot(a["new"], "p0"), trust=MyPPO),
     "no trust": lambda a: rebuild_policy(snapshot(a["old"], "p0"), trust=None),  # type: ignore[arg-type]
-    "an agent that is no list": lambda a: snapshot(a["new"], "p0", agents=0),  # type: ignore[arg-type]
-    "agents of all as a list": lambda a: snapshots(a["new"], agents=[0]),  # type: ignore[arg-type]
+    "an agent that is no list": lambda a: snapshot(a["new"], "p0", agent_ids=0),  # type: ignore[arg-type]
+    "agents of all as a list": lambda a: snapshot_all(a["new"], agent_ids=[0]),  # type: ignore[arg-type]
     "a row that is none": lambda a: rebuild_player(snapshot(a["new"], "p0")).reset("x"),  # type: ignore[arg-type]
     "plain torch of a module": lambda a: policystore_torch.snapshot(a["new"].get_module("p0")),
     "a player of weights": lambda a: rebuild_player(Snapshot(weights={"w": np.ones(1)})),

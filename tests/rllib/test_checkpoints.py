@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from given_checkpoints import Given, given, named
 from gymnasium.spaces import (
     Box,
     Dict,
@@ -28,9 +27,9 @@ from ray.rllib.utils.spaces.repeated import Repeated
 from ray.rllib.utils.spaces.simplex import Simplex
 
 from policystore import InvalidInputError, MismatchError, Snapshot
-from policystore.checkpoints.described_spaces import described_space
-from policystore.checkpoints.old_policies import old_snapshot
-from policystore.checkpoints.pickles import read_pickle
+from policystore.checkpoints.convert.old_stack import old_snapshot
+from policystore.checkpoints.convert.spaces import described_space
+from policystore.checkpoints.files.pickle_reader import read_pickle
 from policystore.rllib import (
     read_checkpoint,
     rebuild_module,
@@ -39,6 +38,7 @@ from policystore.rllib import (
     snapshot,
 )
 from policystore.spaces import space_to_json
+from tests.support.checkpoint_corpus import Given, given, named
 
 NEAR = 1e-5
 POLICIES = [(one, policy_id) for one in given() for policy_id in one.about["policies"]]
@@ -122,7 +122,7 @@ def test_what_ray_itself_loads_gives_the_same_spec() -> None:
             read = read_checkpoint(one.path, [policy_id])[policy_id]
             assert read.weights_digest == live.weights_digest
             assert read.state_digest == live.state_digest
-            plain = {"left_out": {}, "algorithm": None}
+            plain = {"omitted": {}, "algorithm": None}
             assert read.spec.replace(**plain) == live.spec.replace(**plain)
             compared += 1
     assert compared >= 4
@@ -131,7 +131,7 @@ def test_what_ray_itself_loads_gives_the_same_spec() -> None:
 def test_defaults_are_those_of_the_newest_ray() -> None:
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-    from policystore.checkpoints.new_modules import _MODEL_DEFAULTS
+    from policystore.checkpoints.convert.new_stack import _MODEL_DEFAULTS
 
     assert dataclasses.asdict(DefaultModelConfig()) == _MODEL_DEFAULTS
 

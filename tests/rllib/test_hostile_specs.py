@@ -27,9 +27,9 @@ from policystore import (
     Snapshot,
     UntrustedError,
 )
+from policystore.format.values import Tagged
 from policystore.rllib import rebuild_module, rebuild_player, rebuild_policy, snapshot
-from policystore.rllib.classes import resolve
-from policystore.tree import Tagged
+from policystore.rllib.common.trust import resolve
 
 OBS, ACT = gym.spaces.Box(-1.0, 1.0, (4,), np.float32), gym.spaces.Discrete(2)
 BY_REEXPORT = (
@@ -136,7 +136,7 @@ def test_a_config_of_terabytes_is_stopped_by_its_weights(
 def test_other_threads_may_build_what_they_like_meanwhile(make: Callable[[], Snapshot]) -> None:
     import threading
 
-    from policystore.rllib.bounds import building
+    from policystore.rllib.common.build_guard import building
 
     sizes: list[int] = []
 
@@ -220,7 +220,7 @@ def test_what_is_rebuilt_without_part_of_its_config_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     snap = new()
-    lacking = snap.replace(spec=snap.spec.replace(left_out={"config.head": "a lambda"}))
+    lacking = snap.replace(spec=snap.spec.replace(omitted={"config.head": "a lambda"}))
     with caplog.at_level(logging.WARNING, logger="policystore"):
         rebuild_module(lacking)
     assert "config.head" in caplog.text

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from readme_blocks import run_blocks
+
+from tests.support.doc_blocks import run_blocks
 
 
 @pytest.mark.usefixtures("ray_session")

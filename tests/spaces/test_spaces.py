@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -25,10 +24,11 @@ from ray.rllib.utils.spaces.flexdict import FlexDict
 from ray.rllib.utils.spaces.repeated import Repeated
 from ray.rllib.utils.spaces.simplex import Simplex
 
-from policystore.canonical import MAX_DEPTH, canonical_json, parse_canonical
 from policystore.errors import FormatError, InvalidInputError
-from policystore.space_fields import MAX_ELEMENTS, MAX_NESTING, MAX_SPACES
+from policystore.format.canonical_json import MAX_DEPTH, canonical_json, parse_canonical
 from policystore.spaces import space_from_json, space_to_json
+from policystore.spaces.fields import MAX_ELEMENTS, MAX_NESTING, MAX_SPACES
+from tests.support import ROOT
 
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 FLOATS = ["float16", "float32", "float64", ">f2", ">f4", ">f8"]
@@ -631,7 +631,7 @@ def test_importing_loads_no_framework_and_reading_only_gymnasium() -> None:
 def test_equal_spaces_have_equal_json_in_processes_with_other_hash_seeds() -> None:
     code = (
         "from gymnasium import spaces as s; from policystore.spaces import space_to_json;"
-        "from policystore.canonical import canonical_json;"
+        "from policystore.format.canonical_json import canonical_json;"
         "print(canonical_json(space_to_json(s.Dict(b=s.Text(3, charset='zyx'), a=s.Discrete(2)))))"
     )
     outputs = {
@@ -648,7 +648,7 @@ def test_equal_spaces_have_equal_json_in_processes_with_other_hash_seeds() -> No
 
 
 def test_every_example_of_the_documentation_is_read_and_every_class_has_one() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "spaces.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "spaces.md").read_text(encoding="utf-8")
     examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)\n```", page)]
     for value in examples:
         assert space_to_json(space_from_json(value)) == value

@@ -14,12 +14,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import ray
-import running_envs as envs
-import running_parts as parts
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
+import tests.support.envs as envs
+import tests.support.new_stack_algorithms as parts
 from policystore import Snapshot
 from policystore.rllib import check_sync, snapshot
 

@@ -1,4 +1,4 @@
-"""Small Algorithms, snapshots and an oracle for add_to and remove_from on the old API stack.
+"""Small Algorithms, snapshots and an oracle for add_policy and remove_policy on the old API stack.
 
 The oracle asks the workers itself, with functions of its own. Top-level module of its own, because
 Ray's workers import it by name.
@@ -17,7 +17,6 @@ import numpy as np
 import ray
 import torch
 import tree
-from join_old_envs import SPACES, Crowd
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 from ray.rllib.algorithms.sac import SACConfig
@@ -28,7 +27,8 @@ from ray.rllib.models import ModelCatalog
 from ray.rllib.policy.policy import PolicySpec
 
 from policystore import Snapshot
-from policystore.rllib import SyncReport, load_into, snapshot, snapshots
+from policystore.rllib import SyncReport, load_into, snapshot, snapshot_all
+from tests.support.crowd_env import SPACES, Crowd
 
 
 class Recorder(RLlibCallback):
@@ -248,7 +248,7 @@ def made(
     lstm: bool = False,
     max_seq_len: int = 5,
     by_hand: bool = False,
-    leave_out: Any = (),
+    omit: Any = (),
     clip_rewards: Any = None,
 ) -> Snapshot:
     """Of a policy for an agent, with random weights; for ``reach`` of SAC, else of PPO.
@@ -291,7 +291,7 @@ def made(
         for value in policy.model.state_dict().values():
             value.copy_(torch.from_numpy(np.asarray(rng.uniform(-0.3, 0.3, tuple(value.shape)))))
     policy.global_timestep = 500
-    snap = snapshot(policy, leave_out=leave_out)
+    snap = snapshot(policy, omit=omit)
     return snap.replace(spec=snap.spec.replace(algorithm="SAC" if sac else "PPO"))
 
 
@@ -370,7 +370,7 @@ def configured(
 
 def even_out(algo: Any) -> None:
     """RLlib starts with other frozen policies on every worker."""
-    load_into(algo, snapshots(algo))
+    load_into(algo, snapshot_all(algo))
 
 
 @contextmanager

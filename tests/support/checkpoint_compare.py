@@ -21,5 +21,5 @@ def check_checkpoint(algorithm: Any, snap: Snapshot, policy_id: str = "default_p
     both = [Snapshot(weights={}, state=known, spec=Spec()) for known in (state, live)]
     assert both[0].state_digest == both[1].state_digest
     # Which weights acting needs only the class knows.
-    unknown: dict[str, Any] = {"acting": None, "left_out": {}}
+    unknown: dict[str, Any] = {"acting": None, "omitted": {}}
     assert read.spec.replace(**unknown).to_json() == snap.spec.replace(**unknown).to_json()

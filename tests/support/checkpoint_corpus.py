@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-ARCHIVES = sorted((Path(__file__).parent / "data" / "checkpoints").glob("ray-*.tar.xz"))
+from tests.support import DATA
+
+ARCHIVES = sorted((DATA / "checkpoints").glob("ray-*.tar.xz"))
 
 
 @functools.cache

@@ -10,18 +10,19 @@ import re
 import socket
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import running_parts as parts
 import torch
 from ray.rllib.env.external.rllink import RLlink, get_rllink_message, send_rllink_message
 from ray.rllib.env.external_multi_agent_env import ExternalMultiAgentEnv
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "external.md"
+import tests.support.new_stack_algorithms as parts
+from tests.support import ROOT
+
+PAGE = ROOT / "docs" / "external.md"
 OBSERVATIONS = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
 ACTIONS = gym.spaces.Discrete(5)
 STEPS = 5

@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from policystore.backends.clouds import CREATING
+from policystore.backends.gcs_azure import CREATING
 
 _LOCK = threading.Lock()
 

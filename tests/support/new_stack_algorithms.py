@@ -20,10 +20,10 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
-from running_envs import Duo, Solo
 
 from policystore import Snapshot
 from policystore.rllib import SyncReport
+from tests.support.envs import Duo, Solo
 
 # What workers hold and sample with ---------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import new_stack_parts as parts
 import numpy as np
 import torch
 import tree
@@ -50,11 +49,12 @@ from ray.rllib.examples.rl_modules.classes.rock_paper_scissors_heuristic_rlm imp
 )
 from ray.rllib.utils.spaces.space_utils import batch as batch_items
 
-from policystore.rllib.module_stack import snapshot_from_algorithm, snapshot_module
+import tests.support.new_stack_modules as parts
+from policystore.rllib.new_stack.snapshot import snapshot_from_algorithm, snapshot_module
 from policystore.snapshot import Snapshot
 
 SMALL = {"fcnet_hiddens": [16, 16], "head_fcnet_hiddens": [16]}
-TRUST = ["new_stack_parts."]
+TRUST = ["tests.support.new_stack_modules."]
 THREE = Discrete(3)
 VECTOR = Box(-1.0, 1.0, (4,), np.float32)
 UNEVEN = Box(np.array([-2.0, 0.0], np.float32), np.array([3.0, 0.5], np.float32))
@@ -376,7 +376,9 @@ def make_online(name: str, folder: Path) -> None:
     runner.module.load_state_dict(learned.state_dict(), strict=False)
     freeze_filters(runner)
     snap = snapshot_from_algorithm(algorithm)
-    from checkpoint_parts import check_checkpoint  # which the fresh process does not need
+    from tests.support.checkpoint_compare import (
+        check_checkpoint,  # which the fresh process does not need
+    )
 
     check_checkpoint(algorithm, snap)
     events = play(runner, parts.TraceEnv.log)
@@ -485,10 +487,10 @@ def make_multi_agent(name: str, folder: Path) -> None:
         runner.module[module_id].load_state_dict(multi[module_id].state_dict(), strict=False)
     freeze_filters(runner)
     snaps = {
-        agent: snapshot_from_algorithm(algorithm, module_id, agents=[agent])
+        agent: snapshot_from_algorithm(algorithm, module_id, agent_ids=[agent])
         for agent, module_id in zip(agents, ("first", "second"), strict=True)
     }
-    both = snapshot_from_algorithm(algorithm, "first", agents=agents)
+    both = snapshot_from_algorithm(algorithm, "first", agent_ids=agents)
     events = play(runner, parts.TwoAgents.log)
     for agent, snap in snaps.items():
         module = multi["first" if agent == 0 else "second"]

@@ -13,11 +13,11 @@ import numpy as np
 import ray
 import torch
 import tree
-from new_stack_cells import TRUST, outputs
 
-from policystore.rllib.module_player import ModulePlayer
-from policystore.rllib.module_rebuild import rebuild_module
+from policystore.rllib.new_stack.player import ModulePlayer
+from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.snapshot import Snapshot
+from tests.support.new_stack_matrix import TRUST, outputs
 
 
 def same(one: Any, other: Any) -> bool:

@@ -14,9 +14,9 @@ import tree
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 from ray.rllib.algorithms.sac import SACConfig
-from running_envs import Duo, Solo
 
 from policystore import Snapshot
+from tests.support.envs import Duo, Solo
 
 
 class ScaledPolicy(PPOTorchPolicy):

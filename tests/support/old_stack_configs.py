@@ -7,11 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from old_stack_zoo import (
-    SPACES,
-    AnyEnv,
-    PairEnv,
-)
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.dqn import DQN as RLlibDQN
 from ray.rllib.algorithms.dqn import DQNConfig
@@ -21,6 +16,12 @@ from ray.rllib.offline.json_writer import JsonWriter
 from ray.rllib.policy.sample_batch import SampleBatch
 from ray.rllib.utils.from_config import from_config
 from ray.rllib.utils.replay_buffers import ReplayBuffer
+
+from tests.support.old_stack_zoo import (
+    SPACES,
+    AnyEnv,
+    PairEnv,
+)
 
 # RLlib's metrics average what has no entries yet (utils/metrics/window_stat.py).
 TRAINING_WARNINGS = [

@@ -12,19 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from old_stack_configs import SMALL, build, dqn, offline, old_stack, pair, ppo, sac_like
-from old_stack_zoo import (
-    SPACES,
-    HalfPolicy,
-    LastExploration,
-    LastThree,
-    LoudCategorical,
-    ModelOutside,
-    SmallModel,
-    StatelessHeuristic,
-    StructModel,
-    TableHeuristic,
-)
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.appo.appo_torch_policy import APPOTorchPolicy
@@ -44,7 +31,30 @@ from ray.rllib.models.catalog import ModelCatalog
 from ray.rllib.models.preprocessors import get_preprocessor
 from ray.rllib.policy.policy import Policy
 
-ZOO = ["old_stack_zoo."]
+from tests.support.old_stack_configs import (
+    SMALL,
+    build,
+    dqn,
+    offline,
+    old_stack,
+    pair,
+    ppo,
+    sac_like,
+)
+from tests.support.old_stack_zoo import (
+    SPACES,
+    HalfPolicy,
+    LastExploration,
+    LastThree,
+    LoudCategorical,
+    ModelOutside,
+    SmallModel,
+    StatelessHeuristic,
+    StructModel,
+    TableHeuristic,
+)
+
+ZOO = ["tests.support.old_stack_zoo."]
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Plays cells of the matrix; run as a program, in a process of its own without Ray.
 
-``python old_stack_play.py FOLDER`` reads every ``FOLDER/*.cell`` and writes ``FOLDER/*.played``:
+``python old_stack_replay.py FOLDER`` reads every ``FOLDER/*.cell`` and writes ``FOLDER/*.played``:
 what a policy rebuilt from the snapshot gives for the same observations.
 """
 
@@ -22,8 +22,8 @@ from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.policy import local_policy_inference
 
 from policystore import Snapshot
-from policystore.rllib.policy_player import PolicyPlayer
-from policystore.rllib.policy_stack import snapshot_policy
+from policystore.rllib.old_stack.player import PolicyPlayer
+from policystore.rllib.old_stack.snapshot import snapshot_policy
 
 
 def seed(step: int) -> None:
@@ -62,7 +62,7 @@ def play(folder: Path, name: str) -> dict[str, Any]:
         "actions": actions,
         "inference": through_rllib(player.policy, cell["observations"], cell["rewards"]),
         "weights_digest": str(again.weights_digest),
-        "config": again.spec.replace(left_out=None).to_json()["config"],
+        "config": again.spec.replace(omitted=None).to_json()["config"],
         "in_space": all(action in player.action_space for action in actions),
         "ray_started": ray.is_initialized(),
         "device": {str(tensor.device) for tensor in _tensors(player.policy)},

@@ -11,14 +11,14 @@ from typing import Any
 
 import gymnasium as gym
 import ray
-import running_parts as parts
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.policy.policy import PolicySpec
-from running_envs import Duo
 
+import tests.support.new_stack_algorithms as parts
 from policystore import Snapshot
+from tests.support.envs import Duo
 
 
 class OldDuo(Duo):

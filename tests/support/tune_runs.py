@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import old_running_parts
-import running_parts
-from join_new_parts import Trio
 from ray import tune
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from policystore import Snapshot
-from policystore.rllib import snapshots
+from policystore.rllib import snapshot_all
+from tests.support import new_stack_algorithms, old_stack_algorithms
+from tests.support.added_modules import Trio
 
-PARTS = {"new": running_parts, "old": old_running_parts}
+PARTS = {"new": new_stack_algorithms, "old": old_stack_algorithms}
 Prints = dict[str, dict[str, str]]
 
 
@@ -39,7 +38,7 @@ def prints_of(arrays: Mapping[str, Mapping[str, Any]]) -> Prints:
 
 def expected(snap: Snapshot) -> dict[str, str]:
     """Of what acting needs."""
-    acting = running_parts.acting(snap) if snap.spec.stack == "new" else set(snap.weights)
+    acting = new_stack_algorithms.acting(snap) if snap.spec.stack == "new" else set(snap.weights)
     found = prints_of({"": {name: snap.weights[name] for name in acting}})
     return found[""]
 
@@ -75,12 +74,12 @@ class Diary(RLlibCallback):
             arrays = {pid: runner.policy_map[pid].get_weights() for pid in runner.policy_map}
             evaluating = runner.config.in_evaluation
         else:
-            arrays = running_parts.arrays_of(runner.module)
+            arrays = new_stack_algorithms.arrays_of(runner.module)
             evaluating = runner.config.in_evaluation
         self._note("episode", evaluating=bool(evaluating), prints=prints_of(arrays))
 
     def on_train_result(self, *, algorithm: Any, result: Any, **_: Any) -> None:
-        held = {pid: expected(snap) for pid, snap in snapshots(algorithm).items()}
+        held = {pid: expected(snap) for pid, snap in snapshot_all(algorithm).items()}
         found = result.get("policystore")
         self._note("result", trial=algorithm.config.lr, iteration=algorithm.iteration,
                    prints=held, reported=found)  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from policystore import PolicyStore, Snapshot, Spec
-from policystore.rllib.uploading import Copy, Uploader
+from policystore.rllib.callbacks.upload_queue import Copy, Uploader
 
 FOREVER = 60.0
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from policystore import parallel
-from policystore.parallel import beside, check_wanted, in_parallel, regardless
+from policystore._util import concurrency
+from policystore._util.concurrency import in_parallel, raise_if_cancelled, run_both, shielded
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -34,8 +34,8 @@ def test_results_come_in_order_whoever_is_first() -> None:
     gates[3].set()
     assert in_parallel(call, range(4), workers=4) == [0, 1, 2, 3]
     assert in_parallel(call, [], workers=4) == []
-    assert beside(lambda: 1, lambda: 2, at_once=True) == (1, 2)
-    assert beside(lambda: 1, lambda: 2, at_once=False) == (1, 2)
+    assert run_both(lambda: 1, lambda: 2, at_once=True) == (1, 2)
+    assert run_both(lambda: 1, lambda: 2, at_once=False) == (1, 2)
 
 
 def test_the_error_of_the_earliest_is_raised() -> None:
@@ -58,7 +58,7 @@ def test_after_an_error_nothing_more_is_begun_however_deep() -> None:
         begun.append(index)
         inside.set()
         while True:
-            check_wanted()
+            raise_if_cancelled()
             time.sleep(0.001)
 
     def outer(index: int) -> None:
@@ -70,7 +70,7 @@ def test_after_an_error_nothing_more_is_begun_however_deep() -> None:
     with pytest.raises(ValueError, match="it"):
         in_parallel(outer, range(50), workers=2)
     assert len(begun) <= 2
-    check_wanted()  # of a thread that belongs to none
+    raise_if_cancelled()  # of a thread that belongs to none
 
 
 def test_cleaning_up_goes_on() -> None:
@@ -84,11 +84,11 @@ def test_cleaning_up_goes_on() -> None:
         try:
             begun.set()
             while True:
-                check_wanted()
+                raise_if_cancelled()
                 time.sleep(0.001)
         finally:
-            with regardless():
-                check_wanted()
+            with shielded():
+                raise_if_cancelled()
                 in_parallel(cleaned.append, [True, True], workers=2)
 
     with pytest.raises(ValueError, match="it"):
@@ -99,7 +99,7 @@ def test_cleaning_up_goes_on() -> None:
 def test_threads_of_calls_inside_of_one_another_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parallel, "_FREE", 5)
+    monkeypatch.setattr(concurrency, "_FREE", 5)
     most = 0
     lock = threading.Lock()
 
@@ -113,14 +113,14 @@ def test_threads_of_calls_inside_of_one_another_are_counted(
     found = in_parallel(lambda _: sum(in_parallel(inner, range(9), workers=9)), range(9), workers=9)
     assert found == [9] * 9
     assert 0 < most <= 5
-    assert parallel._FREE == 5
+    assert concurrency._FREE == 5
 
 
 @pytest.mark.parametrize("given", [0, 1])
 def test_without_threads_the_caller_does_it_all(
     given: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, left = parallel._FREE, [given]
+    before, left = concurrency._FREE, [given]
     start = threading.Thread.start
 
     def refusing(thread: threading.Thread) -> None:
@@ -131,14 +131,14 @@ def test_without_threads_the_caller_does_it_all(
 
     monkeypatch.setattr(threading.Thread, "start", refusing)
     assert in_parallel(lambda index: index, range(9), workers=9) == list(range(9))
-    assert before == parallel._FREE
+    assert before == concurrency._FREE
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_an_interrupt_ends_what_is_under_way_and_comes_out() -> None:
     program = """
         import time
-        from policystore.parallel import check_wanted, in_parallel
+        from policystore._util.concurrency import check_wanted, in_parallel
         done = []
         def call(index):
             if index == 0:
@@ -165,9 +165,13 @@ def test_an_interrupt_ends_what_is_under_way_and_comes_out() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_has_all_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_FREE", 0)
-    with parallel._LOCK:
+    monkeypatch.setattr(concurrency, "_FREE", 0)
+    with concurrency._LOCK:
         child = os.fork()
         if child == 0:
-            os._exit(0 if parallel._FREE == parallel._MOST and parallel._LOCK.acquire(False) else 1)
+            os._exit(
+                0
+                if concurrency._FREE == concurrency._MOST and concurrency._LOCK.acquire(False)
+                else 1
+            )
     assert os.waitpid(child, 0)[1] == 0

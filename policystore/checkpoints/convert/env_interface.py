@@ -2,28 +2,33 @@
 
 RLlib writes each connector pipeline whole. Its own default pieces are told by their names; the
 rest are the user's, and they are recorded, as of a live Algorithm
-(:mod:`policystore.rllib.env_side`).
+(:mod:`policystore.rllib.new_stack.env_interface`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from policystore.canonical import JsonObject, canonical_json
-from policystore.checkpoints.described_spaces import described_space
-from policystore.checkpoints.folders import Folder
-from policystore.checkpoints.plain_values import Plainer
-from policystore.checkpoints.renamed import todays_path
-from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, class_path
-from policystore.checkpoints.statistics_of import StatisticsReader
+from policystore.checkpoints.convert.config_values import Plainer
+from policystore.checkpoints.convert.filter_stats import StatisticsReader
+from policystore.checkpoints.convert.spaces import described_space
+from policystore.checkpoints.files.folder import Folder
+from policystore.checkpoints.files.placeholders import (
+    BAD_DATA_ERRORS,
+    Global,
+    UnbuiltObject,
+    class_path,
+    kind_of,
+)
 from policystore.errors import FormatError
-from policystore.tree import Tagged
+from policystore.format.canonical_json import JsonObject, canonical_json
+from policystore.format.values import Tagged
+from policystore.rllib_schema.class_paths import todays_path
+from policystore.rllib_schema.env_interface import PIPELINES, EnvInterface
 
-__all__ = ["Side", "read_side", "side_of_config"]
+__all__ = ["env_interface_of_config", "read_env_interface"]
 
-_PIPELINES = ("env_to_module", "module_to_env")
 _SPACES = ("input_observation_space", "input_action_space")
 # algorithm_config.py:1060-1230 of Ray 2.60, and what 2.40 had in their place.
 _DEFAULTS = frozenset(
@@ -42,60 +47,36 @@ _PER_AGENT = (
 )
 
 
-@dataclass
-class Side:
-    """What a spec and a state record of the environment's side."""
-
-    observation_space: JsonObject | None = None
-    action_space: JsonObject | None = None
-    connectors: dict[str, Any] = field(default_factory=dict)
-    state: dict[str, Any] = field(default_factory=dict)
-    normalize_actions: bool | None = None
-    clip_actions: bool | None = None
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    def fields(self, left_out: Mapping[str, str]) -> dict[str, Any]:
-        """Arguments for a Spec."""
-        return {
-            "env_observation_space": self.observation_space,
-            "env_action_space": self.action_space,
-            "connectors": self.connectors,
-            "normalize_actions": self.normalize_actions,
-            "clip_actions": self.clip_actions,
-            "left_out": {**self.left_out, **left_out},
-        }
-
-
-def side_of_config(
+def env_interface_of_config(
     config: Mapping[str, Any],
     observation_space: JsonObject | None,
     action_space: JsonObject | None,
     *,
     multi_agent: bool,
-) -> Side:
+) -> EnvInterface:
     """Of versions that wrote no connectors: RLlib's default ones, unless the config has others."""
-    side = Side(
+    side = EnvInterface(
         normalize_actions=_flag(config, "normalize_actions", True),
         clip_actions=_flag(config, "clip_actions", False),
     )
-    for name in _PIPELINES:
+    for name in PIPELINES:
         given = (config.get(f"_{name}_connector"), config.get(f"{name}_connector"))
         if any(value is not None for value in given):
-            side.left_out[f"connectors.{name}"] = (
+            side.omitted[f"connectors.{name}"] = (
                 "made by a function of the config, which no file holds; a player needs connectors="
             )
-    if not side.left_out:
+    if not side.omitted:
         original = (observation_space or {}).get("original_space")
         if original is None:
             side.observation_space, side.action_space = observation_space, action_space
         else:
-            side.left_out["env_spaces"] = (
+            side.omitted["env_spaces"] = (
                 "observations went through a preprocessor of the old stack; a player needs "
                 "env_spaces= and connectors="
             )
     side.connectors = {
-        **{name: [] for name in _PIPELINES},
-        "defaults": dict.fromkeys(_PIPELINES, True),
+        **{name: [] for name in PIPELINES},
+        "defaults": dict.fromkeys(PIPELINES, True),
         "multi_agent": multi_agent,
         "agents": [] if multi_agent else None,
         "lookback": _lookback(config),
@@ -103,13 +84,13 @@ def side_of_config(
     return side
 
 
-def read_side(runner: Folder, config: Mapping[str, Any]) -> Side:
+def read_env_interface(runner: Folder, config: Mapping[str, Any]) -> EnvInterface:
     """Of an ``env_runner`` folder, as Ray 2.40 and later write it.
 
     Raises:
         FormatError: a damaged file.
     """
-    side = Side(
+    side = EnvInterface(
         normalize_actions=_flag(config, "normalize_actions", True),
         clip_actions=_flag(config, "clip_actions", False),
     )
@@ -117,7 +98,7 @@ def read_side(runner: Folder, config: Mapping[str, Any]) -> Side:
     spaces: tuple[Any, Any] = (None, None)
     user: dict[str, list[dict[str, Any]]] = {}
     defaults: dict[str, bool] = {}
-    for name in _PIPELINES:
+    for name in PIPELINES:
         folder = runner.inside(f"{name}_connector")
         found, steps = _pipeline(folder)
         if name == "env_to_module":
@@ -133,7 +114,7 @@ def read_side(runner: Folder, config: Mapping[str, Any]) -> Side:
     for index, key in enumerate(("observation_space", "action_space")):
         setattr(side, key, described_space(spaces[index], f"{runner}: {key}"))
     if side.observation_space is None or side.action_space is None:
-        side.left_out["env_spaces"] = (
+        side.omitted["env_spaces"] = (
             "the agents' spaces differ, or the checkpoint does not hold them"
         )
     side.connectors = {
@@ -180,7 +161,7 @@ def _pipeline(folder: Folder) -> tuple[tuple[Any, Any], list[tuple[Any, Any, Any
         if len(listed) > _MOST:
             raise ValueError(f"{len(listed):,} connectors")
         steps = [(step[0], tuple(step[1]), dict(step[2])) for step in listed]
-    except ODD as error:
+    except BAD_DATA_ERRORS as error:
         raise FormatError(
             f"{folder.where(key)}: not a connector pipeline: {error!r:.200}"
         ) from None
@@ -202,18 +183,18 @@ def _record(
     kwargs: dict[str, Any],
     folder: Folder,
     into: list[dict[str, Any]],
-    side: Side,
+    side: EnvInterface,
     multi_agent: bool,
 ) -> None:
     """One of the user's pieces, with its state; noted where it cannot be kept."""
     path = class_path(cls)
-    name = bare(cls) if path is None else path.rpartition(":")[2]
+    name = kind_of(cls) if path is None else path.rpartition(":")[2]
     place = f"connectors.{name}"
     if path is None:
-        side.left_out[place] = "of a class that no other process can import by name"
+        side.omitted[place] = "of a class that no other process can import by name"
         return
     if "connectors" in kwargs:
-        side.left_out[place] = "a pipeline inside of the pipeline"
+        side.omitted[place] = "a pipeline inside of the pipeline"
         return
     missing: dict[str, str] = {}
     plainer = Plainer(str(folder), missing)
@@ -222,7 +203,7 @@ def _record(
     plain_args = plainer.value(list(args), "args")[1] if args else None
     plain_kwargs = plainer.mapping(kept, "kwargs")
     if missing:
-        side.left_out[place] = next(iter(missing.values()))
+        side.omitted[place] = next(iter(missing.values()))
         return
     if plain_args:
         entry["args"] = plain_args
@@ -233,12 +214,12 @@ def _record(
     state_file = folder.inside(name).state_file("state")
     state = folder.inside(name).data(state_file)[0] if state_file else {}
     if not isinstance(state, Mapping):
-        raise FormatError(f"{folder.where(name)}: expected a state, found {bare(state)}")
+        raise FormatError(f"{folder.where(name)}: expected a state, found {kind_of(state)}")
     if state and multi_agent:
-        side.left_out[place] = _PER_AGENT
+        side.omitted[place] = _PER_AGENT
         return
     if state and not name.endswith("MeanStdFilter"):
-        ok, plain = Plainer(str(folder), side.left_out).value(state, place)
+        ok, plain = Plainer(str(folder), side.omitted).value(state, place)
         if not ok:
             return
         side.state[name] = plain
@@ -254,7 +235,7 @@ def _filters(state: Any, what: str) -> dict[Any, Any]:
         return {agent: _filter(entry, read) for agent, entry in state.items()}
     except FormatError:
         raise
-    except ODD as error:
+    except BAD_DATA_ERRORS as error:
         raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 
@@ -288,7 +269,7 @@ def _agents(spaces: tuple[Any, Any]) -> tuple[list[Any], tuple[Any, Any]]:
 
 
 def _members(space: Any) -> Mapping[Any, Any]:
-    found = space.attributes().get("spaces") if isinstance(space, Object) else None
-    if isinstance(found, Object):
+    found = space.attributes().get("spaces") if isinstance(space, UnbuiltObject) else None
+    if isinstance(found, UnbuiltObject):
         found = found.entries
     return found if isinstance(found, Mapping) else {}

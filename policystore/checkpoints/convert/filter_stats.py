@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from policystore.checkpoints.described_spaces import array_from_text
+from policystore.checkpoints.convert.spaces import array_from_text
 from policystore.errors import FormatError
-from policystore.tensors import Array
+from policystore.format.arrays import Array
 
 __all__ = ["StatisticsReader"]
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from policystore.canonical import JsonObject
-from policystore.checkpoints.described_spaces import described_space
-from policystore.checkpoints.env_sides import Side
-from policystore.checkpoints.plain_values import Plainer
-from policystore.checkpoints.renamed import todays_path
-from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, class_path
+from policystore.checkpoints.convert.config_values import Plainer
+from policystore.checkpoints.convert.spaces import described_space
+from policystore.checkpoints.files.placeholders import (
+    BAD_DATA_ERRORS,
+    Global,
+    UnbuiltObject,
+    class_path,
+    kind_of,
+)
 from policystore.errors import FormatError
+from policystore.format.arrays import Array
+from policystore.format.canonical_json import JsonObject
+from policystore.format.spec import Spec
+from policystore.format.values import Tagged
+from policystore.rllib_schema.class_paths import todays_path
+from policystore.rllib_schema.env_interface import EnvInterface
 from policystore.snapshot import Snapshot
-from policystore.spec import Spec
-from policystore.tensors import Array
-from policystore.tree import Tagged
 
-__all__ = ["Described", "described_by_args", "described_by_metadata", "described_by_policy",
+__all__ = ["ModuleDescription", "described_by_args", "described_by_metadata", "described_by_policy",
            "module_snapshot"]  # fmt: skip
 
 # Before Ray 2.40, a module's config had the names of the old stack's models (models/catalog.py);
@@ -88,13 +94,13 @@ _ALGORITHM_MODULES = {
 }
 
 
-class Described:
+class ModuleDescription:
     """What a module's constructor was given.
 
     Attributes:
         cls: import path; None where the checkpoint does not say.
         config: the spec's config.
-        left_out: what of it has no form, place -> why.
+        omitted: what of it has no form, place -> why.
     """
 
     def __init__(self, what: str) -> None:
@@ -104,9 +110,9 @@ class Described:
         self.action_space: JsonObject | None = None
         self.inference_only = False
         self.config: dict[str, Any] = {}
-        self.left_out: dict[str, str] = {}
+        self.omitted: dict[str, str] = {}
 
-    def fill(self, given: Mapping[str, Any], *, earlier: bool) -> Described:
+    def fill(self, given: Mapping[str, Any], *, earlier: bool) -> ModuleDescription:
         """Take over constructor arguments.
 
         Args:
@@ -122,7 +128,7 @@ class Described:
         model = given.get("model_config")
         if model is None:
             model = given.get("model_config_dict")
-        if isinstance(model, Object):  # a dataclass, such as DefaultModelConfig
+        if isinstance(model, UnbuiltObject):  # a dataclass, such as DefaultModelConfig
             model = model.attributes()
         if not isinstance(model, Mapping):
             model = {}
@@ -131,7 +137,7 @@ class Described:
         catalog = class_path(given.get("catalog_class"))
         if catalog is not None:
             model = {**_MODEL_DEFAULTS, **model}
-        plain = Plainer(what, self.left_out).mapping(model, "config.model_config")
+        plain = Plainer(what, self.omitted).mapping(model, "config.model_config")
         self.config = {"model_config": plain}
         if catalog is not None:
             self.config["catalog_class"] = Tagged("import", todays_path(catalog))
@@ -140,43 +146,43 @@ class Described:
         return self
 
 
-def described_by_args(found: Any, what: str) -> Described:
+def described_by_args(found: Any, what: str) -> ModuleDescription:
     """By ``class_and_ctor_args.pkl``, as Ray 2.40 and later write it.
 
     Raises:
         FormatError: something else.
     """
-    module = Described(what)
+    module = ModuleDescription(what)
     try:
         cls, (args, kwargs) = found["class"], found["ctor_args_and_kwargs"]
         given = {str(key): value for key, value in kwargs.items()}
         args = tuple(args)
-    except ODD as error:
+    except BAD_DATA_ERRORS as error:
         raise FormatError(
             f"{what}: not the class and arguments of a module: {error!r:.200}"
         ) from None
     path = class_path(cls)
     if path is None:
-        module.left_out["class"] = f"{bare(cls)}: no other process can import it by name"
+        module.omitted["class"] = f"{kind_of(cls)}: no other process can import it by name"
     else:
         module.cls = todays_path(path)
     config = given.get("config", args[0] if args else None)
-    if isinstance(config, Object):  # the one argument of modules before 2.40
+    if isinstance(config, UnbuiltObject):  # the one argument of modules before 2.40
         given = config.attributes() | given
     return module.fill(given, earlier=False)
 
 
-def described_by_metadata(found: Mapping[str, Any], what: str) -> Described:
+def described_by_metadata(found: Mapping[str, Any], what: str) -> ModuleDescription:
     """By ``rl_module_metadata.json``, as Ray 2.5 to 2.24 wrote it.
 
     Raises:
         FormatError: something else.
     """
-    module = Described(what)
+    module = ModuleDescription(what)
     spec = found.get("module_spec_dict")
     given = spec.get("module_config") if isinstance(spec, Mapping) else None
     if not isinstance(spec, Mapping) or not isinstance(given, Mapping):
-        raise FormatError(f"{what}: expected the description of a module, found {bare(found)}")
+        raise FormatError(f"{what}: expected the description of a module, found {kind_of(found)}")
     module.cls = _dotted(spec.get("module_class"))
     catalog = _dotted(given.get("catalog_class_path"))
     named = None if catalog is None else Global(*catalog.split(":", 1))
@@ -185,19 +191,19 @@ def described_by_metadata(found: Mapping[str, Any], what: str) -> Described:
 
 def described_by_policy(
     config: Mapping[Any, Any], spec: Mapping[Any, Any], algorithm: str | None, what: str
-) -> Described:
+) -> ModuleDescription:
     """By the policy of a hybrid, which held a module of its algorithm's default class."""
-    module = Described(what)
+    module = ModuleDescription(what)
     given = config.get("rl_module_spec")
     if given is None:
         given = config.get("_rl_module_spec")
-    custom = given.attributes().get("module_class") if isinstance(given, Object) else None
+    custom = given.attributes().get("module_class") if isinstance(given, UnbuiltObject) else None
     cls, catalog = _ALGORITHM_MODULES.get(algorithm or "", (None, None))
     path = class_path(custom)
     if path is not None:
         cls, catalog = todays_path(path), None
     if cls is None:
-        module.left_out["class"] = (
+        module.omitted["class"] = (
             f"the module that {algorithm} had is not told by the checkpoint, or not in Ray 2.60"
         )
     module.cls = cls
@@ -223,7 +229,10 @@ def _dotted(path: Any) -> str | None:
 
 
 def module_snapshot(
-    module: Described, weights: Mapping[str, Array], algorithm: str | None, side: Side
+    module: ModuleDescription,
+    weights: Mapping[str, Array],
+    algorithm: str | None,
+    side: EnvInterface,
 ) -> Snapshot:
     """A snapshot of one module."""
     known = module.cls is not None
@@ -235,6 +244,6 @@ def module_snapshot(
         action_space=module.action_space,
         config=module.config,
         weights="inference-only" if module.inference_only else "full",
-        **side.fields(module.left_out),
+        **side.fields(module.omitted),
     )
     return Snapshot(weights=weights, spec=spec, state=side.state)

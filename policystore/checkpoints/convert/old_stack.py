@@ -6,17 +6,23 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from policystore.checkpoints.described_spaces import described_space
-from policystore.checkpoints.plain_values import Plainer
-from policystore.checkpoints.policy_keys import is_dropped
-from policystore.checkpoints.renamed import CONNECTORS, POLICIES
-from policystore.checkpoints.stand_ins import ODD, Object, bare, class_path, said
-from policystore.checkpoints.statistics_of import StatisticsReader
-from policystore.checkpoints.weights import checked_weights
+from policystore.checkpoints.convert.config_values import Plainer
+from policystore.checkpoints.convert.filter_stats import StatisticsReader
+from policystore.checkpoints.convert.spaces import described_space
+from policystore.checkpoints.convert.weights import checked_weights
+from policystore.checkpoints.files.placeholders import (
+    BAD_DATA_ERRORS,
+    UnbuiltObject,
+    class_path,
+    kind_of,
+    said,
+)
 from policystore.errors import FormatError
+from policystore.format.spec import Spec
+from policystore.format.values import Tagged
+from policystore.rllib_schema.class_paths import CONNECTORS, POLICIES
+from policystore.rllib_schema.config_keys import is_dropped
 from policystore.snapshot import Snapshot
-from policystore.spec import Spec
-from policystore.tree import Tagged
 
 __all__ = ["config_of", "is_hybrid", "old_snapshot"]
 
@@ -39,7 +45,7 @@ def config_of(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """The config in a ``policy_state``; ``{}`` where there is none."""
     spec = state.get("policy_spec")
     found = spec.get("config") if isinstance(spec, Mapping) else None
-    if isinstance(found, Object):  # a whole AlgorithmConfig
+    if isinstance(found, UnbuiltObject):  # a whole AlgorithmConfig
         found = found.attributes()
     return found if isinstance(found, Mapping) else {}
 
@@ -70,24 +76,24 @@ def old_snapshot(
         FormatError: not the state of a policy, or one that is damaged.
     """
     if not isinstance(state, Mapping) or "weights" not in state:
-        raise FormatError(f"{what}: expected the state of a policy, found {bare(state)}")
-    left_out = {key: why for key, why in _LEFT_OUT.items() if _says(state.get(key))}
+        raise FormatError(f"{what}: expected the state of a policy, found {kind_of(state)}")
+    omitted = {key: why for key, why in _LEFT_OUT.items() if _says(state.get(key))}
     weights = checked_weights(_named(state["weights"]), what, stored=stored)
     described = state.get("policy_spec")
     if not isinstance(described, Mapping):
-        left_out["spec"] = "the checkpoint does not say what the policy is made of"
-        return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, left_out=left_out))
+        omitted["spec"] = "the checkpoint does not say what the policy is made of"
+        return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, omitted=omitted))
     cls = _policy_class(described.get("policy_class"))
     if cls is None:
-        left_out["class"] = _why_no_class(said(described.get("policy_class")))
-        return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, left_out=left_out))
+        omitted["class"] = _why_no_class(said(described.get("policy_class")))
+        return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, omitted=omitted))
     config = config_of(state)
     if not config:
-        left_out["config"] = f"expected a dict, found {bare(described.get('config'))}"
+        omitted["config"] = f"expected a dict, found {kind_of(described.get('config'))}"
     kept = {key: value for key, value in config.items() if not is_dropped(str(key))}
-    plain = Plainer(what, left_out).mapping(kept, "config")
-    plain["exploration_config"] = _known_exploration(plain.get("exploration_config"), left_out)
-    connectors, states = _connectors(state.get("connector_configs"), left_out, what)
+    plain = Plainer(what, omitted).mapping(kept, "config")
+    plain["exploration_config"] = _known_exploration(plain.get("exploration_config"), omitted)
+    connectors, states = _connectors(state.get("connector_configs"), omitted, what)
     observations = described_space(described.get("observation_space"), f"{what}: observations")
     actions = described_space(described.get("action_space"), f"{what}: actions")
     env_observations = (observations or {}).get("original_space")
@@ -106,7 +112,7 @@ def old_snapshot(
         normalize_actions=_handled("Normalize", acting, bool(connectors), config),
         clip_actions=_handled("Clip", acting, bool(connectors), config),
         connectors=connectors,
-        left_out=left_out,
+        omitted=omitted,
     )
     return Snapshot(weights=weights, spec=spec, state={"connectors": states} if states else {})
 
@@ -149,18 +155,18 @@ def _why_no_class(name: str) -> str:
     return f"{name} is a class that Ray 2.60 no longer has, or one without an import path"
 
 
-def _known_exploration(config: Any, left_out: dict[str, str]) -> Any:
+def _known_exploration(config: Any, omitted: dict[str, str]) -> Any:
     if not isinstance(config, Mapping):
         return {}
     kind = config.get("type")
     if isinstance(kind, str) and ("." in kind or ":" in kind):
-        left_out["config.exploration_config"] = f"its type is the text {kind[:80]!r}"
+        omitted["config.exploration_config"] = f"its type is the text {kind[:80]!r}"
         return {}
     return dict(config)
 
 
 def _connectors(
-    configs: Any, left_out: dict[str, str], what: str
+    configs: Any, omitted: dict[str, str], what: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Connectors by pipeline and their states, as :func:`..policy_connectors.record` has them."""
     if not isinstance(configs, Mapping) or not configs:
@@ -175,7 +181,7 @@ def _connectors(
             key = name if seen[name] == 1 else f"{name}#{seen[name]}"
             place = f"connectors.{pipeline}.{name[:_LONGEST]}"
             if name not in CONNECTORS:
-                left_out[place] = (
+                omitted[place] = (
                     "a connector that the checkpoint knows by a registered name only; a player "
                     "needs it in connectors="
                 )
@@ -192,13 +198,13 @@ def _connectors(
 def _steps(pipeline: Any, what: str) -> list[tuple[str, Any]]:
     """``("AgentConnectorPipeline", [(name, state), …])``, lists in msgpack."""
     if not isinstance(pipeline, (list, tuple)) or len(pipeline) != 2:
-        raise FormatError(f"{what}: expected a pipeline of connectors, found {bare(pipeline)}")
+        raise FormatError(f"{what}: expected a pipeline of connectors, found {kind_of(pipeline)}")
     steps = pipeline[1]
     if not isinstance(steps, (list, tuple)) or not all(
         isinstance(step, (list, tuple)) and len(step) == 2 and isinstance(step[0], str)
         for step in steps
     ):
-        raise FormatError(f"{what}: expected connectors with their names, found {bare(steps)}")
+        raise FormatError(f"{what}: expected connectors with their names, found {kind_of(steps)}")
     if len(steps) > _CONNECTORS:
         raise FormatError(f"{what}: {len(steps):,} connectors; no policy has so many")
     return [(step[0], step[1]) for step in steps]
@@ -206,10 +212,10 @@ def _steps(pipeline: Any, what: str) -> list[tuple[str, Any]]:
 
 def _clip(state: Any, what: str) -> dict[str, Any]:
     if not isinstance(state, Mapping):
-        raise FormatError(f"{what}: expected its arguments, found {bare(state)}")
+        raise FormatError(f"{what}: expected its arguments, found {kind_of(state)}")
     limit = state.get("limit")
     if limit is not None and not isinstance(limit, (int, float)):
-        raise FormatError(f"{what}: its limit is {bare(limit)}, not a number")
+        raise FormatError(f"{what}: its limit is {kind_of(limit)}, not a number")
     return {"sign": state.get("sign") is True, "limit": limit}
 
 
@@ -225,7 +231,7 @@ def _filter(state: Any, what: str) -> dict[str, Any]:
         }
     except FormatError:
         raise
-    except ODD as error:
+    except BAD_DATA_ERRORS as error:
         raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
 
 

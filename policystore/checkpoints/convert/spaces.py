@@ -18,12 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from policystore.canonical import JsonObject
-from policystore.checkpoints.pickles import array_of, dtype_of
-from policystore.checkpoints.stand_ins import ODD, Global, Object, bare, said
+from policystore.checkpoints.files.pickle_reader import array_of, dtype_of
+from policystore.checkpoints.files.placeholders import (
+    BAD_DATA_ERRORS,
+    Global,
+    UnbuiltObject,
+    kind_of,
+    said,
+)
 from policystore.errors import FormatError, InvalidInputError
+from policystore.format.arrays import Array
+from policystore.format.canonical_json import JsonObject
 from policystore.spaces import space_to_json
-from policystore.tensors import Array
 
 __all__ = ["array_from_text", "described_space"]
 
@@ -69,17 +75,17 @@ def described_space(value: Any, what: str) -> JsonObject | None:
         raise FormatError(str(error)) from None
     except FormatError:
         raise
-    except (*ODD, RecursionError) as error:
+    except (*BAD_DATA_ERRORS, RecursionError) as error:
         raise FormatError(f"{what}: not a space as gymnasium has them: {error!r:.200}") from None
 
 
 def _described(value: Any, what: str) -> Any:
-    if isinstance(value, Object):
+    if isinstance(value, UnbuiltObject):
         cls = value.cls
         name = cls.name if isinstance(cls, Global) else ""
         package = cls.module.partition(".")[0] if isinstance(cls, Global) else ""
         if name not in _KNOWN or package not in ("gymnasium", "gym", "ray"):
-            raise FormatError(f"{what}: expected a space, found {bare(value)}")
+            raise FormatError(f"{what}: expected a space, found {kind_of(value)}")
         return _space(name, _of_pickle(name, value), what)
     if isinstance(value, Mapping):
         if isinstance(value.get("space"), Mapping):  # space_to_dict: with the original beside it
@@ -90,9 +96,9 @@ def _described(value: Any, what: str) -> Any:
         kind = value.get("space")
         known = _NAMES.get(kind) if isinstance(kind, str) else None
         if known is None:
-            raise FormatError(f"{what}: expected a space, found {bare(value)}")
+            raise FormatError(f"{what}: expected a space, found {kind_of(value)}")
         return _space(known, _of_dict(known, value, what), what)
-    raise FormatError(f"{what}: expected a space, found {bare(value)}")
+    raise FormatError(f"{what}: expected a space, found {kind_of(value)}")
 
 
 class _Space:
@@ -142,10 +148,10 @@ def _space(name: str, attributes: dict[str, Any], what: str) -> Any:
     return _CLASSES[name](kept, what)
 
 
-def _of_pickle(name: str, value: Object) -> dict[str, Any]:
+def _of_pickle(name: str, value: UnbuiltObject) -> dict[str, Any]:
     found = value.attributes()
     found |= {part: found[f"_{part}"] for part in ("shape", "dtype") if f"_{part}" in found}
-    if name == "Dict" and isinstance(found.get("spaces"), Object):
+    if name == "Dict" and isinstance(found.get("spaces"), UnbuiltObject):
         found["spaces"] = found["spaces"].entries
     if name == "Discrete":
         found.setdefault("start", 0)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from policystore.checkpoints.stand_ins import Object, bare
+from policystore.checkpoints.files.placeholders import UnbuiltObject, kind_of
 from policystore.errors import FormatError
-from policystore.tensors import Array
+from policystore.format.arrays import Array
 
 __all__ = ["checked_weights"]
 
@@ -44,11 +44,11 @@ def checked_weights(found: Any, what: str, *, stored: int | None = None) -> dict
 
 
 def _collect(found: Any, prefix: str, into: dict[str, Array], what: str, left: list[int]) -> None:
-    if isinstance(found, Object) and found.entries:
+    if isinstance(found, UnbuiltObject) and found.entries:
         found = found.entries
     if not isinstance(found, Mapping) or prefix.count("/") > _DEEPEST:
         raise FormatError(
-            f"{what}: expected weights, arrays by their names, found {bare(found)}"
+            f"{what}: expected weights, arrays by their names, found {kind_of(found)}"
             + (f" at {prefix[:200]!r}" if prefix else "")
         )
     for name, value in found.items():
@@ -56,7 +56,7 @@ def _collect(found: Any, prefix: str, into: dict[str, Array], what: str, left: l
         if left[0] < 0:
             raise FormatError(f"{what}: more than {_MOST:,} weights, or the same ones repeated")
         if not isinstance(name, str):
-            raise FormatError(f"{what}: a weight is named by {bare(name)}, not by a text")
+            raise FormatError(f"{what}: a weight is named by {kind_of(name)}, not by a text")
         if len(prefix) + len(name) > _LONGEST:
             raise FormatError(f"{what}: a weight with a name of more than {_LONGEST} characters")
         if isinstance(value, np.generic):

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from policystore.backends.base import Backend
-from policystore.backends.opening import open_backend
+from policystore.backends.factory import open_backend
 from policystore.backends.options import StorageOptions
-from policystore.canonical import brief
-from policystore.checkpoints.msgpacks import read_msgpack
-from policystore.checkpoints.settling import settled
-from policystore.checkpoints.torch_files import read_torch
+from policystore.checkpoints.files.graph_limits import limit_graph
+from policystore.checkpoints.files.msgpack_reader import read_msgpack
+from policystore.checkpoints.files.torch_reader import read_torch
 from policystore.errors import FormatError, InvalidInputError, NotFoundError
+from policystore.format.canonical_json import brief
 
 __all__ = ["Folder", "open_folder"]
 
@@ -114,7 +114,7 @@ class Folder:
         """
         data, where = self.bytes_of(key), self.where(key)
         read = read_msgpack if key.rpartition(".")[2].startswith("msgp") else read_torch
-        return settled(read(data, where), len(data)), len(data)
+        return limit_graph(read(data, where), len(data)), len(data)
 
 
 def open_folder(

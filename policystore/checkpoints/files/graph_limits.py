@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from policystore.checkpoints.stand_ins import Object
+from policystore.checkpoints.files.placeholders import UnbuiltObject
 
-__all__ = ["settled"]
+__all__ = ["limit_graph"]
 
 _DEEPEST = 100
 _TIMES = 64  # what is shared may come to so many times the file, and
@@ -24,7 +24,7 @@ _EACH = 16  # what a value without a length counts for
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray, np.generic)
 
 
-def settled(root: Any, stored: int) -> Any:
+def limit_graph(root: Any, stored: int) -> Any:
     """The same value without what cannot be walked.
 
     Args:
@@ -58,7 +58,7 @@ def _inner(node: Any) -> list[Any] | None:
         return list(node)
     if isinstance(node, dict):
         return list(node.values())
-    if isinstance(node, Object):
+    if isinstance(node, UnbuiltObject):
         return [node.cls, node.args, node.kwargs, node.state, node.items, node.entries]
     return None
 
@@ -76,7 +76,7 @@ def _finished(node: Any, done: dict[int, tuple[Any, int, int]], limit: int) -> t
     found = [
         (one, _size(one), 0)
         if isinstance(one, _SCALARS)
-        else done.get(id(one)) or (Object("something inside of itself"), _EACH, 0)
+        else done.get(id(one)) or (UnbuiltObject("something inside of itself"), _EACH, 0)
         for one in inner
     ]
     values = [one[0] for one in found]
@@ -88,7 +88,7 @@ def _finished(node: Any, done: dict[int, tuple[Any, int, int]], limit: int) -> t
             node[key] = value
     elif isinstance(node, list):
         node[:] = values
-    elif isinstance(node, Object):
+    elif isinstance(node, UnbuiltObject):
         cls, args, kwargs, state, items, entries = values
         node.cls, node.state = cls, state
         node.args = args if isinstance(args, tuple) else ()
@@ -98,7 +98,7 @@ def _finished(node: Any, done: dict[int, tuple[Any, int, int]], limit: int) -> t
     elif any(value is not one for value, one in zip(values, inner, strict=True)):
         node = tuple(values)
     if size > limit:
-        return Object("something that is repeated beyond any use"), _EACH, 0
+        return UnbuiltObject("something that is repeated beyond any use"), _EACH, 0
     if height > _DEEPEST:
-        return Object("something that is nested beyond any use"), _EACH, 0
+        return UnbuiltObject("something that is nested beyond any use"), _EACH, 0
     return node, size, height

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from policystore.checkpoints.pickles import array_of, dtype_of
-from policystore.checkpoints.stand_ins import Object
+from policystore.checkpoints.files.pickle_reader import array_of, dtype_of
+from policystore.checkpoints.files.placeholders import UnbuiltObject
 from policystore.errors import FormatError, InvalidInputError
 
 __all__ = ["read_msgpack"]
@@ -56,7 +56,7 @@ def _hook(found: dict[Any, Any]) -> Any:
     code = get("type")
     kind = get("kind")
     if kind in (b"O", "O", b"V", "V") or not isinstance(code, (str, bytes)):
-        return Object("an array", tuple(found.values()))
+        return UnbuiltObject("an array", tuple(found.values()))
     dtype = dtype_of(code if isinstance(code, str) else str(code, "latin-1"))
     shape = get("shape") if is_array else ()
     if not isinstance(shape, (list, tuple)):
@@ -66,4 +66,4 @@ def _hook(found: dict[Any, Any]) -> Any:
 
 
 def _ext(code: int, data: bytes) -> Any:
-    return Object("a msgpack extension", (code, data))
+    return UnbuiltObject("a msgpack extension", (code, data))

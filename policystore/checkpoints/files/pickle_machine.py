@@ -2,9 +2,9 @@
 
 Python's own unpicklers, given a table of allowed names, still call those with
 arguments of the file's choosing, take memory for counts that the file merely states, and hash and
-compare what it nests. Here every name is a :class:`~policystore.checkpoints.stand_ins.Global`,
-every call an :class:`~policystore.checkpoints.stand_ins.Object`, except for a closed table of
-calls whose meaning is plain data (:mod:`policystore.checkpoints.pickles`).
+compare what it nests. Here every name is a :class:`~policystore.checkpoints.files.placeholders.Global`,
+every call an :class:`~policystore.checkpoints.files.placeholders.Object`, except for a closed table of
+calls whose meaning is plain data (:mod:`policystore.checkpoints.files.pickle_reader`).
 
 Time and memory are bounded by the length of the file: an operation makes at most one value, whose
 bytes stand in the file, and only scalars, names and short flat tuples of them are hashed.
@@ -16,7 +16,14 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from policystore.checkpoints.stand_ins import Calls, Global, Object, Shell, bare, why_no_key
+from policystore.checkpoints.files.placeholders import (
+    Calls,
+    Global,
+    PendingValue,
+    UnbuiltObject,
+    kind_of,
+    why_no_key,
+)
 from policystore.errors import FormatError
 
 __all__ = ["MARK", "Machine"]
@@ -146,11 +153,11 @@ class Machine:
         """Put keys and values, one after the other, into a dict or what stands for one."""
         if len(items) % 2:
             self.fail("a key without a value")
-        if isinstance(into, Object) and not isinstance(into.entries, dict):
+        if isinstance(into, UnbuiltObject) and not isinstance(into.entries, dict):
             into.entries = {}
-        target = into.entries if isinstance(into, Object) else into
+        target = into.entries if isinstance(into, UnbuiltObject) else into
         if not isinstance(target, dict):
-            self.fail(f"entries are put into {bare(into)}")
+            self.fail(f"entries are put into {kind_of(into)}")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[self.key(key)] = value
             if isinstance(key, tuple):
@@ -160,20 +167,20 @@ class Machine:
 
     def append(self, into: Any, items: list[Any]) -> None:
         """Append items to a list or what stands for one."""
-        if isinstance(into, Object) and not isinstance(into.items, list):
+        if isinstance(into, UnbuiltObject) and not isinstance(into.items, list):
             into.items = []
-        target = into.items if isinstance(into, Object) else into
+        target = into.items if isinstance(into, UnbuiltObject) else into
         if not isinstance(target, list):
-            self.fail(f"items are appended to {bare(into)}")
+            self.fail(f"items are appended to {kind_of(into)}")
         target.extend(items)
 
     def add(self, into: Any, items: list[Any]) -> None:
         """Add items to a set or what stands for one."""
-        if isinstance(into, Object):
+        if isinstance(into, UnbuiltObject):
             self.append(into, items)
             return
         if not isinstance(into, set):
-            self.fail(f"items are added to {bare(into)}")
+            self.fail(f"items are added to {kind_of(into)}")
         for item in items:
             into.add(self.key(item))
 
@@ -182,9 +189,9 @@ class Machine:
     def call(self, function: Any, args: Any, kwargs: Any = None) -> Any:
         """What a call gives: data where its meaning is known, else a stand-in."""
         if not isinstance(args, tuple):
-            self.fail(f"{bare(args)} as the arguments of a call")
+            self.fail(f"{kind_of(args)} as the arguments of a call")
         if kwargs is not None and not isinstance(kwargs, dict):
-            self.fail(f"{bare(kwargs)} as the named arguments of a call")
+            self.fail(f"{kind_of(kwargs)} as the named arguments of a call")
         if isinstance(function, Global) and not kwargs:
             meaning = self._calls.get((function.module, function.name))
             if meaning is not None:
@@ -196,7 +203,7 @@ class Machine:
                 if found is not NotImplemented:
                     return found
         self.made()
-        return Object(function, args, kwargs) if kwargs else Object(function, args)
+        return UnbuiltObject(function, args, kwargs) if kwargs else UnbuiltObject(function, args)
 
     def _charge(self, args: tuple[Any, ...]) -> None:
         """Count what is about to be copied; an item of a container takes more than its byte."""
@@ -211,17 +218,17 @@ class Machine:
         """Give the value below the topmost one that as its state."""
         state = self.pop()
         target = self.top()
-        if isinstance(target, Shell):
+        if isinstance(target, PendingValue):
             self._charge(state if isinstance(state, tuple) else ())
             try:
                 self.stack[-1] = target.built(state)
             except FormatError as error:
                 self.fail(str(error))
-        elif isinstance(target, Object):
+        elif isinstance(target, UnbuiltObject):
             target.state = state
         elif not isinstance(target, (dict, list, set)):
             # Of those, attributes beside their contents say nothing here: torch notes versions so.
-            self.fail(f"{bare(target)} is given a state")
+            self.fail(f"{kind_of(target)} is given a state")
 
     # Memo
 
@@ -236,7 +243,7 @@ class Machine:
         if index not in self.memo:
             self.fail(f"place {index} is recalled and nothing was put there")
         found = self.memo[index]
-        if isinstance(found, Shell) and found.value is not None:
+        if isinstance(found, PendingValue) and found.value is not None:
             found = found.value
         self.push(found)
 
@@ -260,7 +267,7 @@ class Machine:
         """Put what a persistent id stands for on top."""
         if self._persistent is None:
             self.made()
-            self.push(Object("a persistent id", (identity,)))
+            self.push(UnbuiltObject("a persistent id", (identity,)))
             return
         try:
             self.push(self._persistent(identity))

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from policystore.checkpoints.machine import MARK, Machine
+from policystore.checkpoints.files.pickle_machine import MARK, Machine
 
 __all__ = ["MAX_OPERATIONS", "run"]
 

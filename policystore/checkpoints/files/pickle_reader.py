@@ -13,9 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from policystore.checkpoints.machine import Machine
-from policystore.checkpoints.operations import run
-from policystore.checkpoints.stand_ins import Calls, Global, Object, Shell, why_no_key
+from policystore.checkpoints.files.pickle_machine import Machine
+from policystore.checkpoints.files.pickle_opcodes import run
+from policystore.checkpoints.files.placeholders import (
+    Calls,
+    Global,
+    PendingValue,
+    UnbuiltObject,
+    why_no_key,
+)
 from policystore.errors import FormatError
 
 __all__ = ["KNOWN", "array_of", "dtype_of", "read_pickle"]
@@ -26,7 +32,7 @@ _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": 
 _MAX_DIMENSIONS = 32
 
 
-class _Dtype(Shell):
+class _Dtype(PendingValue):
     """A numpy dtype on its way: the byte order comes as its state."""
 
     def __init__(self, code: str) -> None:
@@ -40,7 +46,7 @@ class _Dtype(Shell):
         raise FormatError("a dtype with a state that is none")
 
 
-class _Array(Shell):
+class _Array(PendingValue):
     """A numpy array on its way: all of it comes as its state."""
 
     def built(self, state: Any) -> Any:
@@ -57,7 +63,7 @@ def dtype_of(code: Any) -> Any:
         order, rest = (code[0], code[1:]) if code[:1] in "<>|=" else ("=", code)
         if rest[:1] in _SIZES and rest[1:] in map(str, _SIZES[rest[0]]):
             return np.dtype((order if order != "|" else "=") + rest)
-    return Object("a dtype", (code,))
+    return UnbuiltObject("a dtype", (code,))
 
 
 def array_of(raw: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
@@ -66,10 +72,10 @@ def array_of(raw: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
     Raises:
         FormatError: another number of bytes than its shape needs.
     """
-    if isinstance(dtype, Shell):
+    if isinstance(dtype, PendingValue):
         dtype = dtype.value
     if not isinstance(dtype, np.dtype):
-        return Object("an array", (raw, dtype, shape))
+        return UnbuiltObject("an array", (raw, dtype, shape))
     if isinstance(shape, int) and not isinstance(shape, bool):
         shape = (shape,)
     if not isinstance(raw, (bytes, bytearray)) or not _is_shape(shape):

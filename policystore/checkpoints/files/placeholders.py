@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["ODD", "Calls", "Global", "Object", "Shell", "bare", "class_path", "said", "why_no_key"]
+__all__ = [
+    "BAD_DATA_ERRORS",
+    "Calls",
+    "Global",
+    "PendingValue",
+    "UnbuiltObject",
+    "class_path",
+    "kind_of",
+    "said",
+    "why_no_key",
+]
 
 _KEY_BITS = 60
 _MAX_NAME = 512
@@ -20,7 +30,15 @@ _MAX_KEY_TEXT = 256  # characters of one of them
 
 _NONE: Mapping[Any, Any] = MappingProxyType({})
 
-ODD = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, StopIteration)
+BAD_DATA_ERRORS = (
+    AttributeError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    StopIteration,
+)
 """What Python raises where data is not of the form that code takes it to be."""
 
 Calls = dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]]
@@ -43,7 +61,7 @@ class Global:
         return f"{self.module}:{self.name}"
 
 
-class Object:
+class UnbuiltObject:
     """An object that a file describes and nobody makes.
 
     Attributes:
@@ -82,7 +100,7 @@ class Object:
                 yield from part.items()
 
 
-class Shell:
+class PendingValue:
     """What a call makes that gets its value by a state, as numpy's arrays do.
 
     Attributes:
@@ -104,7 +122,7 @@ def class_path(value: Any) -> str | None:
     """
     if isinstance(value, Global):
         return str(value)
-    cls = value.cls if isinstance(value, Object) else None
+    cls = value.cls if isinstance(value, UnbuiltObject) else None
     if not isinstance(cls, Global) or cls.name != "_make_skeleton_class" or len(value.args) < 4:
         return None
     name, given = value.args[1], value.args[3]
@@ -128,26 +146,26 @@ def why_no_key(key: Any) -> str | None:
         return next(filter(None, map(why_no_key, key)), None)
     if type(key) is int:
         return None if key.bit_length() <= _KEY_BITS else "an integer of more than 60 bits as a key"
-    if key is None or isinstance(key, (str, bytes, bool, float, Global, Object)):
+    if key is None or isinstance(key, (str, bytes, bool, float, Global, UnbuiltObject)):
         return None
-    return f"{bare(key)} as a key"
+    return f"{kind_of(key)} as a key"
 
 
 def said(value: Any) -> str:
     """What a text or a name says, if it is one; else what kind of thing it is."""
     if isinstance(value, (str, Global)):
         return str(value)[:200]
-    return bare(value)
+    return kind_of(value)
 
 
-def bare(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """What kind of thing a value is, in few words, for messages; never its ``repr``, which may be
     endless.
     """
     if isinstance(value, Global):
         return f"the name {value}"[:200]
-    if isinstance(value, Object) and isinstance(value.cls, str):
+    if isinstance(value, UnbuiltObject) and isinstance(value.cls, str):
         return value.cls[:200]
-    if isinstance(value, Object):
+    if isinstance(value, UnbuiltObject):
         return f"an object of {value.cls}"[:200] if isinstance(value.cls, Global) else "an object"
     return type(value).__name__

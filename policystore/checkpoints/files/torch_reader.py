@@ -11,10 +11,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from policystore.checkpoints.machine import Machine
-from policystore.checkpoints.operations import run
-from policystore.checkpoints.pickles import KNOWN, read_pickle
-from policystore.checkpoints.stand_ins import Calls, Global, Object
+from policystore.checkpoints.files.pickle_machine import Machine
+from policystore.checkpoints.files.pickle_opcodes import run
+from policystore.checkpoints.files.pickle_reader import KNOWN, read_pickle
+from policystore.checkpoints.files.placeholders import Calls, Global, UnbuiltObject
 from policystore.errors import FormatError
 
 __all__ = ["read_torch"]
@@ -101,7 +101,7 @@ def _storage(identity: Any, known: dict[str, Any], read: Any, order: bytes) -> A
     if not isinstance(kind, Global) or not isinstance(key, str):
         raise FormatError("a storage without type or key")
     if kind.module not in ("torch", "torch.storage") or kind.name not in _STORAGES:
-        return Object(kind, (key,))
+        return UnbuiltObject(kind, (key,))
     if key not in known:
         known[key] = read(key)
     dtype = np.dtype(_STORAGES[kind.name])

@@ -16,36 +16,36 @@ from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
 from policystore.errors import InvalidInputError
 
-__all__ = ["CallbackMaker", "report"]
+__all__ = ["CallbackFactory", "report"]
 
 _HOOKS = tuple(name for name in dir(DefaultCallbacks) if name.startswith("on_"))
 
 
-class CallbackMaker:
+class CallbackFactory:
     """Makes callbacks, in whatever process; pickles as what it was made of.
 
     Args:
         kind: class of the callbacks.
         settings: what it is called with, by keyword; has to pickle.
-        beside: callback classes (or other callables that make callbacks) whose callbacks are to be
+        callbacks: callback classes (or other callables that make callbacks) whose callbacks are to be
             called as well: one, or several.
         last: call them before these, not after.
 
     Raises:
-        InvalidInputError: something in ``beside`` that makes no callbacks.
+        InvalidInputError: something in ``callbacks`` that makes no callbacks.
     """
 
     def __init__(
         self,
         kind: type[DefaultCallbacks],
         settings: Mapping[str, Any],
-        beside: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
+        callbacks: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
         *,
         last: bool = False,
     ) -> None:
         self.kind = kind
         self.settings = dict(settings)
-        self.beside = _makers(beside)
+        self.callbacks = _makers(callbacks)
         self.last = last
         # RLlib writes configs down with their callbacks' import path (utils/serialization.py).
         self.__qualname__ = type(self).__qualname__
@@ -53,14 +53,14 @@ class CallbackMaker:
     def __call__(self) -> DefaultCallbacks:
         """Make the callbacks; RLlib calls this once in each process."""
         own = self.kind(**self.settings)
-        if not self.beside:
+        if not self.callbacks:
             return own
-        others = [maker() for maker in self.beside]
+        others = [maker() for maker in self.callbacks]
         return _Together([*others, own] if self.last else [own, *others])
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-        others = [getattr(maker, "__name__", repr(maker)) for maker in self.beside]
+        others = [getattr(maker, "__name__", repr(maker)) for maker in self.callbacks]
         return f"<{self.kind.__name__}({given}){' beside ' if others else ''}{', '.join(others)}>"
 
 
@@ -90,12 +90,12 @@ def report(result: dict[str, Any], what: str, found: Mapping[str, Any]) -> None:
     result.setdefault("policystore", {}).setdefault(what, {}).update(found)
 
 
-def _makers(beside: Any) -> tuple[Callable[[], Any], ...]:
-    listed = tuple(beside) if isinstance(beside, (list, tuple)) else (beside,)
+def _makers(callbacks: Any) -> tuple[Callable[[], Any], ...]:
+    listed = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
     for maker in listed:
         if isinstance(maker, DefaultCallbacks) or not callable(maker):
             raise InvalidInputError(
-                "beside= takes classes of callbacks, one or a list of them, as config.callbacks() "
-                f"does: beside=MyCallbacks, not {maker!r}"
+                "callbacks= takes classes of callbacks, one or a list of them, as config.callbacks() "
+                f"does: callbacks=MyCallbacks, not {maker!r}"
             )
     return listed

@@ -16,11 +16,11 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
 from policystore.errors import InvalidInputError, NotFoundError, PolicyStoreError, StorageError
-from policystore.layout import check_name
-from policystore.rllib.callbacks import CallbackMaker, report
-from policystore.rllib.resuming import hold, keep_added
-from policystore.rllib.sources import snapshot
-from policystore.rllib.uploading import Copy, Uploader
+from policystore.format.refs import check_name
+from policystore.rllib.api import snapshot
+from policystore.rllib.callbacks.factory import CallbackFactory, report
+from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
+from policystore.rllib.callbacks.upload_queue import Copy, Uploader
 from policystore.store import PolicyStore
 
 __all__ = ["publish"]
@@ -37,17 +37,17 @@ def publish(
     store: PolicyStore | str | os.PathLike[str],
     policies: Mapping[str, str],
     *,
-    every: int = 1,
+    interval: int = 1,
     metric: str | None = None,
     mode: str = "max",
     keep_best: bool = True,
-    queue: int = 4,
+    max_pending: int = 4,
     timeout: float = 60.0,
-    beside: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
-) -> CallbackMaker:
+    callbacks: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
+) -> CallbackFactory:
     """Callbacks that push policies while they are trained.
 
-    ``config.callbacks(publish("s3://team/policies", {"main": "soccer/main"}, every=10))``. After
+    ``config.callbacks(publish("s3://team/policies", {"main": "soccer/main"}, interval=10))``. After
     each so-many-th training iteration a copy of each policy is taken in the training thread, and
     pushed by a thread beside it: training never waits for the store. A slow or absent bucket ends
     no training. A push is tried up to 6 times, over some 15 s. Where copies come faster than they
@@ -71,17 +71,17 @@ def publish(
         policies: id of a policy or module of the config -> name in the store. ``{trial}`` in a
             name stands for the trial, as Tune calls its folder; a long one is cut, and ends with
             digits of its hash.
-        every: iterations from one copy to the next.
+        interval: iterations from one copy to the next.
         metric: where results have what counts, such as ``"env_runners/episode_return_mean"``.
             ``{policy}`` stands for the policy's id:
             ``"env_runners/module_episode_returns_mean/{policy}"``.
         mode: ``"max"`` or ``"min"``: which values are better.
         keep_best: tag the best version of each name ``best``; needs ``metric``. Several trials
             that push to one name share the tag, and it ends on the best of all.
-        queue: so many copies of each policy may wait.
+        max_pending: so many copies of each policy may wait.
         timeout: seconds to wait for pushes at the end.
-        beside: callback classes of the user's own, as for
-            :func:`warm_start <policystore.rllib.warm_start.warm_start>`; called before these, so
+        callbacks: callback classes of the user's own, as for
+            :func:`warm_start <policystore.rllib.callbacks.warm_start.warm_start>`; called before these, so
             that ``metric`` may be one of theirs.
 
     Raises:
@@ -108,8 +108,8 @@ def publish(
     names = list(policies.values())
     if len(set(names)) < len(names):
         raise InvalidInputError(f"several policies under one name: {dict(policies)}")
-    _check_number("every", every, 1)
-    _check_number("queue", queue, 1)
+    _check_number("interval", interval, 1)
+    _check_number("max_pending", max_pending, 1)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
         raise InvalidInputError(f"timeout is a number of seconds, not {timeout!r}")
     if mode not in ("max", "min"):
@@ -122,15 +122,15 @@ def publish(
     settings = {
         "store": store,
         "policies": dict(policies),
-        "every": every,
+        "interval": interval,
         "metric": metric,
         "mode": mode,
         "keep_best": keep_best,
-        "queue": queue,
+        "max_pending": max_pending,
         "timeout": float(timeout),
     }
     # After the others, which may put the metric into the result.
-    return CallbackMaker(Publish, settings, beside, last=True)
+    return CallbackFactory(Publish, settings, callbacks, last=True)
 
 
 class Publish(DefaultCallbacks):  # type: ignore[misc]
@@ -140,21 +140,21 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         self,
         store: PolicyStore,
         policies: Mapping[str, str],
-        every: int,
+        interval: int,
         metric: str | None,
         mode: str,
         keep_best: bool,
-        queue: int,
+        max_pending: int,
         timeout: float,
     ) -> None:
         super().__init__()
         self._store = store
         self._policies = policies
-        self._every = every
+        self._interval = interval
         self._metric = metric
         self._lowest = mode == "min"
         self._keep_best = keep_best
-        self._queue = queue
+        self._max_pending = max_pending
         self._timeout = timeout
         self._uploader: Uploader | None = None
         self._run = ""
@@ -163,7 +163,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **_: Any) -> None:
         """After the workers were made, and before anything is sampled or restored."""
-        keep_added(algorithm)
+        restore_added_policies(algorithm)
         experiment, trial = _trial_of(algorithm)
         self._run = f"{experiment}/{trial}" if trial else uuid.uuid4().hex
         said = _in_a_name(trial or self._run)
@@ -172,7 +172,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         self._uploader = Uploader(
             self._store,
             names,
-            queue=self._queue,
+            max_pending=self._max_pending,
             metrics={pid: self._metric_of(pid) if self._keep_best else None for pid in names},
             lowest=self._lowest,
             # Of two runs of one name it could not tell which one has pushed.
@@ -185,14 +185,16 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
             found = error.within(self._what())
             if not trial:
                 raise found from error
-            hold(algorithm, found)  # in Tune an error here would arrive as ActorDiedError
+            block_until_restored(
+                algorithm, found
+            )  # in Tune an error here would arrive as ActorDiedError
             return
         try:
             for name in self._names.values():
                 self._look(name)
         except PolicyStoreError as error:
             # A trial that resumes goes on without; there the uploads say it.
-            hold(algorithm, error.within(self._what()))
+            block_until_restored(algorithm, error.within(self._what()))
         algorithm.cleanup = self._ending(algorithm.cleanup, in_tune=bool(trial))
 
     def on_checkpoint_loaded(self, *, algorithm: Algorithm, **_: Any) -> None:
@@ -207,7 +209,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
             return
         uploader.raise_fatal()
         iteration = int(result.get("training_iteration", algorithm.iteration))
-        if iteration % self._every == 0:
+        if iteration % self._interval == 0:
             for policy_id, name in self._names.items():
                 value, metrics = self._metrics(result, policy_id)
                 try:

@@ -22,16 +22,16 @@ from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from policystore.errors import MismatchError, PolicyStoreError
-from policystore.rllib.joining import add_to
-from policystore.rllib.module_stack import snapshot_module
-from policystore.rllib.restarts import remembered
-from policystore.rllib.running import check_sync, load_into
-from policystore.rllib.sources import snapshot
-from policystore.rllib.waves import deadline_of, facts_of
-from policystore.rllib.workers import GROUPS, is_new_stack, workers_of
+from policystore.rllib.api import snapshot
+from policystore.rllib.live.add_remove import add_policy
+from policystore.rllib.live.load import check_sync, load_into
+from policystore.rllib.live.restart_guard import remembered
+from policystore.rllib.live.transaction import deadline_of, describe_policies
+from policystore.rllib.new_stack.snapshot import snapshot_module
+from policystore.rllib.workers.calls import GROUPS, is_new_stack, workers_of
 from policystore.snapshot import Snapshot
 
-__all__ = ["hold", "keep_added"]
+__all__ = ["block_until_restored", "restore_added_policies"]
 
 _MARK = "_policystore_resuming"
 _HELD = ("step", "training_step", "evaluate", "save_checkpoint", "save_to_path")
@@ -41,11 +41,11 @@ _ARGUMENTS = RLModule.CLASS_AND_CTOR_ARGS_FILE_NAME
 _TIMEOUT = 60.0
 
 
-def keep_added(algorithm: Algorithm, **_: Any) -> None:
+def restore_added_policies(algorithm: Algorithm, **_: Any) -> None:
     """From now on, restoring this Algorithm brings back all that the checkpoint has.
 
-    ``config.callbacks(on_algorithm_init=keep_added)``, for trials of the new API stack that use
-    :func:`add_to <policystore.rllib.joining.add_to>`; beside the user's own callback classes. (On
+    ``config.callbacks(on_algorithm_init=restore_added_policies)``, for trials of the new API stack that use
+    :func:`~policystore.rllib.add_policy`; beside the user's own callback classes. (On
     the old stack RLlib takes no such functions, and brings added policies back by itself.) The
     callbacks of ``warm_start`` and ``publish`` do it as well.
 
@@ -67,7 +67,7 @@ def keep_added(algorithm: Algorithm, **_: Any) -> None:
         algorithm.__setstate__ = _restoring_old(algorithm, algorithm.__setstate__)
 
 
-def hold(algo: Algorithm, error: PolicyStoreError) -> None:
+def block_until_restored(algo: Algorithm, error: PolicyStoreError) -> None:
     """Let an Algorithm neither train, evaluate nor be saved, but raise, unless it is restored."""
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
@@ -116,7 +116,7 @@ def _hand_out(algo: Algorithm) -> None:
     of a path with a scheme it does not see that there are learners in it
     (``algorithms/algorithm.py:3385``). Evaluation is left out.
     """
-    number = facts_of(workers_of(algo), [], deadline_of(_TIMEOUT))["seq"]
+    number = describe_policies(workers_of(algo), [], deadline_of(_TIMEOUT))["seq"]
     held = algo.learner_group.get_state(
         components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
     )
@@ -159,7 +159,7 @@ def _bring_back(algo: Algorithm, path: Any, filesystem: Any) -> None:
         filesystem, text = FileSystem.from_uri(text)
     text = text.rstrip("/")
     saved = _modules_of(filesystem, f"{text}/{_MODULES}")
-    there = facts_of(workers_of(algo), [], deadline_of(_TIMEOUT))["ids"]
+    there = describe_policies(workers_of(algo), [], deadline_of(_TIMEOUT))["ids"]
     lacking = [pid for pid in saved if pid not in there]
     without = [pid for pid in there if pid not in saved]
     if saved and without:
@@ -204,7 +204,7 @@ def _add(
         train = to_train
         if to_train is not None and not callable(to_train):
             train = [each for each in to_train if each in have]
-        add_to(
+        add_policy(
             algo,
             pid,
             snapshot_module(spec.build()),

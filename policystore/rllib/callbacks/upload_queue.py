@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policystore.errors import NotFoundError, PolicyStoreError, StorageError
-from policystore.records import Version
+from policystore.format.records import Version
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 
@@ -77,7 +77,7 @@ class Uploader:
     Args:
         store: where to.
         names: policy id -> name.
-        queue: so many copies of each policy may wait. One more, and the oldest of them gives way
+        max_pending: so many copies of each policy may wait. One more, and the oldest of them gives way
             that is not the best.
         metrics: policy id -> what a version's metrics have its value under, for the tag ``best``;
             None: no tag.
@@ -90,14 +90,14 @@ class Uploader:
         store: PolicyStore,
         names: Mapping[str, str],
         *,
-        queue: int,
+        max_pending: int,
         metrics: Mapping[str, str | None],
         lowest: bool,
         resumes: bool = False,
     ) -> None:
         self._store = store
         self._resumes = resumes
-        self._queue = queue
+        self._max_pending = max_pending
         self._lowest = lowest
         self._lines = {policy: _Line(name, metrics[policy]) for policy, name in names.items()}
         self._change = threading.Condition()
@@ -114,7 +114,7 @@ class Uploader:
         with self._change:
             line = self._lines[copy.policy]
             line.waiting.append(copy)
-            if len(line.waiting) > self._queue:
+            if len(line.waiting) > self._max_pending:
                 line.waiting.remove(self._least(line))
                 line.skipped += 1
             self._deadline = None

@@ -19,11 +19,11 @@ from policystore.errors import (
     ReadOnlyError,
     StorageError,
 )
-from policystore.finding import RefLike
-from policystore.records import Version
-from policystore.rllib.callbacks import CallbackMaker, report
-from policystore.rllib.resuming import hold, keep_added
-from policystore.rllib.running import load_into
+from policystore.format.records import Version
+from policystore.repository.resolver import RefLike
+from policystore.rllib.callbacks.factory import CallbackFactory, report
+from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
+from policystore.rllib.live.load import load_into
 from policystore.store import PolicyStore
 
 __all__ = ["warm_start"]
@@ -37,21 +37,21 @@ def warm_start(
     store: PolicyStore | str | os.PathLike[str],
     policies: Mapping[str, RefLike],
     *,
-    agents: Any = None,
+    agent_ids: Any = None,
     timeout: float = 60.0,
-    beside: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
-) -> CallbackMaker:
+    callbacks: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
+) -> CallbackFactory:
     """Callbacks that give policies of a fresh Algorithm the weights of pushed ones.
 
     ``config.callbacks(warm_start("s3://team/policies", {"main": "soccer/main@champion"}))``, in
     ``tune.Tuner``, ``tune.run`` and where the Algorithm is built by hand. They go by
-    :func:`load_into <policystore.rllib.running.load_into>` to every learner and worker at once,
+    :func:`load_into <policystore.rllib.live.load.load_into>` to every learner and worker at once,
     when the Algorithm is built: no sample is drawn with other weights. Nothing else changes: not
     the config, its ``policy_mapping_fn`` or its other policies.
 
     An Algorithm that is restored from a checkpoint holds what the checkpoint has, on all its
     workers, evaluation too; modules that were added to it with
-    :func:`add_to <policystore.rllib.joining.add_to>` are there again. It needs the store no more.
+    :func:`~policystore.rllib.add_policy` are there again. It needs the store no more.
 
     Refs are looked up here, once: all trials of an experiment and their restarts get the same
     weights, wherever a name or tag moves meanwhile. Training results have the digests, under
@@ -60,9 +60,9 @@ def warm_start(
     Args:
         store: a store, its folder or URL, which every node that runs a trial can reach.
         policies: id of a policy or module of the config -> ref of what it is to start with.
-        agents: as for ``load_into``: whose filters get the filter statistics.
+        agent_ids: as for ``load_into``: whose filters get the filter statistics.
         timeout: seconds for the load, once the weights are here.
-        beside: callback classes of the user's own, one or a list, called after these; on the old
+        callbacks: callback classes of the user's own, one or a list, called after these; on the old
             API stack the only way to have both, as RLlib fails there on a list.
 
     Raises:
@@ -96,10 +96,10 @@ def warm_start(
         "store": store,
         "refs": {policy_id: _said(ref) for policy_id, ref in policies.items()},
         "digests": digests,
-        "agents": agents,
+        "agent_ids": agent_ids,
         "timeout": timeout,
     }
-    return CallbackMaker(WarmStart, settings, beside)
+    return CallbackFactory(WarmStart, settings, callbacks)
 
 
 class WarmStart(DefaultCallbacks):  # type: ignore[misc]
@@ -110,19 +110,19 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
         store: PolicyStore,
         refs: Mapping[str, str],
         digests: Mapping[str, str],
-        agents: Any,
+        agent_ids: Any,
         timeout: float,
     ) -> None:
         super().__init__()
         self._store = store
         self._refs = refs
         self._digests = digests
-        self._agents = agents
+        self._agent_ids = agent_ids
         self._timeout = timeout
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **_: Any) -> None:
         """After the workers were made, and before anything is sampled or restored."""
-        keep_added(algorithm)
+        restore_added_policies(algorithm)
         try:
             digests = {pid: Digest.parse(text) for pid, text in self._digests.items()}
             pulled = self._store.pull_many(list(digests.values()))
@@ -134,17 +134,17 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
                 "checkpoint now.",
                 found,
             )
-            hold(algorithm, found)
+            block_until_restored(algorithm, found)
             return
         try:
-            load_into(algorithm, snaps, agents=self._agents, timeout=self._timeout)
+            load_into(algorithm, snaps, agent_ids=self._agent_ids, timeout=self._timeout)
         except PolicyStoreError as error:
             found = error.within(_what(self._refs, self._store))
             if getattr(algorithm, "_storage", None) is None:
                 raise found from error
             # In Tune an error here ends the trial's actor, and is reported as that: ActorDiedError,
             # with a stack trace. From train() the error itself arrives.
-            hold(algorithm, found)
+            block_until_restored(algorithm, found)
 
     def on_train_result(self, *, result: dict[str, Any], **_: Any) -> None:
         """Say what the Algorithm started with."""

@@ -16,8 +16,8 @@ from torch.nn.modules.module import (
 )
 
 from policystore.errors import InvalidInputError, MismatchError, PolicyStoreError
+from policystore.format.spec import Spec
 from policystore.snapshot import Snapshot
-from policystore.spec import Spec
 
 __all__ = ["building", "check_snapshot", "guarded", "lost_config"]
 
@@ -32,7 +32,7 @@ def check_snapshot(snap: object) -> None:
             f"expected a Snapshot, found {type(snap).__qualname__}"
             + (f": pull it first, store.pull({snap!r})" if isinstance(snap, str) else "")
         )
-    why = snap.spec.left_out
+    why = snap.spec.omitted
     if snap.spec.stack == "none" and ("class" in why or "spec" in why):
         raise InvalidInputError(
             f"{snap!r} holds weights that cannot be rebuilt: {why.get('class', why.get('spec'))}"
@@ -41,7 +41,7 @@ def check_snapshot(snap: object) -> None:
 
 def lost_config(spec: Spec) -> list[str]:
     """What of its config a snapshot could not hold, by place."""
-    return sorted(key for key in spec.left_out if key.startswith("config."))
+    return sorted(key for key in spec.omitted if key.startswith("config."))
 
 
 @contextlib.contextmanager

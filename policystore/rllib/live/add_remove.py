@@ -9,17 +9,17 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.metrics import ALL_MODULES
 
 from policystore.errors import InvalidInputError, NotFoundError
-from policystore.rllib.bounds import check_snapshot
-from policystore.rllib.classes import Trust, listed
-from policystore.rllib.joining_new import add_new, remove_new
-from policystore.rllib.joining_old import add_old, remove_old
-from policystore.rllib.shipping import check_ships
-from policystore.rllib.sync_report import SyncReport
-from policystore.rllib.waves import deadline_of, facts_of, settle_old
-from policystore.rllib.workers import is_new_stack, workers_of
+from policystore.rllib.common.build_guard import check_snapshot
+from policystore.rllib.common.trust import Trust, listed
+from policystore.rllib.live.add_remove_new_stack import add_new, remove_new
+from policystore.rllib.live.add_remove_old_stack import add_old, remove_old
+from policystore.rllib.live.report import SyncReport
+from policystore.rllib.live.transaction import deadline_of, describe_policies, settle_old
+from policystore.rllib.workers.by_value import check_ships
+from policystore.rllib.workers.calls import is_new_stack, workers_of
 from policystore.snapshot import Snapshot
 
-__all__ = ["add_to", "remove_from"]
+__all__ = ["add_policy", "remove_policy"]
 
 ToTrain: TypeAlias = Collection[str] | Callable[..., bool]
 """Ids of the policies that training updates, or RLlib's function of an id and a batch."""
@@ -28,21 +28,21 @@ _FORBIDDEN = frozenset('<>:"/\\|?*')
 _LONGEST = 200  # bytes; names of folders end at 255 on most disks
 
 
-def add_to(
+def add_policy(
     algo: Algorithm,
     policy_id: str,
     snap: Snapshot,
     *,
     policy_mapping_fn: Callable[..., str] | None = None,
     policies_to_train: ToTrain | None = None,
-    agents: Any = None,
+    agent_ids: Any = None,
     trust: Trust = (),
     timeout: float = 60.0,
 ) -> SyncReport:
     """Add a policy to a running Algorithm, with its weights, on every learner and worker at once.
 
     Its spaces and network may be others than its neighbours'. Env runners of the new stack get it
-    inference-only. All or nothing, as :func:`load_into <policystore.rllib.running.load_into>`.
+    inference-only. All or nothing, as :func:`load_into <policystore.rllib.live.load.load_into>`.
     Episodes that have begun keep the mapping that they began with; with several learners they start
     anew.
 
@@ -54,9 +54,9 @@ def add_to(
             one there is.
         policies_to_train: which policies training updates from now on; None keeps what there is. If
             that trains everything (RLlib's default), it trains this one too.
-        agents: as for ``load_into``.
+        agent_ids: as for ``load_into``.
         trust: classes outside of ``ray.rllib`` that the snapshot may name, as for
-            :func:`rebuild_module <policystore.rllib.module_rebuild.rebuild_module>`.
+            :func:`rebuild_module <policystore.rllib.new_stack.rebuild.rebuild_module>`.
         timeout: seconds for all of it.
 
     Returns:
@@ -77,7 +77,7 @@ def add_to(
     trust = listed(trust)
     team = workers_of(algo)
     settle_old(algo, deadline)
-    there = facts_of(team, [], deadline)["ids"]
+    there = describe_policies(team, [], deadline)["ids"]
     if policy_id in there:
         raise InvalidInputError(
             f"the Algorithm has a policy {policy_id!r} already; load_into() gives it other "
@@ -86,9 +86,9 @@ def add_to(
     if policies_to_train is not None and not callable(policies_to_train):
         _check_known(policies_to_train, [*there, policy_id], "policies_to_train")
     if not is_new_stack(algo):
-        if agents is not None:
+        if agent_ids is not None:
             raise InvalidInputError(
-                "agents= is for the new API stack; on the old one filters belong to policies"
+                "agent_ids= is for the new API stack; on the old one filters belong to policies"
             )
         return add_old(
             algo,
@@ -105,13 +105,13 @@ def add_to(
         snap,
         policy_mapping_fn=policy_mapping_fn,
         policies_to_train=policies_to_train,
-        agents=agents,
+        agent_ids=agent_ids,
         trust=trust,
         deadline=deadline,
     )
 
 
-def remove_from(
+def remove_policy(
     algo: Algorithm,
     policy_id: str,
     *,
@@ -145,7 +145,7 @@ def remove_from(
     _check_functions(policy_mapping_fn, policies_to_train)
     team = workers_of(algo)
     settle_old(algo, deadline)
-    there = facts_of(team, [], deadline)["ids"]
+    there = describe_policies(team, [], deadline)["ids"]
     if policy_id not in there:
         raise NotFoundError(
             f"the Algorithm has no policy {policy_id!r}; it has {', '.join(map(repr, there))}. "

@@ -16,14 +16,14 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.policy.policy import PolicySpec
 
 from policystore.errors import InvalidInputError, StorageError, SyncError
-from policystore.rllib.classes import Trust
-from policystore.rllib.fitting import Fit, fit
-from policystore.rllib.module_rebuild import module_spec
-from policystore.rllib.restarts import forget, mapping, remember, watch
-from policystore.rllib.running_filters import new_stack_filters
-from policystore.rllib.sync_report import SyncReport
-from policystore.rllib.waves import Payload, Steps, carry_out, compare, facts_of
-from policystore.rllib.worker_modules import (
+from policystore.rllib.common.trust import Trust
+from policystore.rllib.live.compatibility import PreparedWeights, fit
+from policystore.rllib.live.filters import new_stack_filters
+from policystore.rllib.live.report import SyncReport
+from policystore.rllib.live.restart_guard import forget, mapping, remember, watch
+from policystore.rllib.live.transaction import Payload, Steps, carry_out, compare, describe_policies
+from policystore.rllib.new_stack.rebuild import module_spec
+from policystore.rllib.worker_code.modules import (
     can_join,
     can_leave,
     drop_module,
@@ -32,8 +32,8 @@ from policystore.rllib.worker_modules import (
     spec_of,
     step_aside,
 )
-from policystore.rllib.worker_side import commit
-from policystore.rllib.workers import Deadline, Worker, send, workers_of
+from policystore.rllib.worker_code.weights import commit
+from policystore.rllib.workers.calls import Deadline, Worker, send, workers_of
 from policystore.snapshot import Snapshot
 
 __all__ = ["add_new", "remove_new"]
@@ -49,14 +49,14 @@ def add_new(
     *,
     policy_mapping_fn: Any,
     policies_to_train: Any,
-    agents: Any,
+    agent_ids: Any,
     trust: Trust,
     deadline: Deadline,
 ) -> SyncReport:
-    """:func:`policystore.rllib.add_to` on the new stack."""
+    """:func:`policystore.rllib.add_policy` on the new stack."""
     team = workers_of(algo)
     _refuse_setup(algo, "added")
-    before = facts_of(team, None, deadline)
+    before = describe_policies(team, None, deadline)
     spec = _plain(module_spec(snap, trust))
     job: dict[str, Any] = {
         "token": uuid.uuid4().hex,
@@ -71,9 +71,9 @@ def add_new(
     _refuse_split(team, [*before["ids"], policy_id], before, policies_to_train)
     described = _described(team, job, deadline)
     fitting = fit(policy_id, snap, described, "new")
-    pipeline, notes = new_stack_filters(algo, {policy_id: snap}, agents)
+    pipeline, notes = new_stack_filters(algo, {policy_id: snap}, agent_ids)
     job |= {"plans": {policy_id: fitting.plan}, "pipeline": pipeline, "seq": None}
-    fits: Mapping[str, Fit] = {policy_id: fitting}
+    fits: Mapping[str, PreparedWeights] = {policy_id: fitting}
     payload = Payload(team, fits)
     watch(algo)
     report = carry_out(
@@ -107,10 +107,10 @@ def remove_new(
     policies_to_train: Any,
     deadline: Deadline,
 ) -> SyncReport:
-    """:func:`policystore.rllib.remove_from` on the new stack."""
+    """:func:`policystore.rllib.remove_policy` on the new stack."""
     team = workers_of(algo)
     _refuse_setup(algo, "removed")
-    before = facts_of(team, None, deadline)
+    before = describe_policies(team, None, deadline)
     if len(before["ids"]) < 2:
         raise InvalidInputError(
             f"{policy_id!r} is the only module of the Algorithm; nothing was sent"
@@ -168,7 +168,7 @@ def remove_new(
     if policy_mapping_fn is not None:
         mapping(algo, policy_mapping_fn)
     team = workers_of(algo)  # anew: what was found out before still knows the module
-    return compare(team, facts_of(team, None, deadline), deadline)
+    return compare(team, describe_policies(team, None, deadline), deadline)
 
 
 def _refuse_setup(algo: Algorithm, what: str) -> None:

@@ -14,15 +14,15 @@ from typing import Any, NoReturn
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError, StorageError, SyncError
-from policystore.rllib.classes import Trust
-from policystore.rllib.fitting import fit
-from policystore.rllib.rehearsing import job_of, refuse_untenable, rehearse
-from policystore.rllib.restarts import forget, mapping, remember, watch
-from policystore.rllib.sync_report import SyncReport
-from policystore.rllib.waves import Payload, Steps, carry_out, compare, facts_of
-from policystore.rllib.worker_policies import can_map, drop_policy, join_policy, leave_policy
-from policystore.rllib.worker_side import commit
-from policystore.rllib.workers import Calls, Deadline, Worker, send, workers_of
+from policystore.rllib.common.trust import Trust
+from policystore.rllib.live.compatibility import fit
+from policystore.rllib.live.report import SyncReport
+from policystore.rllib.live.restart_guard import forget, mapping, remember, watch
+from policystore.rllib.live.transaction import Payload, Steps, carry_out, compare, describe_policies
+from policystore.rllib.live.trial_build import check_supported, job_of, rehearse
+from policystore.rllib.worker_code.policies import can_map, drop_policy, join_policy, leave_policy
+from policystore.rllib.worker_code.weights import commit
+from policystore.rllib.workers.calls import Calls, Deadline, Worker, send, workers_of
 from policystore.snapshot import Snapshot
 
 __all__ = ["add_old", "remove_old"]
@@ -41,14 +41,14 @@ def add_old(
     trust: Trust,
     deadline: Deadline,
 ) -> SyncReport:
-    """:func:`policystore.rllib.add_to` on the old stack."""
+    """:func:`policystore.rllib.add_policy` on the old stack."""
     team = workers_of(algo)
-    before = facts_of(team, None, deadline)
+    before = describe_policies(team, None, deadline)
     local = _leader(team)
     job = job_of(algo, policy_id, snap, trust)
     policy, described = rehearse(local, job, snap, policies_to_train)
     fits = {policy_id: fit(policy_id, snap, described, "old")}
-    refuse_untenable(algo, local, policy_id, policy, described)
+    check_supported(algo, local, policy_id, policy, described)
     coming = {policy_id: (policy.observation_space, policy.action_space)}
     del policy
     if policy_mapping_fn is not None:
@@ -89,9 +89,9 @@ def remove_old(
     policies_to_train: Any,
     deadline: Deadline,
 ) -> SyncReport:
-    """:func:`policystore.rllib.remove_from` on the old stack."""
+    """:func:`policystore.rllib.remove_policy` on the old stack."""
     team = workers_of(algo)
-    before = facts_of(team, None, deadline)
+    before = describe_policies(team, None, deadline)
     left = [pid for pid in before["ids"] if pid != policy_id]
     what = f"policy {policy_id!r} cannot be removed"
     if not left:
@@ -134,7 +134,7 @@ def remove_old(
     if policy_mapping_fn is not None:
         mapping(algo, policy_mapping_fn)
     team = workers_of(algo)  # anew: what was found out before still knows the policy
-    return compare(team, facts_of(team, left, deadline), deadline)
+    return compare(team, describe_policies(team, left, deadline), deadline)
 
 
 def _leader(team: list[Worker]) -> Any:

@@ -10,24 +10,24 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from policystore.container import layout
 from policystore.digest import Digest, digest_of
 from policystore.errors import InvalidInputError, MismatchError
+from policystore.format.arrays import CODES, Array, raw
+from policystore.format.safetensors import header_layout
+from policystore.format.spec import Spec
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
-from policystore.spec import Spec
-from policystore.tensors import CODES, Array, raw
 
-__all__ = ["Fit", "Plan", "fit", "plan_of"]
+__all__ = ["DigestPlan", "PreparedWeights", "fit", "plan_of"]
 
-Plan = tuple[bytes, tuple[tuple[str, str, tuple[int, ...]], ...]]
+DigestPlan = tuple[bytes, tuple[tuple[str, str, tuple[int, ...]], ...]]
 """How workers make an ``acting`` digest: see ``worker_side.py``."""
 
 _CARRIERS = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
 
 
 @dataclass(frozen=True)
-class Fit:
+class PreparedWeights:
     """A snapshot that fits, ready to be sent.
 
     Attributes:
@@ -39,7 +39,7 @@ class Fit:
     """
 
     arrays: dict[str, tuple[str, Array]]
-    plan: Plan
+    plan: DigestPlan
     expected: Digest
     acting: frozenset[str]
     notes: tuple[str, ...]
@@ -51,13 +51,15 @@ _NAMES = {dtype: dtype.name for dtype in CODES}
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(shapes: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Plan:
+def _plan(shapes: tuple[tuple[str, str, tuple[int, ...]], ...]) -> DigestPlan:
     named = {name: (dtype, shape) for name, dtype, shape in shapes}
-    where = layout({name: (_DTYPES[dtype], shape) for name, (dtype, shape) in named.items()}, None)
+    where = header_layout(
+        {name: (_DTYPES[dtype], shape) for name, (dtype, shape) in named.items()}, None
+    )
     return where.header, tuple((name, *named[name]) for name in where.offsets)
 
 
-def plan_of(described: Mapping[str, Any]) -> Plan:
+def plan_of(described: Mapping[str, Any]) -> DigestPlan:
     """The plan for what a learner says of a policy (``worker_side.look``).
 
     Raises:
@@ -72,7 +74,9 @@ def plan_of(described: Mapping[str, Any]) -> Plan:
     return _plan(tuple((name, *tensors[name]) for name in sorted(described["acting"])))
 
 
-def fit(policy_id: str, snap: Snapshot, described: Mapping[str, Any], stack: str) -> Fit:
+def fit(
+    policy_id: str, snap: Snapshot, described: Mapping[str, Any], stack: str
+) -> PreparedWeights:
     """Check a snapshot against the policy that it is to be loaded into.
 
     Args:
@@ -119,7 +123,7 @@ def fit(policy_id: str, snap: Snapshot, described: Mapping[str, Any], stack: str
         )
     acting = frozenset(described["acting"])
     plan = plan_of(described)
-    return Fit(
+    return PreparedWeights(
         arrays=arrays,
         plan=plan,
         expected=_expected(plan, weights),
@@ -148,7 +152,7 @@ def _really_missing(
     return left
 
 
-def _expected(plan: Plan, weights: Mapping[str, Array]) -> Digest:
+def _expected(plan: DigestPlan, weights: Mapping[str, Array]) -> Digest:
     """``encoding.part_digest`` of what acting needs, by the header that is there already."""
     header, order = plan
     return digest_of(header, *(raw(weights[name]) for name, _, _ in order))
@@ -212,6 +216,6 @@ def _check_spaces(spec: Spec, target: tuple[Any, Any], what: _Into) -> None:
     if wrong:
         raise MismatchError(
             f"{what}: {'; '.join(wrong)}. Nothing was sent. A policy of other spaces gets an id of "
-            "its own with add_to(); if they mean the same all the same, say so with "
+            "its own with add_policy(); if they mean the same all the same, say so with "
             "snap.replace(spec=…) of the target's spaces."
         )

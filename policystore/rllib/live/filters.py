@@ -10,24 +10,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from policystore.errors import FormatError, InvalidInputError, MismatchError
-from policystore.rllib.connector_state import is_filter, new_filter_state
-from policystore.rllib.connectors import walk
-from policystore.rllib.filters import running_stat, squares_name
-from policystore.rllib.worker_filters import policy_filter, read_old_filter
+from policystore.rllib.common.running_stats import running_stat, squares_name
+from policystore.rllib.new_stack.connector_state import is_filter, new_filter_state
+from policystore.rllib.new_stack.connectors import walk
+from policystore.rllib.worker_code.filters import policy_filter, read_old_filter
 from policystore.snapshot import Snapshot
 
 __all__ = ["given_old_filter", "new_stack_filters", "old_stack_filters"]
 
 
 def new_stack_filters(
-    algorithm: Any, snaps: Mapping[str, Snapshot], agents: Any
+    algorithm: Any, snaps: Mapping[str, Snapshot], agent_ids: Any
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """States to set in the runners' env-to-module pipelines, by RLlib's name of the connector.
 
     Args:
         algorithm: of the new stack.
         snaps: what is to be loaded, by module id.
-        agents: module id -> agents whose filter the snapshot's goes to; or such agents, of one
+        agent_ids: module id -> agents whose filter the snapshot's goes to; or such agents, of one
             snapshot. Needed in a multi-agent Algorithm where a snapshot has filter statistics;
             an empty list leaves the filters alone.
 
@@ -36,9 +36,9 @@ def new_stack_filters(
 
     Raises:
         MismatchError: statistics without a filter to go to, of other shapes, or of unknown agents.
-        InvalidInputError: ``agents`` is missing, or not of the form above.
+        InvalidInputError: ``agent_ids`` is missing, or not of the form above.
     """
-    wanted = _agents_by_policy(snaps, agents)
+    wanted = _agents_by_policy(snaps, agent_ids)
     pieces = _pieces(algorithm)
     multi = _is_multi_agent(algorithm.config)
     states: dict[str, dict[Any, Any]] = {}
@@ -65,34 +65,34 @@ def new_stack_filters(
             twice = [agent for agent in fresh if agent in taken]
             if twice:
                 raise InvalidInputError(
-                    f"agents: the filters of {twice!r} are given by two snapshots"
+                    f"agent_ids: the filters of {twice!r} are given by two snapshots"
                 )
             taken.update(fresh)
     return states, tuple(notes)
 
 
-def _agents_by_policy(snaps: Mapping[str, Snapshot], agents: Any) -> dict[str, list[Any]]:
-    if agents is None:
+def _agents_by_policy(snaps: Mapping[str, Snapshot], agent_ids: Any) -> dict[str, list[Any]]:
+    if agent_ids is None:
         return {}
-    if isinstance(agents, Mapping):
-        unknown = [pid for pid in agents if pid not in snaps]
+    if isinstance(agent_ids, Mapping):
+        unknown = [pid for pid in agent_ids if pid not in snaps]
         if unknown:
             raise InvalidInputError(
-                f"agents names the policies {unknown!r}, which are not loaded here: {sorted(snaps)}"
+                f"agent_ids names the policies {unknown!r}, which are not loaded here: {sorted(snaps)}"
             )
-        return {pid: _listed(of_policy) for pid, of_policy in agents.items()}
+        return {pid: _listed(of_policy) for pid, of_policy in agent_ids.items()}
     if len(snaps) != 1:
         raise InvalidInputError(
-            "of several policies, agents is a dict by policy: "
-            f"agents={{{next(iter(snaps))!r}: […]}}"
+            "of several policies, agent_ids is a dict by policy: "
+            f"agent_ids={{{next(iter(snaps))!r}: […]}}"
         )
-    return {next(iter(snaps)): _listed(agents)}
+    return {next(iter(snaps)): _listed(agent_ids)}
 
 
-def _listed(agents: Any) -> list[Any]:
-    if isinstance(agents, (str, bytes)) or not isinstance(agents, Iterable):
-        raise InvalidInputError(f"agents is a list of agent ids: agents=[{agents!r}]")
-    return list(agents)
+def _listed(agent_ids: Any) -> list[Any]:
+    if isinstance(agent_ids, (str, bytes)) or not isinstance(agent_ids, Iterable):
+        raise InvalidInputError(f"agent_ids is a list of agent ids: agent_ids=[{agent_ids!r}]")
+    return list(agent_ids)
 
 
 def _pieces(algorithm: Any) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _refuse_unfiltered(pid: str, snap: Snapshot, pieces: Mapping[str, Any], mult
     if multi or not snap.spec.connectors:
         return
     filters = [name for name, piece in pieces.items() if is_filter(piece)]
-    if filters and not any(name in snap.spec.left_out for name in _left_out_names(filters)):
+    if filters and not any(name in snap.spec.omitted for name in _left_out_names(filters)):
         raise MismatchError(
             f"{snap!r} was trained without {filters[0]}, and this Algorithm normalises "
             f"observations by it: policy {pid!r} would see other observations than it was trained "
@@ -128,34 +128,34 @@ def _left_out_names(filters: list[str]) -> list[str]:
     return [f"connectors.{name}" for name in filters]
 
 
-def _goes_to(pid: str, state: Any, agents: list[Any] | None, multi: bool) -> dict[Any, Any]:
+def _goes_to(pid: str, state: Any, agent_ids: list[Any] | None, multi: bool) -> dict[Any, Any]:
     if not isinstance(state, Mapping):
         raise FormatError(f"state of {pid!r}: expected a dict by agent, found {state!r}")
     if not multi:
-        if agents is not None:
+        if agent_ids is not None:
             raise InvalidInputError(
-                "agents= is for multi-agent Algorithms; this one has a single agent: leave it out"
+                "agent_ids= is for multi-agent Algorithms; this one has a single agent: leave it out"
             )
         if len(state) != 1:
             raise MismatchError(
                 f"the snapshot for {pid!r} has filter statistics of the agents {list(state)!r}, "
-                "and this Algorithm has one agent; make the snapshot with agents=[…] of one of them"
+                "and this Algorithm has one agent; make the snapshot with agent_ids=[…] of one of them"
             )
         return {None: next(iter(state.values()))}
-    if agents is None:
+    if agent_ids is None:
         raise InvalidInputError(
             f"the snapshot for {pid!r} has filter statistics (of {list(state)!r}), and filters "
-            f"belong to agents: pass agents={{{pid!r}: […]}} with the ids of those who act through "
+            f"belong to agents: pass agent_ids={{{pid!r}: […]}} with the ids of those who act through "
             "it, or an empty list to leave their filters as they are"
         )
     if len(state) == 1:
-        return {agent: next(iter(state.values())) for agent in agents}
-    if not set(agents) <= set(state):
+        return {agent: next(iter(state.values())) for agent in agent_ids}
+    if not set(agent_ids) <= set(state):
         raise MismatchError(
             f"the snapshot for {pid!r} has filter statistics of {list(state)!r}, not of "
-            f"{[agent for agent in agents if agent not in state]!r}"
+            f"{[agent for agent in agent_ids if agent not in state]!r}"
         )
-    return {agent: state[agent] for agent in agents}
+    return {agent: state[agent] for agent in agent_ids}
 
 
 def old_stack_filters(

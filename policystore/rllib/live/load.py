@@ -20,13 +20,20 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.metrics import ALL_MODULES
 
 from policystore.errors import InvalidInputError, NotFoundError
-from policystore.rllib.bounds import check_snapshot
-from policystore.rllib.fitting import fit
-from policystore.rllib.restarts import remember, watch
-from policystore.rllib.running_filters import new_stack_filters, old_stack_filters
-from policystore.rllib.sync_report import SyncReport
-from policystore.rllib.waves import Payload, carry_out, compare, deadline_of, facts_of, settle_old
-from policystore.rllib.workers import Deadline, Worker, is_new_stack, workers_of
+from policystore.rllib.common.build_guard import check_snapshot
+from policystore.rllib.live.compatibility import fit
+from policystore.rllib.live.filters import new_stack_filters, old_stack_filters
+from policystore.rllib.live.report import SyncReport
+from policystore.rllib.live.restart_guard import remember, watch
+from policystore.rllib.live.transaction import (
+    Payload,
+    carry_out,
+    compare,
+    deadline_of,
+    describe_policies,
+    settle_old,
+)
+from policystore.rllib.workers.calls import Deadline, Worker, is_new_stack, workers_of
 from policystore.snapshot import Snapshot
 
 __all__ = ["check_sync", "load_into"]
@@ -40,7 +47,7 @@ def load_into(
     algo: Algorithm,
     snaps: Mapping[str, Snapshot],
     *,
-    agents: Any = None,
+    agent_ids: Any = None,
     timeout: float = 60.0,
 ) -> SyncReport:
     """Give policies of a running Algorithm the weights of snapshots, on every learner and worker.
@@ -65,7 +72,7 @@ def load_into(
         algo: of either API stack, not inside ``train()``.
         snaps: id of a policy or module that is there -> what it is to hold. The whole of modules
             that share parts goes under ``"__all_modules__"``.
-        agents: new stack, multi-agent, and snapshots with filter statistics: policy id -> ids of
+        agent_ids: new stack, multi-agent, and snapshots with filter statistics: policy id -> ids of
             the agents whose filters get them (or only these ids, for a single snapshot).
         timeout: seconds for all of it.
 
@@ -84,15 +91,15 @@ def load_into(
     given = _given(snaps)
     stack = "new" if is_new_stack(algo) else "old"
     settle_old(algo, deadline)
-    facts = facts_of(team, [pid for pid in given if pid != ALL_MODULES], deadline)
+    facts = describe_policies(team, [pid for pid in given if pid != ALL_MODULES], deadline)
     if ALL_MODULES in given:
         given = _apart(given)
-        facts = facts_of(team, list(given), deadline)
+        facts = describe_policies(team, list(given), deadline)
     unknown = [pid for pid in given if pid not in facts["policies"]]
     if unknown:
         raise NotFoundError(
             f"the Algorithm has no policy {', '.join(map(repr, unknown))}; it has "
-            f"{', '.join(map(repr, facts['ids']))}. Nothing was sent. add_to() adds one."
+            f"{', '.join(map(repr, facts['ids']))}. Nothing was sent. add_policy() adds one."
         )
     fits = {pid: fit(pid, snap, facts["policies"][pid], stack) for pid, snap in given.items()}
     notes = tuple(note for each in fits.values() for note in each.notes)
@@ -105,12 +112,12 @@ def load_into(
     if facts["asynchronous"]:
         job["seq"] = facts["seq"] + _FENCE
     if stack == "new":
-        job["pipeline"], more = new_stack_filters(algo, given, agents)
+        job["pipeline"], more = new_stack_filters(algo, given, agent_ids)
         notes += more
     else:
-        if agents is not None:
+        if agent_ids is not None:
             raise InvalidInputError(
-                "agents= is for the new API stack; on the old one filters belong to policies"
+                "agent_ids= is for the new API stack; on the old one filters belong to policies"
             )
         job["filters"] = old_stack_filters(algo.env_runner, given)
     payload = Payload(team, fits)
@@ -162,7 +169,7 @@ def check_sync(
     team = workers_of(algo)
     wanted = None if policy_ids is None else _listed(policy_ids)
     # Half of the time: a learner that is silent must not take it from the workers.
-    facts = facts_of(team, wanted, Deadline(deadline.left() / 2), all_of_them=False)
+    facts = describe_policies(team, wanted, Deadline(deadline.left() / 2), all_of_them=False)
     # IMPALA and APPO of the old stack, whose workers' numbers say nothing of the learner's.
     facts["unnumbered"] = getattr(algo, "_learner_thread", None) is not None
     unknown = [pid for pid in wanted or () if pid not in facts["policies"]]

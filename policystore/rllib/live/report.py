@@ -1,4 +1,4 @@
-"""Who holds which weights: the report of :func:`~policystore.rllib.running.check_sync`."""
+"""Who holds which weights: the report of :func:`~policystore.rllib.live.load.check_sync`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from policystore.digest import Digest
 from policystore.errors import SyncError
 
-__all__ = ["Row", "SyncReport"]
+__all__ = ["SyncReport", "WorkerStatus"]
 
 
 @dataclass(frozen=True)
-class Row:
+class WorkerStatus:
     """One policy on one learner or worker.
 
     Attributes:
@@ -50,7 +50,7 @@ class SyncReport:
         notes: what else is worth knowing, such as NaN among the weights.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[WorkerStatus, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -59,7 +59,7 @@ class SyncReport:
         return not self.bad
 
     @property
-    def bad(self) -> tuple[Row, ...]:
+    def bad(self) -> tuple[WorkerStatus, ...]:
         """Rows that are neither ``ok`` nor ``behind``."""
         return tuple(row for row in self.rows if row.status not in ("ok", "behind"))
 
@@ -84,7 +84,7 @@ class SyncReport:
             report=self,
         )
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[WorkerStatus]:
         return iter(self.rows)
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class SyncReport:
         return "\n".join([*shown, *(f"note: {note}" for note in self.notes)])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: WorkerStatus) -> tuple[str, ...]:
     return (
         row.worker,
         row.policy,

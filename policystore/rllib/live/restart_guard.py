@@ -29,10 +29,10 @@ from typing import Any
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 
-from policystore.rllib.shipping import ship
-from policystore.rllib.waves import Payload
-from policystore.rllib.worker_restarts import catch_up, gate
-from policystore.rllib.workers import GROUPS, GUARD, Worker
+from policystore.rllib.live.transaction import Payload
+from policystore.rllib.worker_code.replay import catch_up, replay_then_call
+from policystore.rllib.workers.by_value import ship
+from policystore.rllib.workers.calls import GROUPS, GUARD, Worker
 
 __all__ = ["forget", "mapping", "remember", "remembered", "watch"]
 
@@ -119,7 +119,7 @@ class _Gated:
         self._arguments = (generation, program, function)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial, (ship(gate), *self._arguments)
+        return functools.partial, (ship(replay_then_call), *self._arguments)
 
 
 class _Guard:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from policystore.digest import Digest, digest_of
-from policystore.rllib.sync_report import Row
-from policystore.rllib.workers import Worker
+from policystore.rllib.live.report import WorkerStatus
+from policystore.rllib.workers.calls import Worker
 
 __all__ = ["digest_from", "rows_of"]
 
@@ -25,7 +25,7 @@ def rows_of(
     facts: Mapping[str, Any],
     answers: Mapping[Worker, Mapping[str, Any]],
     expected: Mapping[str, Digest] | None,
-) -> tuple[Row, ...]:
+) -> tuple[WorkerStatus, ...]:
     """A row for each policy on each worker.
 
     Args:
@@ -60,18 +60,18 @@ def _row(
     wanted: Digest | None,
     number: int | None,
     loaded: bool,
-) -> Row:
+) -> WorkerStatus:
     if "unreachable" in answer:
-        return Row(worker.name, pid, "unreachable", note=str(answer["unreachable"]))
+        return WorkerStatus(worker.name, pid, "unreachable", note=str(answer["unreachable"]))
     if answer.get("pending"):
-        return Row(worker.name, pid, "pending", note="no answer in time")
+        return WorkerStatus(worker.name, pid, "pending", note="no answer in time")
     if "error" in answer:
-        return Row(worker.name, pid, "bad", note=str(answer["error"]))
+        return WorkerStatus(worker.name, pid, "bad", note=str(answer["error"]))
     held = answer["policies"].get(pid)
     remark = answer.get("remark", "")
     if held is None:
         why = "it has no such policy"
-        return Row(
+        return WorkerStatus(
             worker.name, pid, "bad", seq=answer["seq"], note=f"{why}; {remark}" if remark else why
         )
     digest = digest_from(held)
@@ -84,7 +84,9 @@ def _row(
             if late:
                 status, note = "behind", late
     filters = held["filters"] if held["filters"] is not None else answer.get("filters")
-    return Row(worker.name, pid, status, digest, answer["seq"], held["targets"], filters, note)
+    return WorkerStatus(
+        worker.name, pid, status, digest, answer["seq"], held["targets"], filters, note
+    )
 
 
 def _behind(

@@ -11,12 +11,19 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.digest import Digest
 from policystore.errors import InvalidInputError, StorageError, SyncError
-from policystore.rllib.fitting import Fit, Plan, plan_of
-from policystore.rllib.sync_report import SyncReport
-from policystore.rllib.sync_rows import digest_from, rows_of
-from policystore.rllib.worker_side import commit, held_by, look, put, tell, undo
-from policystore.rllib.worker_threads import settle
-from policystore.rllib.workers import Calls, Deadline, Worker, is_new_stack, send
+from policystore.rllib.live.compatibility import DigestPlan, PreparedWeights, plan_of
+from policystore.rllib.live.report import SyncReport
+from policystore.rllib.live.rows import digest_from, rows_of
+from policystore.rllib.worker_code.learner_thread import wait_until_idle
+from policystore.rllib.worker_code.weights import (
+    apply_weights,
+    commit,
+    describe,
+    held_by,
+    report_digests,
+    rollback,
+)
+from policystore.rllib.workers.calls import Calls, Deadline, Worker, is_new_stack, send
 
 __all__ = [
     "Payload",
@@ -24,7 +31,7 @@ __all__ = [
     "carry_out",
     "compare",
     "deadline_of",
-    "facts_of",
+    "describe_policies",
     "settle_old",
 ]
 
@@ -33,8 +40,8 @@ __all__ = [
 class Steps:
     """What workers do with weights, how they take it back, and how they let go of the old ones."""
 
-    put: Callable[..., Any] = put
-    undo: Callable[..., Any] = undo
+    put: Callable[..., Any] = apply_weights
+    undo: Callable[..., Any] = rollback
     commit: Callable[..., Any] = commit
     failed: str = "the weights were not loaded"
 
@@ -154,10 +161,10 @@ def compare(
     notes: tuple[str, ...] = (),
 ) -> SyncReport:
     """A report of what everyone holds; of ``silent`` workers their answers are given."""
-    plans: dict[str, Plan] = {pid: plan_of(each) for pid, each in facts["policies"].items()}
+    plans: dict[str, DigestPlan] = {pid: plan_of(each) for pid, each in facts["policies"].items()}
     silent = silent or {}
     asked = [worker for worker in team if worker not in silent]
-    answers = send(asked, tell, lambda worker: (plans, deadline.left())).collect(deadline)
+    answers = send(asked, report_digests, lambda worker: (plans, deadline.left())).collect(deadline)
     return SyncReport(rows_of(team, facts, {**silent, **answers}, None), notes)
 
 
@@ -167,7 +174,7 @@ class Payload:
     Env runners of the new stack mostly hold what acting needs and no critic; they get no more.
     """
 
-    def __init__(self, team: list[Worker], fits: Mapping[str, Fit]) -> None:
+    def __init__(self, team: list[Worker], fits: Mapping[str, PreparedWeights]) -> None:
         self._full = {pid: each.arrays for pid, each in fits.items()}
         runners = [w.local for w in team if w.group != "learner" and not w.is_remote]
         held = {pid: set(each.acting) for pid, each in fits.items()}
@@ -196,7 +203,7 @@ class Payload:
         return self._references[id(found)]
 
 
-def facts_of(
+def describe_policies(
     team: list[Worker], ids: list[str] | None, deadline: Deadline, *, all_of_them: bool = True
 ) -> dict[str, Any]:
     """What the learners say of their policies (``worker_side.look``); they must all say the same.
@@ -208,7 +215,7 @@ def facts_of(
     leaders = learners or [worker for worker in team if worker.leads]
     if not leaders:
         raise InvalidInputError("the Algorithm has neither learners nor a local worker")
-    answers = send(leaders, look, lambda worker: (ids, deadline.left())).collect(deadline)
+    answers = send(leaders, describe, lambda worker: (ids, deadline.left())).collect(deadline)
     heard = []
     for worker in leaders:
         answer = answers[worker]
@@ -232,7 +239,7 @@ def settle_old(algo: Algorithm, deadline: Deadline) -> None:
     Raises:
         StorageError: it did not in time.
     """
-    if not is_new_stack(algo) and not settle(algo, deadline.left()):
+    if not is_new_stack(algo) and not wait_until_idle(algo, deadline.left()):
         raise StorageError(
             f"the learner thread was busy for {deadline.seconds:g} s; nothing was sent"
         )

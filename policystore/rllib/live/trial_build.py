@@ -19,19 +19,20 @@ from ray.rllib.connectors.agent.synced_filter import SyncedFilterAgentConnector
 from ray.rllib.policy.policy import Policy, PolicySpec
 from ray.rllib.utils.policy import create_policy_for_framework
 
-from policystore.checkpoints.policy_keys import is_dropped
 from policystore.errors import InvalidInputError
-from policystore.rllib.bounds import guarded
-from policystore.rllib.classes import Trust
-from policystore.rllib.policy_connectors import PIPELINES, default_connectors
-from policystore.rllib.policy_restore import full_config
-from policystore.rllib.policy_stack import policy_config_of, rebuild_policy
-from policystore.rllib.worker_filters import policy_filter, read_old_filter
-from policystore.rllib.worker_policies import build
-from policystore.rllib.worker_side import look
+from policystore.rllib.common.build_guard import guarded
+from policystore.rllib.common.trust import Trust
+from policystore.rllib.old_stack.config_restore import full_config
+from policystore.rllib.old_stack.connectors import PIPELINES, default_connectors
+from policystore.rllib.old_stack.rebuild import rebuild_policy
+from policystore.rllib.old_stack.snapshot import policy_config_of
+from policystore.rllib.worker_code.filters import policy_filter, read_old_filter
+from policystore.rllib.worker_code.policies import build
+from policystore.rllib.worker_code.weights import describe
+from policystore.rllib_schema.config_keys import is_dropped
 from policystore.snapshot import Snapshot
 
-__all__ = ["job_of", "refuse_untenable", "rehearse"]
+__all__ = ["check_supported", "job_of", "rehearse"]
 
 _NOTHING = "Nothing was sent."
 
@@ -204,7 +205,7 @@ def rehearse(
 
 
 def _described(alone: _Alone, policy_id: str) -> dict[str, Any]:
-    answer = look(alone, None, 0.0)
+    answer = describe(alone, None, 0.0)
     if "error" in answer:
         raise InvalidInputError(f"{answer['error']}. {_NOTHING}")
     found: dict[str, Any] = answer["policies"][policy_id]
@@ -228,7 +229,7 @@ def _merged(local: Any, policy_id: str, spec: Any) -> Any:
         local.preprocessors.update(before)
 
 
-def refuse_untenable(
+def check_supported(
     algo: Algorithm, local: Any, policy_id: str, policy: Policy, described: Mapping[str, Any]
 ) -> None:
     """Refuse what would work now, and raise in ``train()`` or end workers later.

@@ -21,11 +21,11 @@ import numpy as np
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 
-from policystore import tree
 from policystore.errors import FormatError, InvalidInputError, MismatchError
-from policystore.rllib.classes import path_of
-from policystore.rllib.filters import running_stat
-from policystore.tensors import Array
+from policystore.format.arrays import Array
+from policystore.format.values import encode_value
+from policystore.rllib.common.running_stats import running_stat
+from policystore.rllib.common.trust import path_of
 
 __all__ = ["filter_agents", "has_state", "is_filter", "new_filter_state", "put_state", "take_state"]
 
@@ -50,7 +50,7 @@ def filter_agents(piece: ConnectorV2) -> list[Any]:
     return list(piece.get_state())
 
 
-def take_state(piece: ConnectorV2, name: str, agents: Iterable[Any] | None) -> dict[Any, Any]:
+def take_state(piece: ConnectorV2, name: str, agent_ids: Iterable[Any] | None) -> dict[Any, Any]:
     """A piece's state as plain values and arrays.
 
     Of a filter: per agent its flags and, per component of the observation, number of
@@ -60,7 +60,7 @@ def take_state(piece: ConnectorV2, name: str, agents: Iterable[Any] | None) -> d
     Args:
         piece: a live connector.
         name: how messages call it.
-        agents: whose statistics of a filter to take; None takes all.
+        agent_ids: whose statistics of a filter to take; None takes all.
 
     Raises:
         InvalidInputError: state that cannot be kept; says what to do.
@@ -72,10 +72,10 @@ def take_state(piece: ConnectorV2, name: str, agents: Iterable[Any] | None) -> d
                 f"connector {name}: {path_of(type(piece))} is a MeanStdFilter with a get_state of "
                 f"its own, which policystore cannot read. {_way_on(name)}"
             )
-        wanted = list(state) if agents is None else list(agents)
+        wanted = list(state) if agent_ids is None else list(agent_ids)
         return {agent: _plain_filter(state[agent]) for agent in wanted}
     try:
-        tree.encode(state, f"state of connector {name}", [])
+        encode_value(state, f"state of connector {name}", [])
     except InvalidInputError as error:
         raise InvalidInputError(f"{error} {_way_on(name)}") from None
     where = _find_encoded_array(state, "state")
@@ -89,7 +89,7 @@ def take_state(piece: ConnectorV2, name: str, agents: Iterable[Any] | None) -> d
 
 
 def _way_on(name: str) -> str:
-    return f"Or leave its state out with leave_out=[{name!r}], which the spec then records."
+    return f"Or leave its state out with omit=[{name!r}], which the spec then records."
 
 
 def _plain_filter(state: Mapping[str, Any]) -> dict[str, Any]:

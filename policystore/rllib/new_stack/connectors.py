@@ -16,9 +16,9 @@ from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 
 from policystore.errors import FormatError, InvalidInputError
-from policystore.rllib.classes import Trust, path_of
-from policystore.rllib.module_config import from_plain, resolve_class, to_plain
-from policystore.tree import Tagged
+from policystore.format.values import Tagged
+from policystore.rllib.common.trust import Trust, path_of
+from policystore.rllib.new_stack.model_config import from_plain, resolve_class, to_plain
 
 __all__ = ["piece_name", "piece_to_plain", "pieces_from_plain", "walk"]
 
@@ -124,7 +124,7 @@ def _check_arguments(piece: ConnectorV2, args: Sequence[Any], kwargs: Mapping[st
 def _way_on(piece: ConnectorV2) -> str:
     return (
         "Define get_ctor_args_and_kwargs() on it, or leave it out with "
-        f"leave_out=[{piece_name(piece)!r}]; a player then needs connectors=."
+        f"omit=[{piece_name(piece)!r}]; a player then needs connectors=."
     )
 
 
@@ -142,7 +142,7 @@ def pieces_from_plain(
         plain: what :func:`piece_to_plain` wrote.
         observation_space, action_space: what goes into the first piece.
         overrides: constructor arguments to change, for pieces of a class.
-        trust: see :func:`policystore.rllib.classes.resolve`.
+        trust: see :func:`policystore.rllib.common.trust.resolve`.
 
     Raises:
         UntrustedError: a class outside ``ray.rllib`` that is not vouched for.

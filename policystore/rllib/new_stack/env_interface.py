@@ -17,24 +17,29 @@ from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from policystore.checkpoints.env_sides import Side
 from policystore.errors import InvalidInputError, NotFoundError
-from policystore.rllib.connector_state import filter_agents, has_state, is_filter, take_state
-from policystore.rllib.connectors import piece_to_plain, walk
+from policystore.rllib.new_stack.connector_state import (
+    filter_agents,
+    has_state,
+    is_filter,
+    take_state,
+)
+from policystore.rllib.new_stack.connectors import piece_to_plain, walk
+from policystore.rllib_schema.env_interface import PIPELINES, EnvInterface
 from policystore.spaces import space_to_json
 
-__all__ = ["PIPELINES", "default_pipelines", "read_env_side"]
-
-PIPELINES = ("env_to_module", "module_to_env")
+__all__ = ["default_pipelines", "read_env_side"]
 
 
-def read_env_side(algorithm: Any, agents: Iterable[Any] | None, leave_out: Iterable[str]) -> Side:
+def read_env_side(
+    algorithm: Any, agent_ids: Iterable[Any] | None, omit: Iterable[str]
+) -> EnvInterface:
     """Read spaces, the user's connectors and their state from an Algorithm of the new stack.
 
     Args:
         algorithm: a running Algorithm.
-        agents: multi-agent: the agents that the module acts for. Their filters are taken.
-        leave_out: names of connectors whose state is not to be kept.
+        agent_ids: multi-agent: the agents that the module acts for. Their filters are taken.
+        omit: names of connectors whose state is not to be kept.
 
     Raises:
         InvalidInputError: state that cannot be kept, or agents missing, or not of one space.
@@ -46,24 +51,24 @@ def read_env_side(algorithm: Any, agents: Iterable[Any] | None, leave_out: Itera
     pieces = walk(piece for name in PIPELINES for piece in user[name])
     source = pipelines["env_to_module"]
     spaces = (source.input_observation_space, source.input_action_space)
-    left_out: dict[str, str] = {}
-    chosen = _chosen_agents(config, spaces, pieces, agents, leave_out)
+    omitted: dict[str, str] = {}
+    chosen = _chosen_agents(config, spaces, pieces, agent_ids, omit)
     if _is_multi_agent(config):
-        spaces = _spaces_of(chosen, spaces, agents is not None)
-    omitted = _check_leave_out(pieces, leave_out)
+        spaces = _spaces_of(chosen, spaces, agent_ids is not None)
+    omitted = _check_leave_out(pieces, omit)
     state = {}
     for name, piece in pieces:
         if name in omitted:
-            left_out[f"connectors.{name}"] = "left out on request, with its state"
+            omitted[f"connectors.{name}"] = "left out on request, with its state"
         elif has_state(piece):
             state[name] = take_state(piece, name, chosen if _is_multi_agent(config) else None)
     if spaces[0] is None or spaces[1] is None:
-        left_out["env_spaces"] = (
-            "the agents' spaces differ, and agents= was not given"
+        omitted["env_spaces"] = (
+            "the agents' spaces differ, and agent_ids= was not given"
             if _is_multi_agent(config)
             else "the Algorithm does not know them"
         )
-    return Side(
+    return EnvInterface(
         observation_space=None if spaces[0] is None else space_to_json(spaces[0]),
         action_space=None if spaces[1] is None else space_to_json(spaces[1]),
         connectors={
@@ -81,7 +86,7 @@ def read_env_side(algorithm: Any, agents: Iterable[Any] | None, leave_out: Itera
         state=state,
         normalize_actions=bool(config.normalize_actions),
         clip_actions=bool(config.clip_actions),
-        left_out=left_out,
+        omitted=omitted,
     )
 
 
@@ -90,16 +95,16 @@ def _is_omitted(piece: ConnectorV2, omitted: Mapping[str, ConnectorV2]) -> bool:
 
 
 def _check_leave_out(
-    pieces: Sequence[tuple[str, ConnectorV2]], leave_out: Iterable[str]
+    pieces: Sequence[tuple[str, ConnectorV2]], omit: Iterable[str]
 ) -> dict[str, ConnectorV2]:
-    if isinstance(leave_out, str):
-        raise InvalidInputError(f"leave_out is a list of names: leave_out=[{leave_out!r}]")
+    if isinstance(omit, str):
+        raise InvalidInputError(f"omit is a list of names: omit=[{omit!r}]")
     known = dict(pieces)
-    wanted = list(leave_out)
+    wanted = list(omit)
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise NotFoundError(
-            f"leave_out names {unknown}, but the connectors are {sorted(known) or 'none'}"
+            f"omit names {unknown}, but the connectors are {sorted(known) or 'none'}"
         )
     return {name: known[name] for name in wanted}
 
@@ -108,33 +113,33 @@ def _chosen_agents(
     config: Any,
     spaces: tuple[Any, Any],
     pieces: Sequence[tuple[str, ConnectorV2]],
-    agents: Iterable[Any] | None,
-    leave_out: Iterable[str],
+    agent_ids: Iterable[Any] | None,
+    omit: Iterable[str],
 ) -> list[Any]:
-    if agents is not None and (
-        isinstance(agents, (str, bytes)) or not isinstance(agents, Iterable)
+    if agent_ids is not None and (
+        isinstance(agent_ids, (str, bytes)) or not isinstance(agent_ids, Iterable)
     ):
-        raise InvalidInputError(f"agents is a list of agent ids: agents=[{agents!r}]")
+        raise InvalidInputError(f"agent_ids is a list of agent ids: agent_ids=[{agent_ids!r}]")
     if not _is_multi_agent(config):
-        if agents is not None:
+        if agent_ids is not None:
             raise InvalidInputError(
-                "agents= is for multi-agent Algorithms; this one has a single agent: leave it out"
+                "agent_ids= is for multi-agent Algorithms; this one has a single agent: leave it out"
             )
         return []
-    omitted = set(leave_out)
+    omitted = set(omit)
     known = _known_agents(spaces, pieces)
-    if agents is None:
+    if agent_ids is None:
         stateful = [name for name, piece in pieces if has_state(piece) and name not in omitted]
         if stateful:
             raise InvalidInputError(
                 f"the connectors {stateful} keep state per agent, and which agents act through a "
-                "module is not known here: pass agents=[…] with the ids of those whose state "
+                "module is not known here: pass agent_ids=[…] with the ids of those whose state "
                 f"belongs to it (the agents are {known!r}), or leave the state out with "
-                f"leave_out={stateful!r}, which the spec then records"
+                f"omit={stateful!r}, which the spec then records"
             )
         return known
     # Whichever order they were given in, they are one choice.
-    listed = sorted(agents, key=lambda agent: (type(agent).__name__, repr(agent)))
+    listed = sorted(agent_ids, key=lambda agent: (type(agent).__name__, repr(agent)))
     chosen = list({(type(agent), agent): agent for agent in listed}.values())
     # 1, 1.0 and True are equal as keys, but not the same agent id once written down.
     exact = {(type(agent), agent) for agent in known}
@@ -155,19 +160,19 @@ def _known_agents(spaces: tuple[Any, Any], pieces: Sequence[tuple[str, Connector
     return sorted(found, key=lambda agent: (type(agent).__name__, str(agent)))
 
 
-def _spaces_of(agents: Sequence[Any], spaces: tuple[Any, Any], strict: bool) -> tuple[Any, Any]:
+def _spaces_of(agent_ids: Sequence[Any], spaces: tuple[Any, Any], strict: bool) -> tuple[Any, Any]:
     """The one pair of spaces that all these agents have."""
     pairs = [
         tuple(space[agent] if isinstance(space, gym.spaces.Dict) else None for space in spaces)
-        for agent in agents
+        for agent in agent_ids
     ]
     if not pairs:
         return None, None
     if any(pair != pairs[0] for pair in pairs):
         if strict:
             raise InvalidInputError(
-                f"the agents {list(agents)!r} have different spaces, so no one module acts for all "
-                "of them in the same way; name fewer in agents="
+                f"the agents {list(agent_ids)!r} have different spaces, so no one module acts for all "
+                "of them in the same way; name fewer in agent_ids="
             )
         return None, None
     return pairs[0]  # type: ignore[return-value]

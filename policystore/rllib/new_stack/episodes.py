@@ -15,7 +15,7 @@ from ray.rllib.utils.spaces.space_utils import unbatch
 
 from policystore.errors import InvalidInputError
 
-__all__ = ["MultiAgentSlots", "SingleAgentSlots", "Slots"]
+__all__ = ["EpisodeRows", "MultiAgentRows", "SingleAgentRows"]
 
 # Steps that stay visible to connectors when an episode grows long. RLlib itself cuts its
 # episodes down to `episode_lookback_horizon` (default 1) whenever a rollout fragment ends.
@@ -34,7 +34,7 @@ def _typed_refusals() -> Iterator[None]:
         ) from None
 
 
-class Slots(abc.ABC):
+class EpisodeRows(abc.ABC):
     """Episodes of ``n`` environments; ``n`` is fixed by the first observations after a clear."""
 
     def __init__(
@@ -131,7 +131,7 @@ class Slots(abc.ABC):
     ) -> None: ...
 
 
-class SingleAgentSlots(Slots):
+class SingleAgentRows(EpisodeRows):
     """As ``env/single_agent_env_runner.py``: observations pass through a vector environment."""
 
     def _observation(self, observation: Any) -> Any:
@@ -180,7 +180,7 @@ class SingleAgentSlots(Slots):
         return list(iterate(batch_space(self.action_space, count), for_env))
 
 
-class MultiAgentSlots(Slots):
+class MultiAgentRows(EpisodeRows):
     """As ``env/multi_agent_env_runner.py``, with the one agent that is played."""
 
     def _new(self) -> MultiAgentEpisode:

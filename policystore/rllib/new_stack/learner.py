@@ -7,11 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policystore.errors import InvalidInputError, NotFoundError, StorageError
-from policystore.rllib.classes import path_of
-from policystore.rllib.worker_reading import read_ids, read_learner, read_module, read_multi
-from policystore.rllib.workers import Deadline, learners_of, send
-from policystore.tensors import Array
-from policystore.torch import to_numpy
+from policystore.format.arrays import Array
+from policystore.rllib.common.trust import path_of
+from policystore.rllib.worker_code.read_modules import (
+    read_ids,
+    read_learner,
+    read_module,
+    read_multi,
+)
+from policystore.rllib.workers.calls import Deadline, learners_of, send
+from policystore.torch.tensors import to_numpy
 
 __all__ = ["ModuleFacts", "MultiFacts", "describe", "describe_multi", "learner_modules"]
 

@@ -20,7 +20,6 @@ from ray.rllib.core.models.configs import ModelConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from policystore.checkpoints.renamed import MODULES
 from policystore.errors import (
     FormatError,
     InvalidInputError,
@@ -28,10 +27,11 @@ from policystore.errors import (
     NotFoundError,
     UntrustedError,
 )
-from policystore.rllib.classes import Trust, is_importable, path_of, resolve
+from policystore.format.arrays import dtype_code
+from policystore.format.values import Tagged
+from policystore.rllib.common.trust import Trust, is_importable, path_of, resolve
+from policystore.rllib_schema.class_paths import MODULES
 from policystore.spaces import space_from_json, space_to_json
-from policystore.tensors import dtype_code
-from policystore.tree import Tagged
 
 __all__ = [
     "NOTHING",
@@ -60,38 +60,38 @@ LeftOut = Callable[[str, str], None]
 """Called with the place of a value that cannot be kept, and why."""
 
 
-def to_plain(value: Any, what: str, left_out: LeftOut) -> Any:
-    """A value as :mod:`policystore.tree` keeps it.
+def to_plain(value: Any, what: str, omitted: LeftOut) -> Any:
+    """A value as :mod:`policystore.format.values` keeps it.
 
     Numpy scalars become Python's, classes and functions their import path, spaces their JSON,
-    dataclasses a mapping with their class. What has no such form goes to ``left_out``.
+    dataclasses a mapping with their class. What has no such form goes to ``omitted``.
 
     Returns:
         The plain value, or :data:`NOTHING` for one that was left out.
     """
     if value is None or isinstance(value, (bool, int, float, str, bytes, Tagged)):
-        return _scalar(value, what, left_out)
+        return _scalar(value, what, omitted)
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return value.item()
     if isinstance(value, np.ndarray):
-        return _array(value, what, left_out)
+        return _array(value, what, omitted)
     if isinstance(value, torch.dtype):
         return Tagged("import", f"torch:{str(value).partition('.')[2]}")
     if isinstance(value, gym.Space):
         return Tagged("space", space_to_json(value))
     if isinstance(value, Mapping):
-        return _mapping(value, what, left_out)
+        return _mapping(value, what, omitted)
     if type(value) in (list, tuple, set, frozenset):
-        return _items(value, what, left_out)
+        return _items(value, what, omitted)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return {
             _DATACLASS: Tagged("import", path_of(type(value))),
-            _FIELDS: to_plain(fields, what, left_out),
+            _FIELDS: to_plain(fields, what, omitted),
         }
     if is_importable(value):
         return Tagged("import", path_of(value))
-    left_out(what, f"a {path_of(type(value))} has no JSON form and no import path")
+    omitted(what, f"a {path_of(type(value))} has no JSON form and no import path")
     return NOTHING
 
 
@@ -102,40 +102,40 @@ class _Nothing:
 NOTHING = _Nothing()
 
 
-def _scalar(value: Any, what: str, left_out: LeftOut) -> Any:
+def _scalar(value: Any, what: str, omitted: LeftOut) -> Any:
     # An enum or another subclass of a plain type would come back as that plain type.
     if type(value) in (type(None), bool, int, float, str, bytes, Tagged):
         return value
-    left_out(what, f"a {path_of(type(value))} would come back as a plain value")
+    omitted(what, f"a {path_of(type(value))} would come back as a plain value")
     return NOTHING
 
 
-def _array(value: Any, what: str, left_out: LeftOut) -> Any:
+def _array(value: Any, what: str, omitted: LeftOut) -> Any:
     try:
         dtype_code(value.dtype, what)
     except InvalidInputError as error:
-        left_out(what, str(error))
+        omitted(what, str(error))
         return NOTHING
     return value
 
 
-def _mapping(value: Mapping[Any, Any], what: str, left_out: LeftOut) -> Any:
+def _mapping(value: Mapping[Any, Any], what: str, omitted: LeftOut) -> Any:
     found = {}
     for key, item in value.items():
-        plain = to_plain(item, f"{what}.{key}", left_out)
+        plain = to_plain(item, f"{what}.{key}", omitted)
         if plain is not NOTHING:
             found[key] = plain
     return found
 
 
-def _items(value: Any, what: str, left_out: LeftOut) -> Any:
+def _items(value: Any, what: str, omitted: LeftOut) -> Any:
     if isinstance(value, (set, frozenset)):
-        left_out(what, "a set has no order and no JSON form; use a sorted list")
+        omitted(what, "a set has no order and no JSON form; use a sorted list")
         return NOTHING
-    items = [to_plain(item, f"{what}[{index}]", left_out) for index, item in enumerate(value)]
+    items = [to_plain(item, f"{what}[{index}]", omitted) for index, item in enumerate(value)]
     if any(item is NOTHING for item in items):
         # A list with holes would be another list.
-        left_out(what, "holds items that cannot be kept")
+        omitted(what, "holds items that cannot be kept")
         return NOTHING
     return items if type(value) is list else tuple(items)
 
@@ -241,18 +241,18 @@ def _make_dataclass(value: Mapping[str, Any], what: str, trust: Trust) -> Any:
     return cls(**fields)
 
 
-def model_config_to_plain(config: Any, *, has_catalog: bool, left_out: LeftOut) -> Any:
+def model_config_to_plain(config: Any, *, has_catalog: bool, omitted: LeftOut) -> Any:
     """An RLModule's ``model_config`` as a plain mapping, in full.
 
     Args:
         config: a dict, a dataclass (such as ``DefaultModelConfig``), or None.
         has_catalog: whether the module has a Catalog, which fills gaps in a dict from the fields
             of ``DefaultModelConfig``; these are then written out.
-        left_out: told of what cannot be kept.
+        omitted: told of what cannot be kept.
     """
     if isinstance(config, Mapping) and has_catalog:
         config = {**dataclasses.asdict(DefaultModelConfig()), **config}
-    plain = to_plain(config, "model_config", left_out)
+    plain = to_plain(config, "model_config", omitted)
     if plain is NOTHING:
         raise InvalidInputError(
             f"model_config: expected a dict or a dataclass, found {path_of(type(config))}"

@@ -21,12 +21,13 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 
 from policystore.errors import InvalidInputError, NotFoundError
-from policystore.rllib.bounds import guarded
-from policystore.rllib.classes import Trust
-from policystore.rllib.connector_state import put_state
-from policystore.rllib.connectors import pieces_from_plain, walk
-from policystore.rllib.env_side import PIPELINES, default_pipelines
-from policystore.rllib.module_fit import (
+from policystore.rllib.common.build_guard import guarded
+from policystore.rllib.common.trust import Trust
+from policystore.rllib.new_stack.connector_state import put_state
+from policystore.rllib.new_stack.connectors import pieces_from_plain, walk
+from policystore.rllib.new_stack.env_interface import default_pipelines
+from policystore.rllib.new_stack.episodes import EpisodeRows, MultiAgentRows, SingleAgentRows
+from policystore.rllib.new_stack.player_checks import (
     action_handling,
     check_actions,
     check_connectors,
@@ -34,8 +35,8 @@ from policystore.rllib.module_fit import (
     check_size,
     env_spaces_of,
 )
-from policystore.rllib.module_rebuild import rebuild_module
-from policystore.rllib.play_slots import MultiAgentSlots, SingleAgentSlots, Slots
+from policystore.rllib.new_stack.rebuild import rebuild_module
+from policystore.rllib_schema.env_interface import PIPELINES
 from policystore.snapshot import Snapshot
 
 __all__ = ["ModulePlayer"]
@@ -63,7 +64,7 @@ class ModulePlayer:
 
     Args:
         snap: a snapshot of the new API stack.
-        trust: see :func:`policystore.rllib.module_rebuild.rebuild_module`; for connectors as well.
+        trust: see :func:`policystore.rllib.new_stack.rebuild.rebuild_module`; for connectors as well.
         env_spaces: observation and action space of the environment (one agent's), for a snapshot
             that does not have them.
         connectors: connector pieces of your own, in place of the recorded ones: a list for
@@ -137,8 +138,8 @@ class ModulePlayer:
                 isinstance(piece, PrevActionsPrevRewards) and piece.n_prev_rewards
                 for _, piece in walk(pieces["env_to_module"])
             )
-            kind = MultiAgentSlots if multi_agent else SingleAgentSlots
-            self._slots: list[Slots] = []
+            kind = MultiAgentRows if multi_agent else SingleAgentRows
+            self._slots: list[EpisodeRows] = []
             self._shared: list[dict[str, Any]] = []
             self._new_slots = functools.partial(
                 kind, inputs[0], inputs[1], self.agent, module_id, int(recorded.get("lookback", 1))
@@ -302,8 +303,8 @@ def _agent(snap: Snapshot, given: Any) -> Any:
 def _pieces(
     snap: Snapshot, given: Pieces | None, inputs: tuple[Any, Any], agent: Any, trust: Trust
 ) -> dict[str, list[ConnectorV2]]:
-    recorded, left_out = snap.spec.connectors, snap.spec.left_out
-    lacking = sorted(key for key in left_out if key.startswith("connectors."))
+    recorded, omitted = snap.spec.connectors, snap.spec.omitted
+    lacking = sorted(key for key in omitted if key.startswith("connectors."))
     if given is not None:
         return _given_pieces(given)
     if lacking:

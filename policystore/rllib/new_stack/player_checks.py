@@ -8,8 +8,8 @@ import gymnasium as gym
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from policystore.canonical import brief
 from policystore.errors import FormatError, InvalidInputError
+from policystore.format.canonical_json import brief
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 
@@ -40,7 +40,7 @@ def env_spaces_of(snap: Snapshot, given: Any) -> tuple[gym.Space[Any], gym.Space
         return given[0], given[1]
     spec = snap.spec
     if spec.env_observation_space is None or spec.env_action_space is None:
-        why = spec.left_out.get("env_spaces", "it was made of a module, not of an Algorithm")
+        why = spec.omitted.get("env_spaces", "it was made of a module, not of an Algorithm")
         raise InvalidInputError(
             f"{snap!r} does not know the environment's spaces ({why}): pass "
             "env_spaces=(env.observation_space, env.action_space), and connectors=[…] if it was "

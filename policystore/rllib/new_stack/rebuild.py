@@ -13,15 +13,15 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModul
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 
 from policystore.errors import FormatError, InvalidInputError, PolicyStoreError
-from policystore.rllib.bounds import building, check_snapshot, guarded, lost_config
-from policystore.rllib.classes import Trust, listed
-from policystore.rllib.module_config import model_config_from_plain, resolve_class
+from policystore.format.arrays import Array
+from policystore.format.spec import Spec
+from policystore.format.values import Tagged
+from policystore.rllib.common.build_guard import building, check_snapshot, guarded, lost_config
+from policystore.rllib.common.trust import Trust, listed
+from policystore.rllib.new_stack.model_config import model_config_from_plain, resolve_class
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
-from policystore.spec import Spec
-from policystore.tensors import Array
-from policystore.torch import check_fit, load_arrays, plain_names
-from policystore.tree import Tagged
+from policystore.torch.tensors import check_fit, load_arrays, plain_names
 
 __all__ = ["module_spec", "rebuild_module"]
 

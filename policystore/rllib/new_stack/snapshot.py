@@ -9,12 +9,13 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ALL_MODULES
 
-from policystore.checkpoints.env_sides import Side
 from policystore.errors import InvalidInputError
-from policystore.rllib.classes import algorithm_name, is_importable, path_of
-from policystore.rllib.env_side import read_env_side
-from policystore.rllib.module_config import model_config_to_plain
-from policystore.rllib.module_source import (
+from policystore.format.arrays import Array
+from policystore.format.spec import Spec
+from policystore.format.values import Tagged
+from policystore.rllib.common.trust import algorithm_name, is_importable, path_of
+from policystore.rllib.new_stack.env_interface import read_env_side
+from policystore.rllib.new_stack.learner import (
     ModuleFacts,
     MultiFacts,
     describe,
@@ -23,11 +24,10 @@ from policystore.rllib.module_source import (
     learner_module_ids,
     learner_modules,
 )
+from policystore.rllib.new_stack.model_config import model_config_to_plain
+from policystore.rllib_schema.env_interface import EnvInterface
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_to_json
-from policystore.spec import Spec
-from policystore.tensors import Array
-from policystore.tree import Tagged
 
 __all__ = [
     "module_ids",
@@ -56,7 +56,7 @@ def snapshot_module(module: RLModule) -> Snapshot:
     """
     if isinstance(module, MultiRLModule):
         return snapshot_multi_module(module)
-    return _single(describe(module), None, Side())
+    return _single(describe(module), None, EnvInterface())
 
 
 def snapshot_multi_module(module: MultiRLModule, module_id: str | None = None) -> Snapshot:
@@ -74,9 +74,9 @@ def snapshot_multi_module(module: MultiRLModule, module_id: str | None = None) -
     multi = module.unwrapped()
     if type(multi) is MultiRLModule:
         module_id = known_module(multi.keys(), module_id, "the MultiRLModule")
-        return _single(describe(multi[module_id]), None, Side())
+        return _single(describe(multi[module_id]), None, EnvInterface())
     _refuse_part(path_of(type(multi)), multi.keys(), module_id)
-    return _together(describe_multi(multi), None, Side())
+    return _together(describe_multi(multi), None, EnvInterface())
 
 
 def module_ids(algorithm: Any) -> tuple[str, ...]:
@@ -88,8 +88,8 @@ def snapshot_from_algorithm(
     algorithm: Any,
     module_id: str | None = None,
     *,
-    agents: Iterable[Any] | None = None,
-    leave_out: Iterable[str] = (),
+    agent_ids: Iterable[Any] | None = None,
+    omit: Iterable[str] = (),
 ) -> Snapshot:
     """Keep one module of a running Algorithm: full learner weights, environment's side, filters.
 
@@ -97,9 +97,9 @@ def snapshot_from_algorithm(
         algorithm: of the new API stack, with local or remote learners and env runners.
         module_id: which module; may be left out where there is only one. Modules of a custom
             MultiRLModule may share parts and go together: then leave it out.
-        agents: in a multi-agent Algorithm, ids of the agents whose filter state and spaces
+        agent_ids: in a multi-agent Algorithm, ids of the agents whose filter state and spaces
             belong to the module. Needed where a connector keeps state.
-        leave_out: names of connectors that cannot or should not be kept; the spec records it.
+        omit: names of connectors that cannot or should not be kept; the spec records it.
 
     Returns:
         A snapshot that shares no memory with the Algorithm.
@@ -110,7 +110,7 @@ def snapshot_from_algorithm(
         StorageError: the learner does not answer.
     """
     ids, plain = learner_module_ids(algorithm)
-    side = read_env_side(algorithm, agents, leave_out)
+    side = read_env_side(algorithm, agent_ids, omit)
     if plain:
         module_id = known_module(ids, module_id, "the Algorithm")
         facts = learner_modules(algorithm, [module_id]).modules[module_id]
@@ -122,41 +122,41 @@ def snapshot_from_algorithm(
 def snapshots_from_algorithm(
     algorithm: Any,
     *,
-    agents: Mapping[str, Iterable[Any]] | None = None,
-    leave_out: Iterable[str] = (),
+    agent_ids: Mapping[str, Iterable[Any]] | None = None,
+    omit: Iterable[str] = (),
 ) -> dict[str, Snapshot]:
     """Keep all modules of a running Algorithm, read in one go, by module id.
 
     Args:
         algorithm: as for :func:`snapshot_from_algorithm`.
-        agents: module id -> agents.
-        leave_out: as for :func:`snapshot_from_algorithm`.
+        agent_ids: module id -> agents.
+        omit: as for :func:`snapshot_from_algorithm`.
 
     Returns:
         Module id -> snapshot; of modules that go together, one under ``"__all_modules__"``.
     """
-    if agents is not None and not isinstance(agents, Mapping):
+    if agent_ids is not None and not isinstance(agent_ids, Mapping):
         raise InvalidInputError(
-            f"of all modules at once, agents is a dict by module id: agents={{'main': {agents!r}}}"
+            f"of all modules at once, agent_ids is a dict by module id: agent_ids={{'main': {agent_ids!r}}}"
         )
     multi = learner_modules(algorithm)
     name = algorithm_name(algorithm)
-    wanted = dict(agents or {})
+    wanted = dict(agent_ids or {})
     if multi.cls is not MultiRLModule:
         both = [agent for of_module in wanted.values() for agent in of_module]
-        side = read_env_side(algorithm, both or None, leave_out)
+        side = read_env_side(algorithm, both or None, omit)
         return {ALL_MODULES: _together(multi, name, side)}
     for module_id in wanted:
         known_module(multi.modules, module_id, "the Algorithm")
-    kept = list(leave_out)
+    kept = list(omit)
     found = {}
     for module_id, facts in multi.modules.items():
         try:
             side = read_env_side(algorithm, wanted.get(module_id), kept)
         except InvalidInputError as error:
             raise InvalidInputError(
-                f"module {module_id!r}: {error} (of all modules at once, agents is a dict by "
-                f"module id: agents={{{module_id!r}: […], …}})"
+                f"module {module_id!r}: {error} (of all modules at once, agent_ids is a dict by "
+                f"module id: agent_ids={{{module_id!r}: […], …}})"
             ) from None
         found[module_id] = _single(facts, name, side)
     return found
@@ -172,7 +172,7 @@ def _refuse_part(where: str, ids: Iterable[str], module_id: str | None) -> None:
         )
 
 
-def _single(facts: ModuleFacts, algorithm: str | None, side: Side) -> Snapshot:
+def _single(facts: ModuleFacts, algorithm: str | None, side: EnvInterface) -> Snapshot:
     return Snapshot(
         weights=facts.weights,
         spec=_module_spec(facts, algorithm, side, f"module of {path_of(facts.cls)}"),
@@ -180,7 +180,7 @@ def _single(facts: ModuleFacts, algorithm: str | None, side: Side) -> Snapshot:
     )
 
 
-def _together(facts: MultiFacts, algorithm: str | None, side: Side) -> Snapshot:
+def _together(facts: MultiFacts, algorithm: str | None, side: EnvInterface) -> Snapshot:
     bad = [module_id for module_id in facts.modules if "/" in module_id]
     if bad:
         raise InvalidInputError(
@@ -191,10 +191,8 @@ def _together(facts: MultiFacts, algorithm: str | None, side: Side) -> Snapshot:
         for module_id, module in facts.modules.items()
         for name, array in module.weights.items()
     }
-    left_out = dict(side.left_out)
-    config = model_config_to_plain(
-        facts.model_config, has_catalog=False, left_out=_noting(left_out)
-    )
+    omitted = dict(side.omitted)
+    config = model_config_to_plain(facts.model_config, has_catalog=False, omitted=_noting(omitted))
     spec = Spec(
         stack="new",
         algorithm=algorithm,
@@ -208,23 +206,25 @@ def _together(facts: MultiFacts, algorithm: str | None, side: Side) -> Snapshot:
             [f"{mid}/{name}" for mid, module in facts.modules.items() for name in module.acting],
         ),
         modules={
-            module_id: _module_spec(module, None, Side(), f"module {module_id!r}", part=True)
+            module_id: _module_spec(
+                module, None, EnvInterface(), f"module {module_id!r}", part=True
+            )
             for module_id, module in facts.modules.items()
         },
-        **side.fields(left_out),
+        **side.fields(omitted),
     )
     return Snapshot(weights=weights, spec=spec, state=side.state)
 
 
 def _module_spec(
-    facts: ModuleFacts, algorithm: str | None, side: Side, what: str, *, part: bool = False
+    facts: ModuleFacts, algorithm: str | None, side: EnvInterface, what: str, *, part: bool = False
 ) -> Spec:
-    left_out = dict(side.left_out)
+    omitted = dict(side.omitted)
     config: dict[str, Any] = {
         "model_config": model_config_to_plain(
             facts.model_config,
             has_catalog=facts.catalog_class is not None,
-            left_out=_noting(left_out),
+            omitted=_noting(omitted),
         )
     }
     if facts.catalog_class is not None:
@@ -232,7 +232,7 @@ def _module_spec(
     if facts.learner_only:
         config["learner_only"] = True
     for value in facts.learner_only_values:
-        left_out[f"learner.{value}"] = (
+        omitted[f"learner.{value}"] = (
             "a value of the Learner, not of the module; training that starts from this snapshot "
             "starts it anew"
         )
@@ -245,13 +245,13 @@ def _module_spec(
         config=config,
         weights="inference-only" if facts.inference_only else "full",
         acting=None if part else _acting(facts.weights, facts.acting),
-        **side.fields(left_out),
+        **side.fields(omitted),
     )
 
 
-def _noting(left_out: dict[str, str]) -> Any:
+def _noting(omitted: dict[str, str]) -> Any:
     def note(where: str, why: str) -> None:
-        left_out[f"config.{where}"] = why
+        omitted[f"config.{where}"] = why
 
     return note
 

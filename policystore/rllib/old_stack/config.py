@@ -7,7 +7,7 @@ recorded in full, whichever algorithm it belongs to, and the same policy gives t
 one machine and on a hundred.
 
 A config can make RLlib import and call things by name, in several places: each is turned into an
-import path here; :mod:`policystore.rllib.policy_restore` takes them in no other form.
+import path here; :mod:`policystore.rllib.old_stack.config_restore` takes them in no other form.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ray.rllib.utils.exploration import Exploration
 from ray.rllib.utils.schedules import Schedule
 from ray.tune.registry import RLLIB_ACTION_DIST, RLLIB_MODEL, _global_registry
 
-from policystore.checkpoints.policy_keys import is_dropped
 from policystore.errors import InvalidInputError, PolicyStoreError
-from policystore.rllib.classes import is_importable, path_of
+from policystore.format.values import Tagged, encode_value
+from policystore.rllib.common.trust import is_importable, path_of
+from policystore.rllib_schema.config_keys import is_dropped
 from policystore.spaces import space_to_json
-from policystore.tree import Tagged, encode
 
 __all__ = ["BY_NAME", "check_exploration", "lasting_path", "recorded_config"]
 
@@ -60,7 +60,7 @@ def recorded_config(config: Mapping[str, Any], what: str) -> tuple[dict[str, Any
         InvalidInputError: a custom model, action distribution or exploration that no other
             process could find.
     """
-    left_out: dict[str, str] = {}
+    omitted: dict[str, str] = {}
     kept: dict[str, Any] = {}
     for key, value in config.items():
         if is_dropped(key):
@@ -69,13 +69,13 @@ def recorded_config(config: Mapping[str, Any], what: str) -> tuple[dict[str, Any
             value = _typed_by_class(value, what)
             check_exploration(value, f"{what}: exploration_config", InvalidInputError)
         try:
-            kept[key] = _plain(value, f"config.{key}", left_out, what)
+            kept[key] = _plain(value, f"config.{key}", omitted, what)
         except _NotPlainError as why:
-            left_out[f"config.{key}"] = str(why)
-    return kept, left_out
+            omitted[f"config.{key}"] = str(why)
+    return kept, omitted
 
 
-def _plain(value: Any, where: str, left_out: dict[str, str], what: str) -> Any:
+def _plain(value: Any, where: str, omitted: dict[str, str], what: str) -> Any:
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
     if isinstance(value, np.generic):
@@ -83,7 +83,7 @@ def _plain(value: Any, where: str, left_out: dict[str, str], what: str) -> Any:
     if isinstance(value, gym.Space):
         return Tagged("space", space_to_json(value))
     if isinstance(value, Mapping):
-        return _plain_mapping(value, where, left_out, what)
+        return _plain_mapping(value, where, omitted, what)
     if type(value) in (list, tuple):
         # All or nothing: a list without one of its items would mean something else.
         items = [_whole(item, f"{where}[{index}]", what) for index, item in enumerate(value)]
@@ -96,7 +96,7 @@ def _plain(value: Any, where: str, left_out: dict[str, str], what: str) -> Any:
             )
         return Tagged("import", path)
     try:
-        encode(value, where)
+        encode_value(value, where)
     except InvalidInputError:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise _NotPlainError(f"a {kind} is not a plain value") from None
@@ -112,12 +112,12 @@ def _whole(value: Any, where: str, what: str) -> Any:
 
 
 def _plain_mapping(
-    value: Mapping[Any, Any], where: str, left_out: dict[str, str], what: str
+    value: Mapping[Any, Any], where: str, omitted: dict[str, str], what: str
 ) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for key, item in value.items():
         try:
-            encode({key: None}, where)
+            encode_value({key: None}, where)
         except InvalidInputError:
             raise _NotPlainError(f"a key of type {type(key).__name__} is not plain") from None
         place = f"{where}.{key}"
@@ -125,9 +125,9 @@ def _plain_mapping(
             found[key] = Tagged("import", _class_by_name(key, item, what))
             continue
         try:
-            found[key] = _plain(item, place, left_out, what)
+            found[key] = _plain(item, place, omitted, what)
         except _NotPlainError as why:
-            left_out[place] = str(why)
+            omitted[place] = str(why)
     return found
 
 

@@ -19,12 +19,12 @@ from ray.rllib.utils.exploration import Exploration
 from ray.rllib.utils.replay_buffers import ReplayBuffer
 from ray.rllib.utils.schedules import Schedule
 
-from policystore.checkpoints.policy_keys import is_dropped
 from policystore.errors import FormatError, UntrustedError
-from policystore.rllib.classes import Trust, path_of, resolve
-from policystore.rllib.policy_config import BY_NAME, check_exploration
+from policystore.format.values import Tagged
+from policystore.rllib.common.trust import Trust, path_of, resolve
+from policystore.rllib.old_stack.config import BY_NAME, check_exploration
+from policystore.rllib_schema.config_keys import is_dropped
 from policystore.spaces import space_from_json
-from policystore.tree import Tagged
 
 __all__ = ["full_config"]
 
@@ -67,7 +67,7 @@ def full_config(
         algorithm: its defaults fill in what was not recorded; of an algorithm that this Ray does
             not have, those that all algorithms share.
         normalize_actions, clip_actions: of the spec.
-        trust: see :func:`policystore.rllib.classes.resolve`.
+        trust: see :func:`policystore.rllib.common.trust.resolve`.
 
     Raises:
         FormatError: a key or value that no snapshot holds, such as a class named by text.

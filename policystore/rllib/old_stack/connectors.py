@@ -37,13 +37,13 @@ from ray.rllib.connectors.connector import Connector, ConnectorContext
 from ray.rllib.policy.policy import Policy
 
 from policystore.errors import FormatError, InvalidInputError
-from policystore.rllib.classes import Trust, resolve
-from policystore.rllib.filters import running_stat, squares_name
-from policystore.rllib.policy_config import lasting_path
-from policystore.rllib.policy_state import check_tame
-from policystore.tree import Tagged
+from policystore.format.values import Tagged
+from policystore.rllib.common.running_stats import running_stat, squares_name
+from policystore.rllib.common.trust import Trust, resolve
+from policystore.rllib.old_stack.config import lasting_path
+from policystore.rllib.old_stack.exploration import check_plain_state
 
-__all__ = ["MakeConnector", "attach", "default_connectors", "make_connectors", "record"]
+__all__ = ["MakeConnector", "attach", "connectors_to_spec", "default_connectors", "make_connectors"]
 
 MakeConnector: TypeAlias = Callable[[ConnectorContext], Connector]
 """A connector class, or any function that makes a connector from RLlib's context."""
@@ -68,13 +68,13 @@ _PLAIN = (
 )
 
 
-def record(
-    policy: Policy, leave_out: frozenset[str], what: str
+def connectors_to_spec(
+    policy: Policy, omit: frozenset[str], what: str
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """What a spec and a state say of a policy's connectors.
 
     Args:
-        leave_out: class names of connectors to leave away; ``MeanStdFilter`` means any filter.
+        omit: class names of connectors to leave away; ``MeanStdFilter`` means any filter.
         what: how messages name the policy.
 
     Returns:
@@ -85,18 +85,18 @@ def record(
         InvalidInputError: a connector that cannot be carried exactly.
     """
     if policy.agent_connectors is None or policy.action_connectors is None:
-        return {}, {}, _without_filter(policy, leave_out, what)
+        return {}, {}, _without_filter(policy, omit, what)
     found: dict[str, Any] = {}
     states: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
+    omitted: dict[str, str] = {}
     pipelines = (policy.agent_connectors.connectors, policy.action_connectors.connectors)
     for pipeline, connectors in zip(PIPELINES, pipelines, strict=True):
         found[pipeline] = []
         seen: Counter[str] = Counter()
         for connector in connectors:
             name = type(connector).__name__
-            if name in leave_out or (_is_filter(connector) and "MeanStdFilter" in leave_out):
-                left_out[f"connectors.{pipeline}.{name}"] = "left out on request"
+            if name in omit or (_is_filter(connector) and "MeanStdFilter" in omit):
+                omitted[f"connectors.{pipeline}.{name}"] = "left out on request"
                 continue
             seen[name] += 1
             key = name if seen[name] == 1 else f"{name}#{seen[name]}"
@@ -104,18 +104,18 @@ def record(
             found[pipeline].append({"name": key, **entry})
             if state is not None:
                 states.setdefault(pipeline, {})[key] = state
-    return found, states, left_out
+    return found, states, omitted
 
 
-def _without_filter(policy: Policy, leave_out: frozenset[str], what: str) -> dict[str, str]:
+def _without_filter(policy: Policy, omit: frozenset[str], what: str) -> dict[str, str]:
     asked = policy.config.get("observation_filter", "NoFilter")
     if asked == "NoFilter":
         return {}
-    if "MeanStdFilter" not in leave_out:
+    if "MeanStdFilter" not in omit:
         raise InvalidInputError(
             f"{what}: its config asks for the observation filter {asked!r}, but the policy has no "
             "connectors, so its statistics are not known here. Take the snapshot from the "
-            "Algorithm (algorithm.get_policy(…)), or with leave_out=['MeanStdFilter']."
+            "Algorithm (algorithm.get_policy(…)), or with omit=['MeanStdFilter']."
         )
     return {"connectors.agent.MeanStdFilter": "left out on request"}
 
@@ -131,7 +131,7 @@ def _record_one(connector: Connector, what: str) -> tuple[dict[str, Any], Any]:
         raise InvalidInputError(
             f"{what}: the connector {cls.__name__} is of a class that no other process can import "
             "(one made by a function such as register_lambda_agent_connector, or inside one). "
-            f"Define it at the top level of a module, or pass leave_out=[{cls.__name__!r}]."
+            f"Define it at the top level of a module, or pass omit=[{cls.__name__!r}]."
         )
     entry: dict[str, Any] = {"class": Tagged("import", path)}
     if cls in _FILTERS:
@@ -146,7 +146,7 @@ def _record_one(connector: Connector, what: str) -> tuple[dict[str, Any], Any]:
 def _custom_state(connector: Connector, what: str) -> Any:
     cls = type(connector)
     refuse = f"{what}: the connector {cls.__name__} cannot be carried exactly: "
-    way_on = f" Or pass leave_out=[{cls.__name__!r}]: it is then not in the snapshot."
+    way_on = f" Or pass omit=[{cls.__name__!r}]: it is then not in the snapshot."
     for method in ("to_state", "from_state"):
         owner = next(base for base in cls.__mro__ if method in vars(base))
         if owner.__module__.startswith("ray.rllib."):
@@ -156,7 +156,7 @@ def _custom_state(connector: Connector, what: str) -> Any:
             )
     _, state = connector.to_state()
     try:
-        check_tame(state, "to_state()")
+        check_plain_state(state, "to_state()")
     except InvalidInputError as error:
         raise InvalidInputError(f"{refuse}{error}{way_on}") from None
     return state
@@ -218,7 +218,7 @@ def _maker(entry: Any, states: Any, where: str, trust: Trust) -> MakeConnector:
     if cls.__module__.startswith("ray.rllib."):
         raise FormatError(f"{where}: snapshots of policies do not hold the connector {path}")
     try:
-        check_tame(state, f"state.connectors: {name}")
+        check_plain_state(state, f"state.connectors: {name}")
     except InvalidInputError as error:
         raise FormatError(str(error)) from None
     return lambda ctx: cls.from_state(ctx, state)

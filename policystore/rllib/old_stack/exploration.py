@@ -16,13 +16,13 @@ from ray.rllib.utils.schedules import ConstantSchedule, PiecewiseSchedule
 
 from policystore.errors import FormatError, InvalidInputError
 
-__all__ = ["check_tame", "exploration_state", "restore_exploration"]
+__all__ = ["check_plain_state", "exploration_state", "restore_exploration"]
 
 _LONGEST_TEXT = 64
 _LIMITLESS = 2**62
 
 
-def check_tame(value: Any, where: str) -> None:
+def check_plain_state(value: Any, where: str) -> None:
     """Refuse state that could carry a program: bytes, and text long enough to hide some.
 
     State of a custom connector goes to code of its own, which may hand it on to RLlib's decoders,
@@ -43,12 +43,12 @@ def check_tame(value: Any, where: str) -> None:
         )
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            check_tame(item, f"{where}[{index}]")
+            check_plain_state(item, f"{where}[{index}]")
         return
     if isinstance(value, dict):
         for key, item in value.items():
-            check_tame(key, f"{where}, key {key!r}")
-            check_tame(item, f"{where}[{key!r}]")
+            check_plain_state(key, f"{where}, key {key!r}")
+            check_plain_state(item, f"{where}[{key!r}]")
         return
     raise InvalidInputError(
         f"{where}: a {type(value).__qualname__} is not plain state. Plain are None, bool, int, "
@@ -56,7 +56,7 @@ def check_tame(value: Any, where: str) -> None:
     )
 
 
-def exploration_state(policy: Policy, leave_out: frozenset[str], what: str) -> dict[str, Any]:
+def exploration_state(policy: Policy, omit: frozenset[str], what: str) -> dict[str, Any]:
     """How far exploration has come; ``{}`` where acting does not depend on it.
 
     Raises:
@@ -64,7 +64,7 @@ def exploration_state(policy: Policy, leave_out: frozenset[str], what: str) -> d
             whose state is not plain.
     """
     found = getattr(policy, "exploration", None)
-    if found is None or "exploration" in leave_out:
+    if found is None or "exploration" in omit:
         return {}
     if _is_noisy(found):
         raise InvalidInputError(
@@ -80,11 +80,11 @@ def exploration_state(policy: Policy, leave_out: frozenset[str], what: str) -> d
     elif not type(found).__module__.startswith("ray.rllib."):
         custom = found.get_state()
         try:
-            check_tame(custom, "get_state()")
+            check_plain_state(custom, "get_state()")
         except InvalidInputError as error:
             raise InvalidInputError(
                 f"{what}: the exploration {type(found).__name__} cannot be carried exactly: "
-                f"{error} Or pass leave_out=['exploration']: it then starts anew."
+                f"{error} Or pass omit=['exploration']: it then starts anew."
             ) from None
         if custom:
             state["custom"] = custom
@@ -135,7 +135,7 @@ def restore_exploration(policy: Policy, state: Any, where: str) -> None:
         found.stddev = found.stddev_val = state["stddev"]
     if "custom" in state:
         try:
-            check_tame(state["custom"], where)
+            check_plain_state(state["custom"], where)
         except InvalidInputError as error:
             raise FormatError(str(error)) from None
         if found is None or type(found).__module__.startswith("ray.rllib."):

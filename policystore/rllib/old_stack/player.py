@@ -24,20 +24,21 @@ from ray.rllib.utils.spaces.space_utils import unbatch
 from ray.rllib.utils.typing import ActionConnectorDataType, AgentConnectorDataType
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.bounds import guarded
-from policystore.rllib.classes import Trust, listed
-from policystore.rllib.policy_connectors import (
+from policystore.format.spec import Spec
+from policystore.rllib.common.build_guard import guarded
+from policystore.rllib.common.trust import Trust, listed
+from policystore.rllib.old_stack.connectors import (
     PIPELINES,
     MakeConnector,
     attach,
     default_connectors,
     make_connectors,
 )
-from policystore.rllib.policy_observations import as_observation, rows_of, unbounded
-from policystore.rllib.policy_stack import rebuild_policy, torch_model
+from policystore.rllib.old_stack.observations import as_observation, rows_of, unbounded
+from policystore.rllib.old_stack.rebuild import rebuild_policy
+from policystore.rllib.old_stack.snapshot import torch_model
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
-from policystore.spec import Spec
 
 __all__ = ["PolicyPlayer"]
 
@@ -57,7 +58,7 @@ class PolicyPlayer:
 
     Args:
         snap: of an old-stack policy.
-        trust: see :func:`policystore.rllib.policy_stack.rebuild_policy`.
+        trust: see :func:`policystore.rllib.old_stack.rebuild.rebuild_policy`.
         env_spaces: the environment's observation and action space. Needed for a snapshot of a
             policy that was built by hand; else it replaces what was recorded.
         connectors: ``{"agent": […], "action": […]}``, connector classes or functions that make a

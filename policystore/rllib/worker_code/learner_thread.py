@@ -6,10 +6,10 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["forget_queued_states", "settle"]
+__all__ = ["forget_queued_states", "wait_until_idle"]
 
 
-def settle(owner: Any, timeout: float) -> bool:
+def wait_until_idle(owner: Any, timeout: float) -> bool:
     """Wait until an asynchronous learner has nothing left to do; False if it did not in time.
 
     IMPALA and APPO update in a thread, in place and without a lock

@@ -10,16 +10,16 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from policystore.rllib.worker_mapping import misfits, named_modules
-from policystore.rllib.worker_side import (
+from policystore.rllib.worker_code.learner_thread import forget_queued_states, wait_until_idle
+from policystore.rllib.worker_code.policy_mapping import incompatible_agents, named_modules
+from policystore.rllib.worker_code.tensors import PolicyAccess, acting_names
+from policystore.rllib.worker_code.weights import (
     held_by,
     names_of_targets,
-    tell,
+    report_digests,
     write_filters,
     write_policy,
 )
-from policystore.rllib.worker_tensors import Held, acting_names
-from policystore.rllib.worker_threads import forget_queued_states, settle
 
 __all__ = [
     "can_join",
@@ -50,7 +50,7 @@ def _is_learner(worker: Any) -> bool:
 @contextlib.contextmanager
 def _at_rest(worker: Any, timeout: float) -> Iterator[None]:
     """A learner's own thread at rest, and its lock for reading weights held."""
-    if not settle(worker, timeout):
+    if not wait_until_idle(worker, timeout):
         raise TimeoutError("updates were under way all the time")
     with getattr(worker, "_model_io_lock", None) or contextlib.nullcontext():
         yield
@@ -84,7 +84,7 @@ def can_join(worker: Any, job: Any) -> dict[str, Any]:
                 f"is no {', '.join(lacking)}"
             }
         _make_targets(module, job["names"])
-        alone = Held(_Alone(module))
+        alone = PolicyAccess(_Alone(module))
         (only,) = alone.ids
         entries = alone.bits(only)
         return {
@@ -171,7 +171,7 @@ def _mapped(
         # The user's own function, which is about to go.
         before = set()
     spaces = {pid: (each.observation_space, each.action_space) for pid, each in modules.items()}
-    wrong = misfits(before, after, spaces)
+    wrong = incompatible_agents(before, after, spaces)
     return {"error": f"of the mapping function: {wrong}"} if wrong else {}
 
 
@@ -277,10 +277,10 @@ def join_module(worker: Any, job: Any, payload: Any) -> dict[str, Any]:
                 _join_learner(worker, job)
             else:
                 _join_runner(worker, job)
-            held = Held(worker)
+            held = PolicyAccess(worker)
             write_policy(held, pid, payload[pid])
             write_filters(held, job)
-        return tell(Held(worker), job["plans"], job["timeout"])
+        return report_digests(PolicyAccess(worker), job["plans"], job["timeout"])
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         return {"error": why, "undone": leave_module(worker, job["token"])}

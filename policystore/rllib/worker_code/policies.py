@@ -14,9 +14,15 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from policystore.rllib.worker_mapping import DRAWS, misfits
-from policystore.rllib.worker_side import UNDO, held_by, tell, write_filters, write_policy
-from policystore.rllib.worker_tensors import Held, misfit
+from policystore.rllib.worker_code.policy_mapping import DRAWS, incompatible_agents
+from policystore.rllib.worker_code.tensors import PolicyAccess, misfit
+from policystore.rllib.worker_code.weights import (
+    UNDO,
+    held_by,
+    report_digests,
+    write_filters,
+    write_policy,
+)
 
 __all__ = ["build", "can_map", "drop_policy", "join_policy", "leave_policy"]
 
@@ -52,7 +58,7 @@ def join_policy(worker: Any, job: Any, payload: Any) -> dict[str, Any]:
         _insert(worker, pid, policy, _spec_of(policy), None)
         worker.callbacks.on_create_policy(policy_id=pid, policy=policy)
         # After the callback: what is proven is what is held.
-        held = Held(worker)
+        held = PolicyAccess(worker)
         wrong = misfit(held.bits(pid), job["plans"][pid][1])
         if wrong:
             raise ValueError(wrong)
@@ -60,7 +66,7 @@ def join_policy(worker: Any, job: Any, payload: Any) -> dict[str, Any]:
         write_filters(held, job)
         _welcome(worker, pid)
         _follow(worker, job)
-        return tell(Held(worker), job["plans"], job["timeout"])
+        return report_digests(PolicyAccess(worker), job["plans"], job["timeout"])
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         return {"error": why, "undone": leave_policy(worker, job["token"])}
@@ -167,7 +173,7 @@ def _follow(worker: Any, job: Any) -> None:
 
 def _turn_away(worker: Any, pid: str) -> None:
     """No training of a policy that is not there: batches on their way may still hold it."""
-    if Held(worker).is_trained(pid):
+    if PolicyAccess(worker).is_trained(pid):
         decide = worker.is_policy_to_train
         gone = getattr(decide, _GONE, frozenset()) | {pid}
         worker.is_policy_to_train = _saying_no(getattr(decide, _INNER, decide), gone)
@@ -238,7 +244,7 @@ def can_map(worker: Any, job: Any) -> dict[str, Any]:
             if pid in worker.policy_map:
                 policy = worker.policy_map[pid]
                 spaces[pid] = (policy.observation_space, policy.action_space)
-        other = misfits(before, named, spaces)
+        other = incompatible_agents(before, named, spaces)
         return {"error": f"policy_mapping_fn: {other}"} if other else {}
     except Exception as error:
         return {"error": f"policy_mapping_fn raised {type(error).__name__}: {error}"}

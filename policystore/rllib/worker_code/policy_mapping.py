@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["DRAWS", "misfits", "named_modules"]
+__all__ = ["DRAWS", "incompatible_agents", "named_modules"]
 
 # How often it is asked for each agent, as it may draw lots.
 DRAWS = 64
@@ -30,7 +30,7 @@ def named_modules(runner: Any, mapping: Any) -> set[tuple[Any, Any]]:
     return found
 
 
-def misfits(
+def incompatible_agents(
     before: Iterable[tuple[Any, Any]],
     after: Iterable[tuple[Any, Any]],
     spaces: Mapping[Any, tuple[Any, Any]],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from policystore.rllib.worker_side import held_by
-from policystore.rllib.worker_tensors import acting_names, tensors_of
-from policystore.rllib.worker_threads import settle
+from policystore.rllib.worker_code.learner_thread import wait_until_idle
+from policystore.rllib.worker_code.tensors import acting_names, tensors_of
+from policystore.rllib.worker_code.weights import held_by
 
 __all__ = ["read_ids", "read_learner", "read_module", "read_multi"]
 
@@ -80,7 +80,7 @@ def read_learner(learner: Any, ids: Any, timeout: float) -> dict[str, Any]:
     """A learner's modules, while no update is under way; or ``error``, or ``unsteady``."""
     try:
         learner = held_by(learner).worker
-        if not settle(learner, timeout):
+        if not wait_until_idle(learner, timeout):
             return {"unsteady": True}
         found = read_multi(learner.module, ids)
         # SAC's temperature, soft_actor_critic: algorithms/sac/sac_learner.py:36.

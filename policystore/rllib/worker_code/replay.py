@@ -8,12 +8,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from policystore.rllib.worker_side import MARK, MISSED, RESTARTED, UNDO, held_by, put
+from policystore.rllib.worker_code.weights import (
+    MARK,
+    MISSED,
+    RESTARTED,
+    UNDO,
+    apply_weights,
+    held_by,
+)
 
-__all__ = ["catch_up", "gate"]
+__all__ = ["catch_up", "replay_then_call"]
 
 
-def gate(
+def replay_then_call(
     generation: int, program: Any, function: Any, worker: Any, /, *args: Any, **kw: Any
 ) -> Any:
     """Call a function with a worker that has first got all it was to be given.
@@ -113,7 +120,7 @@ def _replay(worker: Any, entry: Any) -> str:
             kept = [pid for pid in entry["policies"] if pid in there]
             for key in ("plans", "filters"):
                 job[key] = {pid: job[key][pid] for pid in kept if pid in (job.get(key) or ())}
-            function = put
+            function = apply_weights
             if not kept:
                 return ""
         # No number: states that RLlib's restore brings are newer, whatever theirs is.

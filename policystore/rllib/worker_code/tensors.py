@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Held", "acting_names", "digest_of", "misfit", "plain_digest", "tensors_of"]
+__all__ = ["PolicyAccess", "acting_names", "digest_of", "misfit", "plain_digest", "tensors_of"]
 
 
-class Held:
+class PolicyAccess:
     """What a worker holds: its policies by id, and their tensors as they are in memory.
 
     Made anew for each call, as other calls may replace policies in between. With

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from policystore.rllib.worker_filters import (
+from policystore.rllib.worker_code.filters import (
     policy_filter,
     read_old_filter,
     relink_old_filter,
     runner_filters,
     write_old_filter,
 )
-from policystore.rllib.worker_tensors import (
-    Held,
+from policystore.rllib.worker_code.learner_thread import forget_queued_states, wait_until_idle
+from policystore.rllib.worker_code.tensors import (
+    PolicyAccess,
     acting_names,
     copy_network,
     digest_of,
@@ -33,20 +34,19 @@ from policystore.rllib.worker_tensors import (
     tensors_of,
     write_bits,
 )
-from policystore.rllib.worker_threads import forget_queued_states, settle
 
 __all__ = [
     "MARK",
     "MISSED",
     "RESTARTED",
     "UNDO",
+    "apply_weights",
     "commit",
+    "describe",
     "held_by",
-    "look",
     "names_of_targets",
-    "put",
-    "tell",
-    "undo",
+    "report_digests",
+    "rollback",
     "write_filters",
     "write_policy",
 ]
@@ -60,12 +60,12 @@ MISSED = "_policystore_missed"
 RESTARTED = "_policystore_restarted"
 
 
-def held_by(worker: Any) -> Held:
+def held_by(worker: Any) -> PolicyAccess:
     """What a worker holds; the driver passes on what it has found out already."""
-    return worker if isinstance(worker, Held) else Held(worker)
+    return worker if isinstance(worker, PolicyAccess) else PolicyAccess(worker)
 
 
-def look(worker: Any, ids: Any, timeout: float) -> dict[str, Any]:
+def describe(worker: Any, ids: Any, timeout: float) -> dict[str, Any]:
     """What a worker holds, without any values.
 
     Args:
@@ -81,7 +81,7 @@ def look(worker: Any, ids: Any, timeout: float) -> dict[str, Any]:
     """
     try:
         held = held_by(worker)
-        settled = held.is_old or settle(held.worker, timeout)
+        settled = held.is_old or wait_until_idle(held.worker, timeout)
         wanted = held.ids if ids is None else [pid for pid in ids if pid in held.ids]
         return {
             "ids": held.ids,
@@ -96,7 +96,7 @@ def look(worker: Any, ids: Any, timeout: float) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _describe(held: Held, pid: str) -> dict[str, Any]:
+def _describe(held: PolicyAccess, pid: str) -> dict[str, Any]:
     holder = held.holder(pid)
     entries = held.bits(pid)
     network = held.network(pid)
@@ -110,7 +110,7 @@ def _describe(held: Held, pid: str) -> dict[str, Any]:
     }
 
 
-def names_of_targets(held: Held, pid: str) -> list[str]:
+def names_of_targets(held: PolicyAccess, pid: str) -> list[str]:
     """Names of those weights that belong to target networks."""
     pairs = held.target_pairs(pid)
     network = held.network(pid)
@@ -121,7 +121,7 @@ def names_of_targets(held: Held, pid: str) -> list[str]:
     return [name for name, part in zip(tensors_of(network), kept, strict=True) if id(part) in parts]
 
 
-def tell(worker: Any, plans: Any, timeout: float) -> dict[str, Any]:
+def report_digests(worker: Any, plans: Any, timeout: float) -> dict[str, Any]:
     """Digests of what a worker holds now.
 
     Args:
@@ -135,7 +135,7 @@ def tell(worker: Any, plans: Any, timeout: float) -> dict[str, Any]:
     """
     try:
         held = held_by(worker)
-        settled = held.is_old or settle(held.worker, timeout)
+        settled = held.is_old or wait_until_idle(held.worker, timeout)
         return {
             "ids": held.ids,
             "seq": held.seq,
@@ -158,7 +158,7 @@ def _remark(worker: Any) -> str:
     return "restarted or added since a load" if hasattr(worker, RESTARTED) else ""
 
 
-def _tell(held: Held, pid: str, plan: Any) -> dict[str, Any]:
+def _tell(held: PolicyAccess, pid: str, plan: Any) -> dict[str, Any]:
     digest, wrong = digest_of(held.bits(pid), plan)
     return {
         "digest": digest,
@@ -168,7 +168,7 @@ def _tell(held: Held, pid: str, plan: Any) -> dict[str, Any]:
     }
 
 
-def put(worker: Any, job: Any, payload: Any) -> dict[str, Any]:
+def apply_weights(worker: Any, job: Any, payload: Any) -> dict[str, Any]:
     """Give a worker new weights, keep its old ones for :func:`undo`, and say what it then holds.
 
     Args:
@@ -183,7 +183,7 @@ def put(worker: Any, job: Any, payload: Any) -> dict[str, Any]:
     try:
         held = held_by(worker)
         plans = job["plans"]
-        if not held.is_old and not settle(held.worker, job["timeout"]):
+        if not held.is_old and not wait_until_idle(held.worker, job["timeout"]):
             return {"error": "updates were under way all the time", "pending": True}
         wrong = [each for pid in plans for each in _unfit(held, pid, plans[pid], payload[pid])]
         if wrong:
@@ -199,13 +199,13 @@ def put(worker: Any, job: Any, payload: Any) -> dict[str, Any]:
             forget_queued_states(held.worker)
             if job["seq"] is not None:
                 held.worker._weights_seq_no = job["seq"]
-        return tell(held, plans, job["timeout"])
+        return report_digests(held, plans, job["timeout"])
     except Exception as error:
-        undone = undo(worker, job["token"])
+        undone = rollback(worker, job["token"])
         return {"error": f"{type(error).__name__}: {error}", "undone": undone}
 
 
-def _unfit(held: Held, pid: str, plan: Any, arrays: Any) -> list[str]:
+def _unfit(held: PolicyAccess, pid: str, plan: Any, arrays: Any) -> list[str]:
     """Why weights cannot be written into a worker's policy; checked before anything is."""
     if pid not in held.ids:
         return [f"it has no policy {pid!r}"]
@@ -217,7 +217,7 @@ def _unfit(held: Held, pid: str, plan: Any, arrays: Any) -> list[str]:
     return [f"{pid!r}: {wrong}"] if wrong else []
 
 
-def _keep(held: Held, job: Any) -> dict[str, Any]:
+def _keep(held: PolicyAccess, job: Any) -> dict[str, Any]:
     """Copies of all that a job changes on a worker."""
     kept: dict[str, Any] = {
         "policies": {
@@ -239,7 +239,7 @@ def _keep(held: Held, job: Any) -> dict[str, Any]:
     return kept
 
 
-def write_policy(held: Held, pid: str, arrays: Any) -> None:
+def write_policy(held: PolicyAccess, pid: str, arrays: Any) -> None:
     """Write weights into a policy: those of them that it holds."""
     if held.network(pid) is None:
         held.write_own(pid, {name: bits for name, (_, bits) in arrays.items()})
@@ -254,7 +254,7 @@ def write_policy(held: Held, pid: str, arrays: Any) -> None:
             copy_network(network, target)
 
 
-def write_filters(held: Held, job: Any) -> None:
+def write_filters(held: PolicyAccess, job: Any) -> None:
     """Set the filter statistics of a job."""
     for pid, stats in (job.get("filters") or {}).items():
         write_old_filter(held.holder(pid), stats)
@@ -267,7 +267,7 @@ def write_filters(held: Held, job: Any) -> None:
         )
 
 
-def undo(worker: Any, token: str) -> dict[str, Any]:
+def rollback(worker: Any, token: str) -> dict[str, Any]:
     """Give a worker back what it held before the job of ``token``, if it carried it out."""
     try:
         held = held_by(worker)
@@ -276,7 +276,7 @@ def undo(worker: Any, token: str) -> dict[str, Any]:
             return {"undone": False}
         old = found[1]
         if not held.is_old:
-            settle(held.worker, 5.0)
+            wait_until_idle(held.worker, 5.0)
         for pid, kept in old["policies"].items():
             if held.network(pid) is None:
                 held.write_own(pid, kept)

@@ -1,6 +1,6 @@
 """Functions of ours in the actors of a running Algorithm, which may not have policystore.
 
-They go by value: Ray's pickler is told so for the modules that hold them, ``worker_*.py``, and what
+They go by value: Ray's pickler is told so for the modules that hold them, ``worker_code/``, and what
 they call goes along. A function is pickled once per process.
 """
 
@@ -19,7 +19,7 @@ from policystore.errors import InvalidInputError
 
 __all__ = ["check_ships", "ship"]
 
-_BY_VALUE = "policystore.rllib.worker_"
+_BY_VALUE = "policystore.rllib.worker_code."
 
 
 def _load(key: str, blob: bytes) -> Any:

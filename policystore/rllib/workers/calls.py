@@ -16,8 +16,8 @@ from ray.exceptions import RayActorError, RayError
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.shipping import ship
-from policystore.rllib.worker_tensors import Held
+from policystore.rllib.worker_code.tensors import PolicyAccess
+from policystore.rllib.workers.by_value import ship
 
 __all__ = [
     "GROUPS",
@@ -53,7 +53,7 @@ class Worker:
 
     name: str
     group: str
-    local: Held | None = None
+    local: PolicyAccess | None = None
     actor: Any = None
     manager: Any = None
     index: int | None = None
@@ -110,7 +110,7 @@ def workers_of(algorithm: Algorithm) -> list[Worker]:
                 Worker(
                     f"{group} local",
                     group,
-                    local=Held(local),
+                    local=PolicyAccess(local),
                     leads=leads and group == "train",
                     idle=bool(actors),
                 )
@@ -128,7 +128,7 @@ def learners_of(algorithm: Algorithm) -> list[Worker]:
     if group is None:
         return []
     if group.is_local:
-        return [Worker("learner local", "learner", local=Held(group._learner), leads=True)]
+        return [Worker("learner local", "learner", local=PolicyAccess(group._learner), leads=True)]
     return [
         Worker(f"learner {index}", "learner", actor=actor, index=index, leads=not number)
         for number, (index, actor) in enumerate(sorted(group._worker_manager.actors().items()))

@@ -9,7 +9,7 @@ import pytest
 from ray import tune
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
-from policystore.checkpoints import list_checkpoint, list_experiment, read_checkpoint
+from policystore.checkpoints import inspect_checkpoint, list_checkpoints, read_checkpoint
 
 METRIC = "env_runners/episode_return_mean"
 
@@ -45,7 +45,7 @@ def test_each_checkpoint_has_the_result_that_tune_says(results: Any) -> None:
         for checkpoint, metrics in result.best_checkpoints
     }
     assert len(told) == 6
-    found = list_experiment(results.experiment_path)
+    found = list_checkpoints(results.experiment_path)
     assert {one.path for one in found} == set(told)
     for one in found:
         metrics = told[one.path]
@@ -59,13 +59,14 @@ def test_the_best_and_the_latest_are_those_of_tune(results: Any) -> None:
         for result in results
         for checkpoint, metrics in result.best_checkpoints
     ]
-    best = list_checkpoint(results.experiment_path, metric=METRIC)
+    best = inspect_checkpoint(results.experiment_path, metric=METRIC)
     assert best.path == max(scored)[1]
     assert (best.algorithm, best.stack) == ("PPO", "new")
     assert (
-        list_checkpoint(results.experiment_path, metric=METRIC, mode="min").path == (min(scored)[1])
+        inspect_checkpoint(results.experiment_path, metric=METRIC, mode="min").path
+        == (min(scored)[1])
     )
     for result in results:
         latest = Path(result.path) / "checkpoint_000002"
-        assert list_checkpoint(result.path).path == str(latest)
+        assert inspect_checkpoint(result.path).path == str(latest)
         assert read_checkpoint(result.path) == read_checkpoint(latest)

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import callback_parts as parts
 import numpy as np
 import pytest
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+import tests.support.tune_runs as parts
 from policystore import (
     FormatError,
     InvalidInputError,
@@ -22,7 +22,9 @@ from policystore import (
     ReadOnlyError,
     StorageError,
 )
-from policystore.rllib import publish, publishing, snapshots, uploading, warm_start
+from policystore.rllib import publish, snapshot_all, warm_start
+from policystore.rllib.callbacks import publish as publishing
+from policystore.rllib.callbacks import upload_queue
 
 BY_POLICY = {"new": "module_episode_returns_mean", "old": "policy_reward_mean"}
 STACKS = pytest.mark.parametrize("stack", ["new", "old"])
@@ -81,7 +83,13 @@ def test_what_is_pushed_is_what_was_held(
     names = {"main": "duo/main", "foe": "duo/{trial}/foe"}
     config = own.configured(runners=runners)
     config.callbacks(
-        publish(store, names, every=2, metric=f"env_runners/{BY_POLICY[stack]}/{{policy}}", queue=9)
+        publish(
+            store,
+            names,
+            interval=2,
+            metric=f"env_runners/{BY_POLICY[stack]}/{{policy}}",
+            max_pending=9,
+        )
     )
     held = {}
     with own.built(config) as algo:
@@ -89,7 +97,7 @@ def test_what_is_pushed_is_what_was_held(
         for iteration in range(1, 7):
             result = algo.train()
             if iteration % 2 == 0:
-                held[iteration] = snapshots(algo), result["env_runners"][BY_POLICY[stack]]
+                held[iteration] = snapshot_all(algo), result["env_runners"][BY_POLICY[stack]]
     (foe,) = (name for name in store.names() if name.endswith("/foe"))
     for name, pid in (("duo/main", "main"), (foe, "foe")):
         versions = list(reversed(store.log(name)))
@@ -111,14 +119,14 @@ def test_what_is_pushed_is_what_was_held(
 
 @STACKS
 def test_beside_others(own: Any, store: PolicyStore, stack: str) -> None:
-    made = publish(store, {"main": "duo/main"}, metric="score", queue=9)
-    forms = {"beside": publish(store, {"main": "duo/other"}, metric="score", beside=Scores)}
+    made = publish(store, {"main": "duo/main"}, metric="score", max_pending=9)
+    forms = {"beside": publish(store, {"main": "duo/other"}, metric="score", callbacks=Scores)}
     if stack == "new":
         forms["a list"] = [Scores, made]
     with own.built(own.configured().callbacks(forms["beside"])) as algo:
         algo.train()
     assert store.log("duo/other")[0].metrics["score"] == 3.0
-    forms["both of ours"] = warm_start(store, {"main": "duo/other"}, beside=[Scores, made])
+    forms["both of ours"] = warm_start(store, {"main": "duo/other"}, callbacks=[Scores, made])
     for form in list(forms)[1:]:
         with own.built(own.configured().callbacks(forms[form])) as algo:
             for _ in range(3):
@@ -137,7 +145,7 @@ def slow(store: PolicyStore, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Calls of ``push`` do what is in ``slow.then``."""
     from types import SimpleNamespace
 
-    monkeypatch.setattr(uploading, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(upload_queue, "_FIRST_PAUSE", 0.001)
     found = SimpleNamespace(then=lambda: None)
     push = store.push
 
@@ -151,12 +159,12 @@ def slow(store: PolicyStore, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def in_process(own: Any, store: PolicyStore, **options: Any) -> Any:
     """Callbacks with this very store, not a copy of it that went through a pickle."""
-    from policystore.rllib.callbacks import CallbackMaker
-    from policystore.rllib.publishing import Publish
+    from policystore.rllib.callbacks.factory import CallbackFactory
+    from policystore.rllib.callbacks.publish import Publish
 
     made = publish(store, {"main": "duo/main"}, **options)
 
-    class Here(CallbackMaker):
+    class Here(CallbackFactory):
         def __deepcopy__(self, memo: Any) -> Any:
             return self
 
@@ -173,7 +181,7 @@ def test_a_slow_store_stops_no_training(own: Any, store: PolicyStore, slow: Any)
 
     gate = threading.Event()
     slow.then = lambda: gate.wait(60)
-    algo = in_process(own, store, queue=2).build_algo()
+    algo = in_process(own, store, max_pending=2).build_algo()
     for _ in range(5):
         result = algo.train()  # with a push under way all the time
     status = result["policystore"]["publish"]["main"]
@@ -222,7 +230,9 @@ def test_a_store_that_refuses_ends_the_training(own: Any, store: PolicyStore, sl
 
 @pytest.mark.parametrize("stack", ["new"])
 def test_a_metric_that_is_not_there(own: Any, store: PolicyStore, caplog: Any) -> None:
-    made = publish(store, {"main": "duo/main"}, metric="env_runners/epsode_return_mean", queue=9)
+    made = publish(
+        store, {"main": "duo/main"}, metric="env_runners/epsode_return_mean", max_pending=9
+    )
     with own.built(own.configured().callbacks(made)) as algo:
         for _ in range(4):
             algo.train()
@@ -236,7 +246,7 @@ def test_a_metric_that_is_not_there(own: Any, store: PolicyStore, caplog: Any) -
 def test_a_metric_that_is_no_number(own: Any, store: PolicyStore) -> None:
     """Infinite, an array, a text: pushed, and never the best."""
     values = (2.0, float("inf"), np.ones(3), "7", float("nan"), 1.0)
-    made = publish(store, {"main": "duo/main"}, metric="score", queue=9, timeout=float("inf"))
+    made = publish(store, {"main": "duo/main"}, metric="score", max_pending=9, timeout=float("inf"))
     with own.built(own.configured().callbacks([partial(Scores, values), made])) as algo:
         for _ in values:
             algo.train()
@@ -296,8 +306,8 @@ def test_a_trial_that_crashes_pushes_nothing_twice(
             store,
             {"main": "duo/main", "foe": "duo/{trial}/foe"},
             metric="score",
-            queue=9,
-            beside=[Scores, parts.crash(tmp_path, 4)],
+            max_pending=9,
+            callbacks=[Scores, parts.crash(tmp_path, 4)],
         )
     )
     (result,) = parts.run(config, tmp_path / "tune", 6, failures=1)
@@ -324,7 +334,7 @@ def test_a_trial_that_begins_anew_pushes_nothing_twice(
     many = {"lr": 1e-4, "gamma": 0.9, "lambda_": 0.5, "clip_param": 0.25, "vf_clip_param": 7.5,
             "vf_loss_coeff": 0.75, "grad_clip": 3.25, "kl_coeff": 0.125}  # fmt: skip
     config.training(**{name: tune.grid_search([value]) for name, value in many.items()})
-    made = publish(store, {"main": "duo/main", "foe": "{trial}/foe"}, queue=9)
+    made = publish(store, {"main": "duo/main", "foe": "{trial}/foe"}, max_pending=9)
     others = [partial(Waits, store.url, "duo/main"), parts.crash(tmp_path, 1)]
     config.callbacks([made, *others])
     (result,) = parts.run(config, tmp_path / "tune", 2, failures=1)

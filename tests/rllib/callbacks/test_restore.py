@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import callback_parts as parts
 import pytest
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+import tests.support.tune_runs as parts
 from policystore import MismatchError, NotFoundError, PolicyStore, Snapshot
-from policystore.rllib import add_to, check_sync, load_into, snapshot, snapshots
-from policystore.rllib.callbacks import CallbackMaker
-from policystore.rllib.resuming import keep_added
-from policystore.rllib.warm_start import warm_start
+from policystore.rllib import add_policy, check_sync, load_into, snapshot, snapshot_all
+from policystore.rllib.callbacks.factory import CallbackFactory
+from policystore.rllib.callbacks.restore import restore_added_policies
+from policystore.rllib.callbacks.warm_start import warm_start
 
-other = parts.running_parts.other
+other = parts.new_stack_algorithms.other
 STACKS = pytest.mark.parametrize("stack", ["new", "old"], scope="module")
 
 
@@ -41,7 +41,7 @@ class Life:
             snap = snapshot(algo, "foe")
         self.store.push(other(snap, 3.0), "duo/foe")
         with self.own.built(self.config()) as algo:
-            add_to(
+            add_policy(
                 algo,
                 "third",
                 other(snap, 7.0),
@@ -52,7 +52,7 @@ class Life:
             algo.train()
             load_into(algo, {"foe": other(snap, -5.0)})
             algo.save(self.folder)
-            self.held = snapshots(algo)
+            self.held = snapshot_all(algo)
             self.moments = moments(algo) if stack == "new" else None
 
     def config(self) -> Any:
@@ -87,7 +87,7 @@ def restored(life: Life) -> Iterator[Any]:
 
 @STACKS
 def test_what_was_added_is_there_again_everywhere(life: Life, restored: Any) -> None:
-    now = snapshots(restored)
+    now = snapshot_all(restored)
     assert now.keys() == {"main", "foe", "third"}
     for pid, snap in life.held.items():
         assert now[pid].weights_digest == snap.weights_digest
@@ -110,10 +110,10 @@ def test_it_plays_and_trains_as_before(life: Life, restored: Any) -> None:
             assert config.policies_to_train == ["main", "third"]
     else:
         assert runner.is_policy_to_train("third")
-    before = {pid: snap.weights_digest for pid, snap in snapshots(restored).items()}
+    before = {pid: snap.weights_digest for pid, snap in snapshot_all(restored).items()}
     restored.train()
     assert restored.iteration == 3
-    after = {pid: snap.weights_digest for pid, snap in snapshots(restored).items()}
+    after = {pid: snap.weights_digest for pid, snap in snapshot_all(restored).items()}
     assert [pid for pid in sorted(before) if before[pid] != after[pid]] == ["main", "third"]
     restored.evaluate()
     assert check_sync(restored).ok
@@ -132,8 +132,8 @@ def test_who_restarts_gets_what_was_restored(life: Life, restored: Any) -> None:
 
     killed = process()
     ray.kill(actor, no_restart=False)
-    parts.running_parts.until(lambda: process() not in (None, killed), "another process")
-    parts.running_parts.until(lambda: check_sync(restored, ["foe"]).ok, "a restart")
+    parts.new_stack_algorithms.until(lambda: process() not in (None, killed), "another process")
+    parts.new_stack_algorithms.until(lambda: check_sync(restored, ["foe"]).ok, "a restart")
     life.own.assert_held(restored, {"foe": life.held["foe"]})
 
 
@@ -145,7 +145,7 @@ def test_a_checkpoint_needs_its_store_no_more(life: Life, tmp_path: Path) -> Non
     with life.own.built(config) as algo:
         algo.train()
         algo.save(str(tmp_path / "checkpoint"))
-        held = snapshots(algo)
+        held = snapshot_all(algo)
     shutil.rmtree(away.url)
     algo = Algorithm.from_checkpoint(str(tmp_path / "checkpoint"))
     try:
@@ -170,7 +170,7 @@ class Adds(RLlibCallback):
     def on_train_result(self, *, algorithm: Any, result: Any, **_: Any) -> None:
         if algorithm.iteration == 1:
             foe = snapshot(algorithm, "foe")
-            add_to(algorithm, "third", other(foe, 7.0), policy_mapping_fn=third)
+            add_policy(algorithm, "third", other(foe, 7.0), policy_mapping_fn=third)
         algorithm.evaluate()
         report = check_sync(algorithm)
         result["held"] = sorted({row.policy for row in report})
@@ -182,9 +182,9 @@ class Adds(RLlibCallback):
 def test_a_trial_that_crashed_has_it_again(life: Life, tmp_path: Path) -> None:
     """In Tune, which restores into the config that the trial began with."""
     config = life.own.configured(runners=1, evals=1)
-    users = CallbackMaker(Adds, {}, parts.crash(tmp_path, 3))
+    users = CallbackFactory(Adds, {}, parts.crash(tmp_path, 3))
     if life.stack == "new":
-        config.callbacks(users, on_algorithm_init=keep_added)
+        config.callbacks(users, on_algorithm_init=restore_added_policies)
     else:
         config.callbacks(users)  # RLlib brings back the old stack's policies by itself
     (result,) = parts.run(config, tmp_path / "tune", 4, failures=1)
@@ -204,8 +204,10 @@ def test_runners_that_rllib_does_not_reach(life: Life, tmp_path: Path, scheme: s
     with life.own.built(life.own.configured(runners=2)) as algo:
         algo.train()
         algo.save_to_path(path)
-        held = snapshots(algo)
-    config = life.own.configured(runners=2, evals=1).callbacks(on_algorithm_init=keep_added)
+        held = snapshot_all(algo)
+    config = life.own.configured(runners=2, evals=1).callbacks(
+        on_algorithm_init=restore_added_policies
+    )
     with life.own.built(config) as algo:
         algo.restore_from_path(scheme + path)  # at once
         life.own.assert_held(algo, held)
@@ -236,10 +238,10 @@ def test_what_rllib_added_comes_back_too(life: Life, tmp_path: Path) -> None:
         )
         algo.train()
         algo.save(str(tmp_path))
-        held = snapshots(algo)
+        held = snapshot_all(algo)
     with own.built(own.configured(runners=1)) as algo:
-        keep_added(algo)
-        keep_added(algo)  # once is enough
+        restore_added_policies(algo)
+        restore_added_policies(algo)  # once is enough
         algo.restore(str(tmp_path))
         own.assert_held(algo, held)
 
@@ -251,10 +253,10 @@ def test_what_cannot_come_back_is_named(life: Life, tmp_path: Path, monkeypatch:
     made_of = copy / "learner_group" / "learner" / "rl_module" / "third"
     (made_of / "class_and_ctor_args.pkl").write_bytes(b"\x80\x04cnowhere\nNothing\n.")
     with life.own.built(life.config()) as algo:
-        was: dict[str, Snapshot] = snapshots(algo)
+        was: dict[str, Snapshot] = snapshot_all(algo)
         with pytest.raises(MismatchError, match="could not be added: 'third' .*nowhere"):
             algo.restore(str(copy))
-        assert snapshots(algo) == was
+        assert snapshot_all(algo) == was
         algo.train()
 
 
@@ -263,10 +265,10 @@ def test_what_the_checkpoint_lacks_is_said(life: Life, tmp_path: Path, caplog: A
     own = life.own
     with own.built(own.configured()) as algo:
         algo.save(str(tmp_path))
-        held = snapshots(algo)
+        held = snapshot_all(algo)
     config = own.configured().multi_agent(policies={"main", "foe", "more"})
     with own.built(config) as algo:
-        keep_added(algo)
+        restore_added_policies(algo)
         kept = snapshot(algo, "more")
         algo.restore(str(tmp_path))
         own.assert_held(algo, {**held, "more": kept})

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from uploading_parts import FOREVER, Faulty, best, copy, iterations, until, uploader_to
 
 from policystore import (
     FormatError,
@@ -19,13 +18,15 @@ from policystore import (
     Snapshot,
     StorageError,
 )
-from policystore.rllib import uploading
-from policystore.rllib.uploading import Uploader
+from policystore.rllib.callbacks import upload_queue
+from policystore.rllib.callbacks.upload_queue import Uploader
+from tests.support import ROOT
+from tests.support.upload_faults import FOREVER, Faulty, best, copy, iterations, until, uploader_to
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploading, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(upload_queue, "_FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_a_full_queue_lets_the_oldest_go_but_not_the_best(
 ) -> None:
     faulty = Faulty(store)
     faulty.gate.clear()
-    uploader = made(queue=3, names={"main": "a", "foe": "b"})
+    uploader = made(max_pending=3, names={"main": "a", "foe": "b"})
     uploader.put(copy(1, 0.0))
     until(lambda: faulty.calls)  # under way: no longer in the queue
     start = time.monotonic()
@@ -223,7 +224,7 @@ def test_the_end_waits_only_so_long(store: PolicyStore, made: Callable[..., Uplo
 def test_the_end_does_not_sit_through_pauses(
     store: PolicyStore, made: Callable[..., Uploader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploading, "_FIRST_PAUSE", 30.0)
+    monkeypatch.setattr(upload_queue, "_FIRST_PAUSE", 30.0)
     Faulty(store).fail = lambda call, key: StorageError("the network is away")
     uploader = made()
     uploader.put(copy(1))
@@ -262,7 +263,7 @@ def test_a_full_queue_compares_no_weights(
     """Which would take hashing them, in the training thread."""
     faulty = Faulty(store)
     faulty.gate.clear()
-    uploader = made(queue=2)
+    uploader = made(max_pending=2)
     uploader.put(copy(1))
     until(lambda: faulty.calls)
     with monkeypatch.context() as patch:
@@ -279,7 +280,7 @@ def test_several_trainings_agree_on_the_best(
 ) -> None:
     for turn in range(8):
         name = f"turn{turn}"
-        uploaders = [made(names={"main": name}, queue=9) for _ in range(4)]
+        uploaders = [made(names={"main": name}, max_pending=9) for _ in range(4)]
         values = np.random.default_rng(turn).permutation(12).tolist()
         for index, value in enumerate(values):
             uploaders[index % 4].put(copy(index, float(value), run=f"{index % 4}", name=name))
@@ -295,8 +296,8 @@ def test_who_never_stops_is_told_at_the_end(tmp_path: Path) -> None:
 
     program = f"""
 import sys, threading, time
-sys.path[:0] = [{str(Path(__file__).parent)!r}]
-import uploading_parts as here
+sys.path[:0] = [{str(ROOT)!r}]
+import tests.support.upload_faults as here
 from policystore import PolicyStore
 store = PolicyStore({str(tmp_path)!r})
 here.Faulty(store).gate.clear()

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from uploading_parts import FOREVER, Faulty, best, copy, iterations, until, uploader_to
 
 from policystore import PolicyStore, StorageError
-from policystore.rllib import uploading
-from policystore.rllib.uploading import Copy
+from policystore.rllib.callbacks import upload_queue
+from policystore.rllib.callbacks.upload_queue import Copy
+from tests.support.upload_faults import FOREVER, Faulty, best, copy, iterations, until, uploader_to
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploading, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(upload_queue, "_FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture

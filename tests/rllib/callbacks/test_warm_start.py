@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import callback_parts as parts
 import numpy as np
 import pytest
 from ray import cloudpickle
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+import tests.support.tune_runs as parts
 from policystore import (
     InvalidInputError,
     MismatchError,
@@ -22,10 +22,10 @@ from policystore import (
     Snapshot,
     StorageError,
 )
-from policystore.rllib import check_sync, snapshot, snapshots
-from policystore.rllib.warm_start import warm_start
+from policystore.rllib import check_sync, snapshot, snapshot_all
+from policystore.rllib.callbacks.warm_start import warm_start
 
-other = parts.running_parts.other
+other = parts.new_stack_algorithms.other
 STACKS = pytest.mark.parametrize("stack", ["new", "old"], scope="module")
 
 
@@ -37,7 +37,7 @@ class Pushed:
         self.store = PolicyStore(folder / "store")
         with self.own.built(self.own.configured()) as algo:
             self.snaps: dict[str, Snapshot] = {
-                pid: other(snap, 4.0 + len(pid)) for pid, snap in snapshots(algo).items()
+                pid: other(snap, 4.0 + len(pid)) for pid, snap in snapshot_all(algo).items()
             }
         for pid, snap in self.snaps.items():
             self.store.push(snap, f"duo/{pid}")
@@ -62,7 +62,7 @@ def test_load_one_of_n_agents_and_keep_using_tune(pushed: Pushed, tmp_path: Path
     pages = tmp_path / "diary"
     config = pushed.own.configured(runners=1)
     config.callbacks(
-        warm_start(pushed.store, {"main": "duo/main@champion"}, beside=parts.diary(pages))
+        warm_start(pushed.store, {"main": "duo/main@champion"}, callbacks=parts.diary(pages))
     )
     (result,) = parts.run(config, tmp_path / "tune", 1)
     assert result.error is None
@@ -103,7 +103,7 @@ def test_a_restored_c_new_with_another_observation_space(pushed: Pushed, tmp_pat
     pages = tmp_path / "diary"
     config = parts.trio(pushed.stack)
     config.callbacks(
-        warm_start(pushed.store, {"main": "duo/main"}, beside=parts.diary(pages))
+        warm_start(pushed.store, {"main": "duo/main"}, callbacks=parts.diary(pages))
     )  # fmt: skip
     (result,) = parts.run(config, tmp_path / "tune", 2, by="tune.run")
     assert result.error is None
@@ -129,10 +129,10 @@ class Counting(RLlibCallback):
 def test_the_users_own_callbacks(pushed: Pushed) -> None:
     refs = {"main": "duo/main"}
     forms = {
-        "beside": warm_start(pushed.store, refs, beside=Counting),
-        "several": warm_start(pushed.store, refs, beside=[Counting, Counting]),
+        "beside": warm_start(pushed.store, refs, callbacks=Counting),
+        "several": warm_start(pushed.store, refs, callbacks=[Counting, Counting]),
         "two of ours": warm_start(
-            pushed.store, refs, beside=[Counting, warm_start(pushed.store, {"foe": "duo/foe"})]
+            pushed.store, refs, callbacks=[Counting, warm_start(pushed.store, {"foe": "duo/foe"})]
         ),
     }
     if pushed.stack == "new":
@@ -158,7 +158,7 @@ def test_every_hook_reaches_all(pushed: Pushed) -> None:
                 setattr(found, name, lambda _name=name, **given: heard.append((_name, given)))
         return found
 
-    made = warm_start(pushed.store, {"main": "duo/main"}, beside=[noting, noting])()
+    made = warm_start(pushed.store, {"main": "duo/main"}, callbacks=[noting, noting])()
     hooks = [name for name in dir(RLlibCallback) if name.startswith("on_")]
     assert len(hooks) > 15
     for name in set(hooks) - {"on_algorithm_init", "on_train_result"}:
@@ -179,7 +179,7 @@ def arguments(hook: str) -> dict[str, Any]:
 def test_it_pickles_and_refs_are_fixed(pushed: Pushed, tmp_path: Path) -> None:
     store = PolicyStore(tmp_path)
     first = store.push(pushed.snaps["main"], "duo/main")
-    made = warm_start(str(tmp_path), {"main": "duo/main"}, beside=Counting)
+    made = warm_start(str(tmp_path), {"main": "duo/main"}, callbacks=Counting)
     store.push(other(pushed.snaps["main"], 9.0), "duo/main")
     copy = cloudpickle.loads(cloudpickle.dumps(made))
     assert repr(copy) == repr(made) == repr(pickle.loads(pickle.dumps(made)))
@@ -212,7 +212,7 @@ def test_refs_that_mean_nothing(pushed: Pushed, tmp_path: Path) -> None:
             warm_start(store, policies)
     for beside in (Counting(), "Counting", [7]):
         with pytest.raises(InvalidInputError, match="classes of callbacks"):
-            warm_start(store, {"main": "duo/main"}, beside=beside)
+            warm_start(store, {"main": "duo/main"}, callbacks=beside)
 
 
 @STACKS
@@ -247,11 +247,11 @@ def test_a_trial_says_why_it_failed(pushed: Pushed, tmp_path: Path) -> None:
     mine = parts.diary(pages)
     cases = {
         "nobody": (
-            warm_start(pushed.store, {"nobody": "duo/main"}, beside=mine),
+            warm_start(pushed.store, {"nobody": "duo/main"}, callbacks=mine),
             f"warm start of 'nobody' from 'duo/main' in {pushed.store.url}",
         ),
         "away": (
-            warm_start(away, {"main": "duo/main"}, beside=mine),
+            warm_start(away, {"main": "duo/main"}, callbacks=mine),
             f"warm start of 'main' from 'duo/main' in {away.url}: there is no policy store",
         ),
     }

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import callback_parts as parts
 import pytest
 from ray import tune
 
+import tests.support.tune_runs as parts
 from policystore import PolicyStore
-from policystore.rllib import snapshots
-from policystore.rllib.warm_start import warm_start
+from policystore.rllib import snapshot_all
+from policystore.rllib.callbacks.warm_start import warm_start
 
 CELLS = {
     "new, Tuner, no runners, a crash": ("new", "Tuner", 0, "crash"),
@@ -36,8 +36,8 @@ def test_trials(cell: str, ray_session: None, tmp_path: Path) -> None:
     store = PolicyStore(tmp_path / "store")
     with own.built(own.configured()) as algo:
         pushed = {
-            pid: parts.running_parts.other(snap, level)
-            for (pid, snap), level in zip(snapshots(algo).items(), (2.0, 5.0), strict=True)
+            pid: parts.new_stack_algorithms.other(snap, level)
+            for (pid, snap), level in zip(snapshot_all(algo).items(), (2.0, 5.0), strict=True)
         }
     for pid, snap in pushed.items():
         store.push(snap, f"duo/{pid}")
@@ -47,10 +47,10 @@ def test_trials(cell: str, ray_session: None, tmp_path: Path) -> None:
         beside.append(parts.crash(tmp_path, 3))
     config = own.configured(runners=runners, evals=0)
     config.training(lr=tune.grid_search([0.01, 0.02]))
-    config.callbacks(warm_start(store, {pid: f"duo/{pid}" for pid in pushed}, beside=beside))
+    config.callbacks(warm_start(store, {pid: f"duo/{pid}" for pid in pushed}, callbacks=beside))
     # The names move on: no trial may notice.
     for pid, snap in pushed.items():
-        store.push(parts.running_parts.other(snap, 9.0), f"duo/{pid}")
+        store.push(parts.new_stack_algorithms.other(snap, 9.0), f"duo/{pid}")
     results = parts.run(
         config,
         tmp_path / "tune",

@@ -10,7 +10,7 @@ import pytest
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 
 from policystore import InvalidInputError, NotFoundError, UntrustedError
-from policystore.rllib.classes import is_importable, path_of, resolve
+from policystore.rllib.common.trust import is_importable, path_of, resolve
 
 RLLIB = "ray.rllib.algorithms.ppo.ppo_torch_policy:PPOTorchPolicy"
 

@@ -1,15 +1,11 @@
-"""add_to and remove_from on the new API stack."""
+"""add_policy and remove_policy on the new API stack."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-import join_new_parts as join
 import pytest
-import running_envs as envs
-import running_parts as parts
-from join_new_parts import NEW, by
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.appo.torch.default_appo_torch_rl_module import DefaultAPPOTorchRLModule
 from ray.rllib.algorithms.dqn import DQNConfig
@@ -17,6 +13,9 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.algorithms.sac import SACConfig
 
+import tests.support.added_modules as join
+import tests.support.envs as envs
+import tests.support.new_stack_algorithms as parts
 from policystore import Snapshot
 from policystore.errors import (
     InvalidInputError,
@@ -24,7 +23,8 @@ from policystore.errors import (
     SyncError,
     UntrustedError,
 )
-from policystore.rllib import add_to, check_sync, remove_from, snapshot, snapshots
+from policystore.rllib import add_policy, check_sync, remove_policy, snapshot, snapshot_all
+from tests.support.added_modules import NEW, by
 
 CELLS: dict[str, dict[str, Any]] = {
     "PPO": {"runners": 2, "evals": 1},
@@ -57,11 +57,11 @@ def test_a_frozen_one_comes_and_goes(algo: Any) -> None:
     before, frozen = join.everything(algo), join.frozen(algo)
     model = join.LSTM if algo.env_runner is None else None
     snap = join.pretrained(algo, 9.0, model=model)
-    report = add_to(algo, NEW, snap, policy_mapping_fn=by(c=NEW))
+    report = add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW))
     parts.assert_proven(report, algo, {NEW: snap})
     join.assert_joined(algo, NEW, snap)
     assert check_sync(algo, [NEW]).rows == report.rows
-    assert snapshots(algo)[NEW] == snap.replace(spec=snapshots(algo)[NEW].spec)
+    assert snapshot_all(algo)[NEW] == snap.replace(spec=snapshot_all(algo)[NEW].spec)
     parts.ask(algo, join.forget)
     until_acts(algo, ("c", NEW))
     join.goes_on(algo)
@@ -72,7 +72,7 @@ def test_a_frozen_one_comes_and_goes(algo: Any) -> None:
     parts.assert_frozen(algo, snap, NEW)
     assert {row.digest for row in check_sync(algo, [NEW])} == {snap.acting_digest}
 
-    report = remove_from(algo, NEW, policy_mapping_fn=by())
+    report = remove_policy(algo, NEW, policy_mapping_fn=by())
     assert report.ok
     assert {row.policy for row in report} == {"main", "foe", "tiny"}
     join.assert_gone(algo, NEW)
@@ -96,7 +96,7 @@ def test_a_trained_one_comes_and_goes(algo: Any) -> None:
     to_train: Any = ids
     if type(algo).__name__ in ("PPO", "SAC", "IMPALA") and algo.env_runner is not None:
         to_train = lambda mid, *_: mid in ids  # noqa: E731
-    report = add_to(algo, NEW, snap, policy_mapping_fn=names, policies_to_train=to_train)
+    report = add_policy(algo, NEW, snap, policy_mapping_fn=names, policies_to_train=to_train)
     parts.assert_proven(report, algo, {NEW: snap})
     join.assert_joined(algo, NEW, snap)
     alphas = trainers(algo)
@@ -132,8 +132,8 @@ def test_a_trained_one_comes_and_goes(algo: Any) -> None:
     parts.until(followed, "samples with what it has learned")
 
     with pytest.raises(Exception, match="names 'newcomer'"):
-        remove_from(algo, NEW, policies_to_train=["main"])
-    report = remove_from(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
+        remove_policy(algo, NEW, policies_to_train=["main"])
+    report = remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
     assert report.ok
     join.assert_gone(algo, NEW)
     join.goes_on(algo)
@@ -141,14 +141,14 @@ def test_a_trained_one_comes_and_goes(algo: Any) -> None:
 
     # The same id again, for something else.
     again = join.pretrained(algo, -7.0)
-    report = add_to(algo, NEW, again, policy_mapping_fn=by(c=NEW))
+    report = add_policy(algo, NEW, again, policy_mapping_fn=by(c=NEW))
     parts.assert_proven(report, algo, {NEW: again})
     join.assert_joined(algo, NEW, again)
     parts.ask(algo, join.forget)
     until_acts(algo, ("c", NEW))
     join.goes_on(algo)
     parts.assert_frozen(algo, again, NEW)
-    remove_from(algo, NEW, policy_mapping_fn=by())
+    remove_policy(algo, NEW, policy_mapping_fn=by())
     join.assert_gone(algo, NEW)
     join.goes_on(algo)
 
@@ -164,14 +164,14 @@ def test_target_networks_that_a_snapshot_lacks(algo: Any) -> None:
     full = join.pretrained(algo, 3.0)
     snap = join.without(full, *(name for name in full.weights if join.is_target(name)))
     assert len(snap.weights) < len(full.weights)
-    parts.assert_proven(add_to(algo, NEW, snap, policy_mapping_fn=by(c=NEW)), algo, {NEW: snap})
+    parts.assert_proven(add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW)), algo, {NEW: snap})
     ((_, found),) = ((n, e) for n, e in parts.ask(algo, parts.read).items() if "learner" in n)
     held = found["arrays"][NEW]
     assert set(held) == set(full.weights)
     for name in set(full.weights) - set(snap.weights):
         source = name.replace("_target_", "").replace("target_", "").replace("_old_", "")
         assert held[name].tobytes() == held[source].tobytes() == snap.weights[source].tobytes()
-    remove_from(algo, NEW, policy_mapping_fn=by())
+    remove_policy(algo, NEW, policy_mapping_fn=by())
     join.goes_on(algo)
 
 
@@ -183,13 +183,13 @@ def test_what_acts_is_enough_for_a_frozen_one(algo: Any) -> None:
     assert 0 < len(snap.weights) < len(full.weights)
     before = join.everything(algo)
     with pytest.raises(MismatchError, match="missing"):
-        add_to(algo, NEW, snap, policies_to_train=["main", NEW])
+        add_policy(algo, NEW, snap, policies_to_train=["main", NEW])
     assert join.everything(algo) == before
-    add_to(algo, NEW, snap, policy_mapping_fn=by(c=NEW))
+    add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW))
     parts.ask(algo, join.forget)
     join.goes_on(algo)
     parts.assert_held(algo, {NEW: snap}, targets=False)
-    remove_from(algo, NEW, policy_mapping_fn=by())
+    remove_policy(algo, NEW, policy_mapping_fn=by())
 
 
 @pytest.mark.parametrize("algo", ["PPO"], indirect=True)
@@ -197,14 +197,14 @@ def test_a_class_of_the_user(algo: Any) -> None:
     snap = join.pretrained(algo, 3.0, cls=join.OfTheUser)
     before = join.everything(algo)
     with pytest.raises(UntrustedError, match="OfTheUser"):
-        add_to(algo, NEW, snap)
+        add_policy(algo, NEW, snap)
     assert join.everything(algo) == before
-    report = add_to(algo, NEW, snap, policy_mapping_fn=by(c=NEW), trust=[join.OfTheUser])
+    report = add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW), trust=[join.OfTheUser])
     parts.assert_proven(report, algo, {NEW: snap})
     classes = parts.ask(algo, lambda worker: type(worker.module[NEW].unwrapped()).__name__)
     assert set(classes.values()) == {"OfTheUser"}
     join.goes_on(algo)
-    remove_from(algo, NEW, policy_mapping_fn=by())
+    remove_policy(algo, NEW, policy_mapping_fn=by())
 
 
 @pytest.mark.parametrize("algo", ["PPO"], indirect=True)
@@ -212,10 +212,10 @@ def test_target_networks_that_the_learner_does_not_make(algo: Any) -> None:
     """An opponent that APPO trained, in PPO, with all it has."""
     snap = join.pretrained(algo, 3.0, cls=DefaultAPPOTorchRLModule)
     assert any(join.is_target(name) for name in snap.weights)
-    add_to(algo, NEW, snap, policy_mapping_fn=by(c=NEW))
+    add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW))
     join.assert_joined(algo, NEW, snap)
     join.goes_on(algo)
-    remove_from(algo, NEW, policy_mapping_fn=by())
+    remove_policy(algo, NEW, policy_mapping_fn=by())
 
 
 # Filters -----------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_filters_of_agents(ray_session: None) -> None:
     with parts.built(config) as algo:
         parts.train_until_seq(algo, 4)
         algo.evaluate()
-        stats = snapshot(algo, "foe", agents=["b"])
+        stats = snapshot(algo, "foe", agent_ids=["b"])
         bare = join.pretrained(algo, 3.0, agent="b")
         snap = Snapshot(weights=bare.weights, spec=bare.spec, state=stats.state)
         count = parts.counts(algo.env_runner)["b"][0]
@@ -236,14 +236,14 @@ def test_filters_of_agents(ray_session: None) -> None:
         before = join.everything(algo)
         assert before["train 1"]["filters"]["b"][0] > count > 0
         with pytest.raises(InvalidInputError, match="filters belong to agents"):
-            add_to(algo, NEW, snap, policy_mapping_fn=by(b=NEW))
+            add_policy(algo, NEW, snap, policy_mapping_fn=by(b=NEW))
         with (
             join.planted(algo, "train 1", "module", "add_module", after=True),
             pytest.raises(SyncError, match="planted"),
         ):
-            add_to(algo, NEW, snap, policy_mapping_fn=by(b=NEW), agents=["b"])
+            add_policy(algo, NEW, snap, policy_mapping_fn=by(b=NEW), agent_ids=["b"])
         assert join.everything(algo) == before
-        add_to(algo, NEW, snap, policy_mapping_fn=by(b=NEW), agents=["b"])
+        add_policy(algo, NEW, snap, policy_mapping_fn=by(b=NEW), agent_ids=["b"])
         after = join.everything(algo)
         for name, was in before.items():
             if "filters" in was:
@@ -283,7 +283,7 @@ def test_all_or_nothing(algo: Any) -> None:
         if two and who == "learner" and not after:
             continue  # the others would wait for it, in torch's DistributedDataParallel
         if how == "remove" and NEW not in algo.config.policies:
-            add_to(algo, NEW, snap, policy_mapping_fn=by(c=NEW), policies_to_train=to_train)
+            add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW), policies_to_train=to_train)
             there = trained
             join.goes_on(algo, there)
         before = join.everything(algo)
@@ -292,9 +292,9 @@ def test_all_or_nothing(algo: Any) -> None:
             pytest.raises(SyncError, match="planted") as caught,
         ):
             if how == "add":
-                add_to(algo, NEW, snap, policy_mapping_fn=by(c=NEW), policies_to_train=to_train)
+                add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW), policies_to_train=to_train)
             else:
-                remove_from(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
+                remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
         assert f"{victims[who]}: RuntimeError: planted" in str(caught.value)
         now = join.everything(algo)
         if asynchronous:
@@ -307,7 +307,7 @@ def test_all_or_nothing(algo: Any) -> None:
         parts.ask(algo, join.forget)
         join.goes_on(algo, there)
         assert (("c", NEW) in join.acting_now(algo)) == (how == "remove")
-    remove_from(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
+    remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
     join.assert_gone(algo, NEW)
     join.goes_on(algo)
 
@@ -317,7 +317,7 @@ def test_an_id_that_one_runner_has(algo: Any) -> None:
     join.on(algo, "train 2", join.smuggle, NEW)
     before = join.everything(algo)
     with pytest.raises(InvalidInputError, match="train 2: it has a module 'newcomer' already"):
-        add_to(algo, NEW, join.pretrained(algo, 3.0), policy_mapping_fn=by(c=NEW))
+        add_policy(algo, NEW, join.pretrained(algo, 3.0), policy_mapping_fn=by(c=NEW))
     assert join.everything(algo) == before
     join.on(algo, "train 2", lambda worker: worker.module.remove_module(NEW))
     join.goes_on(algo)
@@ -331,7 +331,7 @@ def test_several_learners_train_one_only(algo: Any) -> None:
     """They may list two in different orders, and would abort then."""
     snap = join.pretrained(algo, 3.0)
     for to_train in (["main", NEW], lambda mid, *_: mid in ("main", NEW)):
-        call = lambda: add_to(algo, NEW, snap, policies_to_train=to_train)  # noqa: B023, E731
+        call = lambda: add_policy(algo, NEW, snap, policies_to_train=to_train)  # noqa: B023, E731
         join.refused(algo, call, InvalidInputError, "2 learners and 'main', 'newcomer'")
     join.goes_on(algo)
 
@@ -341,11 +341,11 @@ def test_what_a_learner_cannot_train(algo: Any) -> None:
     """APPO needs target networks, and PPO's modules have none; to play one is fine."""
     snap = join.pretrained(algo, 3.0, cls=DefaultPPOTorchRLModule)
     with pytest.raises(InvalidInputError, match="cannot train .*: it is no TargetNetworkAPI"):
-        add_to(algo, NEW, snap, policies_to_train=["main", NEW])
-    report = add_to(algo, NEW, snap, policy_mapping_fn=by(c=NEW))
+        add_policy(algo, NEW, snap, policies_to_train=["main", NEW])
+    report = add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW))
     parts.assert_proven(report, algo, {NEW: snap})
     join.goes_on(algo)
-    remove_from(algo, NEW, policy_mapping_fn=by())
+    remove_policy(algo, NEW, policy_mapping_fn=by())
     join.goes_on(algo)
 
 
@@ -358,9 +358,9 @@ def test_setups_that_rllib_could_not_go_on_with(algo: Any, monkeypatch: pytest.M
     }[type(algo).__name__]
     monkeypatch.setitem(vars(algo.config), field, number)
     with pytest.raises(InvalidInputError, match=words):
-        add_to(algo, NEW, join.pretrained(algo, 3.0))
+        add_policy(algo, NEW, join.pretrained(algo, 3.0))
     with pytest.raises(InvalidInputError, match=words):
-        remove_from(algo, "tiny", policy_mapping_fn=by(c="foe"))
+        remove_policy(algo, "tiny", policy_mapping_fn=by(c="foe"))
     monkeypatch.undo()
     assert set(join.at_rest(algo, "tiny"))
     join.goes_on(algo)

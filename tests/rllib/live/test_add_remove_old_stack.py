@@ -1,4 +1,4 @@
-"""add_to and remove_from on the old API stack: everyone gets a policy, or nobody; nothing stays."""
+"""add_policy and remove_policy on the old API stack: everyone gets a policy, or nobody; nothing stays."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import join_old_parts as parts
 import numpy as np
 import pytest
 import ray
-from join_old_parts import first, instead, made
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.examples._old_api_stack.policy.random_policy import RandomPolicy
 
+import tests.support.added_policies as parts
 from policystore import Snapshot
 from policystore.rllib import check_sync, snapshot
-from policystore.rllib.joining import add_to, remove_from
+from policystore.rllib.live.add_remove import add_policy, remove_policy
+from tests.support.added_policies import first, instead, made
 
 NEW = "newcomer"
 
@@ -62,7 +62,7 @@ def lone(ray_session: None) -> Iterator[Any]:
 )
 def test_a_policy_comes_plays_and_goes(crowd: Any, agent: str, snap: Snapshot) -> None:
     before = parts.ask(crowd, parts.functions)
-    report = add_to(
+    report = add_policy(
         crowd, NEW, snap, policy_mapping_fn=instead(agent, NEW), policies_to_train=["p_box"]
     )
     parts.assert_proven(report, crowd, NEW, snap)
@@ -89,7 +89,7 @@ def test_a_policy_comes_plays_and_goes(crowd: Any, agent: str, snap: Snapshot) -
     assert snapshot(crowd, NEW).weights_digest == snap.weights_digest
     # Mid-episode.
     assert any(parts.ask(crowd, parts.playing, NEW).values())
-    report = remove_from(crowd, NEW, policy_mapping_fn=first)
+    report = remove_policy(crowd, NEW, policy_mapping_fn=first)
     assert report.ok, str(report)
     assert {row.policy for row in report} == {f"p_{agent}" for agent in parts.SPACES}
     parts.assert_gone(crowd, NEW)
@@ -115,21 +115,21 @@ def test_training_by_a_function(crowd: Any) -> None:
     def both(pid: str, batch: Any = None) -> bool:
         return pid in ("p_box", NEW)
 
-    add_to(crowd, NEW, snap, policy_mapping_fn=instead("wide", NEW), policies_to_train=both)
+    add_policy(crowd, NEW, snap, policy_mapping_fn=instead("wide", NEW), policies_to_train=both)
     parts.until(lambda: NEW in parts.learned(crowd.train()), "an update")
     found = {each[NEW] for each in parts.prints(crowd).values()}
     assert len(found - {parts.print_for(snap)}) == len(found) == 1
     # The function that is left would train it: what is under way of it must not be.
-    remove_from(crowd, NEW, policy_mapping_fn=first)
+    remove_policy(crowd, NEW, policy_mapping_fn=first)
     assert not any(parts.ask(crowd, parts.trains, NEW).values())
     parts.assert_gone(crowd, NEW)
     assert parts.learned(crowd.train()) == {"p_box"}
     # Once it is back, the same function counts again.
-    add_to(crowd, NEW, snap, policy_mapping_fn=instead("wide", NEW))
+    add_policy(crowd, NEW, snap, policy_mapping_fn=instead("wide", NEW))
     parts.assert_held(crowd, {NEW: snap})
     assert all(parts.ask(crowd, parts.trains, NEW).values())
     parts.until(lambda: NEW in parts.learned(crowd.train()), "an update")
-    remove_from(crowd, NEW, policy_mapping_fn=first, policies_to_train=["p_box"])
+    remove_policy(crowd, NEW, policy_mapping_fn=first, policies_to_train=["p_box"])
     parts.assert_gone(crowd, NEW)
 
 
@@ -143,11 +143,11 @@ def test_workers_that_restart(crowd: Any) -> None:
     )
     ray.kill(train[2], no_restart=False)
     for pid, snap in snaps.items():
-        report = add_to(crowd, pid, snap, policies_to_train=["p_box"], timeout=30.0)
+        report = add_policy(crowd, pid, snap, policies_to_train=["p_box"], timeout=30.0)
         assert {row.worker for row in report.bad} <= {"train 2"}
     mapping = lambda agent, *_, **__: f"n_{agent}" if f"n_{agent}" in snaps else f"p_{agent}"  # noqa: E731
     more = made("box", 10)
-    add_to(crowd, "n_box", more, policy_mapping_fn=mapping)
+    add_policy(crowd, "n_box", more, policy_mapping_fn=mapping)
     ray.kill(train[1], no_restart=False)
     ray.kill(evals[1], no_restart=False)
     parts.until(lambda: crowd.train() and parts.healthy(crowd), "all workers are back")
@@ -160,7 +160,7 @@ def test_workers_that_restart(crowd: Any) -> None:
         parts.assert_played(crowd, agent, f"n_{agent}", snaps[f"n_{agent}"])
     assert check_sync(crowd, list(snaps)).ok
     for pid in (*snaps, "n_box"):
-        remove_from(crowd, pid, policy_mapping_fn=first)
+        remove_policy(crowd, pid, policy_mapping_fn=first)
         parts.assert_gone(crowd, pid)
     ray.kill(train[1], no_restart=False)
     parts.until(lambda: crowd.train() and parts.healthy(crowd), "it is back")
@@ -172,17 +172,17 @@ def test_workers_that_restart(crowd: Any) -> None:
 def test_a_checkpoint(lone: Any, tmp_path: Path) -> None:
     snaps = {"lstm": made("wide", 11, lstm=True), "sac": made("reach", 12)}
     for pid, snap in snaps.items():
-        add_to(lone, pid, snap)
-    add_to(lone, NEW, made("box", 13), policies_to_train=lambda pid, batch=None: pid[0] in "pn")
-    remove_from(lone, NEW)
+        add_policy(lone, pid, snap)
+    add_policy(lone, NEW, made("box", 13), policies_to_train=lambda pid, batch=None: pid[0] in "pn")
+    remove_policy(lone, NEW)
     # One without a network.
     chance = snapshot(RandomPolicy(*parts.SPACES["box"], lone.config.to_dict()))
-    add_to(lone, "chance", chance, policy_mapping_fn=instead("box", "chance"))
+    add_policy(lone, "chance", chance, policy_mapping_fn=instead("box", "chance"))
     parts.ask(lone, parts.forget)
     lone.train()
     lone.train()
     assert {"chance"} <= {pid for _, pid, _ in parts.read(lone.env_runner)["played"]}
-    add_to(lone, "plain", made("wide", 14), policy_mapping_fn=instead("wide", "plain"))
+    add_policy(lone, "plain", made("wide", 14), policy_mapping_fn=instead("wide", "plain"))
     again = Algorithm.from_checkpoint(lone.save(str(tmp_path / "kept")).checkpoint)
     try:
         parts.assert_held(again, {**snaps, "plain": made("wide", 14)})
@@ -191,7 +191,7 @@ def test_a_checkpoint(lone: Any, tmp_path: Path) -> None:
     finally:
         again.stop()
     for pid in (*snaps, "chance", "plain"):
-        remove_from(lone, pid, policy_mapping_fn=first, policies_to_train=["p_box"])
+        remove_policy(lone, pid, policy_mapping_fn=first, policies_to_train=["p_box"])
 
 
 # Filters -----------------------------------------------------------------------------------------
@@ -200,13 +200,13 @@ def test_a_checkpoint(lone: Any, tmp_path: Path) -> None:
 def test_filters_with_and_without(filtering: Any) -> None:
     """Statistics come along and grow together; without any, training does not miss them."""
     snap = made("wide", 15, observation_filter="MeanStdFilter")
-    report = add_to(filtering, NEW, snap, policy_mapping_fn=instead("wide", NEW))
+    report = add_policy(filtering, NEW, snap, policy_mapping_fn=instead("wide", NEW))
     assert set(parts.ask(filtering, parts.counts, NEW).values()) == {(50, True)}
     assert {row.filters for row in report} == {50}
     assert report.notes == ()
     # Its config asks for the filter that it was taken without.
-    bare = made("box", 16, observation_filter="MeanStdFilter", leave_out=["MeanStdFilter"])
-    add_to(filtering, "bare", bare)
+    bare = made("box", 16, observation_filter="MeanStdFilter", omit=["MeanStdFilter"])
+    add_policy(filtering, "bare", bare)
     # How rewards are clipped is the Algorithm's, not the snapshot's.
     for pid, name in ((NEW, "MeanStdFilter"), ("bare", "NoFilter")):
         for found in parts.ask(filtering, parts.facts, pid).values():
@@ -224,7 +224,7 @@ def test_filters_with_and_without(filtering: Any) -> None:
     parts.until(lambda: filtering.train() and parts.healthy(filtering), "it is back")
     parts.assert_held(filtering, {NEW: snap, "bare": bare})
     for pid in (NEW, "bare"):
-        remove_from(filtering, pid, policy_mapping_fn=first)
+        remove_policy(filtering, pid, policy_mapping_fn=first)
         parts.assert_gone(filtering, pid)
     ray.kill(actors[2], no_restart=False)
     parts.until(lambda: filtering.train() and parts.healthy(filtering), "it is back")
@@ -234,13 +234,13 @@ def test_filters_with_and_without(filtering: Any) -> None:
 
 def test_a_filter_that_nobody_merges(lone: Any) -> None:
     snap = made("wide", 17, observation_filter="MeanStdFilter", clip_rewards=True)
-    report = add_to(lone, NEW, snap, policy_mapping_fn=instead("wide", NEW))
+    report = add_policy(lone, NEW, snap, policy_mapping_fn=instead("wide", NEW))
     assert "drift apart" in report.notes[0]
     assert parts.ask(lone, parts.counts, NEW) == {"train local": (50, True)}
     assert "ClipRewardAgentConnector" not in parts.facts(lone.env_runner, NEW)["pieces"]
     lone.train()
     parts.assert_held(lone, {NEW: snap})
-    remove_from(lone, NEW, policy_mapping_fn=first)
+    remove_policy(lone, NEW, policy_mapping_fn=first)
     parts.assert_gone(lone, NEW)
 
 
@@ -256,7 +256,7 @@ def test_impala(ray_session: None) -> None:
         snap = made("wide", 18)
         impala = snapshot(algo, "p_wide")
         for given, to_train in ((snap, ["p_box"]), (impala, ["p_box", NEW])):
-            report = add_to(
+            report = add_policy(
                 algo, NEW, given, policy_mapping_fn=instead("wide", NEW), policies_to_train=to_train
             )
             parts.assert_proven(report, algo, NEW, given)
@@ -267,7 +267,7 @@ def test_impala(ray_session: None) -> None:
                 parts.until(lambda: NEW in parts.learned(algo.train()), "an update")
             else:
                 parts.assert_held(algo, {NEW: given})
-            remove_from(algo, NEW, policy_mapping_fn=first)
+            remove_policy(algo, NEW, policy_mapping_fn=first)
             parts.assert_gone(algo, NEW)
             enough = thread.num_steps + 4
             parts.until(lambda n=enough: algo.train() and thread.num_steps >= n, "updates")
@@ -284,7 +284,7 @@ def test_sac_trains_it_and_forgets_its_samples(ray_session: None) -> None:
     with parts.built(parts.configured(SACConfig, agents=("box", "reach"))) as algo:
         algo.train()
         snap = made("reach", 19)
-        report = add_to(
+        report = add_policy(
             algo,
             NEW,
             snap,
@@ -297,11 +297,11 @@ def test_sac_trains_it_and_forgets_its_samples(ray_session: None) -> None:
             np.testing.assert_array_equal(value.numpy(), model.state_dict()[name].numpy())
         parts.until(lambda: NEW in parts.learned(algo.train()), "an update")
         assert parts.prints(algo)["train local"][NEW] != parts.print_for(snap)
-        remove_from(algo, NEW, policy_mapping_fn=first)
+        remove_policy(algo, NEW, policy_mapping_fn=first)
         assert NEW not in algo.local_replay_buffer.replay_buffers
         assert "p_box" in parts.learned(algo.train())
         # Its old samples would not fit these spaces.
-        add_to(
+        add_policy(
             algo,
             NEW,
             snapshot(algo, "p_box"),
@@ -321,11 +321,11 @@ def test_more_policies_than_a_worker_keeps(ray_session: None) -> None:
             "n3": made("box", 22),
         }
         for pid, snap in snaps.items():
-            parts.assert_proven(add_to(algo, pid, snap), algo, pid, snap)
+            parts.assert_proven(add_policy(algo, pid, snap), algo, pid, snap)
         algo.train()
         parts.assert_held(algo, snaps)
         assert check_sync(algo, list(snaps)).ok
         for pid in snaps:
-            remove_from(algo, pid)
+            remove_policy(algo, pid)
             parts.assert_gone(algo, pid)
         assert parts.learned(algo.train()) == {"p_box"}

@@ -10,14 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import external_parts as external
 import gymnasium as gym
 import msgpack
 import numpy as np
-import old_running_parts as old
 import pytest
 import requests
-import running_parts as parts
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
@@ -27,9 +24,12 @@ from ray.rllib.env.external import rllink
 from ray.rllib.env.external_env import ExternalEnv
 from ray.rllib.env.policy_client import PolicyClient
 
+import tests.support.external_envs as external
+import tests.support.new_stack_algorithms as parts
+import tests.support.old_stack_algorithms as old
 from policystore import InvalidInputError, PolicyStore, Snapshot
 from policystore.rllib import (
-    add_to,
+    add_policy,
     check_sync,
     load_into,
     rebuild_player,
@@ -421,4 +421,4 @@ def test_warm_start_handing_over_and_asking(names: dict[str, Any], store: Policy
         assert client.held[-1] == client.held[-2]
 
         with pytest.raises(InvalidInputError, match="single agent"):
-            add_to(algo, "other", snap)
+            add_policy(algo, "other", snap)

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import ray
-import running_envs as envs
-import running_parts as parts
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+import tests.support.envs as envs
+import tests.support.new_stack_algorithms as parts
 from policystore.errors import StorageError
-from policystore.rllib import check_sync, load_into, snapshots
+from policystore.rllib import check_sync, load_into, snapshot_all
 
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "IMPALA": (IMPALAConfig, {"runners": 2, "evals": 1}),
@@ -45,7 +45,8 @@ def algo(request: Any, ray_session: None) -> Iterator[Any]:
 
 def fresh(algo: Any, level: float) -> dict[str, Any]:
     return {
-        pid: parts.other(snap, level + 20 * (pid == "foe")) for pid, snap in snapshots(algo).items()
+        pid: parts.other(snap, level + 20 * (pid == "foe"))
+        for pid, snap in snapshot_all(algo).items()
     }
 
 
@@ -192,7 +193,7 @@ def test_what_waits_in_learners_is_thrown_away(algo: Any) -> None:
 
 
 def test_frozen_stays_frozen(algo: Any) -> None:
-    frozen = parts.other(snapshots(algo)["foe"], 15.0)
+    frozen = parts.other(snapshot_all(algo)["foe"], 15.0)
     load_into(algo, {"foe": frozen})
     parts.ask(algo, parts.forget)
     for _ in range(10):

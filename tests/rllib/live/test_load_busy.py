@@ -5,10 +5,10 @@ from typing import Any
 
 import ray
 from ray._private.state import actors
-from running_parts import assert_held, built, configured, other
 
 from policystore import PolicyStore
 from policystore.rllib import check_sync, load_into, rebuild_module, snapshot
+from tests.support.new_stack_algorithms import assert_held, built, configured, other
 
 
 @ray.remote(num_cpus=1)

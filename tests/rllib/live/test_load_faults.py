@@ -7,12 +7,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import old_running_parts as old
 import pytest
 import ray
-import running_parts as new
-from running_parts import other, until
 
+import tests.support.new_stack_algorithms as new
+import tests.support.old_stack_algorithms as old
 from policystore import (
     InvalidInputError,
     MismatchError,
@@ -21,8 +20,10 @@ from policystore import (
     StorageError,
     SyncError,
 )
-from policystore.rllib import check_sync, load_into, snapshot, waves
+from policystore.rllib import check_sync, load_into, snapshot
+from policystore.rllib.live import transaction
 from policystore.spaces import space_to_json
+from tests.support.new_stack_algorithms import other, until
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 PARTS: dict[str, Any] = {"new": new, "old": old}
@@ -174,7 +175,7 @@ def test_a_worker_that_refuses(running: Any) -> None:
 def test_an_interrupt_in_the_middle(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, algo = running
     old_one = snapshot(algo, "foe")
-    collect = waves.Calls.collect
+    collect = transaction.Calls.collect
     calls: list[int] = []
 
     def interrupted(self: Any, deadline: Any) -> Any:
@@ -184,7 +185,7 @@ def test_an_interrupt_in_the_middle(running: Any, monkeypatch: pytest.MonkeyPatc
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(waves.Calls, "collect", interrupted)
+    monkeypatch.setattr(transaction.Calls, "collect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_into(algo, {"foe": other(old_one, 3.0)})
     monkeypatch.undo()

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import running_parts as parts
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
+import tests.support.new_stack_algorithms as parts
 from policystore import Snapshot
 from policystore.errors import InvalidInputError, MismatchError
 from policystore.rllib import load_into, snapshot
@@ -140,7 +140,7 @@ def test_statistics_on_an_asynchronous_algorithm(ray_session: None) -> None:
 def test_statistics_of_agents(pair: Any) -> None:
     for _ in range(3):
         pair.train()
-    one = snapshot(pair, "main", agents=["a"])
+    one = snapshot(pair, "main", agent_ids=["a"])
     stats = statistics(one)["a"]
     assert stats[0] >= 60
     for _ in range(2):
@@ -150,31 +150,31 @@ def test_statistics_of_agents(pair: Any) -> None:
     with pytest.raises(InvalidInputError, match="filters belong to agents"):
         load_into(pair, {"main": one})
     # One agent's alone: the other's stay.
-    load_into(pair, {"main": parts.other(one, 4.0)}, agents=["a"])
+    load_into(pair, {"main": parts.other(one, 4.0)}, agent_ids=["a"])
     now = filters(pair)
     for name, each in now.items():
         assert each["a"][0] == stats[0], name
         if name.startswith("train"):
             assert each["b"][0] == before[0], name
     # Of one agent into another's filter.
-    report = load_into(pair, {"foe": parts.other(one, 2.0)}, agents={"foe": ["b"]})
+    report = load_into(pair, {"foe": parts.other(one, 2.0)}, agent_ids={"foe": ["b"]})
     assert_statistics(pair, {"a": stats, "b": stats})
     assert all(row.filters["b"] == stats[0] for row in report if "learner" not in row.worker)
     train_and_count(pair)
     # An empty list: only the weights.
     kept = numbers(pair)
-    load_into(pair, {"main": one}, agents=[])
+    load_into(pair, {"main": one}, agent_ids=[])
     assert numbers(pair) == kept
 
 
 def test_a_refusal_leaves_statistics_alone(pair: Any) -> None:
     pair.train()
-    one = snapshot(pair, "main", agents=["a"])
+    one = snapshot(pair, "main", agent_ids=["a"])
     pair.train()
     before = numbers(pair)
     broken = Snapshot(
         weights={**one.weights, "extra": np.zeros(1, np.float32)}, spec=one.spec, state=one.state
     )
     with pytest.raises(MismatchError, match="extra"):
-        load_into(pair, {"main": broken}, agents=["a"])
+        load_into(pair, {"main": broken}, agent_ids=["a"])
     assert numbers(pair) == before

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import ray
-import running_parts as parts
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from policystore.rllib import check_sync, load_into, snapshots
+import tests.support.new_stack_algorithms as parts
+from policystore.rllib import check_sync, load_into, snapshot_all
 
 CELLS: dict[str, dict[str, Any]] = {
     "alone": {"runners": 0},
@@ -42,7 +42,7 @@ def play(algo: Any, group: str) -> None:
 
 def load_and_play(algo: Any, level: float) -> None:
     """Load both policies and look everywhere; then see what samples are drawn with."""
-    now = snapshots(algo)
+    now = snapshot_all(algo)
     for step, group in enumerate(groups(algo)):
         snaps = {
             pid: parts.other(snap, level + 3 * step + 20 * (pid == "foe"))
@@ -52,7 +52,7 @@ def load_and_play(algo: Any, level: float) -> None:
         parts.assert_proven(report, algo, snaps)
         parts.assert_held(algo, snaps)
         parts.assert_proven(check_sync(algo), algo, snaps)
-        assert snapshots(algo) == snaps
+        assert snapshot_all(algo) == snaps
         play(algo, group)
         parts.assert_first_sample(algo, snaps, group)
         if group == "train":
@@ -88,7 +88,7 @@ def test_after_many_updates(algo: Any) -> None:
 
 def test_training_goes_on_from_it(algo: Any) -> None:
     """Learners take further steps from the weights, and their runners follow."""
-    snaps = {"main": parts.other(snapshots(algo)["main"], 5.0)}
+    snaps = {"main": parts.other(snapshot_all(algo)["main"], 5.0)}
     load_into(algo, snaps)
     parts.ask(algo, parts.forget)
     for _ in range(3):
@@ -107,7 +107,7 @@ def test_training_goes_on_from_it(algo: Any) -> None:
 
 
 def test_frozen_stays_frozen(algo: Any) -> None:
-    frozen = parts.other(snapshots(algo)["foe"], 11.0)
+    frozen = parts.other(snapshot_all(algo)["foe"], 11.0)
     load_into(algo, {"foe": frozen})
     parts.ask(algo, parts.forget)
     for _ in range(4):
@@ -121,7 +121,7 @@ def test_frozen_stays_frozen(algo: Any) -> None:
 
 def test_other_policies_are_left_alone(algo: Any) -> None:
     before = parts.ask(algo, parts.read)
-    report = load_into(algo, {"foe": parts.other(snapshots(algo)["foe"], -8.0)})
+    report = load_into(algo, {"foe": parts.other(snapshot_all(algo)["foe"], -8.0)})
     assert {row.policy for row in report} == {"foe"}
     after = parts.ask(algo, parts.read)
     for name, found in before.items():
@@ -136,7 +136,7 @@ def test_optimizers_keep_their_moments(algo: Any) -> None:
     algo.train()
     before = parts.ask(algo, moments)
     assert any(before.values())
-    load_into(algo, {"main": parts.other(snapshots(algo)["main"], 1.5)})
+    load_into(algo, {"main": parts.other(snapshot_all(algo)["main"], 1.5)})
     assert parts.ask(algo, moments) == before
     algo.train()
     assert parts.ask(algo, moments) != before
@@ -153,7 +153,7 @@ def moments(worker: Any) -> list[str]:
 
 def test_a_snapshot_is_not_trained_along(algo: Any) -> None:
     """Nobody's parameters share memory with the arrays that they came from, nor with each other."""
-    snap = parts.other(snapshots(algo)["main"], 3.0)
+    snap = parts.other(snapshot_all(algo)["main"], 3.0)
     bits = {name: array.tobytes() for name, array in snap.weights.items()}
     load_into(algo, {"main": snap, "foe": snap})
     algo.train()
@@ -165,7 +165,7 @@ def test_a_snapshot_is_not_trained_along(algo: Any) -> None:
 
 def test_check_sync_tells_who_differs(algo: Any) -> None:
     """One number changed in one worker: found there, and nowhere else."""
-    snaps = {pid: parts.other(snap, 6.0) for pid, snap in snapshots(algo).items()}
+    snaps = {pid: parts.other(snap, 6.0) for pid, snap in snapshot_all(algo).items()}
     load_into(algo, snaps)
     assert check_sync(algo).ok
     victim = [name for name in parts.workers(algo) if not name.startswith("learner")][-1]

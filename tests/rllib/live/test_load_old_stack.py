@@ -5,14 +5,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from old_running_parts import ScaledPolicy, ask, assert_held, built, configured, read
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.policy.policy import PolicySpec
-from running_parts import other
 
 from policystore import InvalidInputError, MismatchError
 from policystore.rllib import check_sync, load_into, snapshot
+from tests.support.new_stack_algorithms import other
+from tests.support.old_stack_algorithms import (
+    ScaledPolicy,
+    ask,
+    assert_held,
+    built,
+    configured,
+    read,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -122,7 +129,7 @@ def test_filters_come_along_and_are_merged_again(ray_session: None) -> None:
         with pytest.raises(MismatchError, match="without an observation filter"):
             load_into(algo, {"main": bare})
         with pytest.raises(InvalidInputError, match="new API stack"):
-            load_into(algo, {"main": snap}, agents=["a"])
+            load_into(algo, {"main": snap}, agent_ids=["a"])
         with built(configured()) as plain, pytest.raises(MismatchError, match="has none"):
             load_into(plain, {"main": snap})
 

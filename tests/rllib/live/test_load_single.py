@@ -8,8 +8,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import running_envs as envs
-import running_parts as parts
 import torch
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
@@ -29,7 +27,9 @@ from ray.rllib.examples.rl_modules.classes.vpg_using_shared_encoder_rlm import (
     VPGPolicyAfterSharedEncoder,
 )
 
-from policystore.rllib import check_sync, load_into, snapshots
+import tests.support.envs as envs
+import tests.support.new_stack_algorithms as parts
+from policystore.rllib import check_sync, load_into, snapshot_all
 
 # torch.compile looks at .grad of what is no leaf, and hides the warning of it only by default.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -91,12 +91,13 @@ def cell(request: Any, ray_session: None) -> Iterator[Any]:
 def load_and_sample(algo: Any, level: float) -> None:
     groups = ["train"] if algo.eval_env_runner_group is None else ["eval", "train"]
     snaps = {
-        pid: parts.other(snap, level + 20 * (pid == "foe")) for pid, snap in snapshots(algo).items()
+        pid: parts.other(snap, level + 20 * (pid == "foe"))
+        for pid, snap in snapshot_all(algo).items()
     }
     report = load_into(algo, snaps)
     parts.assert_proven(report, algo, snaps)
     parts.assert_held(algo, snaps)
-    assert snapshots(algo) == snaps
+    assert snapshot_all(algo) == snaps
     for group in groups:
         parts.ask(algo, parts.forget)
         if group == "eval":
@@ -133,7 +134,7 @@ def test_after_many_updates(cell: Any) -> None:
 def test_target_networks(cell: Any) -> None:
     """They go along; those that a snapshot lacks become copies, and are no old ones."""
     algo = cell
-    for pid, now in snapshots(algo).items():
+    for pid, now in snapshot_all(algo).items():
         full = parts.other(now, 5.0)
         assert any("target" in each for each in full.weights)
         load_into(algo, {pid: full})
@@ -156,7 +157,7 @@ def test_target_networks(cell: Any) -> None:
 def test_frozen_stays_frozen(ray_session: None) -> None:
     """Also where target networks of frozen modules move with every update (DQN)."""
     with parts.built(parts.configured(DQNConfig, runners=1, evals=0, learners=1)) as algo:
-        frozen = parts.other(snapshots(algo)["foe"], 9.0)
+        frozen = parts.other(snapshot_all(algo)["foe"], 9.0)
         load_into(algo, {"foe": frozen})
         for _ in range(6):
             algo.train()
@@ -204,7 +205,7 @@ def sharing() -> Any:
 def test_modules_that_share_an_encoder(ray_session: None) -> None:
     with parts.built(sharing()) as algo:
         parts.train_until_seq(algo, 10)
-        ((together, now),) = snapshots(algo).items()
+        ((together, now),) = snapshot_all(algo).items()
         assert together == "__all_modules__"
         snap = parts.other(now, 5.0)
         report = load_into(algo, {together: snap})
@@ -217,7 +218,7 @@ def test_modules_that_share_an_encoder(ray_session: None) -> None:
                 for name, array in arrays.items()
             }
             assert parts.print_of(held) == parts.print_of(snap.weights)
-        assert snapshots(algo) == {together: snap}
+        assert snapshot_all(algo) == {together: snap}
         parts.ask(algo, parts.forget)
         algo.train()
         expected = {

@@ -1,4 +1,4 @@
-"""add_to and remove_from on the old API stack: what is refused, and who does not take part."""
+"""add_policy and remove_policy on the old API stack: what is refused, and who does not take part."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import join_old_parts as parts
 import numpy as np
 import pytest
-from join_old_parts import first, instead, made
 from ray.rllib.algorithms.impala import IMPALAConfig
 
+import tests.support.added_policies as parts
 from policystore import (
     InvalidInputError,
     MismatchError,
@@ -21,7 +20,8 @@ from policystore import (
     UntrustedError,
 )
 from policystore.rllib import snapshot
-from policystore.rllib.joining import add_to, remove_from
+from policystore.rllib.live.add_remove import add_policy, remove_policy
+from tests.support.added_policies import first, instead, made
 
 NEW = "newcomer"
 
@@ -49,7 +49,7 @@ def lone(ray_session: None) -> Iterator[Any]:
 def test_one_that_refuses_undoes_it_for_all(pair: Any) -> None:
     before, held = parts.ask(pair, parts.functions), parts.prints(pair)
     with pytest.raises(SyncError, match="takes no such policy") as caught:
-        add_to(
+        add_policy(
             pair,
             "refused",
             made("wide", 23),
@@ -69,7 +69,7 @@ def test_one_that_is_late_undoes_it_for_all(pair: Any, tmp_path: Path) -> None:
     before, flag = parts.ask(pair, parts.functions), tmp_path / "flag"
     pid = "late@" + str(flag).replace("/", "!")
     with pytest.raises(SyncError, match="no answer in time") as caught:
-        add_to(pair, pid, made("wide", 24), policy_mapping_fn=instead("wide", pid), timeout=5.0)
+        add_policy(pair, pid, made("wide", 24), policy_mapping_fn=instead("wide", pid), timeout=5.0)
     assert caught.value.report is not None
     assert "train 2" in {row.worker for row in caught.value.report.bad}
     flag.touch()
@@ -80,19 +80,19 @@ def test_one_that_is_late_undoes_it_for_all(pair: Any, tmp_path: Path) -> None:
 
 def test_one_that_does_not_let_go_keeps_it_for_all(pair: Any) -> None:
     snap = made("wide", 25)
-    add_to(pair, NEW, snap, policy_mapping_fn=instead("wide", NEW))
+    add_policy(pair, NEW, snap, policy_mapping_fn=instead("wide", NEW))
     parts.until(lambda: pair.train() and all(parts.at_play(pair, NEW)), "it plays")
     before, held = parts.ask(pair, parts.functions), parts.prints(pair)
     parts.ask(pair, parts.set_broken, 2, True)
     with pytest.raises(SyncError, match="does not start anew") as caught:
-        remove_from(pair, NEW, policy_mapping_fn=first)
+        remove_policy(pair, NEW, policy_mapping_fn=first)
     parts.ask(pair, parts.set_broken, 2, False)
     assert caught.value.report is not None
     assert caught.value.report.ok
     assert (parts.ask(pair, parts.functions), parts.prints(pair)) == (before, held)
     pair.train()
     parts.assert_held(pair, {NEW: snap})
-    remove_from(pair, NEW, policy_mapping_fn=first)
+    remove_policy(pair, NEW, policy_mapping_fn=first)
     parts.assert_gone(pair, NEW)
     assert "p_box" in parts.learned(pair.train())
 
@@ -170,16 +170,16 @@ def test_what_cannot_come(lone: Any) -> None:
     ]
     for kind, message, snap, options in wrong:
         with pytest.raises(kind, match=message):
-            add_to(lone, options.pop("policy_id", NEW), snap, **options)
+            add_policy(lone, options.pop("policy_id", NEW), snap, **options)
         parts.assert_gone(lone, NEW)
     assert (parts.ask(lone, parts.functions), parts.prints(lone)) == (before, held)
     assert parts.learned(lone.train()) == {"p_box"}
     # NaN is a value.
     odd = Snapshot(weights={**good.weights, name: np.full_like(array, np.nan)}, spec=good.spec)
-    report = add_to(lone, NEW, odd)
+    report = add_policy(lone, NEW, odd)
     assert "NaN" in report.notes[0]
     parts.assert_held(lone, {NEW: odd})
-    remove_from(lone, NEW)
+    remove_policy(lone, NEW)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_algorithms_that_would_fail_later(
     with parts.built(config) as algo:
         snap = snapshot(algo, "p_wide") if kind else made("wide", 28)
         with pytest.raises(InvalidInputError, match=message):
-            add_to(algo, NEW, snap, policies_to_train=to_train)
+            add_policy(algo, NEW, snap, policies_to_train=to_train)
         parts.assert_gone(algo, NEW)
 
 
 def test_what_cannot_go(pair: Any) -> None:
     snap = made("wide", 30)
-    add_to(pair, NEW, snap, policy_mapping_fn=instead("wide", NEW), policies_to_train=[NEW])
+    add_policy(pair, NEW, snap, policy_mapping_fn=instead("wide", NEW), policies_to_train=[NEW])
     before, held = parts.ask(pair, parts.functions), parts.prints(pair)
     for kind, message, pid, options in (
         (NotFoundError, "has no policy 'nobody'", "nobody", {}),
@@ -237,8 +237,8 @@ def test_what_cannot_go(pair: Any) -> None:
         (InvalidInputError, "only one in training", NEW, {"policy_mapping_fn": first}),
     ):
         with pytest.raises(kind, match=message):
-            remove_from(pair, pid, **options)
+            remove_policy(pair, pid, **options)
     assert (parts.ask(pair, parts.functions), parts.prints(pair)) == (before, held)
     pair.train()
-    remove_from(pair, NEW, policy_mapping_fn=first, policies_to_train=["p_box"])
+    remove_policy(pair, NEW, policy_mapping_fn=first, policies_to_train=["p_box"])
     parts.assert_gone(pair, NEW)

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from policystore import Digest, SyncError
-from policystore.rllib import Row, SyncReport
+from policystore.rllib import SyncReport, WorkerStatus
 
 ONE = Digest("1" * 64)
 TWO = Digest("2" * 64)
@@ -13,7 +13,8 @@ TWO = Digest("2" * 64)
 
 def report(*statuses: str) -> SyncReport:
     return SyncReport(
-        tuple(Row(f"train {n}", "main", s, ONE, n) for n, s in enumerate(statuses)), ("a note",)
+        tuple(WorkerStatus(f"train {n}", "main", s, ONE, n) for n, s in enumerate(statuses)),
+        ("a note",),
     )
 
 
@@ -43,11 +44,13 @@ def test_the_error_names_the_workers_and_has_the_report() -> None:
 
 def test_the_table() -> None:
     rows = (
-        Row("learner local", "main", "ok", ONE, 7, targets="ab" * 16),
-        Row("train 1", "main", "bad", TWO, 6, filters={"a": 3, "b": 4}, note="holds other weights"),
-        Row("eval 1", "main", "pending", note="no answer in time"),
-        Row("train 2", "main", "ok", ONE, filters={None: 5}),
-        Row("train 3", "main", "ok", ONE, filters=9),
+        WorkerStatus("learner local", "main", "ok", ONE, 7, targets="ab" * 16),
+        WorkerStatus(
+            "train 1", "main", "bad", TWO, 6, filters={"a": 3, "b": 4}, note="holds other weights"
+        ),
+        WorkerStatus("eval 1", "main", "pending", note="no answer in time"),
+        WorkerStatus("train 2", "main", "ok", ONE, filters={None: 5}),
+        WorkerStatus("train 3", "main", "ok", ONE, filters=9),
     )
     lines = str(SyncReport(rows, ("NaN somewhere",))).splitlines()
     assert lines[0].split() == ["worker", "policy", "status", "digest", "seq", "targets", "filters"]

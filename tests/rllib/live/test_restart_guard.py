@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import ray
-import restart_parts as restarts
-import running_parts as parts
 from ray import cloudpickle
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 
-from policystore.rllib import check_sync, load_into, snapshots
-from policystore.rllib import restarts as ours
-from policystore.rllib.shipping import ship
-from policystore.rllib.worker_restarts import catch_up
-from policystore.rllib.worker_side import MARK
-from policystore.rllib.workers import GUARD
+import tests.support.new_stack_algorithms as parts
+import tests.support.restarts as restarts
+from policystore.rllib import check_sync, load_into, snapshot_all
+from policystore.rllib.live import restart_guard as ours
+from policystore.rllib.worker_code.replay import catch_up
+from policystore.rllib.worker_code.weights import MARK
+from policystore.rllib.workers.by_value import ship
+from policystore.rllib.workers.calls import GUARD
 
 CELLS = [
     "PPO",
@@ -54,7 +54,7 @@ def algo(cell: str, ray_session: None) -> Iterator[Any]:
 
 def load(algo: Any, level: float, *pids: str) -> dict[str, Any]:
     """Load these policies, and forget the samples of before; ``foe`` is 20 levels above ``main``."""
-    now = snapshots(algo)
+    now = snapshot_all(algo)
     snaps = {pid: parts.other(now[pid], level + 20 * (pid == "foe")) for pid in pids or now}
     report = load_into(algo, snaps)
     assert report.ok, str(report)
@@ -77,7 +77,7 @@ def set_mapping(worker: Any) -> None:
 
 def leading(algo: Any) -> Any:
     """The trained policy, where training keeps it."""
-    return snapshots(algo)["main"]
+    return snapshot_all(algo)["main"]
 
 
 def assert_follows(algo: Any, name: str) -> None:
@@ -107,7 +107,7 @@ def test_a_restart_that_nobody_noticed(algo: Any, cell: str) -> None:
     snaps = load(algo, 3.0)
     for group in (algo.env_runner_group, algo.eval_env_runner_group):
         group.foreach_env_runner(set_mapping)
-    ours.mapping(algo, restarts.second)  # as add_to says it
+    ours.mapping(algo, restarts.second)  # as add_policy says it
     for name, found in restarts.kill_unnoticed(algo, "train 1", "eval 1").items():
         held = found["arrays"]["foe"]
         assert parts.print_of(held) != restarts.expected(snaps["foe"], held), name
@@ -216,11 +216,11 @@ def test_a_policy_of_the_config_that_left(algo: Any, cell: str) -> None:
 
 
 def test_an_added_policy(algo: Any, cell: str) -> None:
-    from policystore.rllib import add_to
+    from policystore.rllib import add_policy
 
     foe = load(algo, 7.0)["foe"]
     late = parts.other(foe, 40.0)
-    report = add_to(
+    report = add_policy(
         algo, "late", late, policy_mapping_fn=restarts.third, policies_to_train=["main"]
     )
     assert report.ok, str(report)
@@ -234,10 +234,10 @@ def test_an_added_policy(algo: Any, cell: str) -> None:
 
 @only("PPO", "old PPO")
 def test_a_removed_policy(algo: Any) -> None:
-    from policystore.rllib import remove_from
+    from policystore.rllib import remove_policy
 
     load(algo, 10.0, "late")
-    report = remove_from(algo, "late", policy_mapping_fn=restarts.second)
+    report = remove_policy(algo, "late", policy_mapping_fn=restarts.second)
     assert report.ok, str(report)
     restarts.kill_unnoticed(algo, "train 1")
     assert check_sync(algo, ["foe"]).ok

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from ray import cloudpickle
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import new_stack_parts
+from tests.support import new_stack_modules
 
 # Ray's workers have another path.
-cloudpickle.register_pickle_by_value(new_stack_parts)
+cloudpickle.register_pickle_by_value(new_stack_modules)

@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-import new_stack_cells as cells
 import pytest
 
-HERE = Path(__file__).parent
+import tests.support.new_stack_matrix as cells
+from tests.support import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +20,9 @@ def results(
 ) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("cells")
     failed = cells.make_all(folder)
-    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, str(HERE / "new_stack_replay.py"), str(folder)],
+        [sys.executable, "-m", "tests.support.new_stack_replay", str(folder)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

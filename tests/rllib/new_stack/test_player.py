@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
-import new_stack_cells as cells
-import new_stack_parts as parts
 import numpy as np
 import pytest
 import torch
@@ -19,10 +17,12 @@ from ray.rllib.connectors.env_to_module import (
 from ray.rllib.core.columns import Columns
 from ray.rllib.utils.numpy import SMALL_NUMBER
 
+import tests.support.new_stack_matrix as cells
+import tests.support.new_stack_modules as parts
 from policystore.errors import InvalidInputError, MismatchError, NotFoundError, UntrustedError
-from policystore.rllib.module_player import ModulePlayer
-from policystore.rllib.module_rebuild import rebuild_module
-from policystore.rllib.module_stack import snapshot_from_algorithm, snapshot_module
+from policystore.rllib.new_stack.player import ModulePlayer
+from policystore.rllib.new_stack.rebuild import rebuild_module
+from policystore.rllib.new_stack.snapshot import snapshot_from_algorithm, snapshot_module
 from policystore.snapshot import Snapshot
 
 SPACES = (cells.VECTOR, cells.THREE)
@@ -257,7 +257,7 @@ def test_own_connectors_follow_trust(ray_session: Any) -> None:
         snap = snapshot_from_algorithm(algorithm)
     finally:
         algorithm.stop()
-    with pytest.raises(UntrustedError, match="new_stack_parts"):
+    with pytest.raises(UntrustedError, match="new_stack_modules"):
         ModulePlayer(snap)
     ModulePlayer(snap, trust=[parts.Shifted]).act(observations(1)[0])
 
@@ -267,7 +267,7 @@ def test_several_agents(ray_session: Any) -> None:
         cells.multi_agent([0, 1]), lambda: MeanStdFilter(multi_agent=True)
     ).build_algo()
     try:
-        snap = snapshot_from_algorithm(algorithm, "first", agents=[0, 1])
+        snap = snapshot_from_algorithm(algorithm, "first", agent_ids=[0, 1])
     finally:
         algorithm.stop()
     with pytest.raises(InvalidInputError, match=r"agent=, one of \[0, 1\]"):
@@ -291,12 +291,12 @@ def test_agents_of_different_spaces(ray_session: Any) -> None:
     algorithm = cells.multi_agent([0, 1], sizes=(4, 6)).build_algo()
     try:
         unnamed = snapshot_from_algorithm(algorithm, "second")
-        named = snapshot_from_algorithm(algorithm, "second", agents=[1])
+        named = snapshot_from_algorithm(algorithm, "second", agent_ids=[1])
         with pytest.raises(InvalidInputError, match=r"agents \[0, 1\] have different spaces"):
-            snapshot_from_algorithm(algorithm, "second", agents=[0, 1])
+            snapshot_from_algorithm(algorithm, "second", agent_ids=[0, 1])
     finally:
         algorithm.stop()
-    assert list(unnamed.spec.left_out) == ["env_spaces"]
+    assert list(unnamed.spec.omitted) == ["env_spaces"]
     with pytest.raises(InvalidInputError, match=r"spaces differ.*env_spaces="):
         ModulePlayer(unnamed)
     obs = np.linspace(-1, 1, 6, dtype=np.float32)

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import new_stack_cells as cells
-import new_stack_parts as parts
 import numpy as np
 import pytest
 import torch
@@ -25,6 +23,8 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+import tests.support.new_stack_matrix as cells
+import tests.support.new_stack_modules as parts
 from policystore.errors import (
     FormatError,
     InvalidInputError,
@@ -32,13 +32,13 @@ from policystore.errors import (
     NotFoundError,
     UntrustedError,
 )
-from policystore.rllib.connector_state import decode_array, put_state, take_state
-from policystore.rllib.module_rebuild import rebuild_module
-from policystore.rllib.module_stack import snapshot_module
-from policystore.rllib.shipping import ship
-from policystore.rllib.worker_reading import read_learner
+from policystore.format.values import Tagged
+from policystore.rllib.new_stack.connector_state import decode_array, put_state, take_state
+from policystore.rllib.new_stack.rebuild import rebuild_module
+from policystore.rllib.new_stack.snapshot import snapshot_module
+from policystore.rllib.worker_code.read_modules import read_learner
+from policystore.rllib.workers.by_value import ship
 from policystore.snapshot import Snapshot
-from policystore.tree import Tagged
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ def test_config_that_makes_another_network_does_not_fit(plain: Snapshot) -> None
 
 
 def test_class_needs_trust(own: Snapshot) -> None:
-    with pytest.raises(UntrustedError, match=r"new_stack_parts:Head.*trust="):
+    with pytest.raises(UntrustedError, match=r"new_stack_modules:Head.*trust="):
         rebuild_module(own)
-    for trust in (["new_stack_parts."], [parts.Head]):
+    for trust in (["tests.support.new_stack_modules."], [parts.Head]):
         assert type(rebuild_module(own, trust=trust)) is parts.Head
 
 
@@ -132,7 +132,7 @@ def test_catalog_must_be_one(plain: Snapshot) -> None:
 
 
 def test_class_that_refuses_its_config_is_named(own: Snapshot) -> None:
-    lost = own.spec.replace(config={"model_config": {}}, left_out={"config.model_config.width": ""})
+    lost = own.spec.replace(config={"model_config": {}}, omitted={"config.model_config.width": ""})
     with pytest.raises(InvalidInputError, match=r"Head cannot be built.*KeyError.*width.*left out"):
         rebuild_module(own.replace(spec=lost), trust=cells.TRUST)
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import new_stack_cells as cells
-import new_stack_parts as parts
 import numpy as np
 import pytest
 import ray
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+import tests.support.new_stack_matrix as cells
+import tests.support.new_stack_modules as parts
 from policystore.errors import InvalidInputError
-from policystore.rllib.module_player import ModulePlayer
-from policystore.rllib.module_rebuild import rebuild_module
-from policystore.rllib.module_stack import module_ids, snapshot_from_algorithm
+from policystore.rllib.new_stack.player import ModulePlayer
+from policystore.rllib.new_stack.rebuild import rebuild_module
+from policystore.rllib.new_stack.snapshot import module_ids, snapshot_from_algorithm
 
 
 def remote(config: Any, learners: int, runners: int, **more: Any) -> Any:

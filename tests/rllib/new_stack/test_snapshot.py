@@ -8,8 +8,6 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import new_stack_cells as cells
-import new_stack_parts as parts
 import numpy as np
 import pytest
 import ray
@@ -30,10 +28,12 @@ from ray.rllib.examples.rl_modules.classes.vpg_using_shared_encoder_rlm import (
     VPGPolicyAfterSharedEncoder,
 )
 
+import tests.support.new_stack_matrix as cells
+import tests.support.new_stack_modules as parts
 from policystore.errors import InvalidInputError, NotFoundError
-from policystore.rllib.module_player import ModulePlayer
-from policystore.rllib.module_rebuild import rebuild_module
-from policystore.rllib.module_stack import (
+from policystore.rllib.new_stack.player import ModulePlayer
+from policystore.rllib.new_stack.rebuild import rebuild_module
+from policystore.rllib.new_stack.snapshot import (
     module_ids,
     snapshot_from_algorithm,
     snapshot_module,
@@ -116,7 +116,7 @@ def test_spec_says_all_that_rebuilding_needs_and_nothing_of_the_run(single: Any)
     )
     assert spec.env_observation_space != spec.observation_space  # The filter changes its bounds.
     assert (spec.normalize_actions, spec.clip_actions) == (True, False)
-    assert spec.left_out == {}
+    assert spec.omitted == {}
     fields = {field.name for field in dataclasses.fields(DefaultModelConfig)}
     assert fields <= set(spec.config["model_config"])
     text = json.dumps(spec.to_json())
@@ -160,35 +160,35 @@ def test_ids(single: Any, multi: Any) -> None:
     assert module_ids(single) == ("default_policy",)
     assert set(module_ids(multi)) == {"first", "second"}
     with pytest.raises(NotFoundError, match=r"no module 'third'; it has 'first', 'second'"):
-        snapshot_from_algorithm(multi, "third", agents=[0])
+        snapshot_from_algorithm(multi, "third", agent_ids=[0])
     with pytest.raises(InvalidInputError, match=r"2 modules.*'first', 'second'"):
-        snapshot_from_algorithm(multi, agents=[0])
+        snapshot_from_algorithm(multi, agent_ids=[0])
 
 
 def test_agents_must_be_named_where_filters_are_theirs(multi: Any) -> None:
-    with pytest.raises(InvalidInputError, match=r"MeanStdFilter.*agents=.*\[0, 1\].*leave_out="):
+    with pytest.raises(InvalidInputError, match=r"MeanStdFilter.*agent_ids=.*\[0, 1\].*omit="):
         snapshot_from_algorithm(multi, "first")
     with pytest.raises(NotFoundError, match=r"no agents \['0'\].*\[0, 1\]"):
-        snapshot_from_algorithm(multi, "first", agents=["0"])
+        snapshot_from_algorithm(multi, "first", agent_ids=["0"])
     with pytest.raises(NotFoundError, match=r"no agents \[True\]"):
-        snapshot_from_algorithm(multi, "first", agents=[True])
+        snapshot_from_algorithm(multi, "first", agent_ids=[True])
     with pytest.raises(InvalidInputError, match="list of agent ids"):
-        snapshot_from_algorithm(multi, "first", agents="0")
-    one = snapshot_from_algorithm(multi, "first", agents=[1])
+        snapshot_from_algorithm(multi, "first", agent_ids="0")
+    one = snapshot_from_algorithm(multi, "first", agent_ids=[1])
     assert list(one.state["MeanStdFilter"]) == [1]
-    assert snapshot_from_algorithm(multi, "first", agents=[0]).state_digest != one.state_digest
-    both = snapshots_from_algorithm(multi, agents={"first": [0, 1], "second": [1]})
+    assert snapshot_from_algorithm(multi, "first", agent_ids=[0]).state_digest != one.state_digest
+    both = snapshots_from_algorithm(multi, agent_ids={"first": [0, 1], "second": [1]})
     assert list(both["first"].state["MeanStdFilter"]) == [0, 1]
     assert list(both["second"].state["MeanStdFilter"]) == [1]
 
 
 def test_agents_are_refused_where_there_is_one(single: Any) -> None:
     with pytest.raises(InvalidInputError, match="single agent"):
-        snapshot_from_algorithm(single, agents=[0])
+        snapshot_from_algorithm(single, agent_ids=[0])
 
 
 def test_heuristic_beside_a_trained_module(multi: Any) -> None:
-    snap = snapshot_from_algorithm(multi, "second", agents=[1])
+    snap = snapshot_from_algorithm(multi, "second", agent_ids=[1])
     assert dict(snap.weights) == {}
     player = ModulePlayer(snap)
     assert player.agent == 1
@@ -196,16 +196,16 @@ def test_heuristic_beside_a_trained_module(multi: Any) -> None:
 
 
 def test_omission_is_recorded_and_keeps_a_player_from_acting_wrongly(single: Any) -> None:
-    snap = snapshot_from_algorithm(single, leave_out=["MeanStdFilter"])
+    snap = snapshot_from_algorithm(single, omit=["MeanStdFilter"])
     assert snap.state == {}
-    assert list(snap.spec.left_out) == ["connectors.MeanStdFilter"]
+    assert list(snap.spec.omitted) == ["connectors.MeanStdFilter"]
     with pytest.raises(InvalidInputError, match=r"without \['connectors.MeanStdFilter'\]"):
         ModulePlayer(snap)
     ModulePlayer(snap, connectors=[MeanStdFilter()]).act(np.zeros(4, np.float32))
-    with pytest.raises(NotFoundError, match=r"leave_out names \['Filter'\].*MeanStdFilter"):
-        snapshot_from_algorithm(single, leave_out=["Filter"])
+    with pytest.raises(NotFoundError, match=r"omit names \['Filter'\].*MeanStdFilter"):
+        snapshot_from_algorithm(single, omit=["Filter"])
     with pytest.raises(InvalidInputError, match="list of names"):
-        snapshot_from_algorithm(single, leave_out="MeanStdFilter")
+        snapshot_from_algorithm(single, omit="MeanStdFilter")
 
 
 @pytest.mark.parametrize(
@@ -216,12 +216,12 @@ def test_connector_that_cannot_be_kept(ray_session: Any, piece: Any, message: st
     name = type(piece()).__name__
     algorithm = cells.behind(cells.ppo(), piece).build_algo()
     try:
-        with pytest.raises(InvalidInputError, match=rf"{message}.*leave_out=\['{name}'\]"):
+        with pytest.raises(InvalidInputError, match=rf"{message}.*omit=\['{name}'\]"):
             snapshot_from_algorithm(algorithm)
-        snap = snapshot_from_algorithm(algorithm, leave_out=[name])
+        snap = snapshot_from_algorithm(algorithm, omit=[name])
     finally:
         algorithm.stop()
-    assert list(snap.spec.left_out) == [f"connectors.{name}"]
+    assert list(snap.spec.omitted) == [f"connectors.{name}"]
     assert snap.spec.connectors["env_to_module"] == []
 
 
@@ -260,7 +260,9 @@ def test_parameters_outside_of_the_modules_are_refused(shared: Any) -> None:
 def test_one_of_a_plain_multi_module(multi: Any) -> None:
     live = multi.learner_group._learner.module
     snap = snapshot_multi_module(live, "first")
-    assert snap.weights_digest == snapshot_from_algorithm(multi, "first", agents=[0]).weights_digest
+    assert (
+        snap.weights_digest == snapshot_from_algorithm(multi, "first", agent_ids=[0]).weights_digest
+    )
     with pytest.raises(NotFoundError, match=r"no module 'x'"):
         snapshot_multi_module(live, "x")
 
@@ -279,7 +281,7 @@ def test_modules_that_cannot_be_kept() -> None:
 
 def test_config_value_without_a_form_is_listed_as_left_out() -> None:
     spec = snapshot_module(cells._own(parts.Head, thing=object(), half=lambda: 1).build()).spec
-    assert sorted(spec.left_out) == ["config.model_config.half", "config.model_config.thing"]
+    assert sorted(spec.omitted) == ["config.model_config.half", "config.model_config.thing"]
     assert spec.config["model_config"] == {"width": 6}
 
 

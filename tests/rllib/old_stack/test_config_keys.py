@@ -6,8 +6,6 @@ import inspect
 from typing import Any
 
 import pytest
-from old_stack_configs import SMALL, dqn, old_stack, sac_like
-from old_stack_zoo import SPACES
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.cql import CQLConfig
 from ray.rllib.algorithms.cql.cql_torch_policy import CQLTorchPolicy
@@ -17,9 +15,11 @@ from ray.rllib.algorithms.marwil.marwil_torch_policy import MARWILTorchPolicy
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.sac.sac_torch_policy import SACTorchPolicy
 
-from policystore.checkpoints.policy_keys import DROPPED, is_dropped
-from policystore.rllib.policy_config import recorded_config
-from policystore.rllib.policy_restore import full_config
+from policystore.rllib.old_stack.config import recorded_config
+from policystore.rllib.old_stack.config_restore import full_config
+from policystore.rllib_schema.config_keys import DROPPED, is_dropped
+from tests.support.old_stack_configs import SMALL, dqn, old_stack, sac_like
+from tests.support.old_stack_zoo import SPACES
 
 # Read by policies, models and explorations, though set by a method about something else.
 KEPT = {
@@ -102,11 +102,11 @@ def test_what_constructors_read_is_recorded_or_decided_by_us(
 
 def test_a_restored_config_has_every_key_of_the_original() -> None:
     config = dqn().to_dict()
-    kept, left_out = recorded_config(config, "here")
+    kept, omitted = recorded_config(config, "here")
     restored = full_config(
         kept, algorithm="DQN", normalize_actions=True, clip_actions=False, trust=()
     )
-    assert not left_out
+    assert not omitted
     assert set(config) <= set(restored)
     for key in kept:
         if key != "replay_buffer_config":

@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_parts import check_checkpoint
-from old_stack_cells import BARE, TRAINED, made
-from old_stack_configs import TRAINING_WARNINGS
-from old_stack_play import seed, through_rllib
 from ray.rllib.connectors.util import create_connectors_for_policy
 
-from policystore.rllib.policy_stack import snapshot_policy
+from policystore.rllib.old_stack.snapshot import snapshot_policy
 from policystore.spaces import space_from_json
+from tests.support import ROOT
+from tests.support.checkpoint_compare import check_checkpoint
+from tests.support.old_stack_configs import TRAINING_WARNINGS
+from tests.support.old_stack_matrix import BARE, TRAINED, made
+from tests.support.old_stack_replay import seed, through_rllib
 
 pytestmark = TRAINING_WARNINGS
 CELLS = [*TRAINED, *BARE]
 STEPS = 16
-HERE = Path(__file__).parent
 
 
 def _recorded(name: str, folder: Path) -> dict[str, Any] | Exception:
@@ -67,7 +67,7 @@ def _record(name: str, folder: Path) -> dict[str, Any]:
                 }
             )
         )
-        config = snap.spec.replace(left_out=None).to_json()["config"]
+        config = snap.spec.replace(omitted=None).to_json()["config"]
         return {**expected, "weights_digest": str(snap.weights_digest), "config": config}
 
 
@@ -95,9 +95,9 @@ def played(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Mappi
     folder = tmp_path_factory.mktemp("cells")
     found: dict[str, Any] = {name: (_recorded(name, folder), None) for name in CELLS}
     subprocess.run(
-        [sys.executable, str(HERE / "old_stack_play.py"), str(folder)],
+        [sys.executable, "-m", "tests.support.old_stack_replay", str(folder)],
         check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[2])])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     for name in CELLS:
         file = folder / f"{name.replace(':', '_')}.played"

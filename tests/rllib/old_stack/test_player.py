@@ -9,9 +9,6 @@ import pytest
 import torch
 import tree as dm_tree
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
-from old_stack_cells import BARE
-from old_stack_configs import TRAINING_WARNINGS, build, ppo
-from old_stack_zoo import FORCES, SPACES, VECTOR, DiaryEnv, Shift
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 from ray.rllib.connectors.action.immutable import ImmutableActionsConnector
 from ray.rllib.connectors.action.lambdas import ConvertToNumpyConnector
@@ -19,9 +16,12 @@ from ray.rllib.connectors.agent.state_buffer import StateBufferConnector
 from ray.rllib.connectors.agent.view_requirement import ViewRequirementAgentConnector
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.policy_observations import as_observation, rows_of
-from policystore.rllib.policy_player import PolicyPlayer
-from policystore.rllib.policy_stack import snapshot_policy
+from policystore.rllib.old_stack.observations import as_observation, rows_of
+from policystore.rllib.old_stack.player import PolicyPlayer
+from policystore.rllib.old_stack.snapshot import snapshot_policy
+from tests.support.old_stack_configs import TRAINING_WARNINGS, build, ppo
+from tests.support.old_stack_matrix import BARE
+from tests.support.old_stack_zoo import FORCES, SPACES, VECTOR, DiaryEnv, Shift
 
 pytestmark = TRAINING_WARNINGS
 

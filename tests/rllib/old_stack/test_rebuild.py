@@ -13,26 +13,6 @@ import numpy as np
 import pytest
 import ray
 import torch
-from old_stack_cells import BARE, made
-from old_stack_configs import (
-    SMALL,
-    TRAINING_WARNINGS,
-    build,
-    dqn,
-    old_stack,
-    policy_of,
-    ppo,
-    sac_like,
-    with_model,
-)
-from old_stack_zoo import (
-    EmptyHanded,
-    Forgetful,
-    HalfPolicy,
-    SmallModel,
-    StatelessHeuristic,
-    TableHeuristic,
-)
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 from ray.rllib.algorithms.dqn.dqn_torch_policy import DQNTorchPolicy
@@ -45,10 +25,31 @@ from policystore import Snapshot
 from policystore.errors import (
     MismatchError,
 )
-from policystore.rllib.policy_stack import rebuild_policy, snapshot_policy
+from policystore.rllib.old_stack.rebuild import rebuild_policy
+from policystore.rllib.old_stack.snapshot import snapshot_policy
+from tests.support import ROOT
+from tests.support.old_stack_configs import (
+    SMALL,
+    TRAINING_WARNINGS,
+    build,
+    dqn,
+    old_stack,
+    policy_of,
+    ppo,
+    sac_like,
+    with_model,
+)
+from tests.support.old_stack_matrix import BARE, made
+from tests.support.old_stack_zoo import (
+    EmptyHanded,
+    Forgetful,
+    HalfPolicy,
+    SmallModel,
+    StatelessHeuristic,
+    TableHeuristic,
+)
 
 pytestmark = TRAINING_WARNINGS
-HERE = Path(__file__).parent
 
 
 # --- what fits -----------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ def test_target_networks_are_in_step_with_the_model(cls: Any, config: Any, act: 
         for value in policy.model.parameters():
             value.add_(0.5)
     snap = snapshot_policy(policy)
-    assert "target_model" in snap.spec.left_out
+    assert "target_model" in snap.spec.omitted
     rebuilt = rebuild_policy(snap)
     model = rebuilt.model.state_dict()
     for name, value in rebuilt.target_model.state_dict().items():
@@ -205,9 +206,9 @@ def test_a_policys_id_is_not_in_its_spec(ray_session: None, tmp_path: Path) -> N
 FIXED = """
 import sys, warnings; warnings.simplefilter("ignore")
 import numpy as np, torch
-from old_stack_configs import policy_of, with_model
-from old_stack_zoo import SmallModel
-from policystore.rllib.policy_stack import snapshot_policy
+from tests.support.old_stack_configs import policy_of, with_model
+from tests.support.old_stack_zoo import SmallModel
+from policystore.rllib.old_stack.snapshot import snapshot_policy
 for policy in (policy_of(), with_model(custom_model=SmallModel, custom_model_config={"unused": {1}})):
     with torch.no_grad():
         for value in policy.model.parameters(): value.fill_(0.25)
@@ -216,7 +217,7 @@ for policy in (policy_of(), with_model(custom_model=SmallModel, custom_model_con
 
 
 def test_every_process_gives_the_same_digest() -> None:
-    path = os.pathsep.join([str(HERE), str(HERE.parents[2])])
+    path = str(ROOT)
     found = {
         subprocess.run(
             [sys.executable, "-c", FIXED],
@@ -279,21 +280,22 @@ def test_a_policy_is_rebuilt_while_every_cpu_is_taken(ray_session: None) -> None
 
 RAY_STARTED = """
 import warnings; warnings.simplefilter("ignore")
-from old_stack_configs import policy_of
-from old_stack_zoo import StartsRay
+from tests.support.old_stack_configs import policy_of
+from tests.support.old_stack_zoo import StartsRay
 from policystore.errors import InvalidInputError
-from policystore.rllib.policy_stack import rebuild_policy, snapshot_policy
+from policystore.rllib.old_stack.rebuild import rebuild_policy
+from policystore.rllib.old_stack.snapshot import snapshot_policy
 snap = snapshot_policy(policy_of(StartsRay))
 snap = snap.replace(spec=snap.spec.replace(config={**snap.spec.config, "really": True}))
 try:
-    rebuild_policy(snap, trust=["old_stack_zoo."])
+    rebuild_policy(snap, trust=["tests.support.old_stack_zoo."])
 except InvalidInputError as error:
     print(error)
 """
 
 
 def test_a_constructor_that_starts_ray_is_told_so() -> None:
-    path = os.pathsep.join([str(HERE), str(HERE.parents[2])])
+    path = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", RAY_STARTED],
         check=True,

@@ -8,20 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from old_stack_configs import (
-    dqn,
-    policy_of,
-    ppo,
-    with_model,
-)
-from old_stack_zoo import (
-    LastExploration,
-    LoudCategorical,
-    NeedsUnused,
-    SmallModel,
-    StatelessHeuristic,
-    TwoHeaded,
-)
 from ray.rllib.algorithms.dqn.dqn_torch_policy import DQNTorchPolicy
 from ray.rllib.models.catalog import ModelCatalog
 from ray.rllib.policy.policy_template import build_policy_class
@@ -34,8 +20,23 @@ from policystore.errors import (
     NotFoundError,
     UntrustedError,
 )
-from policystore.rllib.policy_stack import rebuild_policy, snapshot_policy
-from policystore.tree import Tagged
+from policystore.format.values import Tagged
+from policystore.rllib.old_stack.rebuild import rebuild_policy
+from policystore.rllib.old_stack.snapshot import snapshot_policy
+from tests.support.old_stack_configs import (
+    dqn,
+    policy_of,
+    ppo,
+    with_model,
+)
+from tests.support.old_stack_zoo import (
+    LastExploration,
+    LoudCategorical,
+    NeedsUnused,
+    SmallModel,
+    StatelessHeuristic,
+    TwoHeaded,
+)
 
 # --- who may be imported -------------------------------------------------------------------------
 
@@ -62,8 +63,8 @@ def test_a_class_outside_rllib_needs_trust(name: str) -> None:
         rebuild_policy(snap)
     with pytest.raises(UntrustedError):
         rebuild_policy(snap, trust=["old_stack"])
-    assert rebuild_policy(snap, trust=["old_stack_zoo."]) is not None
-    assert rebuild_policy(snap, trust=iter(["old_stack_zoo."])) is not None
+    assert rebuild_policy(snap, trust=["tests.support.old_stack_zoo."]) is not None
+    assert rebuild_policy(snap, trust=iter(["tests.support.old_stack_zoo."])) is not None
 
 
 def test_classes_of_torch_need_trust_too() -> None:
@@ -76,7 +77,7 @@ def test_classes_of_torch_need_trust_too() -> None:
 
 def test_trust_is_a_list() -> None:
     with pytest.raises(InvalidInputError, match="trust"):
-        rebuild_policy(snapshot_policy(policy_of()), trust="old_stack_zoo.")
+        rebuild_policy(snapshot_policy(policy_of()), trust="tests.support.old_stack_zoo.")
 
 
 FROM_CONFIG = Tagged("import", "ray.rllib.utils.from_config:from_config")
@@ -191,10 +192,10 @@ def test_networks_beside_the_model_are_refused_or_left_out() -> None:
     policy = policy_of(TwoHeaded)
     with pytest.raises(InvalidInputError, match="'critic'"):
         snapshot_policy(policy, policy_id="main")
-    snap = snapshot_policy(policy, leave_out=["critic"])
-    assert snap.spec.left_out["critic"] == "left out on request"
-    with pytest.raises(InvalidInputError, match="leave_out"):
-        snapshot_policy(policy, leave_out="critic")
+    snap = snapshot_policy(policy, omit=["critic"])
+    assert snap.spec.omitted["critic"] == "left out on request"
+    with pytest.raises(InvalidInputError, match="omit"):
+        snapshot_policy(policy, omit="critic")
 
 
 def test_noise_on_parameters_is_refused() -> None:
@@ -230,7 +231,7 @@ def test_what_has_no_plain_form_is_listed() -> None:
             custom_model_config={"unused": [1, {"deep": lambda: 0}], "width": np.int64(4)},
         )
     )
-    assert snap.spec.left_out == {
+    assert snap.spec.omitted == {
         "config.model.custom_model_config.unused": (
             "a function that no other process can import by name"
         )
@@ -243,4 +244,4 @@ def test_a_constructor_that_cannot_do_without_says_what_was_left_out() -> None:
     arguments = {"unused": object()}
     snap = snapshot_policy(with_model(custom_model=NeedsUnused, custom_model_config=arguments))
     with pytest.raises(InvalidInputError, match=r"custom_model_config\.unused"):
-        rebuild_policy(snap, trust=["old_stack_zoo."])
+        rebuild_policy(snap, trust=["tests.support.old_stack_zoo."])

@@ -6,10 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from old_stack_cells import made
-from old_stack_configs import TRAINING_WARNINGS, build, dqn, pair, ppo
-from old_stack_play import through_rllib
-from old_stack_zoo import SPACES, Shift, Smuggler, Untold
 from ray.rllib.algorithms.dqn.dqn_torch_policy import DQNTorchPolicy
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 from ray.rllib.connectors.agent.lambdas import register_lambda_agent_connector
@@ -20,8 +16,13 @@ from ray.rllib.utils.filter import RunningStat
 
 from policystore import Snapshot
 from policystore.errors import FormatError, InvalidInputError, UntrustedError
-from policystore.rllib.policy_player import PolicyPlayer
-from policystore.rllib.policy_stack import rebuild_policy, snapshot_policy
+from policystore.rllib.old_stack.player import PolicyPlayer
+from policystore.rllib.old_stack.rebuild import rebuild_policy
+from policystore.rllib.old_stack.snapshot import snapshot_policy
+from tests.support.old_stack_configs import TRAINING_WARNINGS, build, dqn, pair, ppo
+from tests.support.old_stack_matrix import made
+from tests.support.old_stack_replay import through_rllib
+from tests.support.old_stack_zoo import SPACES, Shift, Smuggler, Untold
 
 pytestmark = [*TRAINING_WARNINGS, pytest.mark.usefixtures("ray_session")]
 FILTER = "MeanStdObservationFilterAgentConnector"
@@ -65,9 +66,9 @@ def test_merged_statistics_of_remote_runners_are_carried_and_applied() -> None:
         observations = some()
         with_filter = logits(rebuild_policy(snap), observations)
         assert with_filter.tobytes() == logits(policy, observations).tobytes()
-        bare = snapshot_policy(policy, algorithm=algorithm, leave_out=["MeanStdFilter"])
+        bare = snapshot_policy(policy, algorithm=algorithm, omit=["MeanStdFilter"])
         assert not np.allclose(logits(rebuild_policy(bare), observations), with_filter)
-        assert bare.spec.left_out[f"connectors.agent.{FILTER}"] == "left out on request"
+        assert bare.spec.omitted[f"connectors.agent.{FILTER}"] == "left out on request"
         assert "connectors" not in bare.state
     finally:
         algorithm.stop()
@@ -122,8 +123,8 @@ def test_a_filter_asked_for_but_not_there_is_refused() -> None:
     policy = PPOTorchPolicy(SPACES["vector"], SPACES["discrete"], config.to_dict())
     with pytest.raises(InvalidInputError, match="MeanStdFilter"):
         snapshot_policy(policy)
-    snap = snapshot_policy(policy, leave_out=["MeanStdFilter"])
-    assert snap.spec.left_out == {"connectors.agent.MeanStdFilter": "left out on request"}
+    snap = snapshot_policy(policy, omit=["MeanStdFilter"])
+    assert snap.spec.omitted == {"connectors.agent.MeanStdFilter": "left out on request"}
 
 
 def test_nothing_from_a_store_reaches_rllibs_decoder(
@@ -168,7 +169,7 @@ def test_a_custom_connector_is_carried_with_its_state(connected: Any) -> None:
     observations = some()
     there = logits(connected, observations)
     assert logits(rebuild_policy(snap, trust=[Shift]), observations).tobytes() == there.tobytes()
-    without = snapshot_policy(connected, leave_out=["Shift"])
+    without = snapshot_policy(connected, omit=["Shift"])
     assert not np.allclose(logits(rebuild_policy(without), observations), there)
 
 
@@ -184,10 +185,10 @@ def test_a_connector_that_cannot_be_carried_is_refused_by_name(
     connected: Any, connector: type
 ) -> None:
     insert(connected, connector)
-    with pytest.raises(InvalidInputError, match=rf"leave_out=\['{connector.__name__}'\]"):
+    with pytest.raises(InvalidInputError, match=rf"omit=\['{connector.__name__}'\]"):
         snapshot_policy(connected)
-    snap = snapshot_policy(connected, leave_out=[connector.__name__])
-    assert snap.spec.left_out[f"connectors.agent.{connector.__name__}"]
+    snap = snapshot_policy(connected, omit=[connector.__name__])
+    assert snap.spec.omitted[f"connectors.agent.{connector.__name__}"]
 
 
 def test_a_connector_made_by_a_function_is_refused(connected: Any) -> None:
@@ -232,10 +233,8 @@ def test_epsilon_stands_where_it_stood_and_settles() -> None:
 def test_state_of_a_custom_exploration_is_carried(tmp_path: Any) -> None:
     with made("custom-exploration", tmp_path) as cell:
         snap = snapshot_policy(cell.policy)
-        assert rebuild_policy(snap, trust=["old_stack_zoo."]).exploration.calls == 7
+        assert rebuild_policy(snap, trust=["tests.support.old_stack_zoo."]).exploration.calls == 7
         cell.policy.exploration.calls = object()
         with pytest.raises(InvalidInputError, match="exploration"):
             snapshot_policy(cell.policy)
-        assert (
-            "exploration" in snapshot_policy(cell.policy, leave_out=["exploration"]).spec.left_out
-        )
+        assert "exploration" in snapshot_policy(cell.policy, omit=["exploration"]).spec.omitted

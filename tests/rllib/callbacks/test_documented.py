@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from readme_blocks import README, run_blocks
 
 from policystore import PolicyStore
 from policystore.rllib import snapshot
+from tests.support.doc_blocks import README, run_blocks
 
 
 class MyCallbacks(RLlibCallback):

@@ -1,12 +1,6 @@
-"""Plain ``torch.nn.Module``: snapshot and load, and the bridge between torch and numpy.
-
-Nothing here knows RLlib; a team without Ray keeps its networks with it just as well.
-"""
+"""Copy tensors of torch modules to numpy arrays and back, bit for bit."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,11 +11,17 @@ except ImportError as error:
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from policystore.errors import InvalidInputError, MismatchError
-from policystore.snapshot import Snapshot
-from policystore.spec import Spec
-from policystore.tensors import DTYPES, Array, Weights, dtype_code
+from policystore.format.arrays import DTYPES, Array, Weights, dtype_code
 
-__all__ = ["load_into", "snapshot"]
+__all__ = [
+    "check_fit",
+    "load_arrays",
+    "plain_names",
+    "state_arrays",
+    "to_numpy",
+    "to_tensor",
+    "unwrapped",
+]
 
 _TORCH_TO_CODE: dict[torch.dtype, str] = {
     torch.bool: "BOOL",
@@ -44,58 +44,6 @@ _CODE_TO_TORCH = {code: dtype for dtype, code in _TORCH_TO_CODE.items()}
 # Same-sized integers through which the bytes of any dtype pass unchanged.
 _CARRIER = {1: (torch.uint8, np.uint8), 2: (torch.int16, np.int16), 4: (torch.int32, np.int32),
             8: (torch.int64, np.int64)}  # fmt: skip
-
-
-def snapshot(
-    module: torch.nn.Module,
-    *,
-    config: Mapping[Any, Any] | None = None,
-    state: Mapping[Any, Any] | None = None,
-) -> Snapshot:
-    """Keep a module's parameters and persistent buffers, as they are now.
-
-    Args:
-        module: on any device, also compiled or inside (Distributed)DataParallel; names come
-            without the wrappers' prefixes.
-        config: plain values that you want beside the weights to build the module again.
-        state: plain values and arrays that inference needs beside the weights.
-
-    Returns:
-        A snapshot that shares no memory with the module; its spec has ``stack="torch"`` and the
-        module's class.
-
-    Raises:
-        InvalidInputError: a tensor that cannot be stored (complex, sparse, quantized, meta), named.
-    """
-    _check_module(module)
-    cls = type(unwrapped(module))
-    if any(base.__module__ == "ray.rllib.core.rl_module.rl_module" for base in cls.__mro__):
-        raise InvalidInputError(
-            f"a {cls.__qualname__} is an RLModule, and its weights alone could not be rebuilt: use "
-            "snapshot of policystore.rllib"
-        )
-    spec = Spec(stack="torch", cls=f"{cls.__module__}:{cls.__qualname__}", config=config)
-    return Snapshot(weights=state_arrays(module), spec=spec, state=state)
-
-
-def load_into(module: torch.nn.Module, snap: Snapshot) -> None:
-    """Put a snapshot's weights into a module, exactly or not at all.
-
-    Names, shapes and dtypes are compared before anything is written. Parameters keep their
-    identity, device and ``requires_grad``, so optimizers stay attached.
-
-    Raises:
-        MismatchError: lists every missing, unexpected and wrongly shaped tensor.
-    """
-    _check_module(module)
-    if not isinstance(snap, Snapshot):
-        raise InvalidInputError(f"expected a Snapshot, found {type(snap).__qualname__}")
-    load_arrays(module, snap.weights, f"{snap!r} into {type(module).__name__}")
-
-
-def _check_module(module: object) -> None:
-    if not isinstance(module, torch.nn.Module):
-        raise InvalidInputError(f"expected a torch.nn.Module, found {type(module).__qualname__}")
 
 
 def unwrapped(module: torch.nn.Module) -> torch.nn.Module:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "rllib.md"
+from tests.support import ROOT
+
+PAGE = ROOT / "docs" / "rllib.md"
 
 
 def collected(path: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--co", "-p", "no:cacheprovider", path],
-        cwd=HERE,
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
@@ -25,6 +25,9 @@ def collected(path: str) -> set[str]:
 def test_every_cell_is_listed_and_every_listed_cell_is_one() -> None:
     table = PAGE.read_text().partition("## Shown to come back")[2].partition("\n## ")[0]
     rows = [line.split("|")[2:4] for line in table.splitlines() if line.startswith("| ")][1:]
-    for column, path in ((0, "old/test_old_matrix.py"), (1, "new/test_new_matrix.py")):
+    for column, path in (
+        (0, "tests/rllib/old_stack/test_matrix.py"),
+        (1, "tests/rllib/new_stack/test_matrix.py"),
+    ):
         listed = {cell for row in rows for cell in re.findall(r"`([^`]+)`", row[column])}
         assert listed == collected(path)

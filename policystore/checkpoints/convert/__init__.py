@@ -1,0 +1,1 @@
+"""Turn what the files of a checkpoint say into weights, state and specs."""

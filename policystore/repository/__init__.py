@@ -1,0 +1,1 @@
+"""What a store does over one backend: read and write objects, number records, resolve refs, verify."""

@@ -1,0 +1,1 @@
+"""Callbacks for the config of an Algorithm: warm start, publish, restore."""

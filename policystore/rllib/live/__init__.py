@@ -1,0 +1,1 @@
+"""Change a running Algorithm and prove it: load, add and remove policies on every worker."""

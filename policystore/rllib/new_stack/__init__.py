@@ -1,0 +1,1 @@
+"""RLModules of RLlib's new API stack: snapshot, rebuild, play."""

@@ -1,0 +1,1 @@
+"""Policies of RLlib's old API stack: snapshot, rebuild, play."""

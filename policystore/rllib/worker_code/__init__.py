@@ -1,0 +1,1 @@
+"""Run inside the learners and env runners of a running Algorithm; sent there by value."""
