@@ -1,6 +1,6 @@
-"""RLlib policies of both API stacks: snapshot, rebuild, play, load into running Algorithms.
+"""Policies of RLlib's two API stacks: snapshot, rebuild, play, and load into running Algorithms.
 
-Importing this package imports ray and torch; nothing in it starts Ray.
+Importing this package imports ray and torch. Importing it starts no Ray cluster.
 """
 
 from __future__ import annotations

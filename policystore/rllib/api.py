@@ -1,4 +1,4 @@
-"""One front for every source and target: which adapter takes a policy, and which plays it."""
+"""Snapshot any policy of RLlib, and rebuild players: choose the adapter for each API stack."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ Source: TypeAlias = Policy | RLModule | Algorithm
 """A policy of either API stack, or an Algorithm that has some; a MultiRLModule is an RLModule."""
 
 Player: TypeAlias = PolicyPlayer | ModulePlayer
-"""Acts with a policy of the old, or of the new API stack; both have ``act``, ``act_batch``,
-``reset``."""
+"""A player of the old or the new API stack; both have ``act``, ``act_batch`` and ``reset``."""
 
 
 def snapshot(
@@ -44,33 +43,33 @@ def snapshot(
     agent_ids: Iterable[Any] | None = None,
     omit: Iterable[str] = (),
 ) -> Snapshot:
-    """Keep one policy as it is now: weights, what rebuilds it, and what inference needs beside.
+    """Take a snapshot of one policy: its weights, its spec, and the state that inference needs.
 
-    The copy shares no memory with the source: training on changes nothing in it.
+    The snapshot shares no memory with the source: further training does not change it.
 
     Args:
         source: an old-stack ``Policy``, an ``RLModule`` or ``MultiRLModule``, or an ``Algorithm``
-            of either stack. Of a new-stack Algorithm the full weights of its learner are taken,
-            be it local or remote; a bare module or policy lacks what only the Algorithm knows of
-            the environment.
-        policy_id: which policy or module; may be left out where there is only one.
-        agent_ids: in a new-stack multi-agent Algorithm, ids of the agents whose filters and spaces
-            belong to the module: filters there belong to agents.
-        omit: what to leave out on request, by the names that an error gives; recorded in
-            ``spec.omitted``.
+            of either stack. From a new-stack Algorithm, the full weights of its learner are taken,
+            local or remote. A bare module or policy lacks the env interface (spaces, connectors,
+            filters), which only the Algorithm has.
+        policy_id: id of the policy or module; may be left out where there is only one.
+        agent_ids: in a new-stack multi-agent Algorithm, the agents whose filters and spaces go
+            with the module, since filters belong to agents on the new stack.
+        omit: names of parts that the snapshot leaves out, as error messages give them; recorded
+            in ``spec.omitted``.
 
     Raises:
-        NotFoundError: no such policy; lists those there are.
-        InvalidInputError: no id though there are several, another kind of source, or something
-            that cannot be kept; says what to do.
-        StorageError: a learner that does not answer.
+        NotFoundError: no policy of that id; the message lists the ids.
+        InvalidInputError: no id where there are several policies, another kind of source, or a
+            part that cannot be kept; the message says what to do.
+        StorageError: a learner does not answer.
     """
     if isinstance(source, Algorithm):
         if _is_new(source):
             return snapshot_from_algorithm(source, policy_id, agent_ids=agent_ids, omit=omit)
         _refuse(agent_ids=agent_ids)
-        chosen = known_module(_policies(source), policy_id, "the Algorithm", "policy")
-        return _of_policy(source, chosen, omit)
+        chosen = known_module(_policy_ids(source), policy_id, "the Algorithm", "policy")
+        return _snapshot_old(source, chosen, omit)
     _refuse(agent_ids=agent_ids)
     if isinstance(source, MultiRLModule):
         return snapshot_multi_module(source, policy_id)
@@ -97,30 +96,33 @@ def snapshot_all(
     agent_ids: Mapping[str, Iterable[Any]] | None = None,
     omit: Iterable[str] = (),
 ) -> dict[str, Snapshot]:
-    """Keep all policies of an Algorithm, by policy or module id.
+    """Take a snapshot of each policy of an Algorithm.
 
     Args:
         algorithm: of either API stack.
-        agent_ids: module id -> agents, see :func:`snapshot` (new API stack).
-        omit: see :func:`snapshot`.
+        agent_ids: module id -> agents, as for :func:`snapshot` (new API stack).
+        omit: as for :func:`snapshot`.
 
     Returns:
-        Id -> snapshot. New-stack modules that share parts make one snapshot together, under
-        RLlib's ``"__all_modules__"``.
+        Policy or module id -> snapshot. New-stack modules that share parts make one snapshot
+        together, under RLlib's ``"__all_modules__"``.
 
     Raises:
         InvalidInputError, NotFoundError, StorageError: as :func:`snapshot`.
     """
     if not isinstance(algorithm, Algorithm):
         raise InvalidInputError(
-            f"snapshots takes an Algorithm, not {type(algorithm).__qualname__}; "
-            "snapshot takes single policies and modules"
+            f"snapshot_all takes an Algorithm, not {type(algorithm).__qualname__}; "
+            "snapshot() takes single policies and modules"
         )
     if _is_new(algorithm):
         return snapshots_from_algorithm(algorithm, agent_ids=agent_ids, omit=omit)
     _refuse(agent_ids=agent_ids)
-    left = tuple(omit) if not isinstance(omit, str) else omit
-    return {policy_id: _of_policy(algorithm, policy_id, left) for policy_id in _policies(algorithm)}
+    names = omit if isinstance(omit, str) else tuple(omit)  # an iterator would serve one policy
+    return {
+        policy_id: _snapshot_old(algorithm, policy_id, names)
+        for policy_id in _policy_ids(algorithm)
+    }
 
 
 def rebuild_player(
@@ -134,30 +136,31 @@ def rebuild_player(
     normalize_actions: bool | None = None,
     clip_actions: bool | None = None,
 ) -> Player:
-    """Rebuild a policy with all that stands between it and its environment.
+    """Rebuild a policy together with everything between it and its environment.
 
     ``player.act(obs)`` takes a raw observation of the environment and gives an action for it:
     preprocessing, filters, recurrent state, action distribution, unsquashing and clipping
     included. Deterministic actions equal those of the Algorithm that the snapshot was taken from.
-    No Ray cluster is started, no Algorithm and no environment is made.
+    Starts no Ray cluster, and makes no Algorithm and no environment.
 
     Args:
-        snap: of either API stack.
-        trust: prefixes of import paths (``"mypkg."``) and classes that the snapshot may name
-            beside RLlib's own.
-        env_spaces: the environment's observation and action space, where the snapshot is of a bare
-            policy or module and does not have them.
-        connectors: in place of the recorded ones; see :class:`PolicyPlayer
+        snap: a snapshot of either API stack.
+        trust: prefixes of import paths (``"mypkg."``) and classes that the snapshot may name, in
+            addition to RLlib's own.
+        env_spaces: the environment's observation and action space, where the snapshot has none
+            because it was taken from a bare policy or module.
+        connectors: used instead of the recorded ones; see :class:`PolicyPlayer
             <policystore.rllib.old_stack.player.PolicyPlayer>` and :class:`ModulePlayer
             <policystore.rllib.new_stack.player.ModulePlayer>` for the form on each stack.
-        agent: as which agent to act, where the snapshot has several (new API stack).
-        module_id: through which module, where several go together (new API stack).
-        normalize_actions, clip_actions: how actions go back to the environment, where the
-            snapshot does not say (new API stack).
+        agent: id of the agent to act as, where the snapshot has several (new API stack).
+        module_id: id of the module to act with, where the snapshot has several (new API stack).
+        normalize_actions, clip_actions: whether actions are unsquashed and clipped for the
+            environment, where the snapshot does not say (new API stack).
 
     Raises:
-        InvalidInputError: not a policy of RLlib, or something of the environment's side is missing.
-        UntrustedError, NotFoundError: a class that may not or cannot be imported.
+        InvalidInputError: not a policy of RLlib, or a part of the env interface is missing.
+        UntrustedError: a class that may not be imported.
+        NotFoundError: a class that cannot be imported.
         MismatchError: weights or filters do not fit.
         FormatError: a spec or state that is not as snapshots write it.
     """
@@ -192,12 +195,12 @@ def _is_new(algorithm: Algorithm) -> bool:
     return bool(algorithm.config.enable_rl_module_and_learner)
 
 
-def _policies(algorithm: Algorithm) -> list[str]:
-    # The driver's own worker: what training updates, and what remote workers get theirs from.
+def _policy_ids(algorithm: Algorithm) -> list[str]:
+    # The driver's local worker holds the policies that training updates.
     return sorted(algorithm.env_runner.policy_map.keys())
 
 
-def _of_policy(algorithm: Algorithm, policy_id: str, omit: Iterable[str]) -> Snapshot:
+def _snapshot_old(algorithm: Algorithm, policy_id: str, omit: Iterable[str]) -> Snapshot:
     # Fetched each time: with policy_map_capacity a held policy goes stale.
     policy = algorithm.get_policy(policy_id)
     return snapshot_policy(policy, algorithm=algorithm, policy_id=policy_id, omit=omit)

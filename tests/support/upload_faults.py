@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from policystore import PolicyStore, Snapshot, Spec
-from policystore.rllib.callbacks.upload_queue import Copy, Uploader
+from policystore.rllib.callbacks.upload_history import Copy
+from policystore.rllib.callbacks.upload_queue import Uploader
 
 FOREVER = 60.0
 
@@ -46,7 +47,7 @@ class Faulty:
 
 
 def uploader_to(store: PolicyStore, **given: Any) -> Uploader:
-    options = {"queue": 4, "lowest": False, "names": {"main": "a"}, **given}
+    options = {"max_pending": 4, "lowest": False, "names": {"main": "a"}, **given}
     names = options.pop("names")
     options["metrics"] = dict.fromkeys(names, options.pop("metric", "r"))
     return Uploader(store, names, **options)

@@ -1,79 +1,83 @@
-"""What ``config.callbacks(…)`` takes from policystore, alone or beside the user's own.
+"""Make the callbacks that ``config.callbacks(…)`` takes from policystore.
 
-RLlib makes callbacks anew in each process, by calling what the config holds: a class or another
-callable, which Tune copies and pickles. On the new API stack it may be a list of them; on the old
-one a list is called as well, and fails (``algorithms/algorithm.py:746``,
-``evaluation/rollout_worker.py:325``). RLlib's ``make_multi_callbacks`` passes on a part of the
-calls only (``callbacks/utils.py:41``). Hence a maker that takes others beside its own.
+RLlib makes its callbacks anew in each process: it calls what the config holds, a class or another
+callable, which Tune copies and pickles. On the new API stack the config may hold a list of these.
+On the old stack RLlib calls the list itself, and fails (``algorithms/algorithm.py:746``,
+``evaluation/rollout_worker.py:325``). RLlib's ``make_multi_callbacks`` passes on only some of the
+calls (``callbacks/utils.py:41``). So the factory here takes the user's own callbacks as well, and
+makes one object that passes every call on to all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
 from policystore.errors import InvalidInputError
 
-__all__ = ["CallbackFactory", "report"]
+__all__ = ["CallbackFactory", "CallbackMaker"]
+
+CallbackMaker: TypeAlias = Callable[[], Any]
+"""A class of callbacks, or another callable without arguments that returns callbacks."""
 
 _HOOKS = tuple(name for name in dir(DefaultCallbacks) if name.startswith("on_"))
 
 
 class CallbackFactory:
-    """Makes callbacks, in whatever process; pickles as what it was made of.
+    """Callable that makes callbacks in any process. Pickles as its class and settings.
 
     Args:
-        kind: class of the callbacks.
-        settings: what it is called with, by keyword; has to pickle.
-        callbacks: callback classes (or other callables that make callbacks) whose callbacks are to be
-            called as well: one, or several.
-        last: call them before these, not after.
+        kind: class of our own callbacks.
+        settings: keyword arguments of that class; each has to pickle.
+        callbacks: callback classes of the user (or other callables that make callbacks), one or
+            several, whose hooks are called as well.
+        last: whether the user's callbacks are called before our own instead of after them.
 
     Raises:
-        InvalidInputError: something in ``callbacks`` that makes no callbacks.
+        InvalidInputError: ``callbacks`` holds an object that makes no callbacks.
     """
 
     def __init__(
         self,
         kind: type[DefaultCallbacks],
         settings: Mapping[str, Any],
-        callbacks: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
+        callbacks: CallbackMaker | Iterable[CallbackMaker] = (),
         *,
         last: bool = False,
     ) -> None:
         self.kind = kind
         self.settings = dict(settings)
-        self.callbacks = _makers(callbacks)
+        self.callbacks = _checked_makers(callbacks)
         self.last = last
-        # RLlib writes configs down with their callbacks' import path (utils/serialization.py).
+        # RLlib writes the import path of a config's callbacks down (utils/serialization.py).
         self.__qualname__ = type(self).__qualname__
 
     def __call__(self) -> DefaultCallbacks:
-        """Make the callbacks; RLlib calls this once in each process."""
+        """Make the callbacks. RLlib calls this once in each process."""
         own = self.kind(**self.settings)
         if not self.callbacks:
             return own
         others = [maker() for maker in self.callbacks]
-        return _Together([*others, own] if self.last else [own, *others])
+        return _CombinedCallbacks([*others, own] if self.last else [own, *others])
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         others = [getattr(maker, "__name__", repr(maker)) for maker in self.callbacks]
-        return f"<{self.kind.__name__}({given}){' beside ' if others else ''}{', '.join(others)}>"
+        return f"<{self.kind.__name__}({settings}){' and ' if others else ''}{', '.join(others)}>"
 
 
-class _Together(DefaultCallbacks):  # type: ignore[misc]
-    """Passes every call on to several callbacks, in their order."""
+class _CombinedCallbacks(DefaultCallbacks):  # type: ignore[misc]
+    """Callbacks that pass every call on to several callbacks, in their order."""
 
     def __init__(self, parts: list[DefaultCallbacks]) -> None:
         super().__init__()
         self._parts = parts
 
 
-def _passed_on(name: str) -> Callable[..., None]:
-    def hook(self: _Together, *args: Any, **kwargs: Any) -> None:
+def _make_hook(name: str) -> Callable[..., None]:
+    def hook(self: _CombinedCallbacks, *args: Any, **kwargs: Any) -> None:
         for part in self._parts:
             getattr(part, name)(*args, **kwargs)
 
@@ -82,20 +86,17 @@ def _passed_on(name: str) -> Callable[..., None]:
 
 
 for _name in _HOOKS:
-    setattr(_Together, _name, _passed_on(_name))
+    setattr(_CombinedCallbacks, _name, _make_hook(_name))
 
 
-def report(result: dict[str, Any], what: str, found: Mapping[str, Any]) -> None:
-    """Into a training result, under ``policystore``, where Tune's loggers take it from."""
-    result.setdefault("policystore", {}).setdefault(what, {}).update(found)
-
-
-def _makers(callbacks: Any) -> tuple[Callable[[], Any], ...]:
-    listed = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
-    for maker in listed:
+def _checked_makers(
+    callbacks: CallbackMaker | Iterable[CallbackMaker],
+) -> tuple[CallbackMaker, ...]:
+    makers = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
+    for maker in makers:
         if isinstance(maker, DefaultCallbacks) or not callable(maker):
             raise InvalidInputError(
-                "callbacks= takes classes of callbacks, one or a list of them, as config.callbacks() "
+                "callbacks= takes callback classes, one or a list of them, as config.callbacks() "
                 f"does: callbacks=MyCallbacks, not {maker!r}"
             )
-    return listed
+    return makers

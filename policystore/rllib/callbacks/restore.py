@@ -1,9 +1,9 @@
-"""Algorithms that are restored from a checkpoint: whole, or not at all.
+"""Restore Algorithms from checkpoints completely: added modules and the weights of every worker.
 
-RLlib restores into what the config makes. Of modules that were added since, a checkpoint has the
-weights and the optimizer's state, and ``restore_from_path`` skips them silently
-(``core/rl_module/multi_rl_module.py``, ``utils/checkpoints.py``); evaluation workers keep random
-weights (``algorithms/algorithm.py:3377``), and training ones too, now and then.
+RLlib restores into an Algorithm that the config alone made. The checkpoint also has the weights and
+optimizer state of modules that were added later, but ``restore_from_path`` skips these silently
+(``core/rl_module/multi_rl_module.py``, ``utils/checkpoints.py``). Evaluation workers keep random
+weights (``algorithms/algorithm.py:3377``), and sometimes training workers do.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from policystore.snapshot import Snapshot
 __all__ = ["block_until_restored", "restore_added_policies"]
 
 _MARK = "_policystore_resuming"
-_HELD = ("step", "training_step", "evaluate", "save_checkpoint", "save_to_path")
+_BLOCKED_METHODS = ("step", "training_step", "evaluate", "save_checkpoint", "save_to_path")
 _MODULES = "learner_group/learner/rl_module"
-# core/rl_module: the file that every Checkpointable writes its class and arguments to.
+# Every Checkpointable of RLlib writes its class and arguments to this file.
 _ARGUMENTS = RLModule.CLASS_AND_CTOR_ARGS_FILE_NAME
 _TIMEOUT = 60.0
 
 
 def restore_added_policies(algorithm: Algorithm, **_: Any) -> None:
-    """From now on, restoring this Algorithm brings back all that the checkpoint has.
+    """Make later restores of this Algorithm bring back everything that the checkpoint has.
 
-    ``config.callbacks(on_algorithm_init=restore_added_policies)``, for trials of the new API stack that use
-    :func:`~policystore.rllib.add_policy`; beside the user's own callback classes. (On
-    the old stack RLlib takes no such functions, and brings added policies back by itself.) The
-    callbacks of ``warm_start`` and ``publish`` do it as well.
+    Use: ``config.callbacks(on_algorithm_init=restore_added_policies)``, for trials of the new API
+    stack that use :func:`~policystore.rllib.add_policy`, together with callback classes of the
+    user. (On the old stack RLlib takes no such functions, and restores added policies itself.)
+    The callbacks of ``warm_start`` and ``publish`` call this function, too.
 
-    New API stack: modules of the checkpoint that the config does not have are added, trained ones
-    with their optimizer's state, and the checkpoint's mapping function and ``policies_to_train``
-    with them. Both stacks: all workers get what was restored, evaluation too, and so do those that
-    restart later.
+    New API stack: modules that the checkpoint has and the config lacks are added, trained modules
+    with their optimizer state, and the checkpoint's mapping function and ``policies_to_train``
+    apply. Both stacks: all workers get the restored weights, evaluation workers included, and so
+    do workers that restart later.
 
-    Raises (where the Algorithm is restored):
-        MismatchError: modules of the checkpoint that cannot be added; names them and says why.
-            Nothing was restored.
+    A restore then raises:
+        MismatchError: modules of the checkpoint that cannot be added; names the modules and the
+            reason. Nothing was restored.
     """
     if getattr(algorithm, _MARK, False):
         return
@@ -68,17 +68,17 @@ def restore_added_policies(algorithm: Algorithm, **_: Any) -> None:
 
 
 def block_until_restored(algo: Algorithm, error: PolicyStoreError) -> None:
-    """Let an Algorithm neither train, evaluate nor be saved, but raise, unless it is restored."""
+    """Make an Algorithm raise an error when it trains, evaluates or saves, until it is restored."""
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise error.with_traceback(None)
 
-    for name in _HELD:
+    for name in _BLOCKED_METHODS:
         setattr(algo, name, refuse)
 
 
-def _let_go(algo: Algorithm) -> None:
-    for name in _HELD:
+def _unblock(algo: Algorithm) -> None:
+    for name in _BLOCKED_METHODS:
         vars(algo).pop(name, None)
 
 
@@ -87,12 +87,12 @@ def _restoring_new(algo: Algorithm, restore: Callable[..., None]) -> Callable[..
     def restore_from_path(path: Any, *args: Any, **kwargs: Any) -> None:
         whole = kwargs.get("component") is None and not args
         if whole:
-            _bring_back(algo, path, kwargs.get("filesystem"))
+            _add_missing_modules(algo, path, kwargs.get("filesystem"))
         restore(path, *args, **kwargs)
         if whole:
-            _let_go(algo)
-            _hand_out(algo)
-            _renew(algo)
+            _unblock(algo)
+            _broadcast_weights(algo)
+            _reload_for_restarts(algo)
 
     return restore_from_path
 
@@ -101,59 +101,60 @@ def _restoring_old(algo: Algorithm, restore: Callable[..., None]) -> Callable[..
     @functools.wraps(restore)
     def restore_state(state: Any) -> None:
         restore(state)
-        _let_go(algo)
-        _renew(algo)
+        _unblock(algo)
+        _reload_for_restarts(algo)
 
     return restore_state
 
 
-def _hand_out(algo: Algorithm) -> None:
-    """Give all env runners what the learners hold now.
+def _broadcast_weights(algo: Algorithm) -> None:
+    """Send the learners' weights to all env runners.
 
-    RLlib's own restore may reach none of them. A message to a runner that is still busy is dropped
-    (``env/env_runner_group.py:807``), as all are just after they were made; so is one with a lower
-    number than the runner's, from an older checkpoint (``env/multi_agent_env_runner.py:757``); and
-    of a path with a scheme it does not see that there are learners in it
-    (``algorithms/algorithm.py:3385``). Evaluation is left out.
+    RLlib's own restore may reach no env runner. RLlib drops a message to a runner that is busy
+    (``env/env_runner_group.py:807``), and every runner is busy just after it was made. A runner
+    ignores weights with a lower number than its own, as an older checkpoint has them
+    (``env/multi_agent_env_runner.py:757``). In a path with a scheme, such as ``file://``, RLlib
+    does not see the learners' folder (``algorithms/algorithm.py:3385``). And RLlib leaves out the
+    evaluation runners.
     """
     number = describe_policies(workers_of(algo), [], deadline_of(_TIMEOUT))["seq"]
-    held = algo.learner_group.get_state(
+    learner_state = algo.learner_group.get_state(
         components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
     )
-    state = ray.put(held[COMPONENT_LEARNER][COMPONENT_RL_MODULE])
+    state = ray.put(learner_state[COMPONENT_LEARNER][COMPONENT_RL_MODULE])
     for _, attribute in GROUPS:
         group = getattr(algo, attribute, None)
         if group is not None:
-            group.foreach_env_runner(functools.partial(_take, state, number))
+            group.foreach_env_runner(functools.partial(_set_weights, state, number))
     wrong = [row for row in check_sync(algo, timeout=_TIMEOUT) if row.status == "bad"]
     if wrong:
         logging.getLogger("policystore").error(
-            "after the restore these hold other weights than the learners:\n%s",
+            "after the restore these workers hold other weights than the learners:\n%s",
             "\n".join(f"  {row.worker}: {row.policy}: {row.note}" for row in wrong),
         )
 
 
-def _take(state: Any, number: int, runner: Any) -> None:
-    """On an env runner: these weights and this number, whatever it has."""
+def _set_weights(state: Any, number: int, runner: Any) -> None:
+    """Set weights and their number on an env runner, whatever its own number. Runs in actors."""
     runner._weights_seq_no = 0
     runner.set_state({COMPONENT_RL_MODULE: ray.get(state), WEIGHTS_SEQ_NO: number})
 
 
-def _renew(algo: Algorithm) -> None:
-    """What workers that restart are given is to be what was restored, not what came before."""
-    given = {
+def _reload_for_restarts(algo: Algorithm) -> None:
+    """Load the restored weights again, so that workers that restart later get these weights."""
+    snaps = {
         pid: Snapshot(weights=snap.weights, spec=snap.spec)
         for pid in remembered(algo)
         for snap in [snapshot(algo, pid)]
     }
-    if given:
-        load_into(algo, given, timeout=_TIMEOUT)
+    if snaps:
+        load_into(algo, snaps, timeout=_TIMEOUT)
 
 
 # Modules that are in a checkpoint and not in the Algorithm ---------------------------------------
 
 
-def _bring_back(algo: Algorithm, path: Any, filesystem: Any) -> None:
+def _add_missing_modules(algo: Algorithm, path: Any, filesystem: Any) -> None:
     text = path if isinstance(path, str) else path.as_posix()
     if filesystem is None:
         filesystem, text = FileSystem.from_uri(text)
@@ -164,7 +165,7 @@ def _bring_back(algo: Algorithm, path: Any, filesystem: Any) -> None:
     without = [pid for pid in there if pid not in saved]
     if saved and without:
         logging.getLogger("policystore").warning(
-            "the checkpoint %s has no module %s: there the Algorithm keeps what it has",
+            "the checkpoint %s has no module %s, so the Algorithm keeps its present weights there",
             text,
             ", ".join(map(repr, without)),
         )
@@ -176,31 +177,31 @@ def _bring_back(algo: Algorithm, path: Any, filesystem: Any) -> None:
         raise MismatchError(
             f"the checkpoint {text} has modules that the Algorithm's config lacks, and which could "
             f"not be added: {', '.join(map(repr, lacking))} ({type(error).__name__}: {error}). "
-            "Nothing was restored. Give the config these modules, or make what they are built of "
-            "importable here."
+            "Nothing was restored. Add these modules to the config, or make their classes "
+            "importable in this process."
         ) from error
 
 
 def _modules_of(filesystem: FileSystem, folder: str) -> list[str]:
-    """Ids of the modules in a checkpoint, each a folder."""
-    found = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
-    return sorted(each.base_name for each in found if each.type == FileType.Directory)
+    """List the ids of the modules in a checkpoint; each has a folder of its name."""
+    entries = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
+    return sorted(each.base_name for each in entries if each.type == FileType.Directory)
 
 
 def _add(
     algo: Algorithm, filesystem: FileSystem, path: str, lacking: list[str], there: list[str]
 ) -> None:
-    _, config = _made_of(filesystem, path)
+    _, config = _class_and_arguments(filesystem, path)
     state = config[0][0]
     state = state if isinstance(state, dict) else vars(state)
     mapping, to_train = state.get("policy_mapping_fn"), state.get("policies_to_train")
     have = list(there)
     for pid in lacking:
         have.append(pid)
-        cls, (_, arguments) = _made_of(filesystem, f"{path}/{_MODULES}/{pid}")
+        cls, (_, arguments) = _class_and_arguments(filesystem, f"{path}/{_MODULES}/{pid}")
         spec = RLModuleSpec(module_class=cls, **arguments)
         spec.inference_only = False
-        # Its weights are random: what counts comes next, when RLlib restores the learners.
+        # The weights are random until RLlib restores the learners, which is the next step.
         train = to_train
         if to_train is not None and not callable(to_train):
             train = [each for each in to_train if each in have]
@@ -215,11 +216,11 @@ def _add(
         )
 
 
-def _made_of(filesystem: FileSystem, folder: str) -> tuple[type, Any]:
-    """The class and arguments that a part of the checkpoint was made with.
+def _class_and_arguments(filesystem: FileSystem, folder: str) -> tuple[type, Any]:
+    """Return the class and arguments that a part of the checkpoint was made with.
 
-    RLlib's own pickle, of the very checkpoint that RLlib unpickles in this call.
+    Unpickles RLlib's own file, of the same checkpoint that RLlib itself unpickles in this call.
     """
     with filesystem.open_input_stream(f"{folder}/{_ARGUMENTS}") as file:
-        found = ray.cloudpickle.loads(file.readall())
-    return found["class"], found["ctor_args_and_kwargs"]
+        made_with = ray.cloudpickle.loads(file.readall())
+    return made_with["class"], made_with["ctor_args_and_kwargs"]

@@ -1,15 +1,15 @@
-"""Weights for a fresh Algorithm, by two lines in its config: plain, in Tune, on both API stacks."""
+"""Start a fresh Algorithm with weights from a store, in Tune or without it, on both API stacks."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
+from policystore._util.log import warn
 from policystore.digest import Digest
 from policystore.errors import (
     IntegrityError,
@@ -21,61 +21,65 @@ from policystore.errors import (
 )
 from policystore.format.records import Version
 from policystore.repository.resolver import RefLike
-from policystore.rllib.callbacks.factory import CallbackFactory, report
+from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker
 from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
+from policystore.rllib.callbacks.results import add_to_result
 from policystore.rllib.live.load import load_into
 from policystore.store import PolicyStore
 
 __all__ = ["warm_start"]
 
-# What a store that is out of reach, or has lost something, raises: a trial that resumes can do
-# without it.
-_OF_THE_STORE = (StorageError, NotFoundError, IntegrityError, ReadOnlyError)
+# Errors of a store that is out of reach or has lost an object. A trial that is restored from its
+# checkpoint does not need the store.
+_STORE_ERRORS = (StorageError, NotFoundError, IntegrityError, ReadOnlyError)
 
 
 def warm_start(
     store: PolicyStore | str | os.PathLike[str],
     policies: Mapping[str, RefLike],
     *,
-    agent_ids: Any = None,
+    agent_ids: Mapping[str, Iterable[Any]] | Iterable[Any] | None = None,
     timeout: float = 60.0,
-    callbacks: Callable[[], Any] | Iterable[Callable[[], Any]] = (),
+    callbacks: CallbackMaker | Iterable[CallbackMaker] = (),
 ) -> CallbackFactory:
-    """Callbacks that give policies of a fresh Algorithm the weights of pushed ones.
+    """Make callbacks that start the policies of a fresh Algorithm with weights from a store.
 
-    ``config.callbacks(warm_start("s3://team/policies", {"main": "soccer/main@champion"}))``, in
-    ``tune.Tuner``, ``tune.run`` and where the Algorithm is built by hand. They go by
-    :func:`load_into <policystore.rllib.live.load.load_into>` to every learner and worker at once,
-    when the Algorithm is built: no sample is drawn with other weights. Nothing else changes: not
-    the config, its ``policy_mapping_fn`` or its other policies.
+    Use: ``config.callbacks(warm_start("s3://team/policies", {"main": "soccer/main@champion"}))``,
+    in ``tune.Tuner``, in ``tune.run``, or for an Algorithm that is built by hand. When the
+    Algorithm is built, :func:`~policystore.rllib.load_into` brings the weights to every learner
+    and worker at once: no sample is drawn with other weights. The config, its
+    ``policy_mapping_fn`` and all other policies stay as they are.
 
-    An Algorithm that is restored from a checkpoint holds what the checkpoint has, on all its
-    workers, evaluation too; modules that were added to it with
-    :func:`~policystore.rllib.add_policy` are there again. It needs the store no more.
+    An Algorithm that is restored from a checkpoint holds the checkpoint's weights instead, on all
+    its workers, evaluation workers included. Modules that :func:`~policystore.rllib.add_policy` had
+    added to it come back. A restore needs no store.
 
-    Refs are looked up here, once: all trials of an experiment and their restarts get the same
-    weights, wherever a name or tag moves meanwhile. Training results have the digests, under
-    ``policystore/warm_start/<policy id>``.
+    Refs are resolved once, by this call. All trials of an experiment, and their restarts, get the
+    same weights, also if a name or tag moves in the meantime. Training results show the digests,
+    under ``policystore/warm_start/<policy id>``.
 
     Args:
-        store: a store, its folder or URL, which every node that runs a trial can reach.
-        policies: id of a policy or module of the config -> ref of what it is to start with.
-        agent_ids: as for ``load_into``: whose filters get the filter statistics.
-        timeout: seconds for the load, once the weights are here.
-        callbacks: callback classes of the user's own, one or a list, called after these; on the old
-            API stack the only way to have both, as RLlib fails there on a list.
+        store: a store, or its folder or URL; every node that runs a trial has to reach it.
+        policies: policy id or module id of the config -> ref of the weights that it starts with.
+        agent_ids: the agents whose filters get the snapshots' filter statistics, as for
+            ``load_into``.
+        timeout: seconds for the load, counted after the weights were pulled.
+        callbacks: callback classes of the user, one or a list; called after these callbacks. On
+            the old API stack this is the only way to have both, since RLlib fails on a list there.
 
     Raises:
-        NotFoundError, AmbiguousError: a ref that means nothing, or several policies.
+        NotFoundError: a ref that names nothing.
+        AmbiguousError: a digest prefix that fits several policies.
         InvalidInputError: an argument of the wrong form.
         StorageError: the store cannot be reached.
 
-    The Algorithm raises where it is built (in Tune: ``result.error``, from the trial's first
-    ``train()``), before any sample, with the id, the ref and the store:
-        NotFoundError: its config has no such policy.
+    The Algorithm raises these while it is built, before it samples; each names the policy id, the
+    ref and the store. (In Tune they stand in ``result.error``, raised by the trial's first
+    ``train()``.)
+        NotFoundError: the config has no such policy.
         MismatchError: weights, spaces or filters that do not fit.
-    and a store that it cannot reach, or that lost the policy, when it is to sample first, as only
-    then it is known not to be restored.
+    An Algorithm that cannot reach the store, or whose policy is gone from the store, raises when it
+    first samples: only then is it known that it was not restored from a checkpoint.
     """
     if not isinstance(store, PolicyStore):
         store = PolicyStore(store)
@@ -87,14 +91,14 @@ def warm_start(
     digests: dict[str, str] = {}
     for policy_id, ref in policies.items():
         if not isinstance(policy_id, str):
-            raise InvalidInputError(f"policy ids are texts, not {policy_id!r}")
+            raise InvalidInputError(f"a policy id is a string, not {policy_id!r}")
         try:
             digests[policy_id] = str(store.resolve(ref))
         except PolicyStoreError as error:
-            raise error.within(_what({policy_id: ref}, store)) from error
+            raise error.within(_describe({policy_id: ref}, store)) from error
     settings = {
         "store": store,
-        "refs": {policy_id: _said(ref) for policy_id, ref in policies.items()},
+        "refs": {policy_id: _ref_text(ref) for policy_id, ref in policies.items()},
         "digests": digests,
         "agent_ids": agent_ids,
         "timeout": timeout,
@@ -103,14 +107,14 @@ def warm_start(
 
 
 class WarmStart(DefaultCallbacks):  # type: ignore[misc]
-    """What :func:`warm_start` makes."""
+    """Callbacks that load pulled weights when an Algorithm is built; see :func:`warm_start`."""
 
     def __init__(
         self,
         store: PolicyStore,
         refs: Mapping[str, str],
         digests: Mapping[str, str],
-        agent_ids: Any,
+        agent_ids: Mapping[str, Iterable[Any]] | Iterable[Any] | None,
         timeout: float,
     ) -> None:
         super().__init__()
@@ -121,40 +125,40 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
         self._timeout = timeout
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **_: Any) -> None:
-        """After the workers were made, and before anything is sampled or restored."""
+        """Load the weights, after the workers were made and before they sample or are restored."""
         restore_added_policies(algorithm)
         try:
             digests = {pid: Digest.parse(text) for pid, text in self._digests.items()}
             pulled = self._store.pull_many(list(digests.values()))
             snaps = {pid: pulled[digest] for pid, digest in digests.items()}
-        except _OF_THE_STORE as error:
-            found = error.within(_what(self._refs, self._store))
-            logging.getLogger("policystore").warning(
-                "%s\nWithout its weights the Algorithm will not run, unless it is restored from a "
-                "checkpoint now.",
-                found,
+        except _STORE_ERRORS as error:
+            described = error.within(_describe(self._refs, self._store))
+            warn(
+                "%s\nThe Algorithm will not train without these weights, unless it is restored "
+                "from a checkpoint now.",
+                described,
             )
-            block_until_restored(algorithm, found)
+            block_until_restored(algorithm, described)
             return
         try:
             load_into(algorithm, snaps, agent_ids=self._agent_ids, timeout=self._timeout)
         except PolicyStoreError as error:
-            found = error.within(_what(self._refs, self._store))
+            described = error.within(_describe(self._refs, self._store))
             if getattr(algorithm, "_storage", None) is None:
-                raise found from error
-            # In Tune an error here ends the trial's actor, and is reported as that: ActorDiedError,
-            # with a stack trace. From train() the error itself arrives.
-            block_until_restored(algorithm, found)
+                raise described from error
+            # In Tune an error raised here ends the trial's actor, and Tune reports ActorDiedError
+            # with a stack trace. An error raised by train() arrives as it is.
+            block_until_restored(algorithm, described)
 
     def on_train_result(self, *, result: dict[str, Any], **_: Any) -> None:
-        """Say what the Algorithm started with."""
-        report(result, "warm_start", self._digests)
+        """Add the digests that the Algorithm started with to a training result."""
+        add_to_result(result, "warm_start", self._digests)
 
 
-def _what(refs: Mapping[str, RefLike], store: PolicyStore) -> str:
-    wanted = ", ".join(f"{policy_id!r} from {_said(ref)!r}" for policy_id, ref in refs.items())
+def _describe(refs: Mapping[str, RefLike], store: PolicyStore) -> str:
+    wanted = ", ".join(f"{policy_id!r} from {_ref_text(ref)!r}" for policy_id, ref in refs.items())
     return f"warm start of {wanted} in {store.url}"
 
 
-def _said(ref: RefLike) -> str:
+def _ref_text(ref: RefLike) -> str:
     return ref.ref if isinstance(ref, Version) else str(ref)

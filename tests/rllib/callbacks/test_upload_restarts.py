@@ -9,7 +9,7 @@ import pytest
 
 from policystore import PolicyStore, StorageError
 from policystore.rllib.callbacks import upload_queue
-from policystore.rllib.callbacks.upload_queue import Copy
+from policystore.rllib.callbacks.upload_history import Copy
 from tests.support.upload_faults import FOREVER, Faulty, best, copy, iterations, until, uploader_to
 
 
@@ -27,7 +27,7 @@ def trained(
     store: PolicyStore, *copies: Copy, restored: int | None = None, **given: Any
 ) -> dict[str, Any]:
     """A process that hands over copies and ends; what it said of them last."""
-    uploader = uploader_to(store, **{"queue": 200, **given})
+    uploader = uploader_to(store, **{"max_pending": 200, **given})
     if restored is not None:
         uploader.restored(restored)
     for each in copies:

@@ -1,0 +1,61 @@
+"""Read metrics from RLlib's training results, and write policystore's own entries into them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["add_to_result", "env_steps", "find_metric", "is_finite_number"]
+
+_STEPS = ("num_env_steps_sampled_lifetime", "num_env_steps_sampled")
+
+
+def add_to_result(result: dict[str, Any], callback: str, entries: Mapping[str, Any]) -> None:
+    """Add entries to a training result, under ``policystore/<callback>``.
+
+    Tune's loggers take them from there.
+    """
+    result.setdefault("policystore", {}).setdefault(callback, {}).update(entries)
+
+
+def env_steps(result: Mapping[str, Any]) -> int | None:
+    """Return the number of environment steps that a result counts; None where it counts none."""
+    steps = next((result[key] for key in _STEPS if key in result), None)
+    return int(steps) if steps is not None and is_finite_number(steps) else None
+
+
+def find_metric(result: Mapping[str, Any], path: str) -> tuple[Any, Iterable[Any] | None]:
+    """Find the value at a path such as ``"env_runners/episode_return_mean"`` in nested results.
+
+    Keys of results may hold slashes themselves: the longest key that fits is taken.
+
+    Returns:
+        The value and None; or, where the path ends early, None and the keys at that place.
+    """
+    place: Any = result
+    rest = path
+    while rest:
+        if not isinstance(place, Mapping):
+            return None, []
+        key = next((head for head in _heads(rest) if head in place), None)
+        if key is None:
+            return None, place.keys()
+        place, rest = place[key], rest[len(key) + 1 :]
+    return place, None
+
+
+def _heads(path: str) -> Iterable[str]:
+    """Yield ``a/b/c``, ``a/b`` and ``a`` for the path ``a/b/c``."""
+    parts = path.split("/")
+    return ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
+
+
+def is_finite_number(value: Any) -> bool:
+    """Tell whether a value is a finite number; False for booleans, texts and arrays."""
+    if isinstance(value, (bool, str, bytes)):
+        return False
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):  # an array, or an int beyond all floats
+        return False

@@ -1,0 +1,138 @@
+"""Keep track of what one training run has pushed of each policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from policystore.errors import NotFoundError
+from policystore.format.records import Version
+from policystore.snapshot import Snapshot
+from policystore.store import PolicyStore
+
+__all__ = ["Copy", "PolicyUploads", "read_back"]
+
+# Versions of other runs in a row, after which a search for versions of this run ends.
+_LOOK_BACK, _LOOK_BACK_RESTORED = 100, 500
+
+
+@dataclass(frozen=True, eq=False)  # comparing snapshots would hash them
+class Copy:
+    """One policy as it was after one training iteration, to be pushed.
+
+    Attributes:
+        policy: id of the policy.
+        name: name in the store that the copy is pushed to.
+        snap: the policy.
+        run: the training run, the same over restarts.
+        iteration: the training iteration.
+        value: the number that copies are compared by; None where the result had none.
+        metrics: metrics of the version.
+    """
+
+    policy: str
+    name: str
+    snap: Snapshot
+    run: str
+    iteration: int
+    value: float | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"policy {self.policy!r} of iteration {self.iteration} to {self.name!r}"
+
+
+@dataclass
+class PolicyUploads:
+    """Copies that wait, and versions that were pushed, of one policy.
+
+    Attributes:
+        name: name in the store.
+        metric: key of a version's metrics that holds its value; None: no tag ``best``.
+        waiting: copies to be pushed, oldest first.
+        pushed: the newest version that is known to be in the store.
+        best: the version that is tagged ``best``, as far as known.
+        skipped: number of copies that were dropped while they waited.
+        failed: number of copies that could not be pushed.
+        error: text of the last error; None after a push that went well.
+        restored_at: iteration of the checkpoint that the run was restored from.
+        known: versions that this run has pushed, by iteration; complete up to ``known_to``.
+        known_to: number of the newest version that was looked at; None: none yet.
+        unsure: whether a push failed whose record may be in the store all the same.
+        untagged: a version that may lack its tag, since the process that pushed it may have ended.
+    """
+
+    name: str
+    metric: str | None
+    waiting: list[Copy] = field(default_factory=list)
+    pushed: Version | None = None
+    best: Version | None = None
+    skipped: int = 0
+    failed: int = 0
+    error: str | None = None
+    restored_at: int | None = None
+    known: dict[int, Version] = field(default_factory=dict)
+    known_to: int | None = None
+    unsure: bool = False
+    untagged: Version | None = None
+
+    def value_of(self, version: Version) -> float | None:
+        """Return the number that a version is compared by; None where it has none."""
+        value = version.metrics.get(self.metric)
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def read_back(
+    store: PolicyStore, uploads: PolicyUploads, copy: Copy, *, resumes: bool
+) -> tuple[int, dict[int, Version]]:
+    """Search a name's newest versions for those that this run has pushed and does not know of.
+
+    The search ends at the newest version that was looked at before, at a version of this run from
+    before the restored checkpoint, or after many versions of other runs in a row.
+
+    Args:
+        store: the store.
+        uploads: of the policy.
+        copy: the copy to be pushed next; names the run and the policy.
+        resumes: whether an earlier process may have pushed for this run.
+
+    Returns:
+        The name's newest number (0: no version yet), and versions of this run by iteration.
+    """
+    known_to = uploads.known_to
+    first, restored = known_to is None, uploads.restored_at is not None
+    newest, others_in_a_row = 0, 0
+    of_this_run: dict[int, Version] = {}
+    for version in _newest_first(store, copy.name):
+        number = version.number or 0
+        newest = newest or number
+        if number <= (known_to or 0) or (first and not (restored or resumes)):
+            break
+        iteration = version.source.get("iteration")
+        source = (version.source.get("run"), version.source.get("policy"))
+        if source == (copy.run, copy.policy) and isinstance(iteration, int):
+            others_in_a_row = 0
+            of_this_run.setdefault(iteration, version)
+            if first and iteration <= (uploads.restored_at or 0):
+                break
+        else:
+            others_in_a_row += 1
+            if others_in_a_row == (_LOOK_BACK_RESTORED if restored else _LOOK_BACK):
+                break
+    return newest, of_this_run
+
+
+def _newest_first(store: PolicyStore, name: str) -> Iterator[Version]:
+    """Yield the versions of a name, newest first, in growing batches; none where it is absent."""
+    done, limit = 0, 1
+    while True:
+        try:
+            versions = store.log(name, limit=limit)
+        except NotFoundError:
+            return
+        yield from versions[done:]
+        if len(versions) < limit:
+            return
+        done, limit = len(versions), max(8, 4 * limit)
