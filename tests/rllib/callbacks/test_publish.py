@@ -120,10 +120,10 @@ def test_what_is_pushed_is_what_was_held(
 @STACKS
 def test_beside_others(own: Any, store: PolicyStore, stack: str) -> None:
     made = publish(store, {"main": "duo/main"}, metric="score", max_pending=9)
-    forms = {"beside": publish(store, {"main": "duo/other"}, metric="score", callbacks=Scores)}
+    forms = {"with the user's": publish(store, {"main": "duo/other"}, metric="score", callbacks=Scores)}
     if stack == "new":
         forms["a list"] = [Scores, made]
-    with own.built(own.configured().callbacks(forms["beside"])) as algo:
+    with own.built(own.configured().callbacks(forms["with the user's"])) as algo:
         algo.train()
     assert store.log("duo/other")[0].metrics["score"] == 3.0
     forms["both of ours"] = warm_start(store, {"main": "duo/other"}, callbacks=[Scores, made])
@@ -265,10 +265,10 @@ def test_wrong_arguments(store: PolicyStore, tmp_path: Path) -> None:
     wrong: list[tuple[Any, dict[str, Any]]] = [
         ({}, {}), (["main"], {}), ({7: "a"}, {}), ({"main": 7}, {}), ({"main": "a//b"}, {}),
         ({"main": "a", "foe": "a"}, {}), ({"main": "{run}"}, {}),
-        (names, {"every": 0}), (names, {"every": 1.5}), (names, {"every": True}),
-        (names, {"queue": 0}), (names, {"mode": "best"}), (names, {"metric": 3}),
+        (names, {"interval": 0}), (names, {"interval": 1.5}), (names, {"interval": True}),
+        (names, {"max_pending": 0}), (names, {"mode": "best"}), (names, {"metric": 3}),
         ({"main": "a" * 50 + "{trial}"}, {}), (names, {"metric": ""}), (names, {"timeout": -1}), (names, {"timeout": "1"}),
-        (names, {"beside": 3}),
+        (names, {"callbacks": 3}),
     ]  # fmt: skip
     for policies, options in wrong:
         with pytest.raises(InvalidInputError):

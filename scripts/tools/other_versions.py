@@ -1,0 +1,115 @@
+"""Run tests on another Python or another Ray, in an environment that this script makes.
+
+    python scripts/tools/other_versions.py --python 3.13                # the core: no torch, no Ray
+    python scripts/tools/other_versions.py --python 3.11 --ray 2.40.0   # both API stacks
+    python scripts/tools/other_versions.py --python 3.11 --ray 2.50.0 tests/rllib/new_stack
+
+Environments stay in ``.venvs/`` and are made anew when ``pyproject.toml`` changes. Arguments that
+follow go to pytest in place of the usual selection. The Python is found as ``python3.13`` on PATH,
+among pyenv's, or by ``POLICYSTORE_PYTHON_3_13``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCH = os.environ.get("POLICYSTORE_TORCH") or "torch==2.13.0"
+
+CORE = [
+    "-m", "not long and not ceph and not needs_torch",
+    "tests/format", "tests/spaces", "tests/repository", "tests/backends", "tests/util",
+    "tests/checkpoints", "tests/test_cache.py", "tests/test_diff.py", "tests/test_digest.py",
+    "tests/test_errors.py", "tests/test_snapshot.py",
+]  # fmt: skip
+"""Tests of what works without torch and Ray."""
+
+RLLIB = [
+    "-m", "not long and not ceph",
+    "tests/test_torch.py", "tests/rllib/test_api.py",
+    "tests/rllib/new_stack/test_snapshot.py", "tests/rllib/new_stack/test_player.py",
+    "tests/rllib/old_stack/test_player.py", "tests/rllib/old_stack/test_state.py",
+    "tests/rllib/live/test_load_new_stack.py", "tests/rllib/live/test_load_old_stack.py",
+    "tests/rllib/live/test_add_remove_new_stack.py",
+    "tests/rllib/live/test_add_remove_old_stack.py",
+]  # fmt: skip
+"""A sample of the tests of both API stacks, live Algorithms included."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], usage="%(prog)s --python X.Y [--ray X.Y.Z] [PYTEST…]"
+    )
+    parser.add_argument("--python", required=True, help="version of Python, such as 3.13")
+    parser.add_argument("--ray", help="version of Ray; left out: neither Ray nor torch")
+    given, selection = parser.parse_known_args()
+    try:
+        python = make_environment(find_python(given.python), given.python, given.ray)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RAY_ADDRESS")}
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5"]
+    selection = selection or (CORE if given.ray is None else RLLIB)
+    return subprocess.run([*command, *selection], cwd=ROOT, env=environment, check=False).returncode
+
+
+def find_python(version: str) -> str:
+    """Find the Python of a version; RuntimeError where there is none that runs."""
+    named = os.environ.get(f"POLICYSTORE_PYTHON_{version.replace('.', '_')}")
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    candidates = [named] if named else [f"python{version}"]
+    if not named and pyenv.is_dir():
+        candidates += sorted(str(path) for path in pyenv.glob(f"{version}.*/bin/python"))
+    probe = "import sys; print('%d.%d' % sys.version_info[:2])"
+    for candidate in candidates:
+        program = shutil.which(candidate)
+        if program is None:
+            continue
+        ran = subprocess.run([program, "-c", probe], capture_output=True, text=True, check=False)
+        if ran.returncode == 0 and ran.stdout.strip() == version:
+            return program
+    raise RuntimeError(
+        f"no Python {version} was found (looked for {', '.join(map(str, candidates))}). Install it,"
+        f" or name it in POLICYSTORE_PYTHON_{version.replace('.', '_')}."
+    )
+
+
+def make_environment(program: str, version: str, ray: str | None) -> Path:
+    """Make the environment if there is none, or an outdated one; return its Python."""
+    folder = ROOT / ".venvs" / (f"py{version}" + (f"-ray{ray}" if ray else "-core"))
+    python, stamp = folder / "bin" / "python", folder / "policystore-setup"
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest() + TORCH
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    run([program, "-m", "venv", str(folder)])
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "--no-user"]
+    pip.append("--disable-pip-version-check")
+    run([*pip, "--upgrade", "pip>=25.1"])
+    if ray is not None:
+        # torch first, and pinned: what Ray would take is newer and may bring CUDA.
+        run([*pip, TORCH])
+        run([*pip, f"ray[rllib]=={ray}", TORCH])
+    extra = "[s3]" if ray is None else "[s3,rllib]"
+    run([*pip, "--group", "test", "-e", f"{ROOT}{extra}", *([TORCH] if ray else [])])
+    stamp.write_text(wanted, encoding="utf-8")
+    return python
+
+
+def run(command: list[str]) -> None:
+    """Run a command in the repository's root; RuntimeError with the end of its output."""
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        output = (ran.stdout + ran.stderr).strip()[-3000:]
+        raise RuntimeError(f"{' '.join(command)} failed:\n{output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
