@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
+from ray.rllib.utils.typing import EnvActionType, EnvObsType
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.player_args import PlayerArguments
@@ -41,7 +42,9 @@ class Player(abc.ABC):
         self._running: list[bool] = []
         self._interrupted = False
 
-    def act(self, obs: Any, explore: bool = False, *, reward: float | None = None) -> Any:
+    def act(
+        self, obs: EnvObsType, explore: bool = False, *, reward: float | None = None
+    ) -> EnvActionType:
         """Return one action for one observation of one environment.
 
         Args:
@@ -62,13 +65,13 @@ class Player(abc.ABC):
 
     def act_batch(
         self, obs: Any, explore: bool = False, *, rewards: Sequence[float] | None = None
-    ) -> list[Any]:
+    ) -> list[EnvActionType]:
         """Return one action for each of several observations.
 
         Row ``i`` continues the episode of row ``i`` in the previous call, as in a vectorized
         environment: call ``reset(i)`` when that environment's episode ends. A policy that
-        remembers nothing takes any number of rows at any time. Connectors that are not RLlib's own
-        are taken to remember something.
+        remembers nothing takes any number of rows at any time. A connector that is not known to
+        be without memory counts as one that remembers.
 
         Args:
             obs: a list of observations; or arrays (in dicts and tuples, if the observation space
@@ -137,7 +140,7 @@ class Player(abc.ABC):
         self._forget_row(index)
         self._running[index] = False
 
-    def _observation(self, obs: Any, label: str) -> Any:
+    def _observation(self, obs: Any, label: str) -> EnvObsType:
         """Return an observation in the form that the stack's pipelines take it.
 
         Raises:
@@ -147,8 +150,8 @@ class Player(abc.ABC):
 
     @abc.abstractmethod
     def _step(
-        self, observations: list[Any], explore: bool, rewards: list[float] | None
-    ) -> list[Any]:
+        self, observations: list[EnvObsType], explore: bool, rewards: list[float] | None
+    ) -> list[EnvActionType]:
         """Take one step in each of several environments; return the actions."""
 
     @abc.abstractmethod

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+from ray.rllib.utils.typing import AgentID
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.build_guard import check_snapshot
@@ -55,7 +56,7 @@ class PlayerArguments:
     action_space: gym.Space[Any]
     trust: tuple[Any, ...]
     module_id: str | None
-    agent: Any
+    agent: AgentID | None
     per_agent: bool
     normalize_actions: bool
     clip_actions: bool
@@ -85,7 +86,7 @@ def player_arguments(
     *,
     trust: Trust,
     env_spaces: EnvSpaces | None,
-    agent: Any,
+    agent: AgentID | None,
     module_id: str | None,
     normalize_actions: bool | None,
     clip_actions: bool | None,

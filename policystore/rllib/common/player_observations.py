@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from ray.rllib.utils.typing import EnvObsType
 
 from policystore.errors import InvalidInputError
 
@@ -16,7 +17,7 @@ __all__ = ["as_observation", "rows_of"]
 _ARRAYS = (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)
 
 
-def as_observation(obs: Any, space: gym.Space[Any], label: str) -> Any:
+def as_observation(obs: Any, space: gym.Space[Any], label: str) -> EnvObsType:
     """Return an observation with numpy arrays in it, if it has its space's structure and shapes.
 
     Values and dtypes stay as they are: environments often leave their bounds a little, and give
@@ -59,7 +60,7 @@ def as_observation(obs: Any, space: gym.Space[Any], label: str) -> Any:
     return obs
 
 
-def _checked_array(obs: Any, shape: tuple[int, ...], label: str) -> Any:
+def _checked_array(obs: Any, shape: tuple[int, ...], label: str) -> EnvObsType:
     try:
         array = np.asarray(obs)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -72,7 +73,7 @@ def _checked_array(obs: Any, shape: tuple[int, ...], label: str) -> Any:
     return array
 
 
-def rows_of(batch: Any, space: gym.Space[Any]) -> list[Any]:
+def rows_of(batch: Any, space: gym.Space[Any]) -> list[EnvObsType]:
     """Split a batch into its observations, one for each row.
 
     Args:
@@ -86,7 +87,7 @@ def rows_of(batch: Any, space: gym.Space[Any]) -> list[Any]:
         InvalidInputError: neither of these, or arrays with different numbers of rows.
     """
     counts: set[int] = set()
-    rows: list[Any] | None = None
+    rows: list[EnvObsType] | None = None
     if isinstance(batch, (Mapping, np.ndarray)) or (
         isinstance(batch, tuple) and isinstance(space, spaces.Tuple)
     ):
@@ -102,7 +103,7 @@ def rows_of(batch: Any, space: gym.Space[Any]) -> list[Any]:
     return rows
 
 
-def _split(batch: Any, space: gym.Space[Any], counts: set[int]) -> list[Any] | None:
+def _split(batch: Any, space: gym.Space[Any], counts: set[int]) -> list[EnvObsType] | None:
     """Split arrays along their first axis; None if they have not the structure of ``space``.
 
     The length of each array's first axis is added to ``counts``.

@@ -18,6 +18,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.typing import AgentID
 
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.new_stack.connector_state import (
@@ -37,7 +38,7 @@ _Spaces: TypeAlias = tuple[gym.Space[Any] | None, gym.Space[Any] | None]
 
 
 def read_env_interface(
-    algorithm: Algorithm, agent_ids: Iterable[Any] | None, omit: Iterable[str]
+    algorithm: Algorithm, agent_ids: Iterable[AgentID] | None, omit: Iterable[str]
 ) -> EnvInterface:
     """Read spaces, the user's connectors and their state from an Algorithm of the new stack.
 
@@ -122,9 +123,9 @@ def _chosen_agents(
     config: AlgorithmConfig,
     spaces: _Spaces,
     pieces: _NamedPieces,
-    agent_ids: Iterable[Any] | None,
+    agent_ids: Iterable[AgentID] | None,
     omit: Iterable[str],
-) -> list[Any]:
+) -> list[AgentID]:
     """Return the agents that the module acts for; [] in a single-agent Algorithm.
 
     Raises:
@@ -166,9 +167,9 @@ def _chosen_agents(
     return chosen
 
 
-def _known_agents(spaces: _Spaces, pieces: _NamedPieces) -> list[Any]:
+def _known_agents(spaces: _Spaces, pieces: _NamedPieces) -> list[AgentID]:
     """Return the agents that have a space or filter statistics, in a fixed order."""
-    agents: dict[Any, None] = {}
+    agents: dict[AgentID, None] = {}
     if isinstance(spaces[0], gym.spaces.Dict):
         agents |= dict.fromkeys(spaces[0].spaces)
     for _, piece in pieces:
@@ -178,7 +179,7 @@ def _known_agents(spaces: _Spaces, pieces: _NamedPieces) -> list[Any]:
     return sorted(agents, key=lambda agent: (type(agent).__name__, str(agent)))
 
 
-def _spaces_of(agent_ids: Sequence[Any], spaces: _Spaces, *, strict: bool) -> _Spaces:
+def _spaces_of(agent_ids: Sequence[AgentID], spaces: _Spaces, *, strict: bool) -> _Spaces:
     """Return the pair of spaces that all these agents have.
 
     Agents of different spaces give (None, None), or InvalidInputError if ``strict``.

@@ -12,6 +12,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.spaces.space_utils import unbatch
+from ray.rllib.utils.typing import AgentID, EnvActionType, EnvObsType
 
 from policystore.errors import InvalidInputError
 
@@ -25,7 +26,7 @@ _MAX_LOOKBACK = 1 << 12
 _Episode = TypeVar("_Episode", SingleAgentEpisode, MultiAgentEpisode)
 
 
-def as_vectorized(observation: Any, space: gym.Space[Any], label: str) -> Any:
+def as_vectorized(observation: EnvObsType, space: gym.Space[Any], label: str) -> EnvObsType:
     """Return an observation in the dtypes of its space, as a vectorized environment returns it.
 
     Args:
@@ -72,7 +73,7 @@ class EpisodeRows(abc.ABC, Generic[_Episode]):
         self,
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
-        agent: Any,
+        agent: AgentID | None,
         module_id: str,
         lookback: int,
     ) -> None:
@@ -91,7 +92,7 @@ class EpisodeRows(abc.ABC, Generic[_Episode]):
         self._last[row] = None
 
     def observe(
-        self, observations: Sequence[Any], rewards: Sequence[float] | None
+        self, observations: Sequence[EnvObsType], rewards: Sequence[float] | None
     ) -> list[_Episode]:
         """Add what the environments returned; return the episodes to run pipelines on.
 
@@ -121,7 +122,9 @@ class EpisodeRows(abc.ABC, Generic[_Episode]):
         return self._episodes
 
     @abc.abstractmethod
-    def take(self, actions: Any, env_actions: Any, module_outputs: Mapping[str, Any]) -> list[Any]:
+    def take(
+        self, actions: Any, env_actions: Any, module_outputs: Mapping[str, Any]
+    ) -> list[EnvActionType]:
         """Keep what the module decided; return one environment action for each row.
 
         Args:
@@ -134,13 +137,13 @@ class EpisodeRows(abc.ABC, Generic[_Episode]):
     def _new(self) -> _Episode: ...
 
     @abc.abstractmethod
-    def _reset(self, episode: _Episode, observation: Any) -> None: ...
+    def _reset(self, episode: _Episode, observation: EnvObsType) -> None: ...
 
     @abc.abstractmethod
     def _step(
         self,
         episode: _Episode,
-        observation: Any,
+        observation: EnvObsType,
         action: Any,
         reward: float,
         module_outputs: dict[str, Any],
@@ -155,13 +158,13 @@ class SingleAgentRows(EpisodeRows[SingleAgentEpisode]):
             observation_space=self.observation_space, action_space=self.action_space
         )
 
-    def _reset(self, episode: SingleAgentEpisode, observation: Any) -> None:
+    def _reset(self, episode: SingleAgentEpisode, observation: EnvObsType) -> None:
         episode.add_env_reset(observation=observation, infos={})
 
     def _step(
         self,
         episode: SingleAgentEpisode,
-        observation: Any,
+        observation: EnvObsType,
         action: Any,
         reward: float,
         module_outputs: dict[str, Any],
@@ -174,7 +177,9 @@ class SingleAgentRows(EpisodeRows[SingleAgentEpisode]):
             extra_model_outputs=module_outputs,
         )
 
-    def take(self, actions: Any, env_actions: Any, module_outputs: Mapping[str, Any]) -> list[Any]:
+    def take(
+        self, actions: Any, env_actions: Any, module_outputs: Mapping[str, Any]
+    ) -> list[EnvActionType]:
         """Keep what the module decided, in batches; return one environment action for each row."""
         count = len(self._episodes)
         taken = unbatch(actions)
@@ -195,13 +200,13 @@ class MultiAgentRows(EpisodeRows[MultiAgentEpisode]):
             agent_to_module_mapping_fn=lambda *_args, **_kwargs: self.module_id,
         )
 
-    def _reset(self, episode: MultiAgentEpisode, observation: Any) -> None:
+    def _reset(self, episode: MultiAgentEpisode, observation: EnvObsType) -> None:
         episode.add_env_reset(observations={self.agent: observation}, infos={})
 
     def _step(
         self,
         episode: MultiAgentEpisode,
-        observation: Any,
+        observation: EnvObsType,
         action: Any,
         reward: float,
         module_outputs: dict[str, Any],
@@ -214,7 +219,9 @@ class MultiAgentRows(EpisodeRows[MultiAgentEpisode]):
             extra_model_outputs={self.agent: module_outputs},
         )
 
-    def take(self, actions: Any, env_actions: Any, module_outputs: Mapping[str, Any]) -> list[Any]:
+    def take(
+        self, actions: Any, env_actions: Any, module_outputs: Mapping[str, Any]
+    ) -> list[EnvActionType]:
         """Keep what the module decided, by row and agent; return one action for each row."""
         self._last = [
             (

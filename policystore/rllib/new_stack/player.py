@@ -20,6 +20,7 @@ from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.utils.typing import AgentID, EnvActionType, EnvObsType
 
 from policystore.rllib.common.build_guard import guarded
 from policystore.rllib.common.player import Player
@@ -76,7 +77,7 @@ class _Around:
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
-    agent: Any
+    agent: AgentID | None
     module_id: str
     pieces: dict[str, list[ConnectorV2]]
 
@@ -133,7 +134,7 @@ class ModulePlayer(Player):
         trust: Trust = (),
         env_spaces: EnvSpaces | None = None,
         connectors: Pieces | None = None,
-        agent: Any = None,
+        agent: AgentID | None = None,
         module_id: str | None = None,
         normalize_actions: bool | None = None,
         clip_actions: bool | None = None,
@@ -171,7 +172,7 @@ class ModulePlayer(Player):
             self._shared_data: list[dict[str, Any]] = []
             self._one_by_one = arguments.per_agent and not _VECTORIZED
 
-    def _observation(self, obs: Any, label: str) -> Any:
+    def _observation(self, obs: Any, label: str) -> EnvObsType:
         checked = super()._observation(obs, label)
         if self.agent is not None:  # RLlib's multi-agent environments return them as they are
             return checked
@@ -189,8 +190,8 @@ class ModulePlayer(Player):
             self._episode_rows[0].restart(row)
 
     def _step(
-        self, observations: list[Any], explore: bool, rewards: list[float] | None
-    ) -> list[Any]:
+        self, observations: list[EnvObsType], explore: bool, rewards: list[float] | None
+    ) -> list[EnvActionType]:
         if not self._one_by_one:
             return self._step_together(0, observations, explore, rewards)
         return [
@@ -199,8 +200,8 @@ class ModulePlayer(Player):
         ]
 
     def _step_together(
-        self, index: int, observations: list[Any], explore: bool, rewards: list[float] | None
-    ) -> list[Any]:
+        self, index: int, observations: list[EnvObsType], explore: bool, rewards: list[float] | None
+    ) -> list[EnvActionType]:
         """Take one step in environments that go through RLlib's pipelines together.
 
         Args:

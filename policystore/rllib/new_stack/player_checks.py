@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.utils.typing import AgentID
 
 from policystore.errors import FormatError, InvalidInputError, NotFoundError
 from policystore.format.canonical_json import brief
@@ -49,7 +50,7 @@ def check_connectors(recorded: Mapping[str, Any]) -> None:
         raise FormatError(f"spec.connectors: malformed defaults: {brief(defaults)}")
 
 
-def pick_agent(snap: Snapshot, given: Any) -> Any:
+def pick_agent(snap: Snapshot, given: AgentID | None) -> AgentID:
     """Return the agent to act as: the given one, else the only recorded one.
 
     Agent ids are compared with their types: 1, 1.0 and True are different agents.

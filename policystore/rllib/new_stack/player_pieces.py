@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
+from ray.rllib.utils.typing import AgentID
 
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.common.player_args import connector_lists
@@ -27,7 +28,7 @@ def recorded_pieces(
     snap: Snapshot,
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
-    agent: Any,
+    agent: AgentID | None,
     trust: Trust,
 ) -> dict[str, list[ConnectorV2]]:
     """Build the recorded connector pieces, with the state of the agent that is played.

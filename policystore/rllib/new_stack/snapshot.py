@@ -10,6 +10,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ALL_MODULES
+from ray.rllib.utils.typing import AgentID
 
 from policystore.errors import InvalidInputError
 from policystore.format.arrays import Array
@@ -99,7 +100,7 @@ def snapshot_from_algorithm(
     algorithm: Algorithm,
     module_id: str | None = None,
     *,
-    agent_ids: Iterable[Any] | None = None,
+    agent_ids: Iterable[AgentID] | None = None,
     omit: Iterable[str] = (),
 ) -> Snapshot:
     """Make a snapshot of one module of a running Algorithm: full weights and env interface.
@@ -133,7 +134,7 @@ def snapshot_from_algorithm(
 def snapshots_from_algorithm(
     algorithm: Algorithm,
     *,
-    agent_ids: Mapping[str, Iterable[Any]] | None = None,
+    agent_ids: Mapping[str, Iterable[AgentID]] | None = None,
     omit: Iterable[str] = (),
 ) -> dict[str, Snapshot]:
     """Make snapshots of all modules of a running Algorithm, by one read of its learner.

@@ -20,7 +20,13 @@ from ray.rllib.policy.sample_batch import SampleBatch, concat_samples
 from ray.rllib.policy.view_requirement import ViewRequirement
 from ray.rllib.utils.numpy import convert_to_numpy
 from ray.rllib.utils.spaces.space_utils import unbatch
-from ray.rllib.utils.typing import ActionConnectorDataType, AgentConnectorDataType
+from ray.rllib.utils.typing import (
+    ActionConnectorDataType,
+    AgentConnectorDataType,
+    AgentID,
+    EnvActionType,
+    EnvObsType,
+)
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.build_guard import guarded
@@ -105,7 +111,7 @@ class PolicyPlayer(Player):
         trust: Trust = (),
         env_spaces: EnvSpaces | None = None,
         connectors: Mapping[str, Sequence[MakeConnector]] | None = None,
-        agent: Any = None,
+        agent: AgentID | None = None,
         module_id: str | None = None,
         normalize_actions: bool | None = None,
         clip_actions: bool | None = None,
@@ -161,8 +167,8 @@ class PolicyPlayer(Player):
         self.policy.agent_connectors.reset(row)
 
     def _step(
-        self, observations: list[Any], explore: bool, rewards: list[float] | None
-    ) -> list[Any]:
+        self, observations: list[EnvObsType], explore: bool, rewards: list[float] | None
+    ) -> list[EnvActionType]:
         policy = self.policy
         data = [
             AgentConnectorDataType(row, _AGENT, self._connector_input(row, obs, rewards))
@@ -189,7 +195,9 @@ class PolicyPlayer(Player):
             for row, (item, action) in enumerate(zip(processed, unbatch(actions), strict=True))
         ]
 
-    def _connector_input(self, row: int, obs: Any, rewards: list[float] | None) -> dict[str, Any]:
+    def _connector_input(
+        self, row: int, obs: EnvObsType, rewards: list[float] | None
+    ) -> dict[str, Any]:
         """Return what RLlib's sampling hands the agent connectors for a row; count its steps."""
         step = self._steps.get(row, 0)
         self._steps[row] = step + 1
@@ -207,7 +215,7 @@ class PolicyPlayer(Player):
 
     def _through_action_connectors(
         self, item: AgentConnectorDataType, action: Any, states: Any, fetches: Any
-    ) -> Any:
+    ) -> EnvActionType:
         """Return the environment's action for a policy's action, and buffer the latter."""
         output = ActionConnectorDataType(
             item.env_id, item.agent_id, item.data.raw_dict, (action, states, fetches)
