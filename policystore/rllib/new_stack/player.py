@@ -58,7 +58,9 @@ _EXAMPLE = "connectors=[…]"
 # Exploration schedules (DQN's epsilon) go by the steps sampled so far, which a snapshot does not
 # know: play as at the end of the schedule.
 _LATE = 10**12
-_MEMORYLESS = (FlattenObservations, MeanStdFilter)
+# Pieces that remember nothing of an episode. From env_to_module/flatten_observations.py RLlib
+# exports the class itself in Ray 2.40, and a functools.partial of it in Ray 2.60.
+_MEMORYLESS = (getattr(FlattenObservations, "func", FlattenObservations), MeanStdFilter)
 # RLlib's pieces take several multi-agent episodes at once since it has vectorized environments of
 # them; before (Ray 2.40) they assert that there is one.
 _VECTORIZED = importlib.util.find_spec("ray.rllib.env.vector") is not None
