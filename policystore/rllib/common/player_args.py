@@ -73,11 +73,11 @@ def check_stack(snap: object, stack: str) -> None:
         InvalidInputError: no snapshot, or one of another stack.
     """
     check_snapshot(snap)
-    found = snap.spec.stack if isinstance(snap, Snapshot) else None
-    if found != stack:
+    own_stack = snap.spec.stack if isinstance(snap, Snapshot) else None
+    if own_stack != stack:
         raise InvalidInputError(
-            f"{snap!r} has stack {found!r}, and {_PLAYERS[stack]} plays stack {stack!r}: "
-            "rebuild_player(snap) makes the player of either stack"
+            f"{snap!r} is of stack {own_stack!r}, and {_PLAYERS[stack]} plays stack {stack!r}: "
+            "rebuild_player(snap) makes the right player for either stack"
         )
 
 

@@ -53,6 +53,9 @@ def read_env_interface(
             different spaces.
         NotFoundError: no such agents or connectors; the message lists those there are.
     """
+    if isinstance(omit, str):
+        raise InvalidInputError(f"omit is a list of names: omit=[{omit!r}]")
+    omit = list(omit)
     config = algorithm.config
     pipelines = _pipelines(algorithm)
     user = {name: _user_pieces(config, name, pipeline) for name, pipeline in pipelines.items()}
@@ -100,23 +103,19 @@ def read_env_interface(
     )
 
 
-def _omitted_pieces(pieces: _NamedPieces, omit: Iterable[str]) -> dict[str, ConnectorV2]:
+def _omitted_pieces(pieces: _NamedPieces, omit: Sequence[str]) -> dict[str, ConnectorV2]:
     """Return the pieces that are not to be kept, by name.
 
     Raises:
-        InvalidInputError: ``omit`` is a string.
-        NotFoundError: there is no piece of a name; the message lists the names.
+        NotFoundError: no piece has such a name; the message lists the names.
     """
-    if isinstance(omit, str):
-        raise InvalidInputError(f"omit is a list of names: omit=[{omit!r}]")
     known = dict(pieces)
-    wanted = list(omit)
-    unknown = [name for name in wanted if name not in known]
+    unknown = [name for name in omit if name not in known]
     if unknown:
         raise NotFoundError(
             f"omit names {unknown}, but the connectors are {sorted(known) or 'none'}"
         )
-    return {name: known[name] for name in wanted}
+    return {name: known[name] for name in omit}
 
 
 def _chosen_agents(
@@ -124,7 +123,7 @@ def _chosen_agents(
     spaces: _Spaces,
     pieces: _NamedPieces,
     agent_ids: Iterable[AgentID] | None,
-    omit: Iterable[str],
+    omit: Sequence[str],
 ) -> list[AgentID]:
     """Return the agents that the module acts for; [] in a single-agent Algorithm.
 
@@ -144,14 +143,13 @@ def _chosen_agents(
                 "leave it out"
             )
         return []
-    omitted = set(omit)
     known = _known_agents(spaces, pieces)
     if agent_ids is None:
-        stateful = [name for name, piece in pieces if has_state(piece) and name not in omitted]
+        stateful = [name for name, piece in pieces if has_state(piece) and name not in omit]
         if stateful:
             raise InvalidInputError(
-                f"the connectors {stateful} keep state per agent, and which agents act through a "
-                "module is not known here: pass agent_ids=[…] with the ids of those whose state "
+                f"the connectors {stateful} keep state per agent, and an Algorithm does not say "
+                "which agents act through a module: pass agent_ids=[…] with the ids of those whose state "
                 f"belongs to it (the agents are {known!r}), or leave the state out with "
                 f"omit={stateful!r}, which the spec then records"
             )
