@@ -149,8 +149,8 @@ def _chosen_agents(
         if stateful:
             raise InvalidInputError(
                 f"the connectors {stateful} keep state per agent, and an Algorithm does not say "
-                "which agents act through a module: pass agent_ids=[…] with the ids of those whose state "
-                f"belongs to it (the agents are {known!r}), or leave the state out with "
+                "which agents act through a module: pass agent_ids=[…] with the ids of those whose "
+                f"state belongs to it (the agents are {known!r}), or leave the state out with "
                 f"omit={stateful!r}, which the spec then records"
             )
         return known
