@@ -157,7 +157,7 @@ def _built(recipe: RLModuleSpec | MultiRLModuleSpec, spec: Spec) -> Any:
         raise
     except Exception as error:
         lost = lost_config(spec)
-        hint = f" The snapshot lacks these parts of its config: {lost}." if lost else ""
+        hint = f" The snapshot was made with these parts left out: {lost}." if lost else ""
         raise InvalidInputError(
             f"{spec.cls} cannot be built from the recorded config: "
             f"{type(error).__name__}: {error}.{hint} Its class, or Ray, may have changed since."
