@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-import gymnasium as gym
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
@@ -14,8 +13,10 @@ from ray.rllib.policy.policy import Policy
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.build_guard import check_snapshot
-from policystore.rllib.common.trust import Trust, listed
-from policystore.rllib.new_stack.learner import known_module
+from policystore.rllib.common.ids import pick_id
+from policystore.rllib.common.player import Player
+from policystore.rllib.common.player_args import EnvSpaces
+from policystore.rllib.common.trust import Trust
 from policystore.rllib.new_stack.player import ModulePlayer
 from policystore.rllib.new_stack.snapshot import (
     snapshot_from_algorithm,
@@ -31,9 +32,6 @@ __all__ = ["Player", "Source", "rebuild_player", "snapshot", "snapshot_all"]
 
 Source: TypeAlias = Policy | RLModule | Algorithm
 """A policy of either API stack, or an Algorithm that has some; a MultiRLModule is an RLModule."""
-
-Player: TypeAlias = PolicyPlayer | ModulePlayer
-"""A player of the old or the new API stack; both have ``act``, ``act_batch`` and ``reset``."""
 
 
 def snapshot(
@@ -68,7 +66,7 @@ def snapshot(
         if _is_new(source):
             return snapshot_from_algorithm(source, policy_id, agent_ids=agent_ids, omit=omit)
         _refuse(agent_ids=agent_ids)
-        chosen = known_module(_policy_ids(source), policy_id, "the Algorithm", "policy")
+        chosen = pick_id(_policy_ids(source), policy_id, "the Algorithm", "policy")
         return _snapshot_old(source, chosen, omit)
     _refuse(agent_ids=agent_ids)
     if isinstance(source, MultiRLModule):
@@ -129,7 +127,7 @@ def rebuild_player(
     snap: Snapshot,
     *,
     trust: Trust = (),
-    env_spaces: tuple[gym.Space[Any], gym.Space[Any]] | None = None,
+    env_spaces: EnvSpaces | None = None,
     connectors: Any = None,
     agent: Any = None,
     module_id: str | None = None,
@@ -138,56 +136,58 @@ def rebuild_player(
 ) -> Player:
     """Rebuild a policy together with everything between it and its environment.
 
-    ``player.act(obs)`` takes a raw observation of the environment and gives an action for it:
+    ``player.act(obs)`` takes a raw observation of the environment and returns an action for it:
     preprocessing, filters, recurrent state, action distribution, unsquashing and clipping
     included. Deterministic actions equal those of the Algorithm that the snapshot was taken from.
     Starts no Ray cluster, and makes no Algorithm and no environment.
 
     Args:
         snap: a snapshot of either API stack.
-        trust: prefixes of import paths (``"mypkg."``) and classes that the snapshot may name, in
-            addition to RLlib's own.
-        env_spaces: the environment's observation and action space, where the snapshot has none
-            because it was taken from a bare policy or module.
-        connectors: used instead of the recorded ones; see :class:`PolicyPlayer
+        trust: prefixes of import paths (``"mypkg."``) and classes that the snapshot may name
+            beside RLlib's own.
+        env_spaces: the environment's observation and action space, where the snapshot is of a bare
+            policy or module and does not have them.
+        connectors: the caller's connectors, which replace the recorded ones. Their form differs
+            between the stacks, as RLlib's connectors do: see :class:`PolicyPlayer
             <policystore.rllib.old_stack.player.PolicyPlayer>` and :class:`ModulePlayer
-            <policystore.rllib.new_stack.player.ModulePlayer>` for the form on each stack.
-        agent: id of the agent to act as, where the snapshot has several (new API stack).
-        module_id: id of the module to act with, where the snapshot has several (new API stack).
-        normalize_actions, clip_actions: whether actions are unsquashed and clipped for the
-            environment, where the snapshot does not say (new API stack).
+            <policystore.rllib.new_stack.player.ModulePlayer>`.
+        agent: the agent to act as, where the snapshot tells several apart (new API stack).
+        module_id: the module to act through, where several go together (new API stack).
+        normalize_actions, clip_actions: how actions go back to the environment, where the
+            snapshot does not say.
+
+    Returns:
+        A ``PolicyPlayer`` for the old API stack, a ``ModulePlayer`` for the new one; both are
+        called in the same way.
 
     Raises:
-        InvalidInputError: not a policy of RLlib, or a part of the env interface is missing.
+        InvalidInputError: not a policy of RLlib; or an argument that is malformed, missing, or of
+            no use for this snapshot.
+        NotFoundError: no such agent or module, or a class that cannot be imported.
         UntrustedError: a class that may not be imported.
-        NotFoundError: a class that cannot be imported.
         MismatchError: weights or filters do not fit.
         FormatError: a spec or state that is not as snapshots write it.
     """
-    trust = listed(trust)
     check_snapshot(snap)
+    make: type[PolicyPlayer] | type[ModulePlayer]
     if snap.spec.stack == "new":
-        return ModulePlayer(
-            snap,
-            trust=trust,
-            env_spaces=env_spaces,
-            connectors=connectors,
-            agent=agent,
-            module_id=module_id,
-            normalize_actions=normalize_actions,
-            clip_actions=clip_actions,
+        make = ModulePlayer
+    elif snap.spec.stack == "old":
+        make = PolicyPlayer
+    else:
+        raise InvalidInputError(
+            f"{snap!r} is no policy of RLlib (its stack is {snap.spec.stack!r}). "
+            "Weights of a plain torch module go back with policystore.torch.load_into."
         )
-    if snap.spec.stack == "old":
-        _refuse(
-            agent=agent,
-            module_id=module_id,
-            normalize_actions=normalize_actions,
-            clip_actions=clip_actions,
-        )
-        return PolicyPlayer(snap, trust=trust, env_spaces=env_spaces, connectors=connectors)
-    raise InvalidInputError(
-        f"{snap!r} is no policy of RLlib (its stack is {snap.spec.stack!r}). "
-        "Weights of a plain torch module go back with policystore.torch.load_into."
+    return make(
+        snap,
+        trust=trust,
+        env_spaces=env_spaces,
+        connectors=connectors,
+        agent=agent,
+        module_id=module_id,
+        normalize_actions=normalize_actions,
+        clip_actions=clip_actions,
     )
 
 

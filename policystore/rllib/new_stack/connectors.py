@@ -1,4 +1,4 @@
-"""ConnectorV2 pieces of the new API stack as plain values, and back.
+"""Write ConnectorV2 pieces of the new API stack as plain values, and build them again.
 
 A pipeline is RLlib's default pieces around the user's. Only the user's are recorded, each with its
 class and constructor arguments: RLlib builds its own around them again
@@ -23,21 +23,21 @@ from policystore.rllib.new_stack.model_config import from_plain, resolve_class, 
 __all__ = ["piece_name", "piece_to_plain", "pieces_from_plain", "walk"]
 
 _SPACES = ("input_observation_space", "input_action_space")
-_MOST = 1 << 20
+_MAX_INTEGER = 1 << 20
 
 
 def piece_name(piece: ConnectorV2) -> str:
-    """What a piece is called in state and messages, as in RLlib: its class's name."""
+    """Return a piece's name in state and messages: its class's name, as in RLlib."""
     return type(piece).__name__
 
 
 def walk(pieces: Iterable[ConnectorV2]) -> list[tuple[str, ConnectorV2]]:
-    """All pieces in order, those of nested pipelines included, each with a name of its own.
+    """List all pieces in order, those of nested pipelines included, each with a unique name.
 
     The second piece of a class is ``Name#2``: RLlib's own state would keep the last one only
     (``connector_pipeline_v2.py:get_state``).
     """
-    found: list[tuple[str, ConnectorV2]] = []
+    named: list[tuple[str, ConnectorV2]] = []
     count: dict[str, int] = {}
 
     def visit(piece: ConnectorV2) -> None:
@@ -47,18 +47,19 @@ def walk(pieces: Iterable[ConnectorV2]) -> list[tuple[str, ConnectorV2]]:
             return
         name = piece_name(piece)
         count[name] = count.get(name, 0) + 1
-        found.append((name if count[name] == 1 else f"{name}#{count[name]}", piece))
+        named.append((name if count[name] == 1 else f"{name}#{count[name]}", piece))
 
     for piece in pieces:
         visit(piece)
-    return found
+    return named
 
 
 def piece_to_plain(piece: ConnectorV2) -> dict[str, Any]:
-    """Class and constructor arguments of one connector piece.
+    """Return the class and constructor arguments of one connector piece as plain values.
 
     Raises:
-        InvalidInputError: the arguments cannot be found out or kept; says what to do.
+        InvalidInputError: the arguments are not known or cannot be kept; the message says what to
+            do.
     """
     if isinstance(piece, ConnectorPipelineV2):
         return {
@@ -83,28 +84,33 @@ def piece_to_plain(piece: ConnectorV2) -> dict[str, Any]:
         where, why = next(iter(problems.items()))
         raise InvalidInputError(
             f"connector {piece_name(piece)}: its constructor argument {where} cannot be kept: "
-            f"{why}. {_way_on(piece)}"
+            f"{why}. {_advice(piece)}"
         )
     if kept:
         plain["kwargs"] = kept
     if any(kwargs.get(key) is not None for key in _SPACES):
-        # Its spaces come from its place in the pipeline; here only that it was given them.
+        # Its spaces follow from its place in the pipeline, so only that it takes some is recorded.
         plain["spaces"] = True
     return plain
 
 
-def _check_sizes(kwargs: Mapping[str, Any], what: str) -> None:
-    """Connectors allocate by their arguments: numbers of frames or steps, not of gigabytes."""
+def _check_sizes(kwargs: Mapping[str, Any], cls: type) -> None:
+    """Refuse integers that no connector uses: connectors allocate memory by their arguments.
+
+    Raises:
+        FormatError: an argument beyond 2**20, far more than the frames or steps of any episode.
+    """
     for name, value in kwargs.items():
-        if type(value) is int and abs(value) > _MOST:
-            raise FormatError(f"spec.connectors: {what}({name}={value}) is beyond any use")
+        if type(value) is int and abs(value) > _MAX_INTEGER:
+            raise FormatError(f"spec.connectors: {path_of(cls)}({name}={value}) is beyond any use")
 
 
 def _check_arguments(piece: ConnectorV2, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments that RLlib noted of the wrong constructor.
+    """Refuse arguments that RLlib noted of another class's constructor.
 
-    It notes those of the frame that calls ``ConnectorV2.__init__`` (``connector_v2.py:108``), which
-    is another class's where one with arguments is inherited from.
+    RLlib notes the arguments of the frame that calls ``ConnectorV2.__init__``
+    (``connector_v2.py:108``). Where a class inherits from a connector with arguments of its own,
+    that frame belongs to the base class.
     """
     if type(piece).get_ctor_args_and_kwargs is not ConnectorV2.get_ctor_args_and_kwargs:
         return
@@ -115,13 +121,15 @@ def _check_arguments(piece: ConnectorV2, args: Sequence[Any], kwargs: Mapping[st
     }
     if args or named != set(kwargs):
         raise InvalidInputError(
-            f"connector {piece_name(piece)}: RLlib knows its constructor arguments as "
-            f"{sorted(kwargs)}, but the class {path_of(type(piece))} takes {sorted(named)} (it "
-            f"notes only those of the class that calls ConnectorV2.__init__). {_way_on(piece)}"
+            f"connector {piece_name(piece)}: RLlib noted the constructor arguments "
+            f"{sorted(kwargs)}, but the class {path_of(type(piece))} takes {sorted(named)} (RLlib "
+            "notes only those of the class that calls ConnectorV2.__init__). "
+            f"{_advice(piece)}"
         )
 
 
-def _way_on(piece: ConnectorV2) -> str:
+def _advice(piece: ConnectorV2) -> str:
+    """Return what messages advise about a connector that cannot be kept."""
     return (
         "Define get_ctor_args_and_kwargs() on it, or leave it out with "
         f"omit=[{piece_name(piece)!r}]; a player then needs connectors=."
@@ -139,25 +147,26 @@ def pieces_from_plain(
     """Build connector pieces, in order.
 
     Args:
-        plain: what :func:`piece_to_plain` wrote.
-        observation_space, action_space: what goes into the first piece.
-        overrides: constructor arguments to change, for pieces of a class.
+        plain: values as :func:`piece_to_plain` returns them.
+        observation_space, action_space: the spaces that go into the first piece.
+        overrides: constructor arguments to change, by class of piece.
         trust: see :func:`policystore.rllib.common.trust.resolve`.
 
     Raises:
-        UntrustedError: a class outside ``ray.rllib`` that is not vouched for.
-        InvalidInputError: a constructor refuses what was recorded.
-        FormatError: not what :func:`piece_to_plain` writes.
+        UntrustedError: a class outside ``ray.rllib`` that the caller does not vouch for.
+        NotFoundError: a class that cannot be imported.
+        InvalidInputError: a constructor refuses the recorded arguments.
+        FormatError: values that :func:`piece_to_plain` does not return.
     """
-    found = []
+    pieces = []
     for item in plain:
         piece = _build_piece(item, observation_space, action_space, overrides or {}, trust)
-        # As ConnectorPipelineV2._fix_spaces does: each piece sees what the one before puts out.
+        # As in ConnectorPipelineV2._fix_spaces: each piece takes what the piece before puts out.
         piece.input_action_space = action_space
         piece.input_observation_space = observation_space
         observation_space, action_space = piece.observation_space, piece.action_space
-        found.append(piece)
-    return found
+        pieces.append(piece)
+    return pieces
 
 
 def _build_piece(
@@ -167,6 +176,7 @@ def _build_piece(
     overrides: Mapping[type, Mapping[str, Any]],
     trust: Trust,
 ) -> ConnectorV2:
+    """Build one piece or nested pipeline; arguments as for :func:`pieces_from_plain`."""
     tagged = plain.get("class") if isinstance(plain, Mapping) else None
     if not isinstance(tagged, Tagged) or tagged.tag != "import":
         raise FormatError(f"spec.connectors: a connector without a class: {plain!r}")
@@ -189,12 +199,12 @@ def _build_piece(
             if issubclass(cls, base):
                 kwargs |= changes
     try:
-        _check_sizes(kwargs, path_of(cls))
+        _check_sizes(kwargs, cls)
         piece: ConnectorV2 = cls(*args, **kwargs)
     except Exception as error:
         raise InvalidInputError(
             f"connector {path_of(cls)} cannot be built from the recorded arguments "
-            f"{sorted(kwargs)}: {type(error).__name__}: {error}. Its class may have changed since; "
-            "give connectors of your own with connectors=."
+            f"{sorted(kwargs)}: {type(error).__name__}: {error}. Its class may have changed since "
+            "then; pass your own connectors with connectors=."
         ) from error
     return piece

@@ -1,7 +1,7 @@
-"""The environment's side of a new-stack Algorithm: spaces, connectors and their state.
+"""The env interface of a new-stack Algorithm: spaces, connectors and their state.
 
 On the new stack these belong to env runners and agents, not to modules. With remote env runners
-the local one holds the statistics of all, merged after each ``train()``
+the local env runner holds the merged statistics of all of them after each ``train()``
 (``env/env_runner_group.py:sync_env_runner_states``); without a local one the Algorithm does.
 """
 
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.typing import AgentID
 
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.new_stack.connector_state import (
@@ -28,37 +31,45 @@ from policystore.rllib.new_stack.connectors import piece_to_plain, walk
 from policystore.rllib_schema.env_interface import PIPELINES, EnvInterface
 from policystore.spaces import space_to_json
 
-__all__ = ["default_pipelines", "read_env_side"]
+__all__ = ["default_pipelines", "read_env_interface"]
+
+_NamedPieces: TypeAlias = Sequence[tuple[str, ConnectorV2]]
+_Spaces: TypeAlias = tuple[gym.Space[Any] | None, gym.Space[Any] | None]
 
 
-def read_env_side(
-    algorithm: Any, agent_ids: Iterable[Any] | None, omit: Iterable[str]
+def read_env_interface(
+    algorithm: Algorithm, agent_ids: Iterable[AgentID] | None, omit: Iterable[str]
 ) -> EnvInterface:
     """Read spaces, the user's connectors and their state from an Algorithm of the new stack.
 
     Args:
         algorithm: a running Algorithm.
-        agent_ids: multi-agent: the agents that the module acts for. Their filters are taken.
-        omit: names of connectors whose state is not to be kept.
+        agent_ids: in a multi-agent Algorithm, the agents that the module acts for; the state of
+            their filters is read.
+        omit: names of connectors that are not to be kept.
 
     Raises:
-        InvalidInputError: state that cannot be kept, or agents missing, or not of one space.
-        NotFoundError: agents or connectors that are not there; lists those that are.
+        InvalidInputError: state that cannot be kept; ``agent_ids`` is missing, or the agents have
+            different spaces.
+        NotFoundError: no such agents or connectors; the message lists those there are.
     """
+    if isinstance(omit, str):
+        raise InvalidInputError(f"omit is a list of names: omit=[{omit!r}]")
+    omit = list(omit)
     config = algorithm.config
     pipelines = _pipelines(algorithm)
     user = {name: _user_pieces(config, name, pipeline) for name, pipeline in pipelines.items()}
     pieces = walk(piece for name in PIPELINES for piece in user[name])
-    source = pipelines["env_to_module"]
-    spaces = (source.input_observation_space, source.input_action_space)
+    first = pipelines["env_to_module"]
+    spaces: _Spaces = (first.input_observation_space, first.input_action_space)
     omitted: dict[str, str] = {}
     chosen = _chosen_agents(config, spaces, pieces, agent_ids, omit)
     if _is_multi_agent(config):
-        spaces = _spaces_of(chosen, spaces, agent_ids is not None)
-    omitted = _check_leave_out(pieces, omit)
+        spaces = _spaces_of(chosen, spaces, strict=agent_ids is not None)
+    omitted_pieces = _omitted_pieces(pieces, omit)
     state = {}
     for name, piece in pieces:
-        if name in omitted:
+        if name in omitted_pieces:
             omitted[f"connectors.{name}"] = "left out on request, with its state"
         elif has_state(piece):
             state[name] = take_state(piece, name, chosen if _is_multi_agent(config) else None)
@@ -74,7 +85,9 @@ def read_env_side(
         connectors={
             **{
                 name: [
-                    piece_to_plain(piece) for piece in user[name] if not _is_omitted(piece, omitted)
+                    piece_to_plain(piece)
+                    for piece in user[name]
+                    if not any(piece is other for other in omitted_pieces.values())
                 ]
                 for name in PIPELINES
             },
@@ -90,32 +103,35 @@ def read_env_side(
     )
 
 
-def _is_omitted(piece: ConnectorV2, omitted: Mapping[str, ConnectorV2]) -> bool:
-    return any(piece is other for other in omitted.values())
+def _omitted_pieces(pieces: _NamedPieces, omit: Sequence[str]) -> dict[str, ConnectorV2]:
+    """Return the pieces that are not to be kept, by name.
 
-
-def _check_leave_out(
-    pieces: Sequence[tuple[str, ConnectorV2]], omit: Iterable[str]
-) -> dict[str, ConnectorV2]:
-    if isinstance(omit, str):
-        raise InvalidInputError(f"omit is a list of names: omit=[{omit!r}]")
+    Raises:
+        NotFoundError: no piece has such a name; the message lists the names.
+    """
     known = dict(pieces)
-    wanted = list(omit)
-    unknown = [name for name in wanted if name not in known]
+    unknown = [name for name in omit if name not in known]
     if unknown:
         raise NotFoundError(
             f"omit names {unknown}, but the connectors are {sorted(known) or 'none'}"
         )
-    return {name: known[name] for name in wanted}
+    return {name: known[name] for name in omit}
 
 
 def _chosen_agents(
-    config: Any,
-    spaces: tuple[Any, Any],
-    pieces: Sequence[tuple[str, ConnectorV2]],
-    agent_ids: Iterable[Any] | None,
-    omit: Iterable[str],
-) -> list[Any]:
+    config: AlgorithmConfig,
+    spaces: _Spaces,
+    pieces: _NamedPieces,
+    agent_ids: Iterable[AgentID] | None,
+    omit: Sequence[str],
+) -> list[AgentID]:
+    """Return the agents that the module acts for; [] in a single-agent Algorithm.
+
+    Raises:
+        InvalidInputError: ``agent_ids`` is no list, is given to a single-agent Algorithm, or is
+            missing though a kept connector has state for each agent.
+        NotFoundError: unknown agents; the message lists the Algorithm's.
+    """
     if agent_ids is not None and (
         isinstance(agent_ids, (str, bytes)) or not isinstance(agent_ids, Iterable)
     ):
@@ -123,24 +139,24 @@ def _chosen_agents(
     if not _is_multi_agent(config):
         if agent_ids is not None:
             raise InvalidInputError(
-                "agent_ids= is for multi-agent Algorithms; this one has a single agent: leave it out"
+                "agent_ids= is for multi-agent Algorithms; this Algorithm has a single agent: "
+                "leave it out"
             )
         return []
-    omitted = set(omit)
     known = _known_agents(spaces, pieces)
     if agent_ids is None:
-        stateful = [name for name, piece in pieces if has_state(piece) and name not in omitted]
+        stateful = [name for name, piece in pieces if has_state(piece) and name not in omit]
         if stateful:
             raise InvalidInputError(
-                f"the connectors {stateful} keep state per agent, and which agents act through a "
-                "module is not known here: pass agent_ids=[…] with the ids of those whose state "
-                f"belongs to it (the agents are {known!r}), or leave the state out with "
+                f"the connectors {stateful} keep state per agent, and an Algorithm does not say "
+                "which agents act through a module: pass agent_ids=[…] with the ids of those whose "
+                f"state belongs to it (the agents are {known!r}), or leave the state out with "
                 f"omit={stateful!r}, which the spec then records"
             )
         return known
-    # Whichever order they were given in, they are one choice.
-    listed = sorted(agent_ids, key=lambda agent: (type(agent).__name__, repr(agent)))
-    chosen = list({(type(agent), agent): agent for agent in listed}.values())
+    # The same agents make the same snapshot in any order.
+    ordered = sorted(agent_ids, key=lambda agent: (type(agent).__name__, repr(agent)))
+    chosen = list({(type(agent), agent): agent for agent in ordered}.values())
     # 1, 1.0 and True are equal as keys, but not the same agent id once written down.
     exact = {(type(agent), agent) for agent in known}
     unknown = [agent for agent in chosen if (type(agent), agent) not in exact]
@@ -149,19 +165,23 @@ def _chosen_agents(
     return chosen
 
 
-def _known_agents(spaces: tuple[Any, Any], pieces: Sequence[tuple[str, ConnectorV2]]) -> list[Any]:
-    found: dict[Any, None] = {}
+def _known_agents(spaces: _Spaces, pieces: _NamedPieces) -> list[AgentID]:
+    """Return the agents that have a space or filter statistics, in a fixed order."""
+    agents: dict[AgentID, None] = {}
     if isinstance(spaces[0], gym.spaces.Dict):
-        found |= dict.fromkeys(spaces[0].spaces)
+        agents |= dict.fromkeys(spaces[0].spaces)
     for _, piece in pieces:
         if is_filter(piece):
-            found |= dict.fromkeys(filter_agents(piece))
+            agents |= dict.fromkeys(filter_agents(piece))
     # By type and text: ids of several types cannot be compared, and sets have no order.
-    return sorted(found, key=lambda agent: (type(agent).__name__, str(agent)))
+    return sorted(agents, key=lambda agent: (type(agent).__name__, str(agent)))
 
 
-def _spaces_of(agent_ids: Sequence[Any], spaces: tuple[Any, Any], strict: bool) -> tuple[Any, Any]:
-    """The one pair of spaces that all these agents have."""
+def _spaces_of(agent_ids: Sequence[AgentID], spaces: _Spaces, *, strict: bool) -> _Spaces:
+    """Return the pair of spaces that all these agents have.
+
+    Agents of different spaces give (None, None), or InvalidInputError if ``strict``.
+    """
     pairs = [
         tuple(space[agent] if isinstance(space, gym.spaces.Dict) else None for space in spaces)
         for agent in agent_ids
@@ -171,31 +191,34 @@ def _spaces_of(agent_ids: Sequence[Any], spaces: tuple[Any, Any], strict: bool) 
     if any(pair != pairs[0] for pair in pairs):
         if strict:
             raise InvalidInputError(
-                f"the agents {list(agent_ids)!r} have different spaces, so no one module acts for all "
-                "of them in the same way; name fewer in agent_ids="
+                f"the agents {list(agent_ids)!r} have different spaces, so no single module acts "
+                "for all of them in the same way; name fewer in agent_ids="
             )
         return None, None
     return pairs[0]  # type: ignore[return-value]
 
 
-def _pipelines(algorithm: Any) -> dict[str, ConnectorPipelineV2]:
+def _pipelines(algorithm: Algorithm) -> dict[str, ConnectorPipelineV2]:
+    """Return an Algorithm's pipelines by name; build them if the driver has none."""
     for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):
         runner = group.local_env_runner if group else None
-        # One that serves an external environment has none: its client owns them.
+        # An env runner that serves an external environment has none: its client owns them.
         if runner is not None and all(hasattr(runner, f"_{name}") for name in PIPELINES):
             return {name: getattr(runner, f"_{name}") for name in PIPELINES}
-    found = {name: getattr(algorithm, f"{name}_connector", None) for name in PIPELINES}
-    if all(pipeline is not None for pipeline in found.values()):
-        return found
-    # Without an env runner that has some: what the Algorithm would build around its own spaces.
+    of_algorithm = {name: getattr(algorithm, f"{name}_connector", None) for name in PIPELINES}
+    if all(pipeline is not None for pipeline in of_algorithm.values()):
+        return of_algorithm
     return _build_pipelines(
         algorithm.config, algorithm.config.observation_space, algorithm.config.action_space
     )
 
 
 def _build_pipelines(
-    config: Any, observation_space: Any, action_space: Any
+    config: AlgorithmConfig,
+    observation_space: gym.Space[Any] | None,
+    action_space: gym.Space[Any] | None,
 ) -> dict[str, ConnectorPipelineV2]:
+    """Build the pipelines of a config by name, for an environment of these spaces."""
     # Only the attributes that both builders read (algorithm_config.py:1077-1102, 1185-1210), so
     # that one call serves all versions: the parameter `spaces` came later than `env`.
     env: Any = SimpleNamespace(
@@ -217,15 +240,18 @@ def default_pipelines(
     normalize_actions: bool,
     clip_actions: bool,
 ) -> dict[str, ConnectorPipelineV2]:
-    """RLlib's own pipelines around given pieces; takes neither Ray nor an environment.
+    """Build RLlib's own pipelines around given pieces, without Ray or an environment.
 
     Args:
-        observation_space, action_space: the environment's; per agent (``Dict``) if ``module_id``
+        observation_space, action_space: the environment's; by agent (``Dict``) if ``module_id``
             is given.
-        module_id: in a multi-agent set-up, the module that every agent acts through.
-        pieces: the user's, by pipeline.
-        defaults: whether RLlib's default pieces go around them, by pipeline.
-        normalize_actions, clip_actions: see ``NormalizeAndClipActions``.
+        module_id: in a multi-agent set-up, the module that every agent acts through; else None.
+        pieces: the user's connector pieces, by pipeline.
+        defaults: whether RLlib's default pieces go around the user's, by pipeline.
+        normalize_actions, clip_actions: see RLlib's ``NormalizeAndClipActions``.
+
+    Returns:
+        The pipelines by name.
     """
     # Any config with a default module class will do: only connectors are built from it.
     config = PPOConfig()
@@ -249,12 +275,14 @@ def _is_multi_agent(config: Any) -> bool:
     return bool(found() if callable(found) else found)
 
 
-def _adds_defaults(config: Any, name: str) -> bool:
+def _adds_defaults(config: AlgorithmConfig, name: str) -> bool:
     return bool(getattr(config, f"add_default_connectors_to_{name}_pipeline"))
 
 
-def _user_pieces(config: Any, name: str, pipeline: ConnectorPipelineV2) -> list[ConnectorV2]:
-    """The pieces of a live pipeline that are not RLlib's default ones.
+def _user_pieces(
+    config: AlgorithmConfig, name: str, pipeline: ConnectorPipelineV2
+) -> list[ConnectorV2]:
+    """Return the pieces of a live pipeline that are not RLlib's default ones.
 
     Raises:
         InvalidInputError: the default pieces are not where RLlib puts them.
@@ -262,10 +290,10 @@ def _user_pieces(config: Any, name: str, pipeline: ConnectorPipelineV2) -> list[
     live = list(pipeline.connectors)
     if not _adds_defaults(config, name):
         return live
-    # RLlib builds its own around a mark, which shows where the user's stand.
+    # RLlib builds its default pieces around a mark, which shows where the user's stand.
     reference = default_pipelines(
-        observation_space=_one_agent(pipeline.input_observation_space, config),
-        action_space=_one_agent(pipeline.input_action_space, config),
+        observation_space=_first_agent(pipeline.input_observation_space, config),
+        action_space=_first_agent(pipeline.input_action_space, config),
         module_id=DEFAULT_MODULE_ID + "_" if _is_multi_agent(config) else None,
         pieces={other: [_Mark()] if other == name else [] for other in PIPELINES},
         defaults=dict.fromkeys(PIPELINES, True),
@@ -275,18 +303,21 @@ def _user_pieces(config: Any, name: str, pipeline: ConnectorPipelineV2) -> list[
     at = next(index for index, piece in enumerate(reference) if isinstance(piece, _Mark))
     before, after = reference[:at], reference[at + 1 :]
     stop = len(live) - len(after)
-    found = live[: len(before)] + live[max(stop, len(before)) :]
-    if [type(piece) for piece in found] != [type(piece) for piece in before + after]:
+    around = live[: len(before)] + live[max(stop, len(before)) :]
+    if [type(piece) for piece in around] != [type(piece) for piece in before + after]:
         raise InvalidInputError(
             f"the {name} pipeline was changed after RLlib built it: its default pieces are not "
-            f"where they belong. It holds {[type(piece).__name__ for piece in live]}. Give "
+            f"where they belong. It holds {[type(piece).__name__ for piece in live]}. Pass "
             f"connectors to the config ({name}_connector=…) instead of inserting them afterwards."
         )
     return live[len(before) : stop]
 
 
-def _one_agent(space: Any, config: Any) -> Any:
-    """Of a multi-agent space one agent's part: one module takes only agents of equal spaces."""
+def _first_agent(space: gym.Space[Any], config: AlgorithmConfig) -> gym.Space[Any]:
+    """Return a multi-agent space with its first agent alone, and any other space as it is.
+
+    The reference pipelines have one module, which takes only agents of equal spaces.
+    """
     if not _is_multi_agent(config) or not isinstance(space, gym.spaces.Dict):
         return space
     agent = next(iter(space.spaces))
@@ -294,7 +325,7 @@ def _one_agent(space: Any, config: Any) -> Any:
 
 
 class _Mark(ConnectorV2):  # type: ignore[misc]
-    """A piece that does nothing."""
+    """A connector piece that does nothing."""
 
     def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return batch

@@ -5,27 +5,51 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.spaces.space_utils import unbatch
+from ray.rllib.utils.typing import AgentID, EnvActionType, EnvObsType
 
 from policystore.errors import InvalidInputError
 
-__all__ = ["EpisodeRows", "MultiAgentRows", "SingleAgentRows"]
+__all__ = ["EpisodeRows", "MultiAgentRows", "SingleAgentRows", "as_vectorized"]
 
 # Steps that stay visible to connectors when an episode grows long. RLlib itself cuts its
 # episodes down to `episode_lookback_horizon` (default 1) whenever a rollout fragment ends.
-_LOOKBACK = 64
-_LONGEST = 1 << 12
+_MIN_LOOKBACK = 64
+_MAX_LOOKBACK = 1 << 12
+
+_Episode = TypeVar("_Episode", SingleAgentEpisode, MultiAgentEpisode)
+
+
+def as_vectorized(observation: EnvObsType, space: gym.Space[Any], label: str) -> EnvObsType:
+    """Return an observation in the dtypes of its space, as a vectorized environment returns it.
+
+    Args:
+        observation: of the structure and shapes of ``space``.
+        space: the environment's observation space.
+        label: how messages name the observation.
+
+    Raises:
+        InvalidInputError: numpy does not cast it safely, such as a float for an integer space.
+    """
+    try:
+        batch = concatenate(space, [observation], create_empty_array(space, n=1))
+        return unbatch(batch)[0]
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise InvalidInputError(f"{label}: {observation!r} is not of {space}: {error}") from None
 
 
 @contextlib.contextmanager
-def _typed_refusals() -> Iterator[None]:
-    """RLlib's episodes assert, in some versions and places, that what they get is in the spaces."""
+def _assertions_as_refusals() -> Iterator[None]:
+    """Turn RLlib's assertions about observations into InvalidInputError.
+
+    In some versions and places its episodes assert that observations are in their spaces.
+    """
     try:
         yield
     except AssertionError as error:
@@ -34,14 +58,22 @@ def _typed_refusals() -> Iterator[None]:
         ) from None
 
 
-class EpisodeRows(abc.ABC):
-    """Episodes of ``n`` environments; ``n`` is fixed by the first observations after a clear."""
+class EpisodeRows(abc.ABC, Generic[_Episode]):
+    """Episodes of several environments, by row; the first observations fix how many.
+
+    Args:
+        observation_space, action_space: the environment's; by agent (``Dict``) if multi-agent.
+        agent: the agent that is played; None if single-agent.
+        module_id: the module that acts for the agent.
+        lookback: how many past steps connectors may look at; at least 64 and at most 4096 of them
+            are kept. An episode is cut back to them whenever it is four times as long.
+    """
 
     def __init__(
         self,
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
-        agent: Any,
+        agent: AgentID | None,
         module_id: str,
         lookback: int,
     ) -> None:
@@ -49,139 +81,117 @@ class EpisodeRows(abc.ABC):
         self.action_space = action_space
         self.agent = agent
         self.module_id = module_id
-        self._lookback = min(max(lookback, _LOOKBACK), _LONGEST)
-        self._episodes: list[Any] = []
-        # The last action of each and what the module put out with it; None for one that starts an
-        # episode next, and for all of them while actions are awaited.
-        self._last: list[tuple[Any, dict[str, Any]] | None] | None = []
-
-    @property
-    def started(self) -> bool:
-        """Whether actions were taken since the last clear."""
-        return any(item is not None for item in self._last or ())
-
-    @property
-    def count(self) -> int:
-        """How many environments there are; 0 before the first observations."""
-        return len(self._episodes)
+        self._lookback = min(max(lookback, _MIN_LOOKBACK), _MAX_LOOKBACK)
+        self._episodes: list[_Episode] = []
+        # By row: the last action and what the module put out with it; None if the next
+        # observation starts an episode.
+        self._last: list[tuple[Any, dict[str, Any]] | None] = []
 
     def restart(self, row: int) -> None:
-        """The next observation of one environment starts an episode."""
-        if self._last:
-            self._last[row] = None
+        """Let the next observation of one row start an episode."""
+        self._last[row] = None
 
-    def clear(self) -> None:
-        """Forget all episodes."""
-        self._episodes, self._last = [], []
+    def observe(
+        self, observations: Sequence[EnvObsType], rewards: Sequence[float] | None
+    ) -> list[_Episode]:
+        """Add what the environments returned; return the episodes to run pipelines on.
 
-    def observe(self, observations: Sequence[Any], rewards: Sequence[float] | None) -> list[Any]:
-        """Add what the environments returned; gives the episodes to run pipelines on."""
-        count = len(observations)
-        last = self._last
-        if last is None:
-            raise InvalidInputError(
-                "the call before failed half-way, so the episode is not whole; call reset()"
-            )
-        if count == 0 or (self._episodes and len(self._episodes) != count):
-            raise InvalidInputError(
-                f"{count} observations for {len(self._episodes) or 'no'} environments; call "
-                "reset() before playing another number of them"
-            )
-        if rewards is not None and len(rewards) != count:
-            raise InvalidInputError(f"{len(rewards)} rewards for {count} observations")
-        plain = [self._observation(item) for item in observations]
-        self._last = None
-        if not last:
-            self._episodes = [self._new() for _ in range(count)]
-            for episode, observation in zip(self._episodes, plain, strict=True):
-                with _typed_refusals():
+        Args:
+            observations: one for each row, as many as in the calls before.
+            rewards: of the previous actions, one for each row; 0.0 each if None.
+
+        Raises:
+            InvalidInputError: RLlib's episode refuses an observation.
+        """
+        if not self._last:
+            self._last = [None] * len(observations)
+        for row, (observation, last) in enumerate(zip(observations, self._last, strict=True)):
+            if last is None:
+                episode = self._new()
+                self._episodes[row : row + 1] = [episode]  # appends it in the first call
+                with _assertions_as_refusals():
                     self._reset(episode, observation)
-            return self._episodes
-        for index, item in enumerate(last):
-            if item is None:
-                self._episodes[index] = self._new()
-                with _typed_refusals():
-                    self._reset(self._episodes[index], plain[index])
                 continue
-            action, extra = item
-            episode = self._episodes[index]
-            reward = 0.0 if rewards is None else float(rewards[index])
-            with _typed_refusals():
-                self._step(episode, plain[index], action, reward, extra)
+            action, module_outputs = last
+            episode = self._episodes[row]
+            reward = 0.0 if rewards is None else rewards[row]
+            with _assertions_as_refusals():
+                self._step(episode, observation, action, reward, module_outputs)
             if len(episode) > 4 * self._lookback:
-                self._episodes[index] = episode.cut(len_lookback_buffer=self._lookback)
+                self._episodes[row] = episode.cut(len_lookback_buffer=self._lookback)
         return self._episodes
 
-    def _observation(self, observation: Any) -> Any:
-        return observation
+    @abc.abstractmethod
+    def take(
+        self, actions: Any, env_actions: Any, module_outputs: Mapping[str, Any]
+    ) -> list[EnvActionType]:
+        """Keep what the module decided; return one environment action for each row.
+
+        Args:
+            actions: the module's own actions, as the module-to-env pipeline leaves them.
+            env_actions: the same actions, as the environment takes them.
+            module_outputs: what else the pipeline left, by column.
+        """
 
     @abc.abstractmethod
-    def take(self, actions: Any, for_env: Any, extra: Mapping[str, Any]) -> list[Any]:
-        """Keep what the module decided; gives one environment action per episode."""
+    def _new(self) -> _Episode: ...
 
     @abc.abstractmethod
-    def _new(self) -> Any: ...
-
-    @abc.abstractmethod
-    def _reset(self, episode: Any, observation: Any) -> None: ...
+    def _reset(self, episode: _Episode, observation: EnvObsType) -> None: ...
 
     @abc.abstractmethod
     def _step(
-        self, episode: Any, observation: Any, action: Any, reward: float, extra: dict[str, Any]
+        self,
+        episode: _Episode,
+        observation: EnvObsType,
+        action: Any,
+        reward: float,
+        module_outputs: dict[str, Any],
     ) -> None: ...
 
 
-class SingleAgentRows(EpisodeRows):
-    """As ``env/single_agent_env_runner.py``: observations pass through a vector environment."""
-
-    def _observation(self, observation: Any) -> Any:
-        # A vector environment copies observations into arrays of the space's dtype.
-        try:
-            out = create_empty_array(self.observation_space, n=1)
-            batch = concatenate(self.observation_space, [observation], out)
-            return unbatch(batch)[0]
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            raise InvalidInputError(
-                f"the observation {observation!r} is not of {self.observation_space}: {error}"
-            ) from None
+class SingleAgentRows(EpisodeRows[SingleAgentEpisode]):
+    """Episodes as ``env/single_agent_env_runner.py`` keeps them."""
 
     def _new(self) -> SingleAgentEpisode:
         return SingleAgentEpisode(
             observation_space=self.observation_space, action_space=self.action_space
         )
 
-    def _reset(self, episode: SingleAgentEpisode, observation: Any) -> None:
+    def _reset(self, episode: SingleAgentEpisode, observation: EnvObsType) -> None:
         episode.add_env_reset(observation=observation, infos={})
 
     def _step(
         self,
         episode: SingleAgentEpisode,
-        observation: Any,
+        observation: EnvObsType,
         action: Any,
         reward: float,
-        extra: dict[str, Any],
+        module_outputs: dict[str, Any],
     ) -> None:
         episode.add_env_step(
             observation=observation,
             action=action,
             reward=reward,
             infos={},
-            extra_model_outputs=extra,
+            extra_model_outputs=module_outputs,
         )
 
-    def take(self, actions: Any, for_env: Any, extra: Mapping[str, Any]) -> list[Any]:
-        """Keep what the module decided; gives one environment action per episode."""
+    def take(
+        self, actions: Any, env_actions: Any, module_outputs: Mapping[str, Any]
+    ) -> list[EnvActionType]:
+        """Keep what the module decided, in batches; return one environment action for each row."""
         count = len(self._episodes)
         taken = unbatch(actions)
         self._last = [
-            (taken[index], {key: value[index] for key, value in extra.items()})
-            for index in range(count)
+            (taken[row], {column: value[row] for column, value in module_outputs.items()})
+            for row in range(count)
         ]
-        return list(iterate(batch_space(self.action_space, count), for_env))
+        return list(iterate(batch_space(self.action_space, count), env_actions))
 
 
-class MultiAgentRows(EpisodeRows):
-    """As ``env/multi_agent_env_runner.py``, with the one agent that is played."""
+class MultiAgentRows(EpisodeRows[MultiAgentEpisode]):
+    """Episodes as ``env/multi_agent_env_runner.py`` keeps them, of the one agent that is played."""
 
     def _new(self) -> MultiAgentEpisode:
         return MultiAgentEpisode(
@@ -190,32 +200,34 @@ class MultiAgentRows(EpisodeRows):
             agent_to_module_mapping_fn=lambda *_args, **_kwargs: self.module_id,
         )
 
-    def _reset(self, episode: MultiAgentEpisode, observation: Any) -> None:
+    def _reset(self, episode: MultiAgentEpisode, observation: EnvObsType) -> None:
         episode.add_env_reset(observations={self.agent: observation}, infos={})
 
     def _step(
         self,
         episode: MultiAgentEpisode,
-        observation: Any,
+        observation: EnvObsType,
         action: Any,
         reward: float,
-        extra: dict[str, Any],
+        module_outputs: dict[str, Any],
     ) -> None:
         episode.add_env_step(
             observations={self.agent: observation},
             actions={self.agent: action},
             rewards={self.agent: reward},
             infos={},
-            extra_model_outputs={self.agent: extra},
+            extra_model_outputs={self.agent: module_outputs},
         )
 
-    def take(self, actions: Any, for_env: Any, extra: Mapping[str, Any]) -> list[Any]:
-        """Keep what the module decided; gives one environment action per episode."""
+    def take(
+        self, actions: Any, env_actions: Any, module_outputs: Mapping[str, Any]
+    ) -> list[EnvActionType]:
+        """Keep what the module decided, by row and agent; return one action for each row."""
         self._last = [
             (
-                actions[index][self.agent],
-                {key: value[index][self.agent] for key, value in extra.items()},
+                actions[row][self.agent],
+                {column: value[row][self.agent] for column, value in module_outputs.items()},
             )
-            for index in range(len(self._episodes))
+            for row in range(len(self._episodes))
         ]
-        return [for_env[index][self.agent] for index in range(len(self._episodes))]
+        return [env_actions[row][self.agent] for row in range(len(self._episodes))]

@@ -1,4 +1,4 @@
-"""What an RLModule holds, read where it lives: here, or inside a learner actor."""
+"""Contents of RLModules: of this process, or of an Algorithm's learner, which may be an actor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from policystore.errors import InvalidInputError, NotFoundError, StorageError
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.core.rl_module.rl_module import RLModule
+
+from policystore.errors import InvalidInputError, StorageError
 from policystore.format.arrays import Array
 from policystore.rllib.common.trust import path_of
 from policystore.rllib.worker_code.read_modules import (
@@ -18,16 +23,34 @@ from policystore.rllib.worker_code.read_modules import (
 from policystore.rllib.workers.calls import Deadline, learners_of, send
 from policystore.torch.tensors import to_numpy
 
-__all__ = ["ModuleFacts", "MultiFacts", "describe", "describe_multi", "learner_modules"]
+__all__ = [
+    "ModuleContents",
+    "MultiModuleContents",
+    "learner_module_ids",
+    "read_contents",
+    "read_learner_modules",
+    "read_multi_contents",
+]
 
-# Seconds for a learner's updates to end, and for its answer: it may have others to do before.
-_REST = 60.0
-_ANSWER = 3600.0
+# Seconds that a learner has for its updates to end.
+_IDLE_TIMEOUT = 60.0
+# Seconds that a learner has for its answer: it may have other calls to carry out before.
+_ANSWER_TIMEOUT = 3600.0
 
 
 @dataclass(frozen=True)
-class ModuleFacts:
-    """One RLModule: what its constructor was given, and its weights as numpy arrays."""
+class ModuleContents:
+    """Constructor arguments and weights of one RLModule.
+
+    Attributes:
+        cls: the module's class.
+        observation_space, action_space, inference_only, learner_only, model_config: the
+            constructor's arguments.
+        catalog_class: the class of its catalog; None if it has none.
+        weights: numpy arrays by name; they share no memory with the module.
+        acting: names of the weights that inference uses.
+        learner_only_values: values that a Learner holds for the module, outside of it.
+    """
 
     cls: type
     observation_space: Any
@@ -42,138 +65,131 @@ class ModuleFacts:
 
 
 @dataclass(frozen=True)
-class MultiFacts:
-    """A MultiRLModule: its own constructor arguments and what it holds, by module id."""
+class MultiModuleContents:
+    """Constructor arguments of a MultiRLModule, and the contents of its modules by module id."""
 
     cls: type
     observation_space: Any
     action_space: Any
     inference_only: bool
     model_config: Any
-    modules: dict[str, ModuleFacts]
+    modules: dict[str, ModuleContents]
 
 
-def describe(module: Any) -> ModuleFacts:
+def read_contents(module: RLModule) -> ModuleContents:
     """Read one RLModule of this process.
 
     Raises:
-        InvalidInputError: its weights cannot be kept; named.
+        InvalidInputError: weights that cannot be kept; the message names them.
     """
-    return _facts(read_module(module), path_of(type(module)))
+    return _contents(read_module(module), path_of(type(module)))
 
 
-def describe_multi(multi: Any, ids: Iterable[str] | None = None) -> MultiFacts:
-    """Read a MultiRLModule of this process, or of it only the modules of ``ids``.
+def read_multi_contents(
+    multi: MultiRLModule, ids: Iterable[str] | None = None
+) -> MultiModuleContents:
+    """Read a MultiRLModule of this process.
+
+    Args:
+        multi: the MultiRLModule.
+        ids: the modules to read; None for all.
 
     Raises:
-        InvalidInputError: weights that cannot be kept; named.
+        InvalidInputError: weights that cannot be kept; the message names them.
     """
-    return _multi_facts(read_multi(multi, None if ids is None else list(ids)))
+    return _multi_contents(read_multi(multi, None if ids is None else list(ids)))
 
 
-def learner_modules(algorithm: Any, ids: Iterable[str] | None = None) -> MultiFacts:
-    """Read an Algorithm's learner: the local one, or the first of the remote ones.
+def read_learner_modules(
+    algorithm: Algorithm, ids: Iterable[str] | None = None
+) -> MultiModuleContents:
+    """Read the modules of an Algorithm's learner: the local one, or the first of the remote ones.
 
     IMPALA and APPO update in a thread of the learner (``algorithms/impala/impala_learner.py:444``);
-    their weights are read once it has come to rest.
+    their weights are read when no update is under way.
+
+    Args:
+        algorithm: a running Algorithm of the new API stack.
+        ids: the modules to read; None for all.
 
     Raises:
-        StorageError: the learner is gone, or never stood still.
-        InvalidInputError: weights that cannot be kept; named.
+        StorageError: the learner is gone, does not answer, or was busy for a whole minute.
+        InvalidInputError: weights that cannot be kept; the message names them.
     """
     wanted = None if ids is None else list(ids)
-    found = _ask_learner(algorithm, read_learner, wanted, _REST)
-    if found.get("unsteady"):
+    answer = _ask_learner(algorithm, read_learner, wanted, _IDLE_TIMEOUT)
+    if answer.get("unsteady"):
         raise StorageError(
-            f"the learner was at work for {_REST:g} s without a pause; make the snapshot between "
-            "two calls of train(), when no update is under way"
+            f"the learner was busy for {_IDLE_TIMEOUT:g} s without a pause; make the snapshot "
+            "between two calls of train(), when no update is under way"
         )
-    return _multi_facts(found)
+    return _multi_contents(answer)
 
 
-def learner_module_ids(algorithm: Any) -> tuple[tuple[str, ...], bool]:
-    """Module ids of an Algorithm's learner, and whether its MultiRLModule is RLlib's plain one."""
-    found = _ask_learner(algorithm, read_ids)
+def learner_module_ids(algorithm: Algorithm) -> tuple[tuple[str, ...], bool]:
+    """Return an Algorithm's module ids, and whether its MultiRLModule is RLlib's plain one.
+
+    Raises:
+        StorageError: the learner is gone or does not answer.
+    """
+    answer = _ask_learner(algorithm, read_ids)
     # RLlib keeps policies in sets, whose order changes from process to process.
-    return tuple(sorted(found["ids"])), found["plain"]
+    return tuple(sorted(answer["ids"])), answer["plain"]
 
 
-def _ask_learner(algorithm: Any, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+def _ask_learner(algorithm: Algorithm, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
     # One learner is enough: after each update all hold the same (learner_group.py:update).
     leader = learners_of(algorithm)[:1]
     if not leader:
         raise StorageError("the Algorithm has no learner left. Nothing was read.")
-    answer = send(leader, function, lambda _: args).collect(Deadline(_ANSWER))[leader[0]]
+    answer = send(leader, function, lambda _: args).collect(Deadline(_ANSWER_TIMEOUT))[leader[0]]
     if answer.get("pending") or "unreachable" in answer:
-        why = answer.get("unreachable") or f"no answer within {_ANSWER:g} s"
+        why = answer.get("unreachable") or f"no answer within {_ANSWER_TIMEOUT:g} s"
         raise StorageError(f"the Algorithm's learner does not answer: {why}. Nothing was read.")
     if "error" in answer:
         raise InvalidInputError(f"reading the modules inside the learner failed: {answer['error']}")
     return answer
 
 
-def _facts(raw: dict[str, Any], what: str) -> ModuleFacts:
-    import torch
-
+def _contents(raw: dict[str, Any], label: str) -> ModuleContents:
+    """Convert what a worker read of one module; messages name the module by ``label``."""
     if raw.pop("clash", False):
         raise InvalidInputError(
-            f"{what}: two tensors have the same name once the prefixes of compile and "
+            f"{label}: two tensors have the same name once the prefixes of compile and "
             "DistributedDataParallel wrappers are gone"
         )
     if raw.pop("own_get_state", False):
         raise InvalidInputError(
-            f"{what}: {path_of(raw['cls'])} has a get_state of its own, so its state is not its "
+            f"{label}: {path_of(raw['cls'])} has a get_state of its own, so its state is not its "
             "torch state_dict. Keep what it adds in a persistent buffer instead."
         )
     weights = {}
     for name, value in raw["weights"].items():
         if not isinstance(name, str):
-            raise InvalidInputError(f"{what}: a weight is named {name!r}, which is no string")
+            raise InvalidInputError(f"{label}: a weight is named {name!r}, which is no string")
         weights[name] = (
-            to_numpy(value, f"{what}: {name!r}") if isinstance(value, torch.Tensor) else value
+            to_numpy(value, f"{label}: {name!r}") if isinstance(value, torch.Tensor) else value
         )
     raw["weights"] = weights
-    return ModuleFacts(**raw)
+    return ModuleContents(**raw)
 
 
-def _multi_facts(raw: dict[str, Any]) -> MultiFacts:
+def _multi_contents(raw: dict[str, Any]) -> MultiModuleContents:
+    """Convert what a worker read of a MultiRLModule."""
     if raw["outside"]:
         raise InvalidInputError(
             f"{path_of(raw['cls'])} holds {raw['outside']} outside of its modules, which RLlib's "
             "own get_state leaves out as well. Make it a module of the MultiRLModule (as the "
             "shared encoder of RLlib's example is)."
         )
-    return MultiFacts(
+    return MultiModuleContents(
         cls=raw["cls"],
         observation_space=raw["observation_space"],
         action_space=raw["action_space"],
         inference_only=raw["inference_only"],
         model_config=raw["model_config"],
         modules={
-            mid: _facts(facts, f"module {mid!r}") for mid, facts in sorted(raw["modules"].items())
+            module_id: _contents(module, f"module {module_id!r}")
+            for module_id, module in sorted(raw["modules"].items())
         },
     )
-
-
-def known_module(
-    ids: Iterable[str], module_id: str | None, where: str, kind: str = "module"
-) -> str:
-    """The module that is meant: the given one, or the only one.
-
-    Raises:
-        NotFoundError: no such module; lists those there are.
-        InvalidInputError: none was given and there are several.
-    """
-    known = sorted(ids)
-    if module_id is None:
-        if len(known) == 1:
-            return known[0]
-        kinds = "policies" if kind == "policy" else f"{kind}s"
-        raise InvalidInputError(
-            f"{where} has {len(known)} {kinds}, so say which one: {', '.join(map(repr, known))}"
-        )
-    if module_id not in known:
-        raise NotFoundError(
-            f"{where} has no {kind} {module_id!r}; it has {', '.join(map(repr, known))}"
-        )
-    return module_id

@@ -8,33 +8,45 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
+from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import FlattenObservations, PrevActionsPrevRewards
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.utils.typing import AgentID, EnvActionType, EnvObsType
 
-from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.common.build_guard import guarded
-from policystore.rllib.common.trust import Trust
-from policystore.rllib.new_stack.connector_state import put_state
-from policystore.rllib.new_stack.connectors import pieces_from_plain, walk
-from policystore.rllib.new_stack.env_interface import default_pipelines
-from policystore.rllib.new_stack.episodes import EpisodeRows, MultiAgentRows, SingleAgentRows
-from policystore.rllib.new_stack.player_checks import (
-    action_handling,
+from policystore.rllib.common.player import Player
+from policystore.rllib.common.player_args import (
+    EnvSpaces,
+    PlayerArguments,
     check_actions,
+    check_stack,
+    player_arguments,
+    refuse_omitted_connectors,
+)
+from policystore.rllib.common.trust import Trust
+from policystore.rllib.new_stack.connectors import walk
+from policystore.rllib.new_stack.env_interface import default_pipelines
+from policystore.rllib.new_stack.episodes import (
+    EpisodeRows,
+    MultiAgentRows,
+    SingleAgentRows,
+    as_vectorized,
+)
+from policystore.rllib.new_stack.player_checks import (
     check_connectors,
     check_observations,
-    check_size,
-    env_spaces_of,
+    pick_agent,
 )
+from policystore.rllib.new_stack.player_pieces import Pieces, own_pieces, recorded_pieces
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib_schema.env_interface import PIPELINES
 from policystore.snapshot import Snapshot
@@ -42,212 +54,173 @@ from policystore.snapshot import Snapshot
 __all__ = ["ModulePlayer"]
 
 _MODULE_ID = "module"
-_AGENT = "agent"
+_EXAMPLE = "connectors=[…]"
 # Exploration schedules (DQN's epsilon) go by the steps sampled so far, which a snapshot does not
 # know: play as at the end of the schedule.
 _LATE = 10**12
-_MEMORYLESS = (FlattenObservations, MeanStdFilter)
+# Pieces that remember nothing of an episode. From env_to_module/flatten_observations.py RLlib
+# exports the class itself in Ray 2.40, and a functools.partial of it in Ray 2.60.
+_MEMORYLESS = (getattr(FlattenObservations, "func", FlattenObservations), MeanStdFilter)
 # RLlib's pieces take several multi-agent episodes at once since it has vectorized environments of
 # them; before (Ray 2.40) they assert that there is one.
 _VECTORIZED = importlib.util.find_spec("ray.rllib.env.vector") is not None
 
-Pieces: TypeAlias = "ConnectorV2 | Iterable[ConnectorV2] | Mapping[str, Iterable[ConnectorV2]]"
+
+@dataclass(frozen=True)
+class _Around:
+    """What stands around a module while it is played.
+
+    Attributes:
+        observation_space, action_space: the environment's; by agent (``Dict``) if multi-agent.
+        agent: the agent that is played; None if single-agent.
+        module_id: the module that acts.
+        pieces: connector pieces beside RLlib's default ones, by pipeline.
+    """
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    agent: AgentID | None
+    module_id: str
+    pieces: dict[str, list[ConnectorV2]]
 
 
-class ModulePlayer:
-    """Acts in an environment with the policy of a snapshot. Not thread-safe.
+class ModulePlayer(Player):
+    """Acts with a new-stack policy as its Algorithm's env runners did.
 
     Deterministic actions are those that the Algorithm's env runner takes with ``explore=False``.
     Filters apply their statistics and do not go on learning. Recurrent state, stacked frames
     and previous actions are kept between calls until :meth:`reset`; memory stays bounded however
-    long the episode.
+    long the episode. Not for use from several threads at once.
+
+    The arguments are those of :class:`policystore.rllib.old_stack.player.PolicyPlayer`. The stacks
+    differ in three points. ``connectors`` holds pieces of the new stack. ``agent`` and
+    ``module_id`` have a meaning here, because connectors belong to agents, and modules may go
+    together. And observations are cast to the dtype of their space, as vectorized environments
+    cast them; an observation that numpy does not cast safely is refused.
 
     Args:
         snap: a snapshot of the new API stack.
-        trust: see :func:`policystore.rllib.new_stack.rebuild.rebuild_module`; for connectors as well.
-        env_spaces: observation and action space of the environment (one agent's), for a snapshot
-            that does not have them.
-        connectors: connector pieces of your own, in place of the recorded ones: a list for
-            env-to-module, or ``{"env_to_module": […], "module_to_env": […]}``. Used as they are.
-        agent: as which agent to act, where the snapshot has several.
-        module_id: through which module, where the snapshot has several that go together.
+        trust: see :func:`policystore.rllib.new_stack.rebuild.rebuild_module`; for the classes of
+            connectors as well.
+        env_spaces: observation and action space of the environment (one agent's). Needed for a
+            snapshot of a module alone; else it replaces the recorded spaces.
+        connectors: the caller's own connector pieces, which replace the recorded ones: a list for
+            env-to-module, or ``{"env_to_module": […], "module_to_env": […]}``. RLlib's default
+            pieces go around them as recorded. The player uses these very objects.
+        agent: the agent to act as, where the snapshot has several.
+        module_id: the module to act through, where the snapshot has several that go together.
         normalize_actions: whether Box actions are unsquashed to the action space's bounds,
             for a snapshot that does not say.
         clip_actions: whether Box actions are clipped, for a snapshot that does not say.
 
+    Attributes:
+        module: the rebuilt module; of a multi-agent snapshot, the MultiRLModule that holds it.
+        agent: the agent that is played; None if single-agent.
+        observation_space, action_space: the environment's (one agent's).
+
     Raises:
-        InvalidInputError: something of the environment's side is missing; says what.
-        UntrustedError: a class that is not vouched for.
+        InvalidInputError: an argument is malformed, missing or of no use for this snapshot, or
+            the environment does not fit the policy.
+        NotFoundError: the snapshot has no such agent or module.
+        UntrustedError: a class that the caller does not vouch for.
         MismatchError: weights or filter statistics do not fit.
+        FormatError: a spec or state that is not as snapshots write it.
     """
+
+    module: RLModule
 
     def __init__(
         self,
         snap: Snapshot,
         *,
         trust: Trust = (),
-        env_spaces: tuple[gym.Space[Any], gym.Space[Any]] | None = None,
+        env_spaces: EnvSpaces | None = None,
         connectors: Pieces | None = None,
-        agent: Any = None,
+        agent: AgentID | None = None,
         module_id: str | None = None,
         normalize_actions: bool | None = None,
         clip_actions: bool | None = None,
     ) -> None:
+        check_stack(snap, "new")
         with guarded(f"making a player of {snap!r}"):
-            spec = snap.spec
-            self.observation_space, self.action_space = env_spaces_of(snap, env_spaces)
-            check_size(self.observation_space)
-            normalize, clip = action_handling(
-                snap, self.action_space, normalize_actions, clip_actions
+            check_connectors(snap.spec.connectors)
+            arguments = player_arguments(
+                snap,
+                trust=trust,
+                env_spaces=env_spaces,
+                agent=agent,
+                module_id=module_id,
+                normalize_actions=normalize_actions,
+                clip_actions=clip_actions,
             )
-            recorded = spec.connectors
-            check_connectors(recorded)
-            module_id = _module_id(snap, module_id)
-            multi_agent = bool(recorded.get("multi_agent")) or spec.modules is not None
-            self.agent = _agent(snap, agent) if multi_agent else None
-            if agent is not None and not multi_agent:
-                raise InvalidInputError(
-                    f"agent={agent!r}: {snap!r} has a single agent; leave it out"
-                )
-            inputs: Any = (self.observation_space, self.action_space)
-            if multi_agent:
-                inputs = tuple(_for_agent(self.agent, space) for space in inputs)
-            pieces = _pieces(snap, connectors, inputs, self.agent, trust)
-            self._pipelines = default_pipelines(
-                observation_space=inputs[0],
-                action_space=inputs[1],
-                module_id=module_id if multi_agent else None,
-                pieces=pieces,
-                defaults=recorded.get("defaults", dict.fromkeys(PIPELINES, True)),
-                normalize_actions=normalize,
-                clip_actions=clip,
-            )
-            module = rebuild_module(snap, trust=trust)
-            if module.framework is None:
-                # A heuristic gets tensors as well: it plays beside modules of torch, whose
-                # framework the MultiRLModule takes over (core/rl_module/multi_rl_module.py:setup).
-                module.framework = "torch"
-            check_observations(snap, self._pipelines["env_to_module"].observation_space, module)
-            check_actions(self.action_space, module, f"{snap!r}")
-            if multi_agent and not isinstance(module, MultiRLModule):
-                together = MultiRLModule(rl_module_specs={})
-                together.add_module(module_id, module)
-                module = together
-            self.module: RLModule = module
-            self._wants_rewards = any(
+            super().__init__(arguments)
+            around = _around(snap, arguments, connectors)
+            self.agent = around.agent
+            self._pipelines = _pipelines(snap, arguments, around)
+            self.module = _playable_module(snap, arguments, around, self._pipelines)
+            self._reads_rewards = any(
                 isinstance(piece, PrevActionsPrevRewards) and piece.n_prev_rewards
-                for _, piece in walk(pieces["env_to_module"])
+                for _, piece in walk(around.pieces["env_to_module"])
             )
-            kind = MultiAgentRows if multi_agent else SingleAgentRows
-            self._slots: list[EpisodeRows] = []
-            self._shared: list[dict[str, Any]] = []
-            self._new_slots = functools.partial(
-                kind, inputs[0], inputs[1], self.agent, module_id, int(recorded.get("lookback", 1))
+            self._remembers = self.module.is_stateful() or any(
+                type(piece) not in _MEMORYLESS
+                for name in PIPELINES
+                for _, piece in walk(around.pieces[name])
             )
-            self._one_by_one = multi_agent and not _VECTORIZED
-            self._memoryless = not self.module.is_stateful() and all(
-                type(piece) in _MEMORYLESS for name in PIPELINES for _, piece in walk(pieces[name])
-            )
+            self._new_rows = _rows_factory(snap, arguments, around)
+            # Episodes that go through the pipelines together, and what the pipelines share about
+            # them. Usually one element for all rows; else one for each row.
+            self._episode_rows: list[EpisodeRows[Any]] = []
+            self._shared_data: list[dict[str, Any]] = []
+            self._one_by_one = arguments.per_agent and not _VECTORIZED
 
-    def reset(self, row: int | None = None) -> None:
-        """Begin new episodes: all of them, or that of one row of :meth:`act_batch`."""
-        if row is None:
-            self._slots.clear()
-            self._shared.clear()
-            return
-        rows = sum(slots.count for slots in self._slots)
-        if type(row) is not int or not 0 <= row < rows:
-            raise InvalidInputError(f"reset({row!r}): there are {rows} environments, from 0 on")
+    def _observation(self, obs: Any, label: str) -> EnvObsType:
+        checked = super()._observation(obs, label)
+        if self.agent is not None:  # RLlib's multi-agent environments return them as they are
+            return checked
+        return as_vectorized(checked, self.observation_space, label)
+
+    def _forget(self) -> None:
+        self._episode_rows.clear()
+        self._shared_data.clear()
+
+    def _forget_row(self, row: int) -> None:
         if self._one_by_one:
-            self._slots[row].clear()
-            self._shared[row].clear()
+            self._episode_rows[row] = self._new_rows()
+            self._shared_data[row].clear()
         else:
-            self._slots[0].restart(row)
-
-    def act(self, obs: Any, explore: bool = False, *, reward: float | None = None) -> Any:
-        """The action for one observation of one environment.
-
-        Args:
-            obs: as the environment returns it.
-            explore: sample instead of the deterministic action.
-            reward: what the previous action earned; only for policies that look at it.
-
-        Returns:
-            An action of the environment's action space.
-
-        Raises:
-            InvalidInputError: ``obs`` is not of the observation space, or the reward is missing.
-        """
-        rewards = None if reward is None else [reward]
-        return self.act_batch([obs], explore, rewards=rewards)[0]
-
-    def act_batch(
-        self,
-        obs: Sequence[Any],
-        explore: bool = False,
-        *,
-        rewards: Sequence[float] | None = None,
-    ) -> list[Any]:
-        """Actions for one observation of each of several environments.
-
-        Row ``i`` continues the episode of row ``i`` in the previous call, as in a vectorized
-        environment: ``reset(i)`` when that environment's episode ends. A policy without memory
-        takes any number of rows at any time.
-
-        Args:
-            obs: one observation per environment.
-            explore: sample instead of the deterministic actions.
-            rewards: what the previous actions earned, in the same order.
-
-        Returns:
-            One action per environment.
-
-        Raises:
-            InvalidInputError: another number of rows than since the last :meth:`reset`, for a
-                policy that remembers; or as :meth:`act`.
-        """
-        if self._wants_rewards and rewards is None and any(s.started for s in self._slots):
-            raise InvalidInputError(
-                "this policy looks at previous rewards (PrevActionsPrevRewards): pass reward= with "
-                "what the previous action earned, or call reset() at the start of an episode"
-            )
-        if not isinstance(explore, (bool, np.bool_)):
-            raise InvalidInputError(f"explore is True or False, not {explore!r}")
-        if not isinstance(obs, Iterable):
-            raise InvalidInputError(f"expected a list of observations, found {obs!r}")
-        obs = list(obs)
-        if not obs:
-            return []
-        if self._memoryless and len(obs) != sum(slots.count for slots in self._slots):
-            self.reset()
-        if not self._one_by_one:
-            return self._step(0, obs, explore, rewards)
-        if len(obs) != len(self._slots or obs) or len(obs) != len(rewards or obs):
-            raise InvalidInputError(
-                f"{len(obs)} observations and {len(rewards or obs)} rewards for "
-                f"{len(self._slots or obs)} environments; call reset() before playing another "
-                "number of them"
-            )
-        return [
-            self._step(row, [item], explore, None if rewards is None else [rewards[row]])[0]
-            for row, item in enumerate(obs)
-        ]
+            self._episode_rows[0].restart(row)
 
     def _step(
-        self, row: int, obs: Sequence[Any], explore: bool, rewards: Sequence[float] | None
-    ) -> list[Any]:
-        """One pass for environments that go through RLlib's pipelines together."""
-        if row == len(self._slots):
-            self._slots.append(self._new_slots())
-            self._shared.append({})
-        slots, shared = self._slots[row], self._shared[row]
-        episodes = slots.observe(obs, rewards)
+        self, observations: list[EnvObsType], explore: bool, rewards: list[float] | None
+    ) -> list[EnvActionType]:
+        if not self._one_by_one:
+            return self._step_together(0, observations, explore, rewards)
+        return [
+            self._step_together(row, [obs], explore, None if rewards is None else [rewards[row]])[0]
+            for row, obs in enumerate(observations)
+        ]
+
+    def _step_together(
+        self, index: int, observations: list[EnvObsType], explore: bool, rewards: list[float] | None
+    ) -> list[EnvActionType]:
+        """Take one step in environments that go through RLlib's pipelines together.
+
+        Args:
+            index: the place of their episodes in ``_episode_rows``.
+            observations, explore, rewards: as for :meth:`_step`, of these environments.
+        """
+        if index == len(self._episode_rows):
+            self._episode_rows.append(self._new_rows())
+            self._shared_data.append({})
+        rows, shared_data = self._episode_rows[index], self._shared_data[index]
+        episodes = rows.observe(observations, rewards)
         batch = self._pipelines["env_to_module"](
             rl_module=self.module,
             batch={},
             episodes=episodes,
             explore=explore,
-            shared_data=shared,
+            shared_data=shared_data,
         )
         if explore:
             output = self.module.forward_exploration(batch, t=_LATE)
@@ -258,99 +231,87 @@ class ModulePlayer:
             batch=output,
             episodes=episodes,
             explore=explore,
-            shared_data=shared,
+            shared_data=shared_data,
         )
         actions = output.pop(Columns.ACTIONS)
-        for_env = output.pop(Columns.ACTIONS_FOR_ENV, actions)
-        return slots.take(actions, for_env, output)
+        env_actions = output.pop(Columns.ACTIONS_FOR_ENV, actions)
+        return rows.take(actions, env_actions, output)
 
 
-def _for_agent(agent: Any, space: gym.Space[Any]) -> gym.Space[Any]:
-    return gym.spaces.Dict({agent: space})
-
-
-def _module_id(snap: Snapshot, given: str | None) -> str:
-    known = snap.spec.modules
-    if known is None:
-        if given is not None:
-            raise InvalidInputError(f"module_id={given!r}: {snap!r} holds one module; leave it out")
-        return _MODULE_ID
-    if given is None:
-        raise InvalidInputError(
-            f"{snap!r} holds modules that go together: pass module_id=, one of {sorted(known)}"
+def _around(snap: Snapshot, arguments: PlayerArguments, connectors: Pieces | None) -> _Around:
+    """Return what stands around the module, with the connectors given or recorded."""
+    observation_space, action_space = arguments.observation_space, arguments.action_space
+    agent = None
+    if arguments.per_agent:
+        agent = pick_agent(snap, arguments.agent)
+        observation_space, action_space = (
+            gym.spaces.Dict({agent: space}) for space in (observation_space, action_space)
         )
-    if given not in known:
-        raise NotFoundError(f"{snap!r} has no module {given!r}; it has {sorted(known)}")
-    return given
+    if connectors is None:
+        refuse_omitted_connectors(snap, _EXAMPLE)
+        pieces = recorded_pieces(snap, observation_space, action_space, agent, arguments.trust)
+    else:
+        pieces = own_pieces(connectors)
+    return _Around(
+        observation_space=observation_space,
+        action_space=action_space,
+        agent=agent,
+        module_id=arguments.module_id or _MODULE_ID,
+        pieces=pieces,
+    )
 
 
-def _agent(snap: Snapshot, given: Any) -> Any:
-    recorded = snap.spec.connectors
-    known = recorded.get("agents") or []
-    if given is not None:
-        exact = {(type(agent), agent) for agent in known}
-        if known and (type(given), given) not in exact:
-            raise NotFoundError(f"{snap!r} has no agent {given!r}; it has {known!r}")
-        return given
-    if len(known) > 1 and any(recorded.get(name) for name in PIPELINES):
-        raise InvalidInputError(
-            f"{snap!r} acts for several agents, which its connectors may treat differently: pass "
-            f"agent=, one of {known!r}"
-        )
-    return known[0] if known else _AGENT
+def _pipelines(
+    snap: Snapshot, arguments: PlayerArguments, around: _Around
+) -> dict[str, ConnectorPipelineV2]:
+    """Build RLlib's two pipelines with the pieces in them."""
+    return default_pipelines(
+        observation_space=around.observation_space,
+        action_space=around.action_space,
+        module_id=around.module_id if arguments.per_agent else None,
+        pieces=around.pieces,
+        defaults=snap.spec.connectors.get("defaults", dict.fromkeys(PIPELINES, True)),
+        normalize_actions=arguments.normalize_actions,
+        clip_actions=arguments.clip_actions,
+    )
 
 
-def _pieces(
-    snap: Snapshot, given: Pieces | None, inputs: tuple[Any, Any], agent: Any, trust: Trust
-) -> dict[str, list[ConnectorV2]]:
-    recorded, omitted = snap.spec.connectors, snap.spec.omitted
-    lacking = sorted(key for key in omitted if key.startswith("connectors."))
-    if given is not None:
-        return _given_pieces(given)
-    if lacking:
-        raise InvalidInputError(
-            f"{snap!r} was made without {lacking}, so it cannot be played as it was trained: pass "
-            "connectors=[…] with the pieces to use instead"
-        )
-    found = {}
-    observation_space, action_space = inputs
-    for name in PIPELINES:
-        found[name] = pieces_from_plain(
-            recorded.get(name, []),
-            observation_space,
-            action_space,
-            overrides={MeanStdFilter: {"update_stats": False}},
-            trust=trust,
-        )
-    by_name = dict(walk(piece for name in PIPELINES for piece in found[name]))
-    for name, state in snap.state.items():
-        if name not in by_name:
-            raise InvalidInputError(
-                f"{snap!r} has state of a connector {name!r}, but its connectors are "
-                f"{sorted(by_name)}"
-            )
-        if agent is not None and isinstance(by_name[name], MeanStdFilter):
-            if agent not in state:
-                raise NotFoundError(
-                    f"{snap!r}: {name} has statistics of {list(state)!r}, none of agent {agent!r}"
-                )
-            state = {agent: state[agent]}
-        put_state(by_name[name], name, state)
-    return found
+def _playable_module(
+    snap: Snapshot,
+    arguments: PlayerArguments,
+    around: _Around,
+    pipelines: Mapping[str, ConnectorPipelineV2],
+) -> RLModule:
+    """Rebuild the module, and check that it takes and decides what the environment gives and takes.
+
+    Returns:
+        The module; in a MultiRLModule where the pipelines are multi-agent ones.
+    """
+    module = rebuild_module(snap, trust=arguments.trust)
+    if module.framework is None:
+        # A heuristic gets tensors as well: it plays beside modules of torch, whose
+        # framework the MultiRLModule takes over (core/rl_module/multi_rl_module.py:setup).
+        module.framework = "torch"
+    made = pipelines["env_to_module"].observation_space
+    check_observations(snap, arguments.observation_space, made, module)
+    if not isinstance(module, MultiRLModule) and module.action_space is not None:
+        check_actions(snap, arguments.action_space, module.action_space)
+    if not arguments.per_agent or isinstance(module, MultiRLModule):
+        return module
+    multi = MultiRLModule(rl_module_specs={})
+    multi.add_module(around.module_id, module)
+    return multi
 
 
-def _given_pieces(given: Pieces) -> dict[str, list[ConnectorV2]]:
-    if isinstance(given, ConnectorV2):
-        given = [given]
-    if not isinstance(given, Mapping):
-        given = {PIPELINES[0]: given}
-    unknown = sorted(set(given) - set(PIPELINES))
-    found = {name: list(given.get(name, ())) for name in PIPELINES}
-    wrong = [piece for pieces in found.values() for piece in pieces
-             if not isinstance(piece, ConnectorV2)]  # fmt: skip
-    if unknown or wrong:
-        raise InvalidInputError(
-            f"connectors is a list of ConnectorV2 pieces, or a dict of such lists with keys "
-            f"{PIPELINES}; found {unknown or wrong}"
-        )
-    return found
+def _rows_factory(
+    snap: Snapshot, arguments: PlayerArguments, around: _Around
+) -> Callable[[], EpisodeRows[Any]]:
+    rows = MultiAgentRows if arguments.per_agent else SingleAgentRows
+    return functools.partial(
+        rows,
+        around.observation_space,
+        around.action_space,
+        around.agent,
+        around.module_id,
+        int(snap.spec.connectors.get("lookback", 1)),
+    )

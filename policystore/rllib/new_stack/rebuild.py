@@ -1,10 +1,11 @@
-"""New API stack: RLModules out of snapshots, without Ray, Algorithm or environment."""
+"""New API stack: rebuild RLModules from snapshots, without Ray, Algorithm or environment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.core.models.catalog import Catalog
@@ -14,6 +15,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 
 from policystore.errors import FormatError, InvalidInputError, PolicyStoreError
 from policystore.format.arrays import Array
+from policystore.format.canonical_json import JsonObject
 from policystore.format.spec import Spec
 from policystore.format.values import Tagged
 from policystore.rllib.common.build_guard import building, check_snapshot, guarded, lost_config
@@ -29,21 +31,23 @@ __all__ = ["module_spec", "rebuild_module"]
 def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
     """Build the RLModule that a snapshot holds, with its weights.
 
-    Starts no Ray, and needs no Algorithm, environment or cluster. A snapshot with target networks
-    gets them; an inference-only one gives an inference-only module.
+    Starts no Ray, and needs no Algorithm, environment or cluster. The module has target networks
+    if the snapshot has them, and is inference-only if the snapshot is.
 
     Args:
-        snap: of an RLModule, or of modules that go together: then a MultiRLModule comes back.
+        snap: a snapshot of one RLModule, or of several that go together.
         trust: classes outside of ``ray.rllib`` that may be imported: prefixes (``"mypkg."``) or the
             classes themselves.
 
     Returns:
-        A new module, on the CPU.
+        A new module, on the CPU; a MultiRLModule for modules that go together.
 
     Raises:
-        UntrustedError: a class that is not vouched for; nothing was built.
-        MismatchError: weights that do not fit what was built; lists every one.
+        UntrustedError: a class that the caller does not vouch for; nothing was built.
+        NotFoundError: a class that cannot be imported.
+        MismatchError: weights that do not fit the built module; the message lists all of them.
         InvalidInputError: not a snapshot of the new stack, or its class refuses the config.
+        FormatError: a spec that is not as snapshots write it.
     """
     trust = listed(trust)
     check_snapshot(snap)
@@ -60,15 +64,22 @@ def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
 
 
 def module_spec(snap: Snapshot, trust: Trust = ()) -> RLModuleSpec:
-    """What RLlib builds the module of a snapshot from; it was built once here, weights and all.
+    """Return the RLModuleSpec that RLlib builds a snapshot's module from.
+
+    The module is built once here, with its weights, so what is wrong with the snapshot shows now.
+
+    Args:
+        snap: a snapshot of one RLModule.
+        trust: as for :func:`rebuild_module`.
 
     Raises:
-        InvalidInputError, MismatchError, UntrustedError: as :func:`rebuild_module`; also for
-            modules that go together, which have no place of their own in an Algorithm.
+        InvalidInputError: modules that go together, which cannot be added to an Algorithm; or as
+            :func:`rebuild_module`.
+        MismatchError, UntrustedError, NotFoundError, FormatError: as :func:`rebuild_module`.
     """
     if snap.spec.modules is not None:
         raise InvalidInputError(
-            f"{snap!r} is of modules that share parts; they cannot be added beside others"
+            f"{snap!r} holds modules that share parts; they cannot be added to an Algorithm"
         )
     rebuild_module(snap, trust=trust)
     return _rl_module_spec(snap.spec, trust)
@@ -90,17 +101,19 @@ def _build_together(snap: Snapshot, parts: Mapping[str, Spec], trust: Trust) -> 
         action_space=_space(snap.spec.action_space),
         inference_only=snap.spec.weights == "inference-only",
         model_config=model_config_from_plain(snap.spec.config.get("model_config"), trust),
-        rl_module_specs={mid: _rl_module_spec(part, trust) for mid, part in parts.items()},
+        rl_module_specs={
+            module_id: _rl_module_spec(part, trust) for module_id, part in parts.items()
+        },
     )
-    multi = _guarded(spec.build, snap.spec)
-    for module_id, part in parts.items():
-        _load(multi[module_id], weights[module_id], part, f"module {module_id!r} of {snap!r}")
+    multi: MultiRLModule = _built(spec, snap.spec)
+    for module_id in parts:
+        _load(multi[module_id], weights[module_id], f"module {module_id!r} of {snap!r}")
     return multi
 
 
 def _build(spec: Spec, weights: Mapping[str, Array], trust: Trust) -> RLModule:
-    module = _guarded(_rl_module_spec(spec, trust).build, spec)
-    _load(module, weights, spec, f"{spec!r}")
+    module: RLModule = _built(_rl_module_spec(spec, trust), spec)
+    _load(module, weights, f"{spec!r}")
     return module
 
 
@@ -119,48 +132,55 @@ def _rl_module_spec(spec: Spec, trust: Trust) -> RLModuleSpec:
 
 
 class _KeepsConfig(RLModuleSpec):  # type: ignore[misc]
-    """RLModuleSpec.build turns a dataclass into a dict; a module built directly kept its own."""
+    """An RLModuleSpec whose build hands the model config on as it is.
+
+    RLlib's own turns a dataclass into a dict, and a module that was built directly had the
+    dataclass.
+    """
 
     def _get_model_config(self) -> Any:
         return self.model_config
 
 
-def _catalog(tagged: object, trust: Trust) -> Any:
+def _catalog(tagged: object, trust: Trust) -> type[Catalog]:
     if not isinstance(tagged, Tagged) or tagged.tag != "import":
         raise FormatError(f"spec.config.catalog_class: expected a class, found {tagged!r}")
-    return resolve_class(tagged.value, Catalog, "spec.config.catalog_class", trust)
+    cls: type[Catalog] = resolve_class(tagged.value, Catalog, "spec.config.catalog_class", trust)
+    return cls
 
 
-def _guarded(build: Any, spec: Spec) -> Any:
+def _built(recipe: RLModuleSpec | MultiRLModuleSpec, spec: Spec) -> Any:
+    """Build a module from RLlib's spec of it; errors of its class become InvalidInputError."""
     try:
-        return build()
+        return recipe.build()
     except PolicyStoreError:
         raise
     except Exception as error:
         lost = lost_config(spec)
-        hint = f" Of its config these were left out when it was made: {lost}." if lost else ""
+        hint = f" The snapshot was made with these parts left out: {lost}." if lost else ""
         raise InvalidInputError(
             f"{spec.cls} cannot be built from the recorded config: "
             f"{type(error).__name__}: {error}.{hint} Its class, or Ray, may have changed since."
         ) from error
 
 
-def _load(module: Any, weights: Mapping[str, Array], spec: Spec, what: str) -> None:
+def _load(module: RLModule, weights: Mapping[str, Array], label: str) -> None:
+    """Load weights into a new module, which gets target networks if the weights have them."""
     if not isinstance(module, torch.nn.Module):
-        _load_plain(module, weights, what)
+        _load_without_torch(module, weights, label)
         return
     missing = weights.keys() - set(plain_names(module).values())
     if missing and isinstance(module, TargetNetworkAPI) and not module.inference_only:
         # Learners add these after building (core/rl_module/apis/target_network_api.py:22).
         module.make_target_networks()
-    load_arrays(module, {**_constants(module), **weights}, what)
+    load_arrays(module, {**_constants(module), **weights}, label)
 
 
 def _constants(module: torch.nn.Module) -> dict[str, Array]:
-    """Buffers of RLlib's heads that hold a number of the config and not of training.
+    """Return the buffers of RLlib's heads that hold a number of the config and not of training.
 
-    Modules of Ray 2.24 and before have none (core/models/torch/heads.py:66 of Ray 2.60), and what
-    was read from their checkpoints fits all the same.
+    Weights that lack them fit all the same: modules of Ray 2.24 and before have no such buffers
+    (core/models/torch/heads.py:66 of Ray 2.60), nor have snapshots of their checkpoints.
     """
     names = plain_names(module)
     return {
@@ -170,13 +190,13 @@ def _constants(module: torch.nn.Module) -> dict[str, Array]:
     }
 
 
-def _load_plain(module: Any, weights: Mapping[str, Array], what: str) -> None:
-    """A module that is not of torch, such as a heuristic: usually nothing to load."""
-    have = {name: np.asarray(value) for name, value in module.get_state().items()}
-    check_fit(weights, have, what)
+def _load_without_torch(module: RLModule, weights: Mapping[str, Array], label: str) -> None:
+    """Load the weights of a module that is not of torch, such as a heuristic; most have none."""
+    present = {name: np.asarray(value) for name, value in module.get_state().items()}
+    check_fit(weights, present, label)
     if weights:
         module.set_state({name: np.array(array) for name, array in weights.items()})
 
 
-def _space(value: Any) -> Any:
+def _space(value: JsonObject | None) -> gym.Space[Any] | None:
     return None if value is None else space_from_json(value)

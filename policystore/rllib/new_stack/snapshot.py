@@ -1,28 +1,32 @@
-"""New API stack: snapshots of RLModules, MultiRLModules and running Algorithms."""
+"""New API stack: make snapshots of RLModules, MultiRLModules and running Algorithms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import gymnasium as gym
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.metrics import ALL_MODULES
+from ray.rllib.utils.typing import AgentID
 
 from policystore.errors import InvalidInputError
 from policystore.format.arrays import Array
+from policystore.format.canonical_json import JsonObject
 from policystore.format.spec import Spec
 from policystore.format.values import Tagged
+from policystore.rllib.common.ids import pick_id
 from policystore.rllib.common.trust import algorithm_name, is_importable, path_of
-from policystore.rllib.new_stack.env_interface import read_env_side
+from policystore.rllib.new_stack.env_interface import read_env_interface
 from policystore.rllib.new_stack.learner import (
-    ModuleFacts,
-    MultiFacts,
-    describe,
-    describe_multi,
-    known_module,
+    ModuleContents,
+    MultiModuleContents,
     learner_module_ids,
-    learner_modules,
+    read_contents,
+    read_learner_modules,
+    read_multi_contents,
 )
 from policystore.rllib.new_stack.model_config import model_config_to_plain
 from policystore.rllib_schema.env_interface import EnvInterface
@@ -39,199 +43,219 @@ __all__ = [
 
 
 def snapshot_module(module: RLModule) -> Snapshot:
-    """Keep one RLModule: its weights and what its constructor was given.
+    """Make a snapshot of one RLModule: its weights and its constructor's arguments.
 
-    A module knows nothing of the environment's side; of connectors, filters and action
-    normalising this snapshot has nothing, and a player must be given them.
+    A module alone does not know its env interface: the snapshot has no environment spaces,
+    connectors, filters and action normalizing, and a player of it must be given them.
 
     Args:
-        module: of torch, or a heuristic without weights; also wrapped for distributed training.
+        module: a module of torch, or a heuristic without weights; it may be wrapped for
+            distributed training. A MultiRLModule is taken as by :func:`snapshot_multi_module`.
 
     Returns:
-        A snapshot of all that the module holds; ``spec.weights`` is ``"inference-only"`` if it was
-        built so.
+        A snapshot of all that the module holds; ``spec.weights`` is ``"inference-only"`` if the
+        module was built so.
 
     Raises:
-        InvalidInputError: weights or a class that cannot be kept; named.
+        InvalidInputError: weights or a class that cannot be kept; the message names them.
     """
     if isinstance(module, MultiRLModule):
         return snapshot_multi_module(module)
-    return _single(describe(module), None, EnvInterface())
+    return _single(read_contents(module), None, EnvInterface())
 
 
 def snapshot_multi_module(module: MultiRLModule, module_id: str | None = None) -> Snapshot:
-    """Keep one module of a MultiRLModule, or all of one whose modules share parts.
+    """Make a snapshot of one module of a MultiRLModule, or of all modules that share parts.
 
     Args:
         module: RLlib's MultiRLModule, or a subclass; the modules of a subclass go together.
-        module_id: which one; may be left out where there is only one.
+        module_id: the module to keep; may be left out where there is only one.
+
+    Returns:
+        A snapshot as from :func:`snapshot_module`.
 
     Raises:
-        NotFoundError: no such module; lists those there are.
-        InvalidInputError: none named though there are several, or one named of those that go
-            together.
+        NotFoundError: no such module; the message lists the modules.
+        InvalidInputError: no id though there are several modules, or an id though they go
+            together; or as :func:`snapshot_module`.
     """
     multi = module.unwrapped()
     if type(multi) is MultiRLModule:
-        module_id = known_module(multi.keys(), module_id, "the MultiRLModule")
-        return _single(describe(multi[module_id]), None, EnvInterface())
+        module_id = pick_id(multi.keys(), module_id, "the MultiRLModule")
+        return _single(read_contents(multi[module_id]), None, EnvInterface())
     _refuse_part(path_of(type(multi)), multi.keys(), module_id)
-    return _together(describe_multi(multi), None, EnvInterface())
+    return _together(read_multi_contents(multi), None, EnvInterface())
 
 
-def module_ids(algorithm: Any) -> tuple[str, ...]:
-    """Ids of the modules that an Algorithm's learner holds; one small call, no weights."""
+def module_ids(algorithm: Algorithm) -> tuple[str, ...]:
+    """Return the ids of the modules that an Algorithm's learner holds, by one small call.
+
+    Raises:
+        StorageError: the learner does not answer.
+    """
     return learner_module_ids(algorithm)[0]
 
 
 def snapshot_from_algorithm(
-    algorithm: Any,
+    algorithm: Algorithm,
     module_id: str | None = None,
     *,
-    agent_ids: Iterable[Any] | None = None,
+    agent_ids: Iterable[AgentID] | None = None,
     omit: Iterable[str] = (),
 ) -> Snapshot:
-    """Keep one module of a running Algorithm: full learner weights, environment's side, filters.
+    """Make a snapshot of one module of a running Algorithm: full weights and env interface.
 
     Args:
-        algorithm: of the new API stack, with local or remote learners and env runners.
-        module_id: which module; may be left out where there is only one. Modules of a custom
-            MultiRLModule may share parts and go together: then leave it out.
+        algorithm: an Algorithm of the new API stack, with local or remote learners and env runners.
+        module_id: the module to keep; may be left out where there is only one. Modules of a custom
+            MultiRLModule may share parts and go together: then leave the id out.
         agent_ids: in a multi-agent Algorithm, ids of the agents whose filter state and spaces
             belong to the module. Needed where a connector keeps state.
-        omit: names of connectors that cannot or should not be kept; the spec records it.
+        omit: names of connectors that cannot or should not be kept; the spec records them.
 
     Returns:
         A snapshot that shares no memory with the Algorithm.
 
     Raises:
-        NotFoundError: no such module or agent; lists those there are.
-        InvalidInputError: an argument is missing, or something that has no form in a snapshot.
+        NotFoundError: no such module, agent or connector; the message lists those there are.
+        InvalidInputError: an argument is missing, or something has no form in a snapshot.
         StorageError: the learner does not answer.
     """
     ids, plain = learner_module_ids(algorithm)
-    side = read_env_side(algorithm, agent_ids, omit)
+    interface = read_env_interface(algorithm, agent_ids, omit)
     if plain:
-        module_id = known_module(ids, module_id, "the Algorithm")
-        facts = learner_modules(algorithm, [module_id]).modules[module_id]
-        return _single(facts, algorithm_name(algorithm), side)
+        module_id = pick_id(ids, module_id, "the Algorithm")
+        module = read_learner_modules(algorithm, [module_id]).modules[module_id]
+        return _single(module, algorithm_name(algorithm), interface)
     _refuse_part("the Algorithm's MultiRLModule", ids, module_id)
-    return _together(learner_modules(algorithm), algorithm_name(algorithm), side)
+    return _together(read_learner_modules(algorithm), algorithm_name(algorithm), interface)
 
 
 def snapshots_from_algorithm(
-    algorithm: Any,
+    algorithm: Algorithm,
     *,
-    agent_ids: Mapping[str, Iterable[Any]] | None = None,
+    agent_ids: Mapping[str, Iterable[AgentID]] | None = None,
     omit: Iterable[str] = (),
 ) -> dict[str, Snapshot]:
-    """Keep all modules of a running Algorithm, read in one go, by module id.
+    """Make snapshots of all modules of a running Algorithm, by one read of its learner.
 
     Args:
         algorithm: as for :func:`snapshot_from_algorithm`.
-        agent_ids: module id -> agents.
+        agent_ids: ids of agents by module id, see :func:`snapshot_from_algorithm`.
         omit: as for :func:`snapshot_from_algorithm`.
 
     Returns:
-        Module id -> snapshot; of modules that go together, one under ``"__all_modules__"``.
+        Snapshots by module id. Modules that go together make one snapshot, under
+        ``"__all_modules__"``.
+
+    Raises:
+        NotFoundError, InvalidInputError, StorageError: as :func:`snapshot_from_algorithm`.
     """
     if agent_ids is not None and not isinstance(agent_ids, Mapping):
         raise InvalidInputError(
-            f"of all modules at once, agent_ids is a dict by module id: agent_ids={{'main': {agent_ids!r}}}"
+            "for all modules at once, agent_ids is a dict by module id: "
+            f"agent_ids={{'main': {agent_ids!r}}}"
         )
-    multi = learner_modules(algorithm)
+    multi = read_learner_modules(algorithm)
     name = algorithm_name(algorithm)
-    wanted = dict(agent_ids or {})
+    agents_by_module = dict(agent_ids or {})
     if multi.cls is not MultiRLModule:
-        both = [agent for of_module in wanted.values() for agent in of_module]
-        side = read_env_side(algorithm, both or None, omit)
-        return {ALL_MODULES: _together(multi, name, side)}
-    for module_id in wanted:
-        known_module(multi.modules, module_id, "the Algorithm")
-    kept = list(omit)
-    found = {}
-    for module_id, facts in multi.modules.items():
+        agents = [agent for of_module in agents_by_module.values() for agent in of_module]
+        return {
+            ALL_MODULES: _together(multi, name, read_env_interface(algorithm, agents or None, omit))
+        }
+    for module_id in agents_by_module:
+        pick_id(multi.modules, module_id, "the Algorithm")
+    omit = omit if isinstance(omit, str) else list(omit)
+    snapshots = {}
+    for module_id, module in multi.modules.items():
         try:
-            side = read_env_side(algorithm, wanted.get(module_id), kept)
+            interface = read_env_interface(algorithm, agents_by_module.get(module_id), omit)
         except InvalidInputError as error:
             raise InvalidInputError(
-                f"module {module_id!r}: {error} (of all modules at once, agent_ids is a dict by "
+                f"module {module_id!r}: {error} (for all modules at once, agent_ids is a dict by "
                 f"module id: agent_ids={{{module_id!r}: […], …}})"
             ) from None
-        found[module_id] = _single(facts, name, side)
-    return found
+        snapshots[module_id] = _single(module, name, interface)
+    return snapshots
 
 
-def _refuse_part(where: str, ids: Iterable[str], module_id: str | None) -> None:
+def _refuse_part(owner: str, ids: Iterable[str], module_id: str | None) -> None:
+    """Refuse to keep one of several modules that go together."""
     if module_id is not None:
-        known_module(ids, module_id, where)
+        pick_id(ids, module_id, owner)
         raise InvalidInputError(
-            f"{where} is not RLlib's plain one: its modules may share parts (such as an encoder), "
-            f"so {module_id!r} alone would not work. Leave the module id out: {sorted(ids)} make "
+            f"{owner} has a class of its own: its modules may share parts (such as an encoder), so "
+            f"{module_id!r} alone would not work. Leave the module id out: {sorted(ids)} make "
             "one snapshot together."
         )
 
 
-def _single(facts: ModuleFacts, algorithm: str | None, side: EnvInterface) -> Snapshot:
+def _single(module: ModuleContents, algorithm: str | None, interface: EnvInterface) -> Snapshot:
     return Snapshot(
-        weights=facts.weights,
-        spec=_module_spec(facts, algorithm, side, f"module of {path_of(facts.cls)}"),
-        state=side.state,
+        weights=module.weights,
+        spec=_module_spec(module, algorithm, interface),
+        state=interface.state,
     )
 
 
-def _together(facts: MultiFacts, algorithm: str | None, side: EnvInterface) -> Snapshot:
-    bad = [module_id for module_id in facts.modules if "/" in module_id]
-    if bad:
+def _together(
+    multi: MultiModuleContents, algorithm: str | None, interface: EnvInterface
+) -> Snapshot:
+    with_slash = [module_id for module_id in multi.modules if "/" in module_id]
+    if with_slash:
         raise InvalidInputError(
-            f"module ids {bad}: names of weights are 'id/parameter', so an id has no '/'"
+            f"module ids {with_slash}: names of weights are 'id/parameter', so an id has no '/'"
         )
     weights: dict[str, Array] = {
         f"{module_id}/{name}": array
-        for module_id, module in facts.modules.items()
+        for module_id, module in multi.modules.items()
         for name, array in module.weights.items()
     }
-    omitted = dict(side.omitted)
-    config = model_config_to_plain(facts.model_config, has_catalog=False, omitted=_noting(omitted))
+    omitted = dict(interface.omitted)
+    config = model_config_to_plain(multi.model_config, has_catalog=False, omitted=_noting(omitted))
     spec = Spec(
         stack="new",
         algorithm=algorithm,
-        cls=_class_path(facts.cls),
-        observation_space=_space(facts.observation_space),
-        action_space=_space(facts.action_space),
+        cls=_class_path(multi.cls),
+        observation_space=_space(multi.observation_space),
+        action_space=_space(multi.action_space),
         config={"model_config": config},
-        weights="inference-only" if facts.inference_only else "full",
+        weights="inference-only" if multi.inference_only else "full",
         acting=_acting(
             weights,
-            [f"{mid}/{name}" for mid, module in facts.modules.items() for name in module.acting],
+            [
+                f"{module_id}/{name}"
+                for module_id, module in multi.modules.items()
+                for name in module.acting
+            ],
         ),
         modules={
-            module_id: _module_spec(
-                module, None, EnvInterface(), f"module {module_id!r}", part=True
-            )
-            for module_id, module in facts.modules.items()
+            module_id: _module_spec(module, None, EnvInterface(), part=True)
+            for module_id, module in multi.modules.items()
         },
-        **side.fields(omitted),
+        **interface.fields(omitted),
     )
-    return Snapshot(weights=weights, spec=spec, state=side.state)
+    return Snapshot(weights=weights, spec=spec, state=interface.state)
 
 
 def _module_spec(
-    facts: ModuleFacts, algorithm: str | None, side: EnvInterface, what: str, *, part: bool = False
+    module: ModuleContents, algorithm: str | None, interface: EnvInterface, *, part: bool = False
 ) -> Spec:
-    omitted = dict(side.omitted)
+    """Build the spec of one module; ``part`` says that it is one of several that go together."""
+    omitted = dict(interface.omitted)
     config: dict[str, Any] = {
         "model_config": model_config_to_plain(
-            facts.model_config,
-            has_catalog=facts.catalog_class is not None,
+            module.model_config,
+            has_catalog=module.catalog_class is not None,
             omitted=_noting(omitted),
         )
     }
-    if facts.catalog_class is not None:
-        config["catalog_class"] = Tagged("import", _class_path(facts.catalog_class))
-    if facts.learner_only:
+    if module.catalog_class is not None:
+        config["catalog_class"] = Tagged("import", _class_path(module.catalog_class))
+    if module.learner_only:
         config["learner_only"] = True
-    for value in facts.learner_only_values:
+    for value in module.learner_only_values:
         omitted[f"learner.{value}"] = (
             "a value of the Learner, not of the module; training that starts from this snapshot "
             "starts it anew"
@@ -239,13 +263,13 @@ def _module_spec(
     return Spec(
         stack="new",
         algorithm=algorithm,
-        cls=_class_path(facts.cls),
-        observation_space=_space(facts.observation_space),
-        action_space=_space(facts.action_space),
+        cls=_class_path(module.cls),
+        observation_space=_space(module.observation_space),
+        action_space=_space(module.action_space),
         config=config,
-        weights="inference-only" if facts.inference_only else "full",
-        acting=None if part else _acting(facts.weights, facts.acting),
-        **side.fields(omitted),
+        weights="inference-only" if module.inference_only else "full",
+        acting=None if part else _acting(module.weights, module.acting),
+        **interface.fields(omitted),
     )
 
 
@@ -257,15 +281,21 @@ def _noting(omitted: dict[str, str]) -> Any:
 
 
 def _acting(weights: Mapping[str, Array], names: Iterable[str]) -> list[str] | None:
-    found = sorted(names)
-    return None if found == sorted(weights) else found
+    """Return what a spec records as acting weights: None if all weights are."""
+    acting = sorted(names)
+    return None if acting == sorted(weights) else acting
 
 
-def _space(space: Any) -> Any:
+def _space(space: gym.Space[Any] | None) -> JsonObject | None:
     return None if space is None else space_to_json(space)
 
 
 def _class_path(cls: type) -> str:
+    """Return a class's import path.
+
+    Raises:
+        InvalidInputError: no other process could import the class.
+    """
     if not is_importable(cls):
         raise InvalidInputError(
             f"{cls.__qualname__} is defined inside a function, so no other process could find it; "

@@ -91,7 +91,7 @@ def test_recurrent_state_survives_long_episodes_in_bounded_memory() -> None:
         state = out[Columns.STATE_OUT]
         mean = out[Columns.ACTION_DIST_INPUTS][0, 0, :2].numpy()
         np.testing.assert_array_equal(player.act(obs), mean)
-    assert len(player._slots[0]._episodes[0]) <= 256
+    assert len(player._episode_rows[0]._episodes[0]) <= 256
     player.reset()
     again = player.act(observations(1)[0])
     player.reset()
@@ -109,7 +109,7 @@ def test_long_episodes_of_one_of_several_agents_stay_bounded(ray_session: Any) -
     for obs in observations(600):
         fresh.reset()
         assert player.act(obs) == fresh.act(obs)
-    assert len(player._slots[0]._episodes[0]) <= 256
+    assert len(player._episode_rows[0]._episodes[0]) <= 256
 
 
 def test_one_row_of_a_batch_begins_anew_and_the_others_go_on() -> None:
@@ -129,7 +129,7 @@ def test_one_row_of_a_batch_begins_anew_and_the_others_go_on() -> None:
     np.testing.assert_allclose(second_action, second.act(rows[5]), rtol=1e-5)
     assert not np.allclose(first_action, first.act(rows[4]), rtol=1e-3)
     for row in (2, -1):
-        with pytest.raises(InvalidInputError, match="2 environments"):
+        with pytest.raises(InvalidInputError, match="had 2 rows"):
             player.reset(row)
 
 
@@ -158,7 +158,7 @@ def test_batch_is_each_alone() -> None:
 def test_batch_of_another_size_needs_a_reset() -> None:
     player = ModulePlayer(bare("module-lstm-shared"), env_spaces=SPACES)
     player.act_batch(observations(3))
-    with pytest.raises(InvalidInputError, match=r"1 observations for 3 environments; call reset"):
+    with pytest.raises(InvalidInputError, match=r"1 observations for 3 environments.*call reset"):
         player.act(observations(1)[0])
     with pytest.raises(InvalidInputError, match="2 rewards for 3"):
         player.act_batch(observations(3), rewards=[0.0, 1.0])
@@ -173,7 +173,7 @@ def test_observation_of_another_space_changes_nothing() -> None:
     first, second = observations(2)
     assert player.act(first) == control.act(first)
     for wrong in (np.zeros(5, np.float32), "text", None, {"a": 1}):
-        with pytest.raises(InvalidInputError, match=r"is not of Box"):
+        with pytest.raises(InvalidInputError, match="observation 0"):
             player.act(wrong)
     assert player.act(second) == control.act(second)
 
@@ -211,7 +211,7 @@ def test_bare_module_needs_the_environments_side() -> None:
     with pytest.raises(InvalidInputError, match="pair of gymnasium spaces"):
         ModulePlayer(snap, env_spaces=cells.VECTOR)
     nested = gym.spaces.Dict({"a": gym.spaces.Box(-1, 1, (3,)), "b": gym.spaces.Box(-1, 1, (1,))})
-    with pytest.raises(InvalidInputError, match=r"connectors=\[…\]"):
+    with pytest.raises(InvalidInputError, match="connectors="):
         ModulePlayer(snap, env_spaces=(nested, cells.UNEVEN), normalize_actions=True)
     player = ModulePlayer(
         snap,
@@ -227,11 +227,11 @@ def test_bare_module_needs_the_environments_side() -> None:
 
 
 def test_normalising_is_not_guessed_nor_contradicted(filtered: Snapshot) -> None:
-    with pytest.raises(InvalidInputError, match="knows how its actions are handled"):
+    with pytest.raises(InvalidInputError, match="records how actions go back"):
         ModulePlayer(filtered, normalize_actions=False)
-    with pytest.raises(InvalidInputError, match="single agent"):
+    with pytest.raises(InvalidInputError, match="does not tell agents apart"):
         ModulePlayer(filtered, agent=0)
-    with pytest.raises(InvalidInputError, match="holds one module"):
+    with pytest.raises(InvalidInputError, match="holds a single policy"):
         ModulePlayer(filtered, module_id="x")
 
 
@@ -244,7 +244,7 @@ def test_previous_rewards_must_be_given(ray_session: Any) -> None:
     player = ModulePlayer(snap)
     first, second = observations(2)
     player.act(first)
-    with pytest.raises(InvalidInputError, match="pass reward="):
+    with pytest.raises(InvalidInputError, match=r"act\(obs, reward=…\)"):
         player.act(second)
     player.act(second, reward=1.0)
     pieces = [PrevActionsPrevRewards(n_prev_actions=2, n_prev_rewards=3), FlattenObservations()]
@@ -302,5 +302,5 @@ def test_agents_of_different_spaces(ray_session: Any) -> None:
     obs = np.linspace(-1, 1, 6, dtype=np.float32)
     spaces = (gym.spaces.Box(-np.inf, np.inf, (6,)), cells.THREE)
     assert ModulePlayer(named).act(obs) == ModulePlayer(unnamed, env_spaces=spaces).act(obs)
-    with pytest.raises(InvalidInputError, match="needs observations of"):
+    with pytest.raises(InvalidInputError, match="takes observations in"):
         ModulePlayer(unnamed, env_spaces=SPACES)

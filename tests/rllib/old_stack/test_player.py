@@ -16,7 +16,7 @@ from ray.rllib.connectors.agent.state_buffer import StateBufferConnector
 from ray.rllib.connectors.agent.view_requirement import ViewRequirementAgentConnector
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.old_stack.observations import as_observation, rows_of
+from policystore.rllib.common.player_observations import as_observation, rows_of
 from policystore.rllib.old_stack.player import PolicyPlayer
 from policystore.rllib.old_stack.snapshot import snapshot_policy
 from tests.support.old_stack_configs import TRAINING_WARNINGS, build, ppo
@@ -278,9 +278,10 @@ def test_arrays_are_split_into_rows() -> None:
         as_observation(row, space, "row")
         assert row["b"][0] == index
     uneven = {"a": np.ones((3, 2)), "b": (np.arange(2), np.zeros(3))}
-    for wrong in (uneven, {"a": np.ones((3, 2))}, 3, np.float32(1), (1, 2)):
+    for wrong in (uneven, {"a": np.ones((3, 2))}, 3, np.float32(1), "text"):
         with pytest.raises(InvalidInputError, match="rows"):
             rows_of(wrong, space)
+    assert rows_of((1, 2), space) == rows_of(iter([1, 2]), space) == [1, 2]
 
 
 def test_tuple_observations_are_checked() -> None:

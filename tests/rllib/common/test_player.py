@@ -1,0 +1,415 @@
+"""The players of both API stacks take the same calls, and refuse the same faults in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from ray.rllib.algorithms.ppo.ppo import PPOConfig
+from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
+from ray.rllib.connectors.env_to_module import FlattenObservations, PrevActionsPrevRewards
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.models.preprocessors import get_preprocessor
+
+from policystore import InvalidInputError, PolicyStoreError, Snapshot
+from policystore import torch as policystore_torch
+from policystore.rllib import rebuild_player, snapshot
+from policystore.rllib.common.player import Player
+from policystore.rllib.new_stack.player import ModulePlayer
+from policystore.rllib.old_stack.player import PolicyPlayer
+
+VECTOR = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
+THREE = gym.spaces.Discrete(3)
+FORCES = gym.spaces.Box(-2.0, 2.0, (2,), np.float32)
+NESTED = gym.spaces.Dict(
+    {"far": gym.spaces.Box(-1.0, 1.0, (3,), np.float32), "kind": gym.spaces.Discrete(2)}
+)
+SPACES = (VECTOR, THREE)
+OBS = np.linspace(-0.5, 0.5, 4, dtype=np.float32)
+CLASSES = {"old": PolicyPlayer, "new": ModulePlayer}
+
+
+def module(obs: gym.Space[Any], act: gym.Space[Any], **model: Any) -> Snapshot:
+    """A snapshot of a new-stack module without an Algorithm."""
+    spec = RLModuleSpec(
+        module_class=DefaultPPOTorchRLModule,
+        observation_space=obs,
+        action_space=act,
+        model_config=DefaultModelConfig(fcnet_hiddens=[8], **model),
+    )
+    try:
+        return snapshot(spec.build())
+    except TypeError:  # Ray 2.40 takes the catalog from the caller
+        from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
+
+        spec.catalog_class = PPOCatalog
+        return snapshot(spec.build())
+
+
+def policy(obs: gym.Space[Any], act: gym.Space[Any], **model: Any) -> Snapshot:
+    """A snapshot of an old-stack policy without an Algorithm."""
+    config = PPOConfig().api_stack(
+        enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
+    )
+    config.training(model={"fcnet_hiddens": [8], **model})
+    return snapshot(PPOTorchPolicy(obs, act, config.to_dict()))
+
+
+@dataclass
+class Pair:
+    """One kind of policy on both stacks, and what makes players of them."""
+
+    snaps: dict[str, Snapshot]
+    arguments: dict[str, dict[str, Any]]
+
+    def player(self, stack: str, **changes: Any) -> Player:
+        return rebuild_player(self.snaps[stack], **{**self.arguments[stack], **changes})
+
+
+def plain() -> Pair:
+    arguments = {"env_spaces": SPACES}
+    snaps = {"old": policy(*SPACES), "new": module(*SPACES)}
+    return Pair(snaps, {"old": arguments, "new": arguments})
+
+
+def recurrent() -> Pair:
+    model = {"use_lstm": True, "lstm_cell_size": 8, "max_seq_len": 4}
+    arguments = {"env_spaces": SPACES}
+    snaps = {"old": policy(*SPACES, **model), "new": module(*SPACES, **model)}
+    return Pair(snaps, {"old": arguments, "new": arguments})
+
+
+def rewarded() -> Pair:
+    """Policies that look at the previous reward: by their model, and by a connector."""
+    model = {"use_lstm": True, "lstm_cell_size": 8, "lstm_use_prev_reward": True}
+    snaps = {
+        "old": policy(*SPACES, **model),
+        "new": module(gym.spaces.Box(-np.inf, np.inf, (8,), np.float32), THREE),
+    }
+    pieces = [PrevActionsPrevRewards(n_prev_actions=1, n_prev_rewards=1), FlattenObservations()]
+    return Pair(
+        snaps,
+        {"old": {"env_spaces": SPACES}, "new": {"env_spaces": SPACES, "connectors": pieces}},
+    )
+
+
+def nested() -> Pair:
+    made = get_preprocessor(NESTED)(NESTED).observation_space
+    flat = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
+    return Pair(
+        {"old": policy(made, THREE), "new": module(flat, THREE)},
+        {
+            "old": {"env_spaces": (NESTED, THREE)},
+            "new": {"env_spaces": (NESTED, THREE), "connectors": [FlattenObservations()]},
+        },
+    )
+
+
+MAKERS = {"plain": plain, "recurrent": recurrent, "rewarded": rewarded, "nested": nested}
+_PAIRS: dict[str, Pair] = {}
+
+
+def pair(name: str) -> Pair:
+    if name not in _PAIRS:
+        torch.manual_seed(0)
+        _PAIRS[name] = MAKERS[name]()
+    return _PAIRS[name]
+
+
+def outcome(function: Callable[[], Any], snap: Snapshot) -> tuple[type, str]:
+    """The class of an error and its message, without the snapshot's own name."""
+    with pytest.raises(PolicyStoreError) as raised:
+        function()
+    return type(raised.value), str(raised.value).replace(repr(snap), "the snapshot")
+
+
+def assert_same_outcome(kind: str, call: Callable[[str], Any]) -> str:
+    """The same call fails on both stacks with the same class and message; return the message."""
+    snaps = pair(kind).snaps
+    old, new = (outcome(lambda stack=stack: call(stack), snaps[stack]) for stack in CLASSES)
+    assert old == new
+    return old[1]
+
+
+BAD_CONSTRUCTION: dict[str, dict[str, Any]] = {
+    "one space": {"env_spaces": VECTOR},
+    "three spaces": {"env_spaces": (VECTOR, THREE, THREE)},
+    "a name": {"env_spaces": "CartPole-v1"},
+    "no spaces": {"env_spaces": None},
+    "an enormous space": {"env_spaces": (gym.spaces.MultiBinary(1 << 25), THREE)},
+    "an agent": {"agent": 0},
+    "a module": {"module_id": "main"},
+    "normalizing by a word": {"normalize_actions": "yes"},
+    "clipping by a number": {"clip_actions": 1},
+    "trust in a word": {"trust": "mypkg."},
+    "trust in nothing": {"trust": None},
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONSTRUCTION)
+def test_a_bad_argument_is_refused_in_the_same_words(case: str) -> None:
+    assert_same_outcome(
+        "plain", lambda stack: pair("plain").player(stack, **BAD_CONSTRUCTION[case])
+    )
+
+
+@pytest.mark.parametrize("case", BAD_CONSTRUCTION)
+def test_the_classes_refuse_what_rebuild_player_refuses(case: str) -> None:
+    def make(stack: str) -> Any:
+        arguments = {**pair("plain").arguments[stack], **BAD_CONSTRUCTION[case]}
+        return CLASSES[stack](pair("plain").snaps[stack], **arguments)
+
+    snap = pair("plain").snaps["old"]
+    by_class = assert_same_outcome("plain", make)
+    by_function = outcome(lambda: pair("plain").player("old", **BAD_CONSTRUCTION[case]), snap)
+    assert by_class == by_function[1]
+
+
+def test_actions_of_another_environment_are_refused_in_the_same_words() -> None:
+    for other in (gym.spaces.Discrete(50), gym.spaces.MultiDiscrete([3, 3])):
+        message = assert_same_outcome(
+            "plain",
+            lambda stack, other=other: pair("plain").player(stack, env_spaces=(VECTOR, other)),
+        )
+        assert "not for this environment" in message
+
+
+def test_observations_of_another_environment_are_refused_by_both() -> None:
+    wrong = (gym.spaces.Box(-1.0, 1.0, (5,), np.float32), THREE)
+    for stack in CLASSES:
+        with pytest.raises(InvalidInputError, match=r"takes observations in .*either the policy"):
+            pair("plain").player(stack, env_spaces=wrong)
+
+
+def test_a_recorded_handling_of_actions_is_not_contradicted() -> None:
+    snaps = {"old": policy(VECTOR, FORCES), "new": module(VECTOR, FORCES)}
+    spec = snaps["new"].spec.replace(normalize_actions=True, clip_actions=False)
+    snaps["new"] = snaps["new"].replace(spec=spec)
+    found = {
+        outcome(
+            lambda stack=stack: rebuild_player(
+                snaps[stack], env_spaces=(VECTOR, FORCES), normalize_actions=False
+            ),
+            snaps[stack],
+        )
+        for stack in CLASSES
+    }
+    assert len(found) == 1
+
+
+def test_an_unrecorded_handling_of_actions_is_asked_for_and_followed() -> None:
+    snaps = {"old": policy(VECTOR, FORCES), "new": module(VECTOR, FORCES)}
+    spec = snaps["old"].spec.replace(normalize_actions=None, clip_actions=None)
+    snaps["old"] = snaps["old"].replace(spec=spec)
+    found = {
+        outcome(
+            lambda stack=stack: rebuild_player(snaps[stack], env_spaces=(VECTOR, FORCES)),
+            snaps[stack],
+        )
+        for stack in CLASSES
+    }
+    assert len(found) == 1
+    for snap in snaps.values():
+        raw, scaled = (
+            rebuild_player(snap, env_spaces=(VECTOR, FORCES), normalize_actions=normalize).act(OBS)
+            for normalize in (False, True)
+        )
+        np.testing.assert_allclose(scaled, 2.0 * raw, rtol=1e-5)
+
+
+def test_a_snapshot_without_its_connectors_is_played_with_others_only() -> None:
+    for stack in CLASSES:
+        snap = pair("plain").snaps[stack]
+        lacking = snap.replace(spec=snap.spec.replace(omitted={"connectors.agent.X": "on request"}))
+        with pytest.raises(
+            InvalidInputError, match=r"without \['connectors.agent.X'\].*connectors="
+        ):
+            rebuild_player(lacking, env_spaces=SPACES)
+
+
+@pytest.mark.parametrize("connectors", [7, {"learner": []}, {"agent": 7}, "text", [3]])
+def test_connectors_of_another_form_are_refused(connectors: Any) -> None:
+    for stack in CLASSES:
+        with pytest.raises(InvalidInputError, match="connectors: expected"):
+            pair("plain").player(stack, connectors=connectors)
+
+
+def test_snapshots_of_another_kind_are_refused() -> None:
+    other = {"old": "new", "new": "old"}
+    for stack, cls in CLASSES.items():
+        for wrong in (
+            pair("plain").snaps[other[stack]],
+            policystore_torch.snapshot(torch.nn.Linear(2, 2)),
+            "a/b",
+            None,
+        ):
+            with pytest.raises(InvalidInputError, match="rebuild_player|expected a Snapshot"):
+                cls(wrong, env_spaces=SPACES)  # type: ignore[arg-type]
+
+
+def test_spaces_may_be_a_list_and_trust_a_generator() -> None:
+    for stack in CLASSES:
+        player = pair("plain").player(stack, env_spaces=list(SPACES), trust=iter(["mypkg."]))
+        assert player.observation_space == VECTOR
+        assert player.action_space == THREE
+        assert player.act(OBS) in THREE
+
+
+BAD_CALLS: dict[str, tuple[str, Callable[[Player], Any]]] = {
+    "explore by number": ("plain", lambda p: p.act(OBS, explore=1)),  # type: ignore[arg-type]
+    "explore by nothing": ("plain", lambda p: p.act(OBS, None)),  # type: ignore[arg-type]
+    "another shape": ("plain", lambda p: p.act(np.zeros(5, np.float32))),
+    "text": ("plain", lambda p: p.act("text")),
+    "nothing": ("plain", lambda p: p.act(None)),
+    "a dict": ("plain", lambda p: p.act({"a": 1})),
+    "a ragged list": ("plain", lambda p: p.act([[1], 2])),
+    "one observation as a batch": ("plain", lambda p: p.act_batch(OBS)),
+    "a number as a batch": ("plain", lambda p: p.act_batch(3)),
+    "text as a batch": ("plain", lambda p: p.act_batch("abcd")),
+    "a dict as a batch": ("plain", lambda p: p.act_batch({"a": np.zeros((2, 4))})),
+    "the second of a batch": ("plain", lambda p: p.act_batch([OBS, OBS[:2]])),
+    "too many rewards": ("plain", lambda p: p.act_batch([OBS], rewards=[1.0, 2.0])),
+    "rewards without observations": ("plain", lambda p: p.act_batch([], rewards=[1.0])),
+    "a reward that is text": ("plain", lambda p: p.act(OBS, reward="1")),  # type: ignore[arg-type]
+    "a reward with axes": ("plain", lambda p: p.act(OBS, reward=np.zeros(2))),  # type: ignore[arg-type]
+    "rewards as a number": ("plain", lambda p: p.act_batch([OBS], rewards=1.0)),  # type: ignore[arg-type]
+    "a row that is text": ("plain", lambda p: p.reset("x")),  # type: ignore[arg-type]
+    "a row that is a bool": ("plain", lambda p: (p.act(OBS), p.reset(False))),
+    "a row before the first call": ("plain", lambda p: p.reset(0)),
+    "a row too many": ("plain", lambda p: (p.act_batch([OBS, OBS]), p.reset(2))),
+    "a row below zero": ("plain", lambda p: (p.act_batch([OBS, OBS]), p.reset(-1))),
+    "fewer rows": ("recurrent", lambda p: (p.act_batch([OBS] * 3), p.act(OBS))),
+    "more rows": ("recurrent", lambda p: (p.act(OBS), p.act_batch([OBS] * 3))),
+    "a missing reward": ("rewarded", lambda p: (p.act(OBS), p.act(OBS))),
+    "a missing reward of one row": (
+        "rewarded",
+        lambda p: (p.act_batch([OBS, OBS]), p.reset(0), p.act_batch([OBS, OBS])),
+    ),
+    "a missing key": ("nested", lambda p: p.act({"far": np.zeros(3, np.float32)})),
+    "a key too many": (
+        "nested",
+        lambda p: p.act({"far": np.zeros(3, np.float32), "kind": 1, "more": 0}),
+    ),
+    "a value out of its space": (
+        "nested",
+        lambda p: p.act({"far": np.zeros(3, np.float32), "kind": 7}),
+    ),
+    "uneven arrays": (
+        "nested",
+        lambda p: p.act_batch({"far": np.zeros((3, 3)), "kind": np.zeros(2, np.int64)}),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_a_bad_call_is_refused_in_the_same_words_and_changes_nothing(case: str) -> None:
+    kind, call = BAD_CALLS[case]
+    players = {stack: pair(kind).player(stack) for stack in CLASSES}
+    assert_same_outcome(kind, lambda stack: call(players[stack]))
+    for player in players.values():
+        player.reset()
+        player.act(player.observation_space.sample())
+
+
+def act_all(player: Player) -> list[Any]:
+    """Calls that differ only in the form of their arguments."""
+    batch = np.stack([OBS, OBS / 2])
+    return [
+        player.act_batch(form)
+        for form in (
+            [OBS, OBS / 2],
+            (OBS, OBS / 2),
+            iter([OBS, OBS / 2]),
+            batch,
+            torch.tensor(batch),
+            batch.tolist(),
+            batch.astype(np.float64),
+        )
+    ]
+
+
+@pytest.mark.parametrize("stack", CLASSES)
+def test_observations_come_in_several_forms(stack: str) -> None:
+    expected, *others = act_all(pair("plain").player(stack))
+    assert all(actions == expected for actions in others)
+
+
+@pytest.mark.parametrize("stack", CLASSES)
+def test_a_batch_of_nested_arrays_is_rows(stack: str) -> None:
+    player = pair("nested").player(stack)
+    rows = [{"far": OBS[:3] * k, "kind": np.int64(k)} for k in (0, 1)]
+    arrays = {key: np.stack([row[key] for row in rows]) for key in NESTED.spaces}
+    actions = player.act_batch(arrays)
+    assert actions == player.act_batch(rows)
+    # Flattening and preprocessing remember nothing, so any number of rows may follow.
+    assert [player.act(row) for row in rows] == actions
+
+
+@pytest.mark.parametrize("stack", CLASSES)
+def test_no_rows_change_nothing(stack: str) -> None:
+    player = pair("recurrent").player(stack)
+    player.act_batch([OBS] * 2)
+    assert player.act_batch([]) == player.act_batch(np.zeros((0, 4), np.float32)) == []
+    assert len(player.act_batch([OBS] * 2)) == 2
+
+
+@pytest.mark.parametrize("stack", CLASSES)
+def test_rewards_and_rows_may_be_numpys(stack: str) -> None:
+    lists, arrays = (pair("rewarded").player(stack) for _ in range(2))
+    for player, rewards in ((lists, [0.5, 1.0]), (arrays, np.array([0.5, 1.0], np.float32))):
+        player.act_batch([OBS, OBS])
+        player.act_batch([OBS, OBS], rewards=rewards)
+        player.reset(np.flatnonzero([False, True])[0])
+    assert lists.act_batch([OBS, OBS], rewards=[1, 2]) == arrays.act_batch(
+        [OBS, OBS], rewards=(1.0, 2.0)
+    )
+    lists.reset()
+    lists.act(OBS, reward=3.0)  # the first of an episode: allowed, and without effect
+
+
+@pytest.mark.parametrize("stack", CLASSES)
+def test_a_call_that_fails_inside_asks_for_a_reset(
+    stack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    player: Any = pair("plain").player(stack)
+    player.act(OBS)
+    holder, name = {
+        "old": (getattr(player, "policy", None), "compute_actions_from_input_dict"),
+        "new": (getattr(player, "module", None), "forward_inference"),
+    }[stack]
+    with monkeypatch.context() as patch:
+        patch.setattr(holder, name, lambda *_args, **_kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            player.act(OBS)
+    with pytest.raises(InvalidInputError, match=r"failed halfway.*reset\(\)"):
+        player.act(OBS)
+    player.reset()
+    player.act(OBS)
+
+
+def test_both_remember_and_begin_anew_in_the_same_way() -> None:
+    for stack in CLASSES:
+        player, control = (pair("recurrent").player(stack) for _ in range(2))
+        sampled = []
+        for each in (player, control):
+            torch.manual_seed(1)
+            sampled.append([int(each.act(OBS * k, explore=True)) for k in range(20)])
+        assert sampled[0] == sampled[1]
+        player.reset()
+        assert player.act(OBS) == pair("recurrent").player(stack).act(OBS)
+
+
+def test_no_ray_is_started() -> None:
+    import ray
+
+    before = ray.is_initialized()
+    for stack in CLASSES:
+        pair("plain").player(stack).act(OBS)
+    assert ray.is_initialized() == before
