@@ -192,7 +192,7 @@ def _together(facts: MultiFacts, algorithm: str | None, side: EnvInterface) -> S
         for name, array in module.weights.items()
     }
     omitted = dict(side.omitted)
-    config = model_config_to_plain(facts.model_config, has_catalog=False, omitted=_noting(omitted))
+    config = model_config_to_plain(facts.model_config, has_catalog=False, omitted=omitted)
     spec = Spec(
         stack="new",
         algorithm=algorithm,
@@ -224,7 +224,7 @@ def _module_spec(
         "model_config": model_config_to_plain(
             facts.model_config,
             has_catalog=facts.catalog_class is not None,
-            omitted=_noting(omitted),
+            omitted=omitted,
         )
     }
     if facts.catalog_class is not None:
@@ -247,13 +247,6 @@ def _module_spec(
         acting=None if part else _acting(facts.weights, facts.acting),
         **side.fields(omitted),
     )
-
-
-def _noting(omitted: dict[str, str]) -> Any:
-    def note(where: str, why: str) -> None:
-        omitted[f"config.{where}"] = why
-
-    return note
 
 
 def _acting(weights: Mapping[str, Array], names: Iterable[str]) -> list[str] | None:

@@ -33,11 +33,12 @@ from policystore.errors import (
     UntrustedError,
 )
 from policystore.format.values import Tagged
-from policystore.rllib.new_stack.connector_state import decode_array, put_state, take_state
+from policystore.rllib.new_stack.connector_state import put_state, take_state
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib.new_stack.snapshot import snapshot_module
 from policystore.rllib.worker_code.read_modules import read_learner
 from policystore.rllib.workers.by_value import ship
+from policystore.rllib_schema.packed_arrays import unpack_array
 from policystore.snapshot import Snapshot
 
 
@@ -248,7 +249,7 @@ def test_no_string_of_a_snapshot_reaches_rllibs_decoder(tmp_path: Path, place: s
     trap = tmp_path / "ran"
     text = base64.b64encode(zlib.compress(pickle.dumps(Marker(trap)))).decode()
     with pytest.raises(FormatError):
-        decode_array(text)
+        unpack_array(text, "it")
     state = take_state(filled_filter(), "MeanStdFilter", None)
     state[None]["running_stats"][0][place] = text
     with pytest.raises(FormatError, match="not filter statistics"):
