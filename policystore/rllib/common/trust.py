@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -24,7 +24,7 @@ __all__ = [
     "resolve",
 ]
 
-Trust: TypeAlias = Iterable[str | type | Any]
+Trust: TypeAlias = Iterable[str | Callable[..., object]]
 """Prefixes of import paths (``"mypkg."``), or classes and functions themselves."""
 
 _FREE = "ray.rllib."
@@ -64,7 +64,7 @@ def is_importable(target: object) -> bool:
     return bool(_PATH.match(path))
 
 
-def listed(trust: Trust) -> tuple[Any, ...]:
+def listed(trust: Trust) -> tuple[str | Callable[..., object], ...]:
     """Return ``trust`` as a tuple, so that it can be read several times.
 
     Raises:
