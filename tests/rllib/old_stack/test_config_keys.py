@@ -134,6 +134,6 @@ def test_numbers_of_numpy_are_kept_as_those_of_python_or_listed() -> None:
         "count": (int, 3),
     }
     assert omitted == {
-        "config.root": "a numpy.complex128 is not a plain value",
+        "config.root": "a numpy.complex64 is not a plain value",
         "config.list": "a numpy.datetime64 is not a plain value",
     }
