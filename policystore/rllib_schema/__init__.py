@@ -1,1 +1,4 @@
-"""What live and saved policies share: config keys, class paths, connectors. Imports no Ray."""
+"""Describe what live and saved RLlib policies share: config keys, class paths, arrays, configs.
+
+Imports no Ray, torch or gymnasium.
+"""

@@ -1,6 +1,6 @@
-"""Classes of RLlib that checkpoints name, by the import paths that they have today.
+"""Map the names of RLlib's classes in checkpoints to the import paths that they have today.
 
-The names are those of Ray 2.60. Sources: ``ray/rllib/algorithms/registry.py:124`` (policies by
+The paths are those of Ray 2.60. Sources: ``ray/rllib/algorithms/registry.py:124`` (policies by
 name), ``ray/rllib/connectors/`` (old-stack connectors by name), and the history of the folders
 ``ray/rllib/algorithms/*/torch`` (new-stack modules).
 """
@@ -19,7 +19,7 @@ POLICIES = {
         ("ppo", "PPOTorchPolicy"), ("sac", "SACTorchPolicy"),
     )
 }  # fmt: skip
-"""Torch policies of the old stack that Ray 2.60 has."""
+"""Name -> import path of the torch policies of the old stack that Ray 2.60 has."""
 
 _CONNECTORS = "ray.rllib.connectors"
 CONNECTORS = {
@@ -38,10 +38,11 @@ CONNECTORS = {
         ("action.immutable", "ImmutableActionsConnector"),
     )
 }
-"""RLlib's own connectors of the old stack."""
+"""Name -> import path of RLlib's own connectors of the old stack."""
 
 
 def _renamed(algorithm: str, old: str, new: str) -> tuple[str, str]:
+    """Return the old and the new import path of a class in an algorithm's ``torch`` folder."""
     folder = f"{_ALGORITHMS}.{algorithm}.torch"
     return f"{folder}.{old}", f"{folder}.{new}"
 
@@ -67,9 +68,9 @@ MODULES = dict(
         ),
     )
 )
-"""Classes of the new stack, as Ray 2.40 and before, and as later versions call them."""
+"""Classes of the new stack: import path in Ray 2.40 and before -> import path in later versions."""
 
 
 def todays_path(path: str) -> str:
-    """The import path that a class has in the newest Ray that is supported."""
+    """Return the import path that a class has in the newest supported Ray (2.60)."""
     return MODULES.get(path, path)

@@ -1,12 +1,17 @@
-"""Keys of RLlib's config that say nothing about a policy: a reviewed list.
+"""Which keys of RLlib's config are not recorded, and which name a class by registry.
 
-By the methods of ``AlgorithmConfig`` that set them (algorithms/algorithm_config.py). A key that is
-not listed is kept, so a policy's own keys, of any algorithm or of the user, are never lost.
+The keys that are not recorded say nothing about a policy. They form a reviewed list, grouped by the
+methods of ``AlgorithmConfig`` that set them (algorithms/algorithm_config.py). A key that is not
+listed is kept, so a policy's own keys, of any algorithm or of the user, are never lost.
 """
 
 from __future__ import annotations
 
-__all__ = ["DROPPED", "is_dropped"]
+__all__ = ["DROPPED", "REGISTRY_KEYS", "is_dropped"]
+
+REGISTRY_KEYS = ("custom_model", "custom_action_dist", "custom_preprocessor")
+"""Keys whose text RLlib looks up in a registry of the process (models/catalog.py:172-176, 372-397
+and 869)."""
 
 _RESOURCES = """
     extra_python_environs_for_driver extra_python_environs_for_worker num_cpus_for_main_process
@@ -22,7 +27,7 @@ _RESOURCES = """
     simple_queue_size _env_runners_only _skip_learners
 """
 
-# Torch on one CPU is what a policy is rebuilt for; these tune other backends.
+# A policy is rebuilt for torch on one CPU; these tune other backends.
 _FRAMEWORK = """
     framework eager_tracing eager_max_retraces tf_session_args local_tf_session_args
     torch_compile_learner torch_compile_learner_what_to_compile torch_compile_learner_dynamo_mode
@@ -109,7 +114,7 @@ _OFFLINE_DATA = """
     max_num_offline_eval_runner_restarts input_evaluation _set_off_policy_estimation_methods
 """
 
-# Of versions before 2.40, which checkpoints come from.
+# Keys of Ray before 2.40; checkpoints come from such versions too.
 _EARLIER = """
     multiagent _learner_hps num_cpus_for_driver sample_async auto_wrap_old_gym_envs
     _enable_learner_api _validate_exploration_conf_and_rl_modules horizon soft_horizon
@@ -130,11 +135,11 @@ DROPPED = frozenset(
         ]
     ).split()
 )
-"""Keys that are not recorded."""
+"""Keys of ``AlgorithmConfig`` that a snapshot does not record."""
 
 _DROPPED_PREFIXES = ("callbacks_on_", "evaluation_", "offline_")
 
 
 def is_dropped(key: str) -> bool:
-    """Whether a key of a policy's config is not recorded."""
+    """Return whether snapshots do not record this key of a policy's config."""
     return key in DROPPED or key.startswith(_DROPPED_PREFIXES)

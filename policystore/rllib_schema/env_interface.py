@@ -1,4 +1,4 @@
-"""The environment's side of a new-stack policy, as specs and states record it."""
+"""Hold what a spec and a state record of the environment's side of a new-stack policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,19 @@ PIPELINES = ("env_to_module", "module_to_env")
 
 @dataclass
 class EnvInterface:
-    """What a spec and a state record of the environment's side."""
+    """The environment's side of a policy: its spaces, connectors and action handling.
+
+    Attributes:
+        observation_space: of the environment, as :mod:`policystore.spaces` writes it; None if it is
+            not known.
+        action_space: of the environment, likewise.
+        connectors: the user's connectors by pipeline, and what a player needs to add RLlib's own.
+        state: state of connectors, by name.
+        normalize_actions: whether actions in [-1, 1] are scaled to the action space; None if it is
+            not known.
+        clip_actions: whether actions are clipped to the action space; None if it is not known.
+        omitted: place -> reason, of all that was left out.
+    """
 
     observation_space: JsonObject | None = None
     action_space: JsonObject | None = None
@@ -27,7 +39,11 @@ class EnvInterface:
     omitted: dict[str, str] = field(default_factory=dict)
 
     def fields(self, omitted: Mapping[str, str]) -> dict[str, Any]:
-        """Arguments for a Spec."""
+        """Return keyword arguments for a :class:`policystore.Spec`.
+
+        Args:
+            omitted: place -> reason, of what was left out of the rest of the policy.
+        """
         return {
             "env_observation_space": self.observation_space,
             "env_action_space": self.action_space,

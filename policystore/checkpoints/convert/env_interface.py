@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from policystore.checkpoints.convert.config_values import Plainer
+from policystore.checkpoints.convert.config_values import CheckpointConfigWalker
 from policystore.checkpoints.convert.filter_stats import StatisticsReader
 from policystore.checkpoints.convert.spaces import described_space
 from policystore.checkpoints.files.folder import Folder
@@ -26,6 +26,7 @@ from policystore.format.canonical_json import JsonObject, canonical_json
 from policystore.format.values import Tagged
 from policystore.rllib_schema.class_paths import todays_path
 from policystore.rllib_schema.env_interface import PIPELINES, EnvInterface
+from policystore.rllib_schema.plain_config import NOTHING
 
 __all__ = ["env_interface_of_config", "read_env_interface"]
 
@@ -197,11 +198,11 @@ def _record(
         side.omitted[place] = "a pipeline inside of the pipeline"
         return
     missing: dict[str, str] = {}
-    plainer = Plainer(str(folder), missing)
+    walker = CheckpointConfigWalker(str(folder), missing)
     kept = {key: value for key, value in kwargs.items() if key not in _SPACES}
     entry: dict[str, Any] = {"class": Tagged("import", todays_path(path))}
-    plain_args = plainer.value(list(args), "args")[1] if args else None
-    plain_kwargs = plainer.mapping(kept, "kwargs")
+    plain_args = walker.value(list(args), "args") if args else None
+    plain_kwargs = walker.mapping(kept, "kwargs")
     if missing:
         side.omitted[place] = next(iter(missing.values()))
         return
@@ -219,8 +220,8 @@ def _record(
         side.omitted[place] = _PER_AGENT
         return
     if state and not name.endswith("MeanStdFilter"):
-        ok, plain = Plainer(str(folder), side.omitted).value(state, place)
-        if not ok:
+        plain = CheckpointConfigWalker(str(folder), side.omitted).value(state, place)
+        if plain is NOTHING:
             return
         side.state[name] = plain
     elif state:

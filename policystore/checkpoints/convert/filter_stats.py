@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from policystore.checkpoints.convert.spaces import array_from_text
 from policystore.errors import FormatError
 from policystore.format.arrays import Array
+from policystore.rllib_schema.packed_arrays import unpack_array
 
 __all__ = ["StatisticsReader"]
 
@@ -42,7 +42,7 @@ class StatisticsReader:
 
     def _array(self, value: Any) -> Array:
         self._left -= 1
-        found = array_from_text(value, self._what) if isinstance(value, str) else value
+        found = unpack_array(value, self._what) if isinstance(value, str) else value
         if not isinstance(found, (np.ndarray, np.generic)) or found.dtype.kind not in "fiu":
             raise FormatError(f"{self._what}: statistics that are no numbers")
         self._bytes -= found.nbytes

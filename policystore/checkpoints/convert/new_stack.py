@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from policystore.checkpoints.convert.config_values import Plainer
+from policystore.checkpoints.convert.config_values import CheckpointConfigWalker
 from policystore.checkpoints.convert.spaces import described_space
 from policystore.checkpoints.files.placeholders import (
     BAD_DATA_ERRORS,
@@ -137,7 +137,7 @@ class ModuleDescription:
         catalog = class_path(given.get("catalog_class"))
         if catalog is not None:
             model = {**_MODEL_DEFAULTS, **model}
-        plain = Plainer(what, self.omitted).mapping(model, "config.model_config")
+        plain = CheckpointConfigWalker(what, self.omitted).mapping(model, "config.model_config")
         self.config = {"model_config": plain}
         if catalog is not None:
             self.config["catalog_class"] = Tagged("import", todays_path(catalog))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from policystore.checkpoints.convert.config_values import Plainer
+from policystore.checkpoints.convert.config_values import CheckpointConfigWalker
 from policystore.checkpoints.convert.filter_stats import StatisticsReader
 from policystore.checkpoints.convert.spaces import described_space
 from policystore.checkpoints.convert.weights import checked_weights
@@ -91,7 +91,7 @@ def old_snapshot(
     if not config:
         omitted["config"] = f"expected a dict, found {kind_of(described.get('config'))}"
     kept = {key: value for key, value in config.items() if not is_dropped(str(key))}
-    plain = Plainer(what, omitted).mapping(kept, "config")
+    plain = CheckpointConfigWalker(what, omitted).mapping(kept, "config")
     plain["exploration_config"] = _known_exploration(plain.get("exploration_config"), omitted)
     connectors, states = _connectors(state.get("connector_configs"), omitted, what)
     observations = described_space(described.get("observation_space"), f"{what}: observations")

@@ -1,1 +1,1 @@
-"""What both API stacks share."""
+"""Share between both API stacks: trust, bounds of a build, running statistics, ids, state."""

@@ -1,4 +1,4 @@
-"""Around every rebuild: what a stranger's policy may cost, and what it leaves as it was."""
+"""Bound what rebuilding a policy from a store may cost, and undo its side effects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import ray
 import torch
@@ -14,6 +13,7 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.nn.parameter import is_lazy
 
 from policystore.errors import InvalidInputError, MismatchError, PolicyStoreError
 from policystore.format.spec import Spec
@@ -21,70 +21,78 @@ from policystore.snapshot import Snapshot
 
 __all__ = ["building", "check_snapshot", "guarded", "lost_config"]
 
-_ROOM_BYTES = 64 << 20
-_ROOM_COUNT = 1000
+# Allowed on top of what the weights of a snapshot account for.
+_SPARE_BYTES = 64 << 20
+_SPARE_TENSORS = 1000
 
 
 def check_snapshot(snap: object) -> None:
-    """Refuse what is no snapshot, such as the ref of one, and one of no known class."""
+    """Refuse what is not a snapshot, such as a ref, and a snapshot of weights without a class.
+
+    Raises:
+        InvalidInputError: says which.
+    """
     if not isinstance(snap, Snapshot):
         raise InvalidInputError(
             f"expected a Snapshot, found {type(snap).__qualname__}"
             + (f": pull it first, store.pull({snap!r})" if isinstance(snap, str) else "")
         )
-    why = snap.spec.omitted
-    if snap.spec.stack == "none" and ("class" in why or "spec" in why):
-        raise InvalidInputError(
-            f"{snap!r} holds weights that cannot be rebuilt: {why.get('class', why.get('spec'))}"
-        )
+    omitted = snap.spec.omitted
+    if snap.spec.stack == "none" and ("class" in omitted or "spec" in omitted):
+        reason = omitted.get("class", omitted.get("spec"))
+        raise InvalidInputError(f"{snap!r} holds weights that cannot be rebuilt: {reason}")
 
 
 def lost_config(spec: Spec) -> list[str]:
-    """What of its config a snapshot could not hold, by place."""
+    """Return the places in a policy's config that its snapshot could not hold, sorted."""
     return sorted(key for key in spec.omitted if key.startswith("config."))
 
 
 @contextlib.contextmanager
 def building(snap: Snapshot) -> Iterator[None]:
-    """Around the construction of a snapshot's network.
+    """Build the network of a snapshot inside this context, within bounds.
 
-    A few bytes of config can ask for terabytes. What a network registers is counted against what
-    the snapshot has weights for (four times their bytes: target networks, and constructors that
-    cast to smaller dtypes afterwards), before torch touches the memory. Torch's random numbers go
-    on as if nothing had been built.
+    A few bytes of config can ask for terabytes. The context counts what a network registers
+    against four times the bytes of the snapshot's weights (target networks, and constructors that
+    cast to smaller dtypes afterwards), before torch touches the memory. Torch's random numbers
+    continue afterwards as if nothing had been built.
 
-    What the snapshot could not hold of the config is logged: if the class reads it, the policy acts
-    in another way than the original.
+    A warning is logged if the snapshot could not hold some of the config: if the class reads that,
+    the policy acts in another way than the original.
+
+    Args:
+        snap: its weights give the bounds.
 
     Raises:
         MismatchError: the config makes a far larger network than the weights are of.
-        InvalidInputError: Ray was started, which no policy needs.
+        InvalidInputError: the constructor started Ray, which no policy needs.
     """
     lost = lost_config(snap.spec)
     if lost:
         logging.getLogger("policystore").warning(
             "%r is rebuilt without %s, which had no form in a snapshot: if its class reads that, "
-            "it acts in another way than the original",
+            "the policy acts in another way than the original",
             snap,
             ", ".join(lost),
         )
-    running = ray.is_initialized()
-    most_bytes = 4 * snap.nbytes + _ROOM_BYTES
-    most_count = 8 * len(snap.weights) + _ROOM_COUNT
-    here = threading.get_ident()
-    used = [0, 0]
+    was_running = ray.is_initialized()
+    max_bytes = 4 * snap.nbytes + _SPARE_BYTES
+    max_tensors = 8 * len(snap.weights) + _SPARE_TENSORS
+    thread = threading.get_ident()
+    registered_bytes = registered_tensors = 0
 
-    def count(module: torch.nn.Module, name: str, tensor: Any) -> None:
-        # The hooks are the process's; other threads build what they like.
-        if tensor is None or threading.get_ident() != here or torch.nn.parameter.is_lazy(tensor):
+    def count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal registered_bytes, registered_tensors
+        # Torch's hooks are global; other threads of the process are not limited.
+        if tensor is None or threading.get_ident() != thread or is_lazy(tensor):
             return
-        used[0] += tensor.numel() * tensor.element_size()
-        used[1] += 1
-        if used[0] > most_bytes or used[1] > most_count:
+        registered_bytes += tensor.numel() * tensor.element_size()
+        registered_tensors += 1
+        if registered_bytes > max_bytes or registered_tensors > max_tensors:
             raise MismatchError(
-                f"{snap!r}: its config makes a network of more than {used[0]:,} bytes in {used[1]} "
-                f"tensors, and its weights have {snap.nbytes:,} bytes in {len(snap.weights)}: they "
-                "do not belong together, and nothing was built"
+                f"{snap!r}: its config makes a network of more than {registered_bytes:,} bytes in "
+                f"{registered_tensors} tensors, and its weights have {snap.nbytes:,} bytes in "
+                f"{len(snap.weights)}: they do not belong together, and nothing was built"
             )
 
     hooks = [
@@ -97,16 +105,19 @@ def building(snap: Snapshot) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-    if ray.is_initialized() and not running:
+    if ray.is_initialized() and not was_running:
         raise InvalidInputError(f"the constructor of {snap.spec.cls} started Ray; it must not")
 
 
 @contextlib.contextmanager
-def guarded(what: str) -> Iterator[None]:
-    """Errors of RLlib, torch or a trusted class over what a spec says, as ours; the cause is kept.
+def guarded(action: str) -> Iterator[None]:
+    """Turn errors of RLlib, torch or a trusted class inside this context into ours.
+
+    Args:
+        action: how the message names what failed, such as ``"rebuilding Snapshot(…)"``.
 
     Raises:
-        InvalidInputError: for anything that is not of policystore already.
+        InvalidInputError: for every error that is not of policystore already, which is the cause.
     """
     try:
         yield
@@ -114,6 +125,6 @@ def guarded(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InvalidInputError(
-            f"{what} failed: {type(error).__name__}: {str(error)[:500]}. Its spec or state is "
+            f"{action} failed: {type(error).__name__}: {str(error)[:500]}. Its spec or state is "
             "malformed, or a class that it names has changed since it was made."
         ) from error

@@ -1,7 +1,7 @@
-"""RLlib's running statistics, which filters of both API stacks keep, made by our own code.
+"""Build RLlib's running statistics, which filters of both API stacks keep, from checked arrays.
 
-``RunningStat.from_state`` decodes texts by unpickling them (utils/serialization.py:83); nothing of
-a store comes near it.
+``RunningStat.from_state`` decodes texts by unpickling them (utils/serialization.py:83); nothing
+that comes from a store is passed to it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ __all__ = ["running_stat", "squares_name"]
 
 
 def squares_name(stat: RunningStat) -> str:
-    """The attribute with the sum of squared differences.
+    """Return the name of the attribute that holds the sum of squared differences.
 
-    utils/filter.py of Ray 2.40 calls it ``std_array``, which it is not.
+    Ray 2.40 calls it ``std_array`` (utils/filter.py), although it is no standard deviation.
     """
     return "sum_sq_diff_array" if hasattr(stat, "sum_sq_diff_array") else "std_array"
 
 
 def running_stat(count: object, mean: object, squares: object) -> RunningStat:
-    """Statistics that own their arrays.
+    """Build running statistics that own their arrays.
+
+    Args:
+        count: number of observations, an int from 0 on.
+        mean: float64 array of the observations' shape.
+        squares: sum of squared differences, a float64 array of the same shape.
 
     Raises:
-        TypeError, ValueError: not a count from 0 on and two float64 arrays of one shape.
+        TypeError, ValueError: an argument is something else.
     """
     if type(count) is not int or count < 0:
         raise ValueError(f"a count of {count!r}")

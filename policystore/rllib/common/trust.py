@@ -1,14 +1,14 @@
-"""Classes and functions by import path, and who may be imported.
+"""Import the classes and functions that a spec names, if the caller trusts them.
 
 A spec comes from a store that somebody else may have written, and importing a module runs its
-code. So only ``ray.rllib.`` is imported freely; all else needs the caller's word.
+code. So only ``ray.rllib.`` is imported freely; all else needs the caller's trust.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -24,12 +24,12 @@ __all__ = [
     "resolve",
 ]
 
-Trust: TypeAlias = Iterable[str | type | Any]
+Trust: TypeAlias = Iterable[str | Callable[..., object]]
 """Prefixes of import paths (``"mypkg."``), or classes and functions themselves."""
 
 _FREE = "ray.rllib."
 # Examples and tests are programs: some start Ray, download, or unpickle files when they are
-# imported or built. What the examples define for use elsewhere is free, but for two of them.
+# imported or built. The parts of the examples that are for use elsewhere are free, except two.
 _PROGRAMS = ("ray.rllib.examples.", "ray.rllib.tests.", "ray.rllib.tuned_examples.")
 _PARTS = ("ray.rllib.examples.rl_modules.classes.", "ray.rllib.examples._old_api_stack.")
 _HAZARDOUS = (
@@ -39,33 +39,36 @@ _HAZARDOUS = (
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 
-def path_of(found: Any) -> str:
-    """Import path ``module:QualName`` of a class or function.
+def path_of(target: object) -> str:
+    """Return the import path ``module:QualName`` of a class or function.
 
     Raises:
-        InvalidInputError: it has none (an instance, a partial).
+        InvalidInputError: ``target`` has no import path (an instance, a partial).
     """
-    module = getattr(found, "__module__", None)
-    name = getattr(found, "__qualname__", None)
+    module = getattr(target, "__module__", None)
+    name = getattr(target, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str):
-        raise InvalidInputError(f"{found!r} has no import path: it is neither class nor function")
+        raise InvalidInputError(f"{target!r} has no import path: it is neither class nor function")
     return f"{module}:{name}"
 
 
-def is_importable(found: Any) -> bool:
-    """Whether another process can find a class or function by its path (no lambda, no local)."""
+def is_importable(target: object) -> bool:
+    """Return whether another process can import a class or function by its path.
+
+    It cannot import a lambda, or what is defined inside a function.
+    """
     try:
-        path = path_of(found)
+        path = path_of(target)
     except InvalidInputError:
         return False
     return bool(_PATH.match(path))
 
 
-def listed(trust: Trust) -> tuple[Any, ...]:
-    """``trust`` as something to go through several times.
+def listed(trust: Trust) -> tuple[str | Callable[..., object], ...]:
+    """Return ``trust`` as a tuple, so that it can be read several times.
 
     Raises:
-        InvalidInputError: not a list.
+        InvalidInputError: ``trust`` is one prefix or class, not a list of them.
     """
     if isinstance(trust, (str, type)) or not isinstance(trust, Iterable):
         shown = repr(trust) if isinstance(trust, str) else getattr(trust, "__name__", repr(trust))
@@ -76,17 +79,18 @@ def listed(trust: Trust) -> tuple[Any, ...]:
 
 
 def resolve(path: str, trust: Trust = ()) -> Any:
-    """The class or function that ``path`` names, if it may be imported.
+    """Import the class or function that ``path`` names, if it may be imported.
 
     Args:
         path: ``module:QualName``.
-        trust: what the caller vouches for: prefixes such as ``"mypkg."`` (matched at dots), or
-            classes and functions themselves, matched by their path or, where they were defined
-            in a script or notebook, by their name.
+        trust: what the caller trusts: prefixes such as ``"mypkg."`` (matched at dots), or classes
+            and functions themselves, matched by their path or, if they were defined in a script or
+            notebook, by their name.
 
     Raises:
-        UntrustedError: outside ``ray.rllib.`` and not vouched for; nothing was imported.
-        NotFoundError: it may be imported, but is not there.
+        UntrustedError: ``path`` is outside ``ray.rllib.`` and not in ``trust``; nothing was
+            imported.
+        NotFoundError: ``path`` may be imported, but there is no such module or name.
         InvalidInputError: ``path`` or ``trust`` is malformed.
     """
     if not isinstance(path, str) or not _PATH.match(path):
@@ -100,29 +104,39 @@ def resolve(path: str, trust: Trust = ()) -> Any:
             return item
     _check_trusted(path, prefixes, path)
     try:
-        found: Any = importlib.import_module(module_name)
+        target: object = importlib.import_module(module_name)
         for part in qualified.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except Exception as error:  # a module's own code may raise anything
         raise NotFoundError(
-            f"the snapshot needs {path}, which cannot be imported here: {error!r}. Install or "
-            "put on the path what defines it, or pass the class itself in trust=[…]."
+            f"the snapshot needs {path}, which cannot be imported here: {error!r}. Install the "
+            "package that defines it or put it on the path, or pass the class itself in trust=[…]."
         ) from error
     # A module of Ray imports others, and 'ray.rllib.x:os.system' would reach them.
-    if not isinstance(found, type) and not callable(found):
-        raise UntrustedError(f"{path} is a {type(found).__name__}, neither class nor function")
-    _check_trusted(path_of(found), prefixes, path)
-    if path_of(found).startswith(_FREE):
-        # A module of RLlib's may hand on, or derive from, a class of its examples.
-        for base in getattr(found, "__mro__", ()):
+    if not isinstance(target, type) and not callable(target):
+        raise UntrustedError(f"{path} is a {type(target).__name__}, neither class nor function")
+    _check_trusted(path_of(target), prefixes, path)
+    if path_of(target).startswith(_FREE):
+        # A module of RLlib may re-export, or derive from, a class of RLlib's examples.
+        for base in getattr(target, "__mro__", ()):
             if base.__module__.startswith(_FREE):
                 _check_trusted(path_of(base), prefixes, path)
-    return found
+    return target
 
 
-def _check_trusted(found: str, prefixes: list[str], path: str) -> None:
-    dotted = found.replace(":", ".")
-    module = found.partition(":")[0]
+def _check_trusted(own_path: str, prefixes: list[str], path: str) -> None:
+    """Check that something may be imported.
+
+    Args:
+        own_path: where it is defined.
+        prefixes: what the caller trusts.
+        path: where the spec says that it is; it may only be re-exported there.
+
+    Raises:
+        UntrustedError: says what to pass as ``trust``.
+    """
+    dotted = own_path.replace(":", ".")
+    module = own_path.partition(":")[0]
     program = module.startswith(_PROGRAMS) or ".tests." in module
     if program and module.startswith(_PARTS) and module not in _HAZARDOUS:
         program = False
@@ -135,24 +149,24 @@ def _check_trusted(found: str, prefixes: list[str], path: str) -> None:
             f"the snapshot names {path}, of RLlib's examples and tests. They are programs, and "
             f"some start Ray, download or unpickle. If you trust it, pass trust=[{module + '.'!r}]."
         )
-    package, name = found.partition(".")[0].partition(":")[0], found.rpartition(".")[2]
-    stands = "" if found == path else f", which is {found}"
-    own = f"trust=[{name.rpartition(':')[2]}]"
+    package, name = own_path.partition(".")[0].partition(":")[0], own_path.rpartition(".")[2]
+    origin = "" if own_path == path else f", which is {own_path}"
+    by_class = f"trust=[{name.rpartition(':')[2]}]"
     if package == "__main__":
-        # Another script's __main__ is not this one's: only the class itself is found again.
+        # Each script has a __main__ of its own: only the class itself can be trusted.
         raise UntrustedError(
-            f"the snapshot names {path}{stands}, which was defined in a script or notebook. If you "
-            f"trust it, define or import it here and pass the class itself: {own}."
+            f"the snapshot names {path}{origin}, which was defined in a script or notebook. If you "
+            f"trust it, define or import it here and pass the class itself: {by_class}."
         )
     raise UntrustedError(
-        f"the snapshot names {path}{stands}: outside ray.rllib, so importing or calling it would "
+        f"the snapshot names {path}{origin}: outside ray.rllib, so importing or calling it would "
         f"run code of {package!r}. If you trust it, pass trust=[{package + '.'!r}], or the class "
-        f"itself: {own}."
+        f"itself: {by_class}."
     )
 
 
 def algorithm_name(algorithm: Algorithm) -> str:
-    """RLlib's name of the algorithm: of its own class, below the user's subclasses."""
+    """Return RLlib's name of an algorithm: that of RLlib's own class among its bases."""
     for cls in type(algorithm).__mro__:
         if cls.__module__.startswith(_FREE) and cls is not Algorithm:
             return str(cls.__name__)
@@ -160,11 +174,12 @@ def algorithm_name(algorithm: Algorithm) -> str:
 
 
 def _covers(prefix: str, dotted: str) -> bool:
-    """``mypkg.`` and ``mypkg`` cover ``mypkg.x`` but not ``mypkg2.x``."""
+    """Return whether a prefix covers a path: ``mypkg`` covers ``mypkg.x`` but not ``mypkg2.x``."""
     return dotted == prefix or dotted.startswith(prefix if prefix.endswith(".") else prefix + ".")
 
 
-def _is_same(item: Any, path: str) -> bool:
+def _is_same(item: object, path: str) -> bool:
+    """Return whether a class or function in ``trust`` is the one that ``path`` names."""
     try:
         own = path_of(item)
     except InvalidInputError:
@@ -173,6 +188,6 @@ def _is_same(item: Any, path: str) -> bool:
         ) from None
     if own == path:
         return True
-    # The same class, defined in a script (__main__) there and imported here, or the reverse.
+    # The same class, defined in a script (__main__) in one process and imported in the other.
     modules = (own.partition(":")[0], path.partition(":")[0])
     return "__main__" in modules and own.partition(":")[2] == path.partition(":")[2]

@@ -71,14 +71,11 @@ def piece_to_plain(piece: ConnectorV2) -> dict[str, Any]:
     problems: dict[str, str] = {}
     plain: dict[str, Any] = {"class": Tagged("import", path_of(type(piece)))}
     kept = {
-        key: to_plain(value, key, problems.__setitem__)
-        for key, value in kwargs.items()
-        if key not in _SPACES
+        key: to_plain(value, key, problems) for key, value in kwargs.items() if key not in _SPACES
     }
     if args:
         plain["args"] = [
-            to_plain(value, f"args[{index}]", problems.__setitem__)
-            for index, value in enumerate(args)
+            to_plain(value, f"args[{index}]", problems) for index, value in enumerate(args)
         ]
     if problems:
         where, why = next(iter(problems.items()))

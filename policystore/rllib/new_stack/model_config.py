@@ -1,4 +1,4 @@
-"""Model configs of RLModules as plain values, and back.
+"""Turn model configs of RLModules into plain values, and back.
 
 What an RLModule's constructor reads is written out in full: RLlib's Catalog fills gaps from
 ``DefaultModelConfig`` (``core/models/catalog.py:109-118``), whose defaults change between versions,
@@ -8,7 +8,8 @@ so the same filling is done here before anything is recorded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -27,15 +28,14 @@ from policystore.errors import (
     NotFoundError,
     UntrustedError,
 )
-from policystore.format.arrays import dtype_code
+from policystore.format.arrays import Array, dtype_code
 from policystore.format.values import Tagged
 from policystore.rllib.common.trust import Trust, is_importable, path_of, resolve
 from policystore.rllib_schema.class_paths import MODULES
+from policystore.rllib_schema.plain_config import NOTHING, NotPlainError, Place, PlainWalker
 from policystore.spaces import space_from_json, space_to_json
 
 __all__ = [
-    "NOTHING",
-    "LeftOut",
     "from_plain",
     "model_config_from_plain",
     "model_config_to_plain",
@@ -56,168 +56,161 @@ _BUILDING_BLOCKS = (
     torch.nn.Module,
 )
 
-LeftOut = Callable[[str, str], None]
-"""Called with the place of a value that cannot be kept, and why."""
 
+def to_plain(value: object, where: str, omitted: dict[str, str]) -> Any:
+    """Return a value in the form that :mod:`policystore.format.values` keeps.
 
-def to_plain(value: Any, what: str, omitted: LeftOut) -> Any:
-    """A value as :mod:`policystore.format.values` keeps it.
+    Numbers of numpy become Python's, classes and functions their import path, spaces their JSON,
+    dataclasses a mapping with their class.
 
-    Numpy scalars become Python's, classes and functions their import path, spaces their JSON,
-    dataclasses a mapping with their class. What has no such form goes to ``omitted``.
+    Args:
+        value: of a model config, or an argument of a connector; it is not changed.
+        where: its place, for ``omitted`` and messages.
+        omitted: place -> reason, of all that has no such form; added to.
 
     Returns:
-        The plain value, or :data:`NOTHING` for one that was left out.
+        The plain value, or :data:`policystore.rllib_schema.plain_config.NOTHING` if it has none.
     """
-    if value is None or isinstance(value, (bool, int, float, str, bytes, Tagged)):
-        return _scalar(value, what, omitted)
-    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return _array(value, what, omitted)
-    if isinstance(value, torch.dtype):
-        return Tagged("import", f"torch:{str(value).partition('.')[2]}")
-    if isinstance(value, gym.Space):
-        return Tagged("space", space_to_json(value))
-    if isinstance(value, Mapping):
-        return _mapping(value, what, omitted)
-    if type(value) in (list, tuple, set, frozenset):
-        return _items(value, what, omitted)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {
-            _DATACLASS: Tagged("import", path_of(type(value))),
-            _FIELDS: to_plain(fields, what, omitted),
-        }
-    if is_importable(value):
-        return Tagged("import", path_of(value))
-    omitted(what, f"a {path_of(type(value))} has no JSON form and no import path")
-    return NOTHING
+    return _ModelConfigWalker(omitted).value(value, where)
 
 
-class _Nothing:
-    """Stands for a value that was left out."""
+class _ModelConfigWalker(PlainWalker):
+    """Turns the config of a live RLModule or connector into plain values."""
+
+    whole_items = False
+
+    def is_leaf(self, value: object) -> bool:
+        """Return whether a mapping is a space of gymnasium's."""
+        return isinstance(value, gym.Space)
+
+    def leaf(self, value: object, place: Place) -> object:
+        """Return the plain form of a numpy value, a dtype, a space, a dataclass or a class."""
+        if type(value) is Tagged:
+            return value
+        if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+            return value.item()
+        if isinstance(value, (bool, int, float, str, bytes, Tagged)):
+            # An enum or another subclass of a plain type would come back as that plain type.
+            raise NotPlainError(f"a {path_of(type(value))} would come back as a plain value")
+        if isinstance(value, np.ndarray):
+            return _array(value, place.path)
+        if isinstance(value, torch.dtype):
+            return Tagged("import", f"torch:{str(value).partition('.')[2]}")
+        if isinstance(value, gym.Space):
+            return Tagged("space", space_to_json(value))
+        if type(value) in (set, frozenset):
+            raise NotPlainError("a set has no order and no JSON form; use a sorted list")
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            return {
+                _DATACLASS: Tagged("import", path_of(type(value))),
+                _FIELDS: self.plain(fields, place),
+            }
+        if is_importable(value):
+            return Tagged("import", path_of(value))
+        raise NotPlainError(f"a {path_of(type(value))} has no JSON form and no import path")
 
 
-NOTHING = _Nothing()
-
-
-def _scalar(value: Any, what: str, omitted: LeftOut) -> Any:
-    # An enum or another subclass of a plain type would come back as that plain type.
-    if type(value) in (type(None), bool, int, float, str, bytes, Tagged):
-        return value
-    omitted(what, f"a {path_of(type(value))} would come back as a plain value")
-    return NOTHING
-
-
-def _array(value: Any, what: str, omitted: LeftOut) -> Any:
+def _array(value: Array, where: str) -> Array:
     try:
-        dtype_code(value.dtype, what)
+        dtype_code(value.dtype, where)
     except InvalidInputError as error:
-        omitted(what, str(error))
-        return NOTHING
+        raise NotPlainError(str(error)) from None
     return value
 
 
-def _mapping(value: Mapping[Any, Any], what: str, omitted: LeftOut) -> Any:
-    found = {}
-    for key, item in value.items():
-        plain = to_plain(item, f"{what}.{key}", omitted)
-        if plain is not NOTHING:
-            found[key] = plain
-    return found
+def from_plain(value: object, where: str, trust: Trust = ()) -> Any:
+    """Return the value that :func:`to_plain` turned into a plain one.
 
-
-def _items(value: Any, what: str, omitted: LeftOut) -> Any:
-    if isinstance(value, (set, frozenset)):
-        omitted(what, "a set has no order and no JSON form; use a sorted list")
-        return NOTHING
-    items = [to_plain(item, f"{what}[{index}]", omitted) for index, item in enumerate(value)]
-    if any(item is NOTHING for item in items):
-        # A list with holes would be another list.
-        omitted(what, "holds items that cannot be kept")
-        return NOTHING
-    return items if type(value) is list else tuple(items)
-
-
-def from_plain(value: Any, what: str, trust: Trust = ()) -> Any:
-    """The inverse of :func:`to_plain`.
+    Args:
+        value: as :func:`to_plain` returned it.
+        where: its place, for messages.
+        trust: see :func:`policystore.rllib.common.trust.resolve`.
 
     Raises:
-        UntrustedError: a class or function that may not be imported without the caller's word.
+        UntrustedError: a class or function that may not be imported without the caller's trust.
+        MismatchError: a dataclass that the installed Ray has with other fields.
         FormatError: a value that :func:`to_plain` does not write.
     """
     if isinstance(value, Tagged):
         if value.tag == "space":
             return space_from_json(value.value)
-        return _resolve_value(value.value, trust)
+        return _resolve_value(str(value.value), trust)
     if isinstance(value, list):
-        return [from_plain(item, what, trust) for item in value]
+        return [from_plain(item, where, trust) for item in value]
     if isinstance(value, tuple):
-        return tuple(from_plain(item, what, trust) for item in value)
+        return tuple(from_plain(item, where, trust) for item in value)
     if isinstance(value, dict):
         if value.keys() == {_DATACLASS, _FIELDS}:
-            return _make_dataclass(value, what, trust)
-        return {key: from_plain(item, f"{what}.{key}", trust) for key, item in value.items()}
+            return _make_dataclass(value, where, trust)
+        return {key: from_plain(item, f"{where}.{key}", trust) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         return np.array(value, copy=True)
     return value
 
 
-def resolve_class(path: str, base: type, what: str, trust: Trust = ()) -> Any:
-    """A class that a spec names, which must be a subclass of ``base``.
-
-    Raises:
-        UntrustedError: outside ``ray.rllib``, or of its examples, and not vouched for.
-        FormatError: it is something else.
-    """
-    try:
-        found = resolve(path, trust)
-    except NotFoundError:
-        if path not in _OTHER_NAMES:
-            raise
-        found = resolve(_OTHER_NAMES[path], trust)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise FormatError(f"{what}: {path} is no subclass of {path_of(base)}")
-    return found
-
-
-# As Ray 2.40 and as later versions call them.
+# New and old names of classes that Ray renamed, in both directions.
 _OTHER_NAMES = MODULES | {new: old for old, new in MODULES.items()}
 
 
-def _resolve_value(path: str, trust: Trust) -> Any:
-    """A class or function that a config names.
+def resolve_class(path: str, base: type, where: str, trust: Trust = ()) -> Any:
+    """Import a class that a spec names, under its present name or its name in Ray 2.40.
 
-    Free of trust are only what builds networks: initializers and activations of torch, dtypes,
-    and classes of building blocks under ``ray.rllib``. A *function* of RLlib is not: the receiving
-    code would call it with arguments of the spec's choosing.
+    Args:
+        path: ``module:QualName``.
+        base: the class that it must be, or be derived from.
+        where: the place of ``path``, for messages.
+        trust: see :func:`policystore.rllib.common.trust.resolve`.
+
+    Raises:
+        UntrustedError: a class outside ``ray.rllib``, or of its examples, that the caller does not
+            trust.
+        NotFoundError: a class that is not there under either name.
+        FormatError: ``path`` names something else.
+    """
+    try:
+        cls = resolve(path, trust)
+    except NotFoundError:
+        if path not in _OTHER_NAMES:
+            raise
+        cls = resolve(_OTHER_NAMES[path], trust)
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise FormatError(f"{where}: {path} is no subclass of {path_of(base)}")
+    return cls
+
+
+def _resolve_value(path: str, trust: Trust) -> Any:
+    """Import a class or function that a config names.
+
+    Without the caller's trust only what builds networks is imported: initializers and activations
+    of torch, dtypes, and classes of building blocks under ``ray.rllib``. A *function* of RLlib is
+    not among them: the code that receives it would call it with arguments from the spec.
     """
     module, _, name = path.partition(":")
     if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
         return getattr(torch, name)
     if module in _TORCH_BLOCKS and not name.startswith("_"):
-        found = getattr(_TORCH_BLOCKS[module], name, None)
-        if getattr(found, "__module__", None) == module:
-            return found
-    found = resolve(path, trust)
-    is_block = isinstance(found, type) and issubclass(found, _BUILDING_BLOCKS)
-    if path.startswith("ray.rllib.") and not is_block and not _vouched(path, trust):
+        block = getattr(_TORCH_BLOCKS[module], name, None)
+        if getattr(block, "__module__", None) == module:
+            return block
+    target = resolve(path, trust)
+    is_block = isinstance(target, type) and issubclass(target, _BUILDING_BLOCKS)
+    if path.startswith("ray.rllib.") and not is_block and not _is_trusted(path, trust):
         raise UntrustedError(
             f"the snapshot's config names {path}, which is no building block of networks. "
             f"If you trust it, pass trust=[{path.replace(':', '.')!r}]."
         )
-    return found
+    return target
 
 
-_TORCH_BLOCKS: dict[str, Any] = {
+_TORCH_BLOCKS: dict[str, ModuleType] = {
     "torch.nn.init": torch.nn.init,
     "torch.nn.modules.activation": torch.nn.modules.activation,
 }
 
 
-def _vouched(path: str, trust: Trust) -> bool:
-    """Whether the caller vouches for a path, though it is under ``ray.rllib``."""
+def _is_trusted(path: str, trust: Trust) -> bool:
+    """Return whether ``trust`` names a path, although the path is under ``ray.rllib``."""
     dotted = path.replace(":", ".") + "."
     return any(
         dotted.startswith(item if item.endswith(".") else item + ".")
@@ -227,39 +220,53 @@ def _vouched(path: str, trust: Trust) -> bool:
     )
 
 
-def _make_dataclass(value: Mapping[str, Any], what: str, trust: Trust) -> Any:
-    cls = _resolve_value(value[_DATACLASS].value, trust)
+def _make_dataclass(plain: Mapping[str, Any], where: str, trust: Trust) -> object:
+    """Build a dataclass from its class and fields, as :func:`to_plain` wrote them."""
+    cls = _resolve_value(plain[_DATACLASS].value, trust)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise FormatError(f"{what}: {path_of(cls)} is not a dataclass")
-    fields = from_plain(value[_FIELDS], what, trust)
+        raise FormatError(f"{where}: {path_of(cls)} is not a dataclass")
+    fields = from_plain(plain[_FIELDS], where, trust)
     unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls) if f.init})
     if unknown:
         raise MismatchError(
-            f"{what}: {path_of(cls)} of the Ray that is installed here has no {unknown}. The "
-            "snapshot comes from another version of it: use that one, or a newer one."
+            f"{where}: {path_of(cls)} of the Ray that is installed here has no {unknown}. The "
+            "snapshot comes from another version of Ray: use that one, or a newer one."
         )
     return cls(**fields)
 
 
-def model_config_to_plain(config: Any, *, has_catalog: bool, omitted: LeftOut) -> Any:
-    """An RLModule's ``model_config`` as a plain mapping, in full.
+def model_config_to_plain(config: object, *, has_catalog: bool, omitted: dict[str, str]) -> Any:
+    """Return an RLModule's ``model_config`` as a plain mapping, in full.
 
     Args:
         config: a dict, a dataclass (such as ``DefaultModelConfig``), or None.
         has_catalog: whether the module has a Catalog, which fills gaps in a dict from the fields
             of ``DefaultModelConfig``; these are then written out.
-        omitted: told of what cannot be kept.
+        omitted: ``config.model_config…`` -> reason, of all that has no plain form; added to.
+
+    Raises:
+        InvalidInputError: ``config`` is something else.
     """
     if isinstance(config, Mapping) and has_catalog:
         config = {**dataclasses.asdict(DefaultModelConfig()), **config}
-    plain = to_plain(config, "model_config", omitted)
+    missing: dict[str, str] = {}
+    plain = to_plain(config, "model_config", missing)
     if plain is NOTHING:
         raise InvalidInputError(
             f"model_config: expected a dict or a dataclass, found {path_of(type(config))}"
         )
+    omitted |= {f"config.{place}": reason for place, reason in missing.items()}
     return plain
 
 
-def model_config_from_plain(plain: Any, trust: Trust = ()) -> Any:
-    """The inverse of :func:`model_config_to_plain`, of the same kind as the original."""
+def model_config_from_plain(plain: object, trust: Trust = ()) -> Any:
+    """Return what :func:`model_config_to_plain` turned into plain values, of the same kind.
+
+    Args:
+        plain: ``spec.config["model_config"]``.
+        trust: see :func:`policystore.rllib.common.trust.resolve`.
+
+    Raises:
+        UntrustedError, MismatchError, FormatError: as :func:`from_plain`.
+    """
     return from_plain(plain, "spec.config.model_config", trust)

@@ -213,7 +213,7 @@ def _together(
         for name, array in module.weights.items()
     }
     omitted = dict(interface.omitted)
-    config = model_config_to_plain(multi.model_config, has_catalog=False, omitted=_noting(omitted))
+    config = model_config_to_plain(multi.model_config, has_catalog=False, omitted=omitted)
     spec = Spec(
         stack="new",
         algorithm=algorithm,
@@ -248,7 +248,7 @@ def _module_spec(
         "model_config": model_config_to_plain(
             module.model_config,
             has_catalog=module.catalog_class is not None,
-            omitted=_noting(omitted),
+            omitted=omitted,
         )
     }
     if module.catalog_class is not None:
@@ -271,13 +271,6 @@ def _module_spec(
         acting=None if part else _acting(module.weights, module.acting),
         **interface.fields(omitted),
     )
-
-
-def _noting(omitted: dict[str, str]) -> Any:
-    def note(where: str, why: str) -> None:
-        omitted[f"config.{where}"] = why
-
-    return note
 
 
 def _acting(weights: Mapping[str, Array], names: Iterable[str]) -> list[str] | None:

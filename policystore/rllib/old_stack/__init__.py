@@ -1,1 +1,1 @@
-"""Policies of RLlib's old API stack: snapshot, rebuild, play."""
+"""Snapshot, rebuild and play policies of RLlib's old API stack (``ray.rllib.policy``)."""

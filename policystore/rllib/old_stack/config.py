@@ -1,13 +1,13 @@
-"""What of an old-stack policy's config is kept, and in which form.
+"""Record the config of an old-stack policy as plain values.
 
 An old-stack ``Policy`` is built from one dict of more than 250 keys, the whole ``AlgorithmConfig``.
-Kept is all of it but what :data:`DROPPED` names: keys about rollouts, resources, logging, hosts
-and other parts of an Algorithm. So every key that a policy, model or exploration may read is
-recorded in full, whichever algorithm it belongs to, and the same policy gives the same record on
-one machine and on a hundred.
+All of it is recorded except what :data:`policystore.rllib_schema.config_keys.DROPPED` names: keys
+about rollouts, resources, logging, hosts and other parts of an Algorithm. So every key that a
+policy, model or exploration may read is recorded in full, whichever algorithm the key belongs to,
+and the same policy gives the same record on one machine and on a hundred.
 
-A config can make RLlib import and call things by name, in several places: each is turned into an
-import path here; :mod:`policystore.rllib.old_stack.config_restore` takes them in no other form.
+In several places a config makes RLlib import and call things by name. Each such name is turned
+into an import path here; :mod:`policystore.rllib.old_stack.config_restore` takes no other form.
 """
 
 from __future__ import annotations
@@ -26,202 +26,215 @@ from ray.rllib.utils.schedules import Schedule
 from ray.tune.registry import RLLIB_ACTION_DIST, RLLIB_MODEL, _global_registry
 
 from policystore.errors import InvalidInputError, PolicyStoreError
-from policystore.format.values import Tagged, encode_value
+from policystore.format.values import Tagged
 from policystore.rllib.common.trust import is_importable, path_of
-from policystore.rllib_schema.config_keys import is_dropped
+from policystore.rllib_schema.config_keys import REGISTRY_KEYS, is_dropped
+from policystore.rllib_schema.plain_config import (
+    NOTHING,
+    NotPlainError,
+    Place,
+    PlainWalker,
+    check_plain_value,
+    is_plain_key,
+    plain_scalar,
+)
 from policystore.spaces import space_to_json
 
-__all__ = ["BY_NAME", "check_exploration", "lasting_path", "recorded_config"]
+__all__ = ["check_exploration", "importable_path", "recorded_config"]
 
-# Keys whose text RLlib looks up in a registry of this process, or imports:
-# models/catalog.py:172-176, 372-397 and 869.
-_REGISTERED = {"custom_model": RLLIB_MODEL, "custom_action_dist": RLLIB_ACTION_DIST}
-BY_NAME = (*_REGISTERED, "custom_preprocessor")
+_CATEGORIES = {"custom_model": RLLIB_MODEL, "custom_action_dist": RLLIB_ACTION_DIST}
 
-# Text under these is a module, a file or YAML to RLlib (utils/from_config.py:100-170).
-_BUILT = ("type", "epsilon_schedule", "scale_schedule", "sub_exploration")
+# Keys under which RLlib takes a text for a module, a file or YAML (utils/from_config.py:100-170).
+_BUILT_FROM_TEXT = ("type", "epsilon_schedule", "scale_schedule", "sub_exploration")
 
 
-class _NotPlainError(Exception):
-    """A value that has no lasting form; the text says why, without addresses or ids."""
-
-
-def recorded_config(config: Mapping[str, Any], what: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The part of a policy's config that rebuilds it, as plain values.
+def recorded_config(config: Mapping[str, Any], label: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the part of a policy's config that rebuilds the policy, as plain values.
 
     Args:
         config: ``policy.config``; it is not changed.
-        what: how messages name the policy.
+        label: how messages name the policy.
 
     Returns:
-        The plain config, and what was left out of it: place -> why.
+        The plain config, and what was left out of it: place -> reason.
 
     Raises:
-        InvalidInputError: a custom model, action distribution or exploration that no other
-            process could find.
+        InvalidInputError: the config names a custom model, action distribution or exploration
+            that no other process could find.
     """
     omitted: dict[str, str] = {}
-    kept: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
+    walker = _PolicyConfigWalker(label, omitted)
     for key, value in config.items():
         if is_dropped(key):
             continue
         if key == "exploration_config":
-            value = _typed_by_class(value, what)
-            check_exploration(value, f"{what}: exploration_config", InvalidInputError)
-        try:
-            kept[key] = _plain(value, f"config.{key}", omitted, what)
-        except _NotPlainError as why:
-            omitted[f"config.{key}"] = str(why)
-    return kept, omitted
+            value = _with_exploration_classes(value, label)
+            check_exploration(value, f"{label}: exploration_config", InvalidInputError)
+        plain = walker.value(value, f"config.{key}")
+        if plain is not NOTHING:
+            recorded[key] = plain
+    return recorded, omitted
 
 
-def _plain(value: Any, where: str, omitted: dict[str, str], what: str) -> Any:
-    if value is None or type(value) in (bool, int, float, str, bytes):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, gym.Space):
-        return Tagged("space", space_to_json(value))
-    if isinstance(value, Mapping):
-        return _plain_mapping(value, where, omitted, what)
-    if type(value) in (list, tuple):
-        # All or nothing: a list without one of its items would mean something else.
-        items = [_whole(item, f"{where}[{index}]", what) for index, item in enumerate(value)]
-        return items if type(value) is list else tuple(items)
-    if isinstance(value, type) or callable(value):
-        path = lasting_path(value)
-        if path is None:
-            raise _NotPlainError(
-                f"a {type(value).__name__} that no other process can import by name"
-            )
-        return Tagged("import", path)
-    try:
-        encode_value(value, where)
-    except InvalidInputError:
+class _PolicyConfigWalker(PlainWalker):
+    """Turns the config of a live policy into plain values.
+
+    Args:
+        label: how messages name the policy.
+        omitted: place -> reason; added to.
+    """
+
+    def __init__(self, label: str, omitted: dict[str, str]) -> None:
+        super().__init__(omitted)
+        self._label = label
+
+    def is_leaf(self, value: object) -> bool:
+        """Return whether a mapping is a space of gymnasium's."""
+        return isinstance(value, gym.Space)
+
+    def entry_place(self, key: object, place: Place) -> Place:
+        """Return the place of an entry; a key that is not plain refuses the whole mapping."""
+        if not is_plain_key(key):
+            raise NotPlainError(f"a key of type {type(key).__name__} is not plain")
+        return place.inside(f".{key}")
+
+    def entry(self, key: object, item: object, place: Place) -> object:
+        """Return the plain form of an item; a class named by RLlib's registry by import path."""
+        if isinstance(key, str) and key in REGISTRY_KEYS and item:
+            return Tagged("import", _registered_class_path(key, item, self._label))
+        return super().entry(key, item, place)
+
+    def leaf(self, value: object, place: Place) -> object:
+        """Return the plain form of a numpy value, a space, a class or a function."""
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise _NotPlainError(f"a {kind} is not a plain value") from None
-    return value
+        if isinstance(value, np.generic):
+            return plain_scalar(value, kind)
+        if isinstance(value, gym.Space):
+            return Tagged("space", space_to_json(value))
+        if isinstance(value, type) or callable(value):
+            path = importable_path(value)
+            if path is None:
+                raise NotPlainError(
+                    f"a {type(value).__name__} that no other process can import by name"
+                )
+            return Tagged("import", path)
+        check_plain_value(value, kind)
+        return value
 
 
-def _whole(value: Any, where: str, what: str) -> Any:
-    missing: dict[str, str] = {}
-    plain = _plain(value, where, missing, what)
-    if missing:
-        raise _NotPlainError(next(iter(missing.values())))
-    return plain
+def _registered_class_path(key: str, value: object, label: str) -> str:
+    """Return the import path of a class that a model config names by RLlib's registry.
 
-
-def _plain_mapping(
-    value: Mapping[Any, Any], where: str, omitted: dict[str, str], what: str
-) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for key, item in value.items():
-        try:
-            encode_value({key: None}, where)
-        except InvalidInputError:
-            raise _NotPlainError(f"a key of type {type(key).__name__} is not plain") from None
-        place = f"{where}.{key}"
-        if key in BY_NAME and item:
-            found[key] = Tagged("import", _class_by_name(key, item, what))
-            continue
-        try:
-            found[key] = _plain(item, place, omitted, what)
-        except _NotPlainError as why:
-            omitted[place] = str(why)
-    return found
-
-
-def _class_by_name(key: str, found: Any, what: str) -> str:
-    """Import path of a custom model or action distribution, which a config names by registry."""
-    name = found
-    if isinstance(found, str):
-        category = _REGISTERED.get(key)
-        if category is None or not _global_registry.contains(category, found):
+    Args:
+        key: one of :data:`REGISTRY_KEYS`.
+        value: the class, or the name under which it is registered in this process.
+        label: how messages name the policy.
+    """
+    cls = value
+    if isinstance(value, str):
+        category = _CATEGORIES.get(key)
+        if category is None or not _global_registry.contains(category, value):
             raise InvalidInputError(
-                f"{what}: model.{key} is the text {found!r}, which is not registered with RLlib's "
+                f"{label}: model.{key} is the text {value!r}, which is not registered with RLlib's "
                 "ModelCatalog in this process. Register the class under this name before taking "
                 "the snapshot."
             )
-        found = _global_registry.get(category, found)
-    path = lasting_path(found)
+        cls = _global_registry.get(category, value)
+    path = importable_path(cls)
     if path is None:
         raise InvalidInputError(
-            f"{what}: model.{key} is {name!r}, a class that no other process can import "
-            f"({getattr(found, '__qualname__', found)}). Define it at the top level of a module."
+            f"{label}: model.{key} is {value!r}, a class that no other process can import "
+            f"({getattr(cls, '__qualname__', cls)}). Define it at the top level of a module."
         )
     return path
 
 
-def _typed_by_class(value: Any, what: str) -> Any:
-    """``exploration_config`` with every ``type`` a class, or a name of RLlib's own ones.
+def _with_exploration_classes(config: object, label: str) -> object:
+    """Return ``exploration_config`` with each ``type`` as a class, or as a name that RLlib knows.
 
-    The names stay: DQN compares one with text (algorithms/dqn/dqn_torch_policy.py:184).
+    Names of RLlib's own explorations stay texts: DQN compares one with text
+    (algorithms/dqn/dqn_torch_policy.py:184).
     """
-    if not isinstance(value, Mapping):
-        return value
-    found = {
-        key: _typed_by_class(item, what) if isinstance(item, Mapping) else item
-        for key, item in value.items()
+    if not isinstance(config, Mapping):
+        return config
+    typed = {
+        key: _with_exploration_classes(item, label) if isinstance(item, Mapping) else item
+        for key, item in config.items()
     }
-    kind = found.get("type")
+    kind = typed.get("type")
     if isinstance(kind, str) and not _is_known_name(kind):
-        # A dotted path: it built this policy, so it has been imported.
+        # A dotted path: it built this policy, so its module has been imported.
         module_name, _, attribute = kind.rpartition(".")
-        kind = found["type"] = getattr(sys.modules.get(module_name), attribute, kind)
+        kind = typed["type"] = getattr(sys.modules.get(module_name), attribute, kind)
     if kind is None or _is_known_name(kind):
-        return found
-    if not isinstance(kind, type) or lasting_path(kind) is None:
+        return typed
+    if not isinstance(kind, type) or importable_path(kind) is None:
         raise InvalidInputError(
-            f"{what}: exploration_config needs {kind!r}, which no other process can import. Define "
-            "it at the top level of a module."
+            f"{label}: exploration_config needs {kind!r}, which no other process can import. "
+            "Define it at the top level of a module."
         )
-    return found
+    return typed
 
 
 def _is_known_name(name: object) -> bool:
-    """Whether text names one of RLlib's own explorations or schedules."""
+    """Return whether a value is the name of one of RLlib's own explorations or schedules."""
     if not isinstance(name, str):
         return False
-    found = getattr(explorations, name, None) or getattr(schedules, name, None)
-    return isinstance(found, type) and issubclass(found, (Exploration, Schedule))
+    cls = getattr(explorations, name, None) or getattr(schedules, name, None)
+    return isinstance(cls, type) and issubclass(cls, (Exploration, Schedule))
 
 
-def lasting_path(found: Any) -> str | None:
-    """Import path under which another process finds the same class or function, or None.
+def importable_path(target: object) -> str | None:
+    """Return the import path under which another process finds the same class or function.
 
     RLlib's older policies are classes made by ``build_policy_class``, whose own path
-    (``ray.rllib.policy.policy_template:DQNTorchPolicy``) leads nowhere; they are found through
-    RLlib's registry of policies (algorithms/registry.py:124).
+    (``ray.rllib.policy.policy_template:DQNTorchPolicy``) leads nowhere; RLlib's registry of
+    policies leads to them (algorithms/registry.py:124).
+
+    Returns:
+        ``module:QualName``, or None if there is no such path.
     """
-    if not is_importable(found):
+    if not is_importable(target):
         return None
-    path = path_of(found)
+    path = path_of(target)
     module_name, _, qualified = path.partition(":")
-    if _at(module_name, qualified) is found:
+    if _loaded_attribute(module_name, qualified) is target:
         return path
     folder = POLICIES.get(qualified)
-    if folder is not None and _at(f"ray.rllib.algorithms.{folder}", qualified) is found:
-        return f"ray.rllib.algorithms.{folder}:{qualified}"
+    if folder is not None:
+        module_name = f"ray.rllib.algorithms.{folder}"
+        if _loaded_attribute(module_name, qualified) is target:
+            return f"{module_name}:{qualified}"
     return None
 
 
-def _at(module_name: str, qualified: str) -> Any:
-    found: Any = sys.modules.get(module_name)
+def _loaded_attribute(module_name: str, qualified: str) -> object:
+    """Return what stands under a path in a module that is imported already, or None."""
+    target: object = sys.modules.get(module_name)
     for part in qualified.split("."):
-        found = getattr(found, part, None)
-    return found
+        target = getattr(target, part, None)
+    return target
 
 
-def check_exploration(value: Any, where: str, error: type[PolicyStoreError]) -> None:
-    """Refuse text where RLlib would import or read what it names.
+def check_exploration(config: object, where: str, error: type[PolicyStoreError]) -> None:
+    """Refuse text where RLlib would import or read what the text names.
+
+    Args:
+        config: an ``exploration_config``, or a mapping inside of one.
+        where: its place, for messages.
+        error: the class to raise.
 
     Raises:
         PolicyStoreError: of the class ``error``.
     """
-    if value is not None and not isinstance(value, Mapping):
-        raise error(f"{where}: expected a dict, found {type(value).__name__}")
-    for key, item in (value or {}).items():
-        if key in _BUILT and isinstance(item, str) and not (key == "type" and _is_known_name(item)):
+    if config is None:
+        return
+    if not isinstance(config, Mapping):
+        raise error(f"{where}: expected a dict, found {type(config).__name__}")
+    for key, item in config.items():
+        is_text = key in _BUILT_FROM_TEXT and isinstance(item, str)
+        if is_text and not (key == "type" and _is_known_name(item)):
             raise error(f"{where}.{key}: expected a class or a dict, found the text {item!r}")
         if isinstance(item, Mapping):
             check_exploration(item, f"{where}.{key}", error)

@@ -1,7 +1,8 @@
-"""A recorded config as one that an old-stack policy can be built from.
+"""Turn a recorded config into one that an old-stack policy can be built from.
 
-A spec may come from anybody. Classes stand in it by import path only, and RLlib's own are taken
-without the caller's word only where, and of the kind that, RLlib itself would name them.
+Anybody may have written a spec. Classes stand in it by import path only. RLlib's own classes are
+imported without the caller's trust only in the places where RLlib itself would name them, and only
+if they are of the kind that belongs there.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from ray.rllib.utils.schedules import Schedule
 from policystore.errors import FormatError, UntrustedError
 from policystore.format.values import Tagged
 from policystore.rllib.common.trust import Trust, path_of, resolve
-from policystore.rllib.old_stack.config import BY_NAME, check_exploration
-from policystore.rllib_schema.config_keys import is_dropped
+from policystore.rllib.old_stack.config import check_exploration
+from policystore.rllib_schema.config_keys import REGISTRY_KEYS, is_dropped
 from policystore.spaces import space_from_json
 
 __all__ = ["full_config"]
 
-# Where RLlib's own classes may be named without the caller's word, and what they must be: called
-# from elsewhere (an initializer, say), much of RLlib would run what its arguments tell it to.
+# Keys under which RLlib's own classes need no trust, and what these classes must be. Under another
+# key (an initializer, say) much of RLlib's code would run what its arguments tell it to.
 _KINDS: dict[str, tuple[type, ...]] = {
     "custom_model": (ModelV2,),
     "custom_action_dist": (ActionDistribution,),
     "exploration_config": (Exploration, Schedule),
     "replay_buffer_config": (ReplayBuffer,),
 }
-# What rebuilding decides: one process, no GPU, no worker. policy/policy.py:1206 (devices),
-# utils/policy.py:73 (the id), policy/policy.py:1249 (exploration).
+# Values that every rebuilt policy gets: one process, no GPU, no worker. policy/policy.py:1206
+# (devices), utils/policy.py:73 (the id), policy/policy.py:1249 (exploration).
 _FORCED: dict[str, Any] = {
     "framework": "torch",
     "num_gpus": 0,
@@ -60,12 +61,16 @@ def full_config(
     clip_actions: bool | None,
     trust: Trust,
 ) -> dict[str, Any]:
-    """A config to build a policy from: this Ray's defaults, what was recorded, and what is forced.
+    """Return a config to build a policy from.
+
+    It consists of the defaults of the installed Ray, what was recorded, and the values that every
+    rebuilt policy gets (one process, no GPU, no worker); later ones replace earlier ones.
 
     Args:
         recorded: ``spec.config``.
-        algorithm: its defaults fill in what was not recorded; of an algorithm that this Ray does
-            not have, those that all algorithms share.
+        algorithm: name of the algorithm whose defaults fill in what was not recorded. For None, or
+            an algorithm that the installed Ray does not have: the defaults that all algorithms
+            share.
         normalize_actions, clip_actions: of the spec.
         trust: see :func:`policystore.rllib.common.trust.resolve`.
 
@@ -87,12 +92,12 @@ def full_config(
     if clip_actions is not None:
         config["clip_actions"] = clip_actions
     config.update(_FORCED)
-    config["rollout_fragment_length"] = _fragment(config["train_batch_size"])
+    config["rollout_fragment_length"] = _fragment_length(config["train_batch_size"])
     return config
 
 
-def _check_lengths(model: Any) -> None:
-    """RLlib counts sequences down by this length, for ever if it is not positive."""
+def _check_lengths(model: object) -> None:
+    """Check the sequence length; RLlib counts down by it, for ever if it is not positive."""
     length = model.get("max_seq_len") if isinstance(model, dict) else None
     if type(length) is not int or not 1 <= length <= 1 << 20:
         raise FormatError(
@@ -100,8 +105,8 @@ def _check_lengths(model: Any) -> None:
         )
 
 
-def _fragment(train_batch_size: Any) -> int:
-    """A length that the loss of IMPALA and APPO can cut a dummy batch into.
+def _fragment_length(train_batch_size: object) -> int:
+    """Return a fragment length that the loss of IMPALA and APPO can cut a dummy batch into.
 
     Their constructors reshape a batch of ``min(4 * length, train_batch_size)`` rows to
     ``[-1, length]`` (policy/policy.py:1339, algorithms/impala/impala_torch_policy.py:161). Acting
@@ -114,6 +119,7 @@ def _fragment(train_batch_size: Any) -> int:
 
 
 def _defaults(algorithm: str | None) -> dict[str, Any]:
+    """Return the config that the installed Ray gives an algorithm by default."""
     if algorithm in ALGORITHMS:
         default = ALGORITHMS[algorithm]()[0].get_default_config()
     else:
@@ -121,10 +127,17 @@ def _defaults(algorithm: str | None) -> dict[str, Any]:
     return dict(default.to_dict())
 
 
-def _restored(value: Any, where: str, trust: Trust) -> Any:
+def _restored(value: object, where: str, trust: Trust) -> Any:
+    """Return a recorded value as RLlib reads it, with classes, spaces and arrays of its own.
+
+    Args:
+        value: as :func:`policystore.rllib.old_stack.config.recorded_config` returned it.
+        where: its place in the spec, which decides which classes of RLlib's need no trust.
+        trust: see :func:`policystore.rllib.common.trust.resolve`.
+    """
     if isinstance(value, Tagged):
         if value.tag == "import":
-            return _imported(value.value, where, trust)
+            return _imported(str(value.value), where, trust)
         return space_from_json(value.value, what=where)
     if isinstance(value, list):
         return [_restored(item, f"{where}[]", trust) for item in value]
@@ -134,34 +147,46 @@ def _restored(value: Any, where: str, trust: Trust) -> Any:
         return np.array(value)
     if not isinstance(value, dict):
         return value
-    found = {}
+    restored = {}
     for key, item in value.items():
         place = f"{where}.{key}"
-        if key in BY_NAME and item and not isinstance(item, Tagged):
+        if key in REGISTRY_KEYS and item and not isinstance(item, Tagged):
             raise FormatError(f"{place}: expected a class by import path, found {item!r}")
-        found[key] = _restored(item, place, trust)
+        restored[key] = _restored(item, place, trust)
         if key == "custom_action_dist" and item:
             # The catalog takes these by registered name only (models/catalog.py:176).
             name = f"policystore:{item.value}"
-            ModelCatalog.register_custom_action_dist(name, found[key])
-            found[key] = name
-    return found
+            ModelCatalog.register_custom_action_dist(name, restored[key])
+            restored[key] = name
+    return restored
 
 
 def _imported(path: str, where: str, trust: Trust) -> Any:
+    """Import a class or function that a config names.
+
+    Args:
+        path: ``module:QualName``.
+        where: its place in the spec. Under the keys of :data:`_KINDS` a class of RLlib's needs no
+            trust, and must be of the kind that is listed there.
+        trust: see :func:`policystore.rllib.common.trust.resolve`.
+
+    Raises:
+        UntrustedError, NotFoundError: a class or function that may not or cannot be imported.
+        FormatError: a class of another kind than its place takes.
+    """
     parts = where.split(".")
     kinds = _KINDS.get(parts[-1]) or (_KINDS.get(parts[2]) if parts[-1] == "type" else None)
     if kinds is None:
-        named = [item for item in trust if not isinstance(item, str) and path_of(item) == path]
-        if path.startswith("ray.rllib.") and not named:
+        is_named = any(not isinstance(item, str) and path_of(item) == path for item in trust)
+        if path.startswith("ray.rllib.") and not is_named:
             raise UntrustedError(
-                f"{where}: {path} is of RLlib, but not what RLlib itself would name here, and "
+                f"{where}: {path} is part of RLlib, but RLlib itself would not name it here, and "
                 "calling it may run what its arguments say. If you trust it, pass it in trust=[…]."
             )
         return resolve(path, trust)
-    found = resolve(path, trust)
-    if not isinstance(found, type) or not issubclass(found, kinds):
+    target = resolve(path, trust)
+    if not isinstance(target, type) or not issubclass(target, kinds):
         raise FormatError(
             f"{where}: expected a {' or '.join(kind.__name__ for kind in kinds)}, found {path}"
         )
-    return found
+    return target

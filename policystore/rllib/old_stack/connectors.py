@@ -1,11 +1,11 @@
-"""Connectors of old-stack policies: recorded in a spec and state, and made again.
+"""Record the connectors of old-stack policies in a spec and state, and make them again.
 
-On the old stack everything between environment and policy is a pipeline of connectors that hangs
-on the policy itself, ``policy.agent_connectors`` and ``policy.action_connectors``
-(connectors/util.py:102). ``RolloutWorker.filters`` holds the very filter objects of these pipelines
-(connectors/util.py:153), so after ``train()`` those of the local worker are the merged ones.
+On the old stack everything between environment and policy is done by two pipelines of connectors
+that are attributes of the policy, ``policy.agent_connectors`` and ``policy.action_connectors``
+(connectors/util.py:102). ``RolloutWorker.filters`` holds the same filter objects as these pipelines
+(connectors/util.py:153), so after ``train()`` the local worker's policies have the merged filters.
 
-Statistics of filters are kept as arrays and written into RLlib's objects by the code here:
+Statistics of filters are recorded as arrays, and the code here writes them into RLlib's objects:
 ``RunningStat.from_state`` would unpickle what a store holds (utils/serialization.py:83).
 """
 
@@ -38,25 +38,33 @@ from ray.rllib.policy.policy import Policy
 
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.values import Tagged
+from policystore.rllib.common.plain_state import check_plain_state
 from policystore.rllib.common.running_stats import running_stat, squares_name
 from policystore.rllib.common.trust import Trust, resolve
-from policystore.rllib.old_stack.config import lasting_path
-from policystore.rllib.old_stack.exploration import check_plain_state
+from policystore.rllib.old_stack.config import importable_path
 
-__all__ = ["MakeConnector", "attach", "connectors_to_spec", "default_connectors", "make_connectors"]
+__all__ = [
+    "PIPELINES",
+    "MakeConnector",
+    "attach",
+    "connectors_to_spec",
+    "default_connectors",
+    "make_connectors",
+]
 
 MakeConnector: TypeAlias = Callable[[ConnectorContext], Connector]
 """A connector class, or any function that makes a connector from RLlib's context."""
 
 PIPELINES = ("agent", "action")
+"""The two pipelines of a policy, as a spec names them."""
 
 _FILTERS = (
     MeanStdObservationFilterAgentConnector,
     ConcurrentMeanStdObservationFilterAgentConnector,
 )
-# RLlib's own that are made from the context alone. What StateBuffer and ViewRequirement hold
-# belongs to an episode, not to the policy.
-_PLAIN = (
+# RLlib's own connectors that are made from the context alone. What StateBuffer and ViewRequirement
+# hold belongs to an episode, not to the policy.
+_STATELESS = (
     ObsPreprocessorConnector,
     StateBufferConnector,
     ViewRequirementAgentConnector,
@@ -69,53 +77,59 @@ _PLAIN = (
 
 
 def connectors_to_spec(
-    policy: Policy, omit: frozenset[str], what: str
+    policy: Policy, omit: frozenset[str], label: str
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """What a spec and a state say of a policy's connectors.
+    """Return what a spec and a state record of a policy's connectors.
 
     Args:
-        omit: class names of connectors to leave away; ``MeanStdFilter`` means any filter.
-        what: how messages name the policy.
+        policy: of the old stack.
+        omit: class names of connectors to leave out; ``MeanStdFilter`` means any filter.
+        label: how messages name the policy.
 
     Returns:
         Connectors by pipeline, in order (``{}`` of a policy that has none); their state, by
-        pipeline and class name; what was left out, place -> why.
+        pipeline and class name; what was left out, place -> reason.
 
     Raises:
         InvalidInputError: a connector that cannot be carried exactly.
     """
     if policy.agent_connectors is None or policy.action_connectors is None:
-        return {}, {}, _without_filter(policy, omit, what)
-    found: dict[str, Any] = {}
+        return {}, {}, _omitted_filter(policy, omit, label)
+    recorded: dict[str, Any] = {}
     states: dict[str, Any] = {}
     omitted: dict[str, str] = {}
     pipelines = (policy.agent_connectors.connectors, policy.action_connectors.connectors)
     for pipeline, connectors in zip(PIPELINES, pipelines, strict=True):
-        found[pipeline] = []
-        seen: Counter[str] = Counter()
+        recorded[pipeline] = []
+        count: Counter[str] = Counter()
         for connector in connectors:
             name = type(connector).__name__
             if name in omit or (_is_filter(connector) and "MeanStdFilter" in omit):
                 omitted[f"connectors.{pipeline}.{name}"] = "left out on request"
                 continue
-            seen[name] += 1
-            key = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            entry, state = _record_one(connector, what)
-            found[pipeline].append({"name": key, **entry})
+            count[name] += 1
+            key = name if count[name] == 1 else f"{name}#{count[name]}"
+            entry, state = _connector_to_spec(connector, label)
+            recorded[pipeline].append({"name": key, **entry})
             if state is not None:
                 states.setdefault(pipeline, {})[key] = state
-    return found, states, omitted
+    return recorded, states, omitted
 
 
-def _without_filter(policy: Policy, omit: frozenset[str], what: str) -> dict[str, str]:
-    asked = policy.config.get("observation_filter", "NoFilter")
-    if asked == "NoFilter":
+def _omitted_filter(policy: Policy, omit: frozenset[str], label: str) -> dict[str, str]:
+    """Return what is left out of a policy without connectors whose config asks for a filter.
+
+    Raises:
+        InvalidInputError: the caller did not say that the filter may be left out.
+    """
+    wanted = policy.config.get("observation_filter", "NoFilter")
+    if wanted == "NoFilter":
         return {}
     if "MeanStdFilter" not in omit:
         raise InvalidInputError(
-            f"{what}: its config asks for the observation filter {asked!r}, but the policy has no "
-            "connectors, so its statistics are not known here. Take the snapshot from the "
-            "Algorithm (algorithm.get_policy(…)), or with omit=['MeanStdFilter']."
+            f"{label}: its config asks for the observation filter {wanted!r}, but the policy has "
+            "no connectors, so the filter's statistics are not known here. Take the snapshot from "
+            "the Algorithm (algorithm.get_policy(…)), or with omit=['MeanStdFilter']."
         )
     return {"connectors.agent.MeanStdFilter": "left out on request"}
 
@@ -124,12 +138,13 @@ def _is_filter(connector: Connector) -> bool:
     return isinstance(connector, SyncedFilterAgentConnector)
 
 
-def _record_one(connector: Connector, what: str) -> tuple[dict[str, Any], Any]:
+def _connector_to_spec(connector: Connector, label: str) -> tuple[dict[str, Any], Any]:
+    """Return the entry of one connector in the spec, and its state or None."""
     cls = type(connector)
-    path = lasting_path(cls)
+    path = importable_path(cls)
     if path is None:
         raise InvalidInputError(
-            f"{what}: the connector {cls.__name__} is of a class that no other process can import "
+            f"{label}: the connector {cls.__name__} is of a class that no other process can import "
             "(one made by a function such as register_lambda_agent_connector, or inside one). "
             f"Define it at the top level of a module, or pass omit=[{cls.__name__!r}]."
         )
@@ -138,54 +153,69 @@ def _record_one(connector: Connector, what: str) -> tuple[dict[str, Any], Any]:
         return entry, _filter_state(connector)
     if cls is ClipRewardAgentConnector:
         return {**entry, "args": {"sign": connector.sign, "limit": connector.limit}}, None
-    if cls in _PLAIN:
+    if cls in _STATELESS:
         return entry, None
-    return entry, _custom_state(connector, what)
+    return entry, _custom_state(connector, label)
 
 
-def _custom_state(connector: Connector, what: str) -> Any:
+def _custom_state(connector: Connector, label: str) -> object:
+    """Return the state of a connector that is not RLlib's, from its own ``to_state()``.
+
+    Raises:
+        InvalidInputError: its class inherits the methods for state, or its state is not plain.
+    """
     cls = type(connector)
-    refuse = f"{what}: the connector {cls.__name__} cannot be carried exactly: "
-    way_on = f" Or pass omit=[{cls.__name__!r}]: it is then not in the snapshot."
+    refusal = f"{label}: the connector {cls.__name__} cannot be carried exactly: "
+    remedy = f" Or pass omit=[{cls.__name__!r}]: it is then not in the snapshot."
     for method in ("to_state", "from_state"):
         owner = next(base for base in cls.__mro__ if method in vars(base))
         if owner.__module__.startswith("ray.rllib."):
             raise InvalidInputError(
-                f"{refuse}it inherits {method}() of RLlib's {owner.__name__}, which knows nothing "
-                f"of it. Define to_state() and from_state()." + way_on
+                f"{refusal}it inherits {method}() from RLlib's {owner.__name__}, which knows "
+                f"nothing of its state. Define to_state() and from_state().{remedy}"
             )
     _, state = connector.to_state()
     try:
         check_plain_state(state, "to_state()")
     except InvalidInputError as error:
-        raise InvalidInputError(f"{refuse}{error}{way_on}") from None
+        raise InvalidInputError(f"{refusal}{error}{remedy}") from None
     return state
 
 
 def _filter_state(connector: Any) -> dict[str, Any]:
-    found = connector.filter
+    """Return flags and statistics of a filter (``MeanStdFilter``, utils/filter.py) as arrays."""
+    observation_filter = connector.filter
+    clip = observation_filter.clip
     return {
-        "demean": bool(found.demean),
-        "destd": bool(found.destd),
-        "clip": None if found.clip is None else float(found.clip),
+        "demean": bool(observation_filter.demean),
+        "destd": bool(observation_filter.destd),
+        "clip": None if clip is None else float(clip),
         "running_stats": [
             {
                 "count": int(stat.num_pushes),
                 "mean": np.array(stat.mean_array),
                 "sum_sq_diff": np.array(getattr(stat, squares_name(stat))),
             }
-            for stat in dm_tree.flatten(found.running_stats)
+            for stat in dm_tree.flatten(observation_filter.running_stats)
         ],
     }
 
 
 def make_connectors(
-    recorded: Mapping[str, Any], states: Any, trust: Trust
+    recorded: Mapping[str, Any], states: object, trust: Trust
 ) -> dict[str, list[MakeConnector]]:
-    """What :func:`record` wrote, as makers of connectors.
+    """Return functions that make the connectors that :func:`connectors_to_spec` recorded.
+
+    Args:
+        recorded: ``spec.connectors``.
+        states: ``state["connectors"]``.
+        trust: see :func:`policystore.rllib.common.trust.resolve`.
+
+    Returns:
+        Functions by pipeline, in order.
 
     Raises:
-        FormatError: not what :func:`record` writes.
+        FormatError: something that :func:`connectors_to_spec` does not write.
         UntrustedError, NotFoundError: a class that may not or cannot be imported.
     """
     if set(recorded) != set(PIPELINES) or not isinstance(states, dict):
@@ -193,7 +223,9 @@ def make_connectors(
     try:
         return {
             pipeline: [
-                _maker(entry, states.get(pipeline, {}), f"spec.connectors.{pipeline}", trust)
+                _connector_maker(
+                    entry, states.get(pipeline, {}), f"spec.connectors.{pipeline}", trust
+                )
                 for entry in recorded[pipeline]
             ]
             for pipeline in PIPELINES
@@ -202,7 +234,15 @@ def make_connectors(
         raise FormatError(f"spec.connectors: malformed: {error!r}") from None
 
 
-def _maker(entry: Any, states: Any, where: str, trust: Trust) -> MakeConnector:
+def _connector_maker(entry: Any, states: Any, where: str, trust: Trust) -> MakeConnector:
+    """Return a function that makes one connector.
+
+    Args:
+        entry: of the spec, not checked yet.
+        states: of the pipeline's connectors, by name, not checked yet.
+        where: the place of the pipeline, for messages.
+        trust: see :func:`policystore.rllib.common.trust.resolve`.
+    """
     name, path = entry["name"], entry["class"].value
     state = states.get(name)
     cls = _connector_class(path, where, trust)
@@ -213,7 +253,7 @@ def _maker(entry: Any, states: Any, where: str, trust: Trust) -> MakeConnector:
         if limit is not None and type(limit) not in (int, float):
             raise FormatError(f"{where}.{name}: limit is a number, not {limit!r}")
         return lambda ctx: cls(ctx, sign=sign, limit=limit)
-    if cls in _PLAIN:
+    if cls in _STATELESS:
         return lambda ctx: cls(ctx)
     if cls.__module__.startswith("ray.rllib."):
         raise FormatError(f"{where}: snapshots of policies do not hold the connector {path}")
@@ -225,6 +265,7 @@ def _maker(entry: Any, states: Any, where: str, trust: Trust) -> MakeConnector:
 
 
 def _connector_class(path: str, where: str, trust: Trust) -> Any:
+    """Import a connector class; a class that is none raises FormatError."""
     cls = resolve(path, trust)
     if not isinstance(cls, type) or not issubclass(cls, Connector):
         raise FormatError(f"{where}: {path} is not a connector of RLlib's old API stack")
@@ -232,6 +273,17 @@ def _connector_class(path: str, where: str, trust: Trust) -> Any:
 
 
 def _filter_maker(cls: Any, state: Any, where: str) -> MakeConnector:
+    """Return a function that makes a filter with the statistics of a snapshot.
+
+    Args:
+        cls: one of RLlib's classes of filters.
+        state: as :func:`_filter_state` returned it, not checked yet.
+        where: the place of the filter, for messages.
+
+    Raises:
+        FormatError: malformed statistics. The returned function raises it too, if the policy's
+            observations have other shapes than the statistics.
+    """
     try:
         stats = [
             running_stat(entry["count"], entry["mean"], entry["sum_sq_diff"])
@@ -242,28 +294,40 @@ def _filter_maker(cls: Any, state: Any, where: str) -> MakeConnector:
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise FormatError(f"{where}: malformed statistics of a filter: {error!r}") from None
 
-    def make(ctx: ConnectorContext) -> Connector:
+    def make_filter(ctx: ConnectorContext) -> Connector:
         connector: Connector = cls(ctx)
-        found = connector.filter
+        observation_filter = connector.filter
         # The concurrent class ignores its arguments (connectors/agent/mean_std_filter.py:178).
-        found.demean, found.destd, found.clip = demean, destd, clip
-        given = [stat.shape for stat in stats]
-        needed = [stat.shape for stat in dm_tree.flatten(found.running_stats)]
-        if given != needed:
+        observation_filter.demean = demean
+        observation_filter.destd = destd
+        observation_filter.clip = clip
+        shapes = [stat.shape for stat in stats]
+        needed = [stat.shape for stat in dm_tree.flatten(observation_filter.running_stats)]
+        if shapes != needed:
             raise FormatError(
-                f"{where}: statistics for shapes {given}; the policy's observations have {needed}"
+                f"{where}: statistics for shapes {shapes}; the policy's observations have {needed}"
             )
-        found.running_stats = dm_tree.unflatten_as(found.running_stats, stats)
-        found.reset_buffer()
+        observation_filter.running_stats = dm_tree.unflatten_as(
+            observation_filter.running_stats, stats
+        )
+        observation_filter.reset_buffer()
         return connector
 
-    return make
+    return make_filter
 
 
 def default_connectors(
     *, preprocess: bool, normalize_actions: bool, clip_actions: bool
 ) -> dict[str, list[MakeConnector]]:
-    """What RLlib gives a policy without filter or clipped rewards (connectors/util.py:48-99)."""
+    """Return the connectors of a policy without filter or clipped rewards, by pipeline.
+
+    They are those that RLlib makes for such a policy (connectors/util.py:48-99).
+
+    Args:
+        preprocess: whether a preprocessor of RLlib's stands before the policy.
+        normalize_actions: whether actions in [-1, 1] are scaled to the action space.
+        clip_actions: whether actions are clipped to the action space.
+    """
     agent: list[MakeConnector] = [ObsPreprocessorConnector] if preprocess else []
     action: list[MakeConnector] = [ConvertToNumpyConnector]
     if normalize_actions:
@@ -279,7 +343,13 @@ def default_connectors(
 def attach(
     policy: Policy, makers: Mapping[str, Iterable[MakeConnector]], ctx: ConnectorContext
 ) -> None:
-    """Give a policy its two pipelines, replacing what it has."""
+    """Give a policy two new pipelines in place of those that it has.
+
+    Args:
+        policy: it is changed.
+        makers: functions by pipeline, in order.
+        ctx: RLlib's context, which each of them gets.
+    """
     made = {pipeline: [make(ctx) for make in makers[pipeline]] for pipeline in PIPELINES}
     policy.agent_connectors = AgentConnectorPipeline(ctx, made["agent"])
     policy.action_connectors = ActionConnectorPipeline(ctx, made["action"])

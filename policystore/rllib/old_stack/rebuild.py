@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import ray
 import torch
@@ -18,23 +20,20 @@ from policystore.rllib.common.trust import Trust, listed, resolve
 from policystore.rllib.old_stack.config_restore import full_config
 from policystore.rllib.old_stack.connectors import attach, make_connectors
 from policystore.rllib.old_stack.exploration import restore_exploration
+from policystore.rllib.old_stack.snapshot import own_weights, policy_weights, torch_model
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 from policystore.torch.tensors import check_fit, load_arrays, unwrapped
-
-if TYPE_CHECKING:
-    pass
-
-from policystore.rllib.old_stack.snapshot import own_weights, policy_weights, torch_model
 
 __all__ = ["rebuild_policy"]
 
 
 def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
-    """A new policy that acts as the kept one did: no Algorithm, environment, Ray or CPU slot.
+    """Build a new policy that acts as the one in the snapshot did.
 
-    It is on the CPU, holds exactly the snapshot's weights, and has its connectors with their
-    filters' statistics, in training mode as RLlib leaves them.
+    It needs no Algorithm, environment, Ray cluster or CPU slot. The policy is on the CPU, holds
+    exactly the snapshot's weights, and has its connectors with their filters' statistics, in
+    training mode as RLlib leaves them.
 
     Args:
         snap: of an old-stack policy.
@@ -42,7 +41,7 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
             custom policies, models, action distributions, explorations and connectors.
 
     Raises:
-        InvalidInputError: a snapshot of another kind, or one that RLlib cannot build here.
+        InvalidInputError: a snapshot of another kind, or one that the installed RLlib cannot build.
         MismatchError: lists every tensor that does not fit; nothing was loaded.
         UntrustedError, NotFoundError: a class that may not or cannot be imported.
         FormatError: a spec or state that is not as snapshots write it.
@@ -51,10 +50,10 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
     check_snapshot(snap)
     spec = snap.spec
     if spec.stack != "old" or spec.cls is None:
-        hint = {"new": "rebuild_module", "torch": "policystore.torch.load_into"}.get(spec.stack)
+        other = {"new": "rebuild_module", "torch": "policystore.torch.load_into"}.get(spec.stack)
         raise InvalidInputError(
             f"rebuild_policy takes snapshots of old-stack policies; this one has stack "
-            f"{spec.stack!r}" + (f": use {hint}" if hint else "")
+            f"{spec.stack!r}" + (f": use {other}" if other else "")
         )
     if spec.observation_space is None or spec.action_space is None:
         raise FormatError("the spec of an old-stack policy has an observation and action space")
@@ -68,10 +67,11 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
         clip_actions=spec.clip_actions,
         trust=trust,
     )
-    spaces = (space_from_json(spec.observation_space), space_from_json(spec.action_space))
+    observation_space = space_from_json(spec.observation_space)
+    action_space = space_from_json(spec.action_space)
     with building(snap):
-        policy = _constructed(cls, spaces, config, spec)
-    _load(policy, snap)
+        policy = _construct(cls, observation_space, action_space, config, spec)
+    _load_weights(policy, snap)
     state = snap.state
     if spec.connectors:
         makers = make_connectors(spec.connectors, state.get("connectors", {}), trust)
@@ -80,9 +80,21 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
     return policy
 
 
-def _constructed(cls: Any, spaces: tuple[Any, Any], config: dict[str, Any], spec: Spec) -> Policy:
+def _construct(
+    cls: Callable[..., Policy],
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    config: dict[str, Any],
+    spec: Spec,
+) -> Policy:
+    """Call the constructor of a policy.
+
+    Raises:
+        InvalidInputError: the constructor raised an error of its own, which is the cause; names
+            what the snapshot's config lacks.
+    """
     try:
-        policy: Policy = cls(*spaces, config)
+        return cls(observation_space, action_space, config)
     except PolicyStoreError:
         raise
     except Exception as error:
@@ -90,27 +102,35 @@ def _constructed(cls: Any, spaces: tuple[Any, Any], config: dict[str, Any], spec
         raise InvalidInputError(
             f"RLlib {ray.__version__} could not build {spec.cls} from the snapshot: "
             f"{type(error).__name__}: {error}"
-            + (f". Of its config this was left out: {', '.join(lacking)}" if lacking else "")
+            + (f". This was left out of its config: {', '.join(lacking)}" if lacking else "")
         ) from error
-    return policy
 
 
-def _load(policy: Policy, snap: Snapshot) -> None:
-    what = f"{snap!r} into {type(policy).__name__}"
+def _load_weights(policy: Policy, snap: Snapshot) -> None:
+    """Give a policy exactly the weights of a snapshot, and check that it has them.
+
+    Raises:
+        MismatchError: tensors that do not fit, or that ``set_weights()`` did not take.
+    """
+    label = f"{snap!r} into {type(policy).__name__}"
     model = torch_model(policy)
     if model is not None and own_weights(policy) is None:
-        load_arrays(model, snap.weights, what)
+        load_arrays(model, snap.weights, label)
         _sync_targets(policy, model)
         return
-    check_fit(snap.weights, policy_weights(policy, what), what)
+    check_fit(snap.weights, policy_weights(policy, label), label)
     if not snap.weights:
         return
     policy.set_weights({name: np.array(array) for name, array in snap.weights.items()})
-    _check_loaded(policy_weights(policy, what), snap.weights, what)
+    _check_loaded(policy_weights(policy, label), snap.weights, label)
 
 
 def _sync_targets(policy: Policy, model: torch.nn.Module) -> None:
-    """What ``update_target()`` mixes with what stood there before (policy/torch_mixins.py:196)."""
+    """Copy the weights of a model into the policy's target networks.
+
+    ``update_target()`` would mix them with the values that the target networks had before
+    (policy/torch_mixins.py:196).
+    """
     weights = unwrapped(model).state_dict()
     targets = list(getattr(policy, "target_models", {}).values())
     for target in targets or [getattr(policy, "target_model", None)]:
@@ -118,11 +138,14 @@ def _sync_targets(policy: Policy, model: torch.nn.Module) -> None:
             target.load_state_dict({name: weights[name] for name in target.state_dict()})
 
 
-def _check_loaded(found: Weights, wanted: Weights, what: str) -> None:
+def _check_loaded(loaded: Weights, wanted: Weights, label: str) -> None:
+    """Check that a policy's weights equal those that its ``set_weights()`` was called with."""
     changed = {
         name: "the policy holds other values after set_weights()"
         for name in wanted
-        if name not in found or found[name].tobytes() != wanted[name].tobytes()
+        if name not in loaded or loaded[name].tobytes() != wanted[name].tobytes()
     }
     if changed:
-        raise MismatchError(f"{what}: set_weights() did not take what was given.", wrong=changed)
+        raise MismatchError(
+            f"{label}: set_weights() did not take what it was called with.", wrong=changed
+        )

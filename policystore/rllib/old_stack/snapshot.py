@@ -1,9 +1,9 @@
 """Take snapshots of old-stack policies (``ray.rllib.policy.Policy``).
 
-Kept: all weights of the policy's torch model under RLlib's own names, its class, spaces and config,
-its connectors with the statistics of filters, and how far its exploration has come. Not kept,
-because acting does not need it and RLlib does not count it among the weights either: optimizers,
-adaptive coefficients of losses (PPO's ``current_kl_coeff``) and target networks.
+A snapshot holds all weights of the policy's torch model under RLlib's own names, its class, spaces
+and config, its connectors with the statistics of filters, and how far its exploration has come. It
+does not hold optimizers, adaptive coefficients of losses (PPO's ``current_kl_coeff``) and target
+networks: acting does not need them, and RLlib does not count them among the weights either.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 
 from policystore.errors import InvalidInputError
 from policystore.format.arrays import Array
+from policystore.format.canonical_json import JsonObject
 from policystore.format.spec import Spec
 from policystore.rllib.common.trust import algorithm_name
-from policystore.rllib.old_stack.config import lasting_path, recorded_config
+from policystore.rllib.old_stack.config import importable_path, recorded_config
 from policystore.rllib.old_stack.connectors import connectors_to_spec
 from policystore.rllib.old_stack.exploration import exploration_state
 from policystore.snapshot import Snapshot
@@ -33,13 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["own_weights", "policy_config_of", "policy_weights", "snapshot_policy", "torch_model"]
 
-_TARGETS = (
+_TARGET_NETWORKS = (
     "RLlib does not count target networks among a policy's weights; rebuilding copies the "
     "model's weights into them"
 )
-
-
-_TENSORFLOW = (
+_TENSORFLOW_MODULES = (
     "ray.rllib.policy.tf_policy",
     "ray.rllib.policy.eager_tf_policy",
     "ray.rllib.policy.eager_tf_policy_v2",
@@ -53,19 +52,19 @@ def snapshot_policy(
     policy_id: str | None = None,
     omit: Iterable[str] = (),
 ) -> Snapshot:
-    """Keep one old-stack policy as it is now.
+    """Take a snapshot of one old-stack policy as it is at the moment.
 
     Args:
         policy: a torch policy of any algorithm, or a policy without a network.
-        algorithm: the Algorithm that it belongs to; only its name is recorded.
+        algorithm: the Algorithm that the policy belongs to; only its name is recorded.
         policy_id: for messages.
-        omit: what not to carry, each then listed in ``spec.omitted``: class names of
+        omit: names of what to leave out, each then listed in ``spec.omitted``: class names of
             connectors, ``"MeanStdFilter"`` for any observation filter, ``"exploration"``, or
-            attributes of the policy that hold networks beside its model.
+            attributes of the policy that hold networks which are not part of its model.
 
     Returns:
-        A snapshot that shares no memory with the policy. Its ``config`` is plain and complete; what
-        of it has no plain form is listed in ``spec.omitted``.
+        A snapshot that shares no memory with the policy. Its ``config`` is plain and complete;
+        entries of the config that have no plain form are listed in ``spec.omitted``.
 
     Raises:
         InvalidInputError: a TensorFlow policy, a class that no other process could import, or
@@ -73,134 +72,147 @@ def snapshot_policy(
     """
     if isinstance(omit, str):
         raise InvalidInputError(f"omit is a list of names, not one text: [{omit!r}]")
-    skipped = frozenset(omit)
-    what = _named(policy, policy_id)
-    _refuse_tensorflow(policy, what)
-    cls = lasting_path(type(policy))
+    names = frozenset(omit)
+    label = _label(policy, policy_id)
+    _refuse_tensorflow(policy, label)
+    cls = importable_path(type(policy))
     if cls is None:
         raise InvalidInputError(
-            f"{what}: no other process can import its class {type(policy).__qualname__}. Define it "
-            "at the top level of a module; for a class made by a function such as "
+            f"{label}: no other process can import its class {type(policy).__qualname__}. Define "
+            "it at the top level of a module; for a class made by a function such as "
             "build_policy_class, set its __module__ and __qualname__ to where it is assigned."
         )
-    omitted = _without_other_networks(policy, skipped, what)
-    config, missing = recorded_config(policy_config_of(policy), what)
-    connectors, states, unconnected = connectors_to_spec(policy, skipped, what)
-    omitted.update(missing)
-    omitted.update(unconnected)
-    if "exploration" in skipped and getattr(policy, "exploration", None) is not None:
+    omitted = _omitted_networks(policy, names, label)
+    config, omitted_config = recorded_config(policy_config_of(policy), label)
+    connectors, states, omitted_connectors = connectors_to_spec(policy, names, label)
+    omitted.update(omitted_config)
+    omitted.update(omitted_connectors)
+    if "exploration" in names and getattr(policy, "exploration", None) is not None:
         omitted["exploration"] = "left out on request"
-    exploration = exploration_state(policy, skipped, what)
+    exploration = exploration_state(policy, names, label)
     state = {"connectors": states, "exploration": exploration}
-    env_obs, env_act = _env_spaces(policy, bool(connectors))
+    env_observation_space, env_action_space = _env_spaces(policy, bool(connectors))
     spec = Spec(
         stack="old",
         algorithm=None if algorithm is None else algorithm_name(algorithm),
         cls=cls,
-        observation_space=space_to_json(policy.observation_space, what=f"{what}: observations"),
-        action_space=space_to_json(policy.action_space, what=f"{what}: actions"),
-        env_observation_space=env_obs,
-        env_action_space=env_act,
+        observation_space=space_to_json(policy.observation_space, what=f"{label}: observations"),
+        action_space=space_to_json(policy.action_space, what=f"{label}: actions"),
+        env_observation_space=env_observation_space,
+        env_action_space=env_action_space,
         config=config,
-        normalize_actions=_handled(policy, "NormalizeActionsConnector", "normalize_actions"),
-        clip_actions=_handled(policy, "ClipActionsConnector", "clip_actions"),
+        normalize_actions=_does(policy, "NormalizeActionsConnector", "normalize_actions"),
+        clip_actions=_does(policy, "ClipActionsConnector", "clip_actions"),
         connectors=connectors,
         omitted=omitted,
     )
     return Snapshot(
-        weights=policy_weights(policy, what),
+        weights=policy_weights(policy, label),
         spec=spec,
         state={key: value for key, value in state.items() if value},
     )
 
 
-def _named(policy: Policy, policy_id: str | None) -> str:
+def _label(policy: Policy, policy_id: str | None) -> str:
+    """Return how messages name a policy."""
     name = type(policy).__name__
     return name if policy_id is None else f"policy {policy_id!r} ({name})"
 
 
-def _refuse_tensorflow(policy: Policy, what: str) -> None:
+def _refuse_tensorflow(policy: object, label: str) -> None:
+    """Refuse TensorFlow policies, and anything that is no old-stack policy."""
     if not isinstance(policy, Policy):
         raise InvalidInputError(
             f"expected a policy of RLlib's old API stack, found {type(policy).__qualname__}"
         )
-    if any(base.__module__ in _TENSORFLOW for base in type(policy).__mro__):
+    if any(base.__module__ in _TENSORFLOW_MODULES for base in type(policy).__mro__):
         raise InvalidInputError(
-            f"{what}: a TensorFlow policy. policystore keeps torch policies and policies without "
+            f"{label}: a TensorFlow policy. policystore keeps torch policies and policies without "
             "a network; train with config.framework('torch')."
         )
 
 
 def policy_config_of(policy: Policy) -> Mapping[str, Any]:
-    """The config of a policy as the dict that RLlib reads."""
+    """Return the config of a policy as the dict that RLlib reads."""
     config = policy.config
     return config.to_dict() if hasattr(config, "to_dict") else config  # type: ignore[no-any-return]
 
 
-def _env_spaces(policy: Policy, connected: bool) -> tuple[Any, Any]:
-    """The environment's side, where the policy knows it.
+def _env_spaces(
+    policy: Policy, has_connectors: bool
+) -> tuple[JsonObject | None, JsonObject | None]:
+    """Return the environment's observation and action space as JSON, where the policy knows them.
 
     A preprocessor leaves the environment's space on the one it makes (models/preprocessors.py:107).
     A policy with connectors but no preprocessor gets observations as they are.
     """
     original = getattr(policy.observation_space, "original_space", None)
-    if original is None and not connected:
+    if original is None and not has_connectors:
         return None, None
     space = policy.observation_space if original is None else original
     return space_to_json(space), space_to_json(policy.action_space)
 
 
-def _handled(policy: Policy, connector: str, key: str) -> bool:
+def _does(policy: Policy, connector: str, key: str) -> bool:
+    """Return whether a policy has an action connector, or, without connectors, a config key."""
     if policy.action_connectors is not None:
         return bool(policy.action_connectors[connector])
     return bool(policy.config.get(key, False))
 
 
 def torch_model(policy: Policy) -> torch.nn.Module | None:
-    """The network of a policy, if it has one."""
+    """Return the network of a policy, or None if it has none."""
     model = getattr(policy, "model", None)
     return model if isinstance(model, torch.nn.Module) else None
 
 
-def _without_other_networks(policy: Policy, skipped: frozenset[str], what: str) -> dict[str, str]:
-    """Networks that are no part of the model: target nets are known, others are refused."""
+def _omitted_networks(policy: Policy, omit: frozenset[str], label: str) -> dict[str, str]:
+    """Return the networks of a policy that are not part of its model, attribute -> reason.
+
+    Raises:
+        InvalidInputError: a network that is neither a target network nor named in ``omit``.
+    """
     model = torch_model(policy)
-    known = {id(part) for part in model.modules()} if model is not None else set()
-    known.add(id(getattr(policy, "unwrapped_model", None)))
+    parts = {id(part) for part in model.modules()} if model is not None else set()
+    parts.add(id(getattr(policy, "unwrapped_model", None)))
     omitted: dict[str, str] = {}
     for name, value in sorted(vars(policy).items()):
-        if not isinstance(value, torch.nn.Module) or id(value) in known:
+        if not isinstance(value, torch.nn.Module) or id(value) in parts:
             continue
         if name == "target_model":
-            omitted[name] = _TARGETS
-        elif name in skipped:
+            omitted[name] = _TARGET_NETWORKS
+        elif name in omit:
             omitted[name] = "left out on request"
         elif own_weights(policy) is None:
             raise InvalidInputError(
-                f"{what}: the network in its attribute {name!r} is no part of policy.model, so "
+                f"{label}: the network in its attribute {name!r} is not part of policy.model, so "
                 "RLlib does not count it among the weights. Make it a submodule of the model, "
                 f"define get_weights() and set_weights(), or pass omit=[{name!r}]."
             )
     return omitted
 
 
-def own_weights(policy: Policy) -> Any:
-    """What a class that defines ``get_weights()`` itself says; None if its model says it."""
+def own_weights(policy: Policy) -> object:
+    """Return what a class's own ``get_weights()`` returns, or None.
+
+    None means that the policy's model holds all weights: the class has RLlib's own
+    ``get_weights()``, or its own returns an empty mapping or raises NotImplementedError.
+    """
     standard = (Policy.get_weights, TorchPolicy.get_weights, TorchPolicyV2.get_weights)
     if type(policy).get_weights in standard:
         return None
     try:
-        weights = policy.get_weights()
+        weights: object = policy.get_weights()
     except NotImplementedError:
         return None
     return weights if not isinstance(weights, Mapping) or weights else None
 
 
-def policy_weights(policy: Policy, what: str) -> dict[str, Array]:
-    """Copies of all weights, by RLlib's names; ``{}`` of a policy that has none.
+def policy_weights(policy: Policy, label: str) -> dict[str, Array]:
+    """Return copies of all weights, by RLlib's names; ``{}`` of a policy that has none.
 
-    A torch model gives its ``state_dict``: ``TorchPolicy.get_weights`` has the same names
-    (policy/torch_policy_v2.py:899), but live views and no bfloat16.
+    Of a torch model this is its ``state_dict``. ``TorchPolicy.get_weights`` returns the same names
+    (policy/torch_policy_v2.py:899), but live views, and no bfloat16.
 
     Raises:
         InvalidInputError: weights that are no flat mapping of arrays, or of a dtype that cannot
@@ -212,13 +224,13 @@ def policy_weights(policy: Policy, what: str) -> dict[str, Array]:
         return {} if model is None else state_arrays(model)
     if not isinstance(weights, Mapping):
         raise InvalidInputError(
-            f"{what}: get_weights() gives a {type(weights).__qualname__}; expected a flat mapping "
-            "of names to numpy arrays"
+            f"{label}: get_weights() returns a {type(weights).__qualname__}; expected a flat "
+            "mapping of names to numpy arrays"
         )
     for name, value in weights.items():
         if not isinstance(value, (np.ndarray, np.generic)):
             raise InvalidInputError(
-                f"{what}: get_weights()[{name!r}] is a {type(value).__qualname__}; expected a "
-                "numpy array. Nested weights go flat, under 'outer/inner' names."
+                f"{label}: get_weights()[{name!r}] is a {type(value).__qualname__}; expected a "
+                "numpy array. Put nested weights into one flat dict, under 'outer/inner' names."
             )
     return {name: np.array(value) for name, value in weights.items()}

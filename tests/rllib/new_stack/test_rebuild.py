@@ -33,11 +33,13 @@ from policystore.errors import (
     UntrustedError,
 )
 from policystore.format.values import Tagged
-from policystore.rllib.new_stack.connector_state import decode_array, put_state, take_state
+from policystore.rllib.new_stack.connector_state import put_state, take_state
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib.new_stack.snapshot import snapshot_module
 from policystore.rllib.worker_code.read_modules import read_learner
 from policystore.rllib.workers.by_value import ship
+from policystore.rllib_schema import packed_arrays
+from policystore.rllib_schema.packed_arrays import unpack_array
 from policystore.snapshot import Snapshot
 
 
@@ -190,6 +192,16 @@ def test_values_of_configs_come_back() -> None:
     assert config == {"width": 2, **values}
 
 
+def test_numbers_of_numpy_are_kept_as_those_of_python() -> None:
+    """Also float64, which is a float to Python."""
+    spec = cells._own(parts.Head, rate=np.float64(0.5), count=np.int64(3), on=np.bool_(True))
+    snap = snapshot_module(spec.build())
+    assert not snap.spec.omitted
+    found = snap.spec.config["model_config"]
+    kept = {key: (type(found[key]), found[key]) for key in ("rate", "count", "on")}
+    assert kept == {"rate": (float, 0.5), "count": (int, 3), "on": (bool, True)}
+
+
 def test_rebuilt_module_owns_its_weights(plain: Snapshot) -> None:
     digest, module = plain.digest, rebuild_module(plain)
     with torch.no_grad():
@@ -233,6 +245,13 @@ def test_filter_state_round_trip_applies_the_same() -> None:
     assert target._filters[None].running_stats.num_pushes_delta == 0
 
 
+def test_packed_statistics_have_one_limit_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = filled_filter()
+    monkeypatch.setattr(packed_arrays, "MAX_PACKED_BYTES", 100)
+    with pytest.raises(FormatError, match="filter statistics: an array of more than 100 bytes"):
+        take_state(piece, "MeanStdFilter", None)
+
+
 class Marker:
     """Unpickling this leaves a file."""
 
@@ -248,7 +267,7 @@ def test_no_string_of_a_snapshot_reaches_rllibs_decoder(tmp_path: Path, place: s
     trap = tmp_path / "ran"
     text = base64.b64encode(zlib.compress(pickle.dumps(Marker(trap)))).decode()
     with pytest.raises(FormatError):
-        decode_array(text)
+        unpack_array(text, "it")
     state = take_state(filled_filter(), "MeanStdFilter", None)
     state[None]["running_stats"][0][place] = text
     with pytest.raises(FormatError, match="not filter statistics"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.cql import CQLConfig
@@ -123,3 +124,16 @@ def test_an_unknown_algorithm_gets_the_defaults_that_all_share() -> None:
     )
     assert restored["train_batch_size"] == restored["rollout_fragment_length"] == 7
     assert restored["num_gpus"] == 0
+
+
+def test_numbers_of_numpy_are_kept_as_those_of_python_or_listed() -> None:
+    numbers = {"rate": np.float64(0.5), "count": np.int8(3), "root": np.complex64(1j)}
+    kept, omitted = recorded_config({**numbers, "list": [np.datetime64("2026-01-01")]}, "here")
+    assert {key: (type(value), value) for key, value in kept.items()} == {
+        "rate": (float, 0.5),
+        "count": (int, 3),
+    }
+    assert omitted == {
+        "config.root": "a numpy.complex64 is not a plain value",
+        "config.list": "a numpy.datetime64 is not a plain value",
+    }

@@ -176,7 +176,7 @@ def test_a_custom_connector_is_carried_with_its_state(connected: Any) -> None:
 def test_two_connectors_of_one_class_keep_their_order_and_state(connected: Any) -> None:
     insert(connected, Shift, np.full(4, 7, "f4"))
     insert(connected, Shift, np.full(4, 9, "f4"))
-    rebuilt = rebuild_policy(snapshot_policy(connected), trust=["old_stack_zoo"])
+    rebuilt = rebuild_policy(snapshot_policy(connected), trust=["tests.support.old_stack_zoo"])
     assert [connector.by[0] for connector in rebuilt.agent_connectors[Shift]] == [9, 7]
 
 
