@@ -131,9 +131,9 @@ def test_what_ray_itself_loads_gives_the_same_spec() -> None:
 def test_defaults_are_those_of_the_newest_ray() -> None:
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-    from policystore.checkpoints.convert.new_stack import _MODEL_DEFAULTS
+    from policystore.checkpoints.convert.model_keys import MODEL_DEFAULTS
 
-    assert dataclasses.asdict(DefaultModelConfig()) == _MODEL_DEFAULTS
+    assert dataclasses.asdict(DefaultModelConfig()) == MODEL_DEFAULTS
 
 
 SPACES = [

@@ -24,7 +24,7 @@ from policystore.checkpoints.files.placeholders import (
     Global,
     UnbuiltObject,
     kind_of,
-    said,
+    text_or_kind,
 )
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.arrays import Array
@@ -238,5 +238,5 @@ def array_from_text(text: str, what: str) -> Array:
         raise FormatError(f"{what}: an array with a damaged header") from None
     found = array_of(data, dtype_of(code), shape, "F" if fortran is True else "C")
     if not isinstance(found, np.ndarray):
-        raise FormatError(f"{what}: an array of {said(code)}, not of numbers")
+        raise FormatError(f"{what}: an array of {text_or_kind(code)}, not of numbers")
     return found
