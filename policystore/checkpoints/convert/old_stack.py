@@ -262,13 +262,12 @@ def _convert_filter(state: Any, label: str) -> dict[str, Any]:
     try:
         reader = StatsReader(label)
         clip = state["clip"]
+        running_stats = [_convert_stats(reader.read(entry)) for entry in state["running_stats"]]
         return {
             "demean": bool(state["demean"]),
             "destd": bool(state["destd"]),
             "clip": None if clip is None else float(clip),
-            "running_stats": [
-                _convert_stats(reader.read(entry)) for entry in state["running_stats"]
-            ],
+            "running_stats": running_stats,
         }
     except FormatError:
         raise
