@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,23 +25,9 @@ from policystore.checkpoints import (
     read_checkpoint,
 )
 from tests.support import ROOT
-from tests.support.checkpoint_corpus import Given
+from tests.support.checkpoint_corpus import Given, write_trial
 
 VERSIONS = ["2.4.0", "2.10.0", "2.60.0"]
-
-
-def write_trial(folder: Path, versions: list[str]) -> None:
-    """A trial whose checkpoints differ with their number."""
-    lines = []
-    for number, version in enumerate(versions):
-        name = f"checkpoint_{number:06}"
-        source = Given(version, "ppo_old_multi").path
-        inner = source / "checkpoint_000001"
-        shutil.copytree(inner if inner.is_dir() else source, folder / name)
-        lines.append({"training_iteration": 10 * number, "checkpoint_dir_name": name,
-                      "env_runners": {"episode_return_mean": float(number)},
-                      "config": {"lr": 0.1}, "done": False})  # fmt: skip
-    (folder / "result.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
 
 
 @pytest.fixture
