@@ -123,7 +123,7 @@ def run_on_ray(queues: list[TrialQueue], address: str) -> Run:
     if connects:
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False)
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError) as error:
             raise StorageError(f"no Ray cluster at {address!r}: {error}") from None
     remote: Any = ray.remote(num_cpus=1)(import_checkpoint)
     running: dict[Any, tuple[TrialQueue, ImportTask]] = {}

@@ -156,8 +156,7 @@ def _algorithm_name(cls: object) -> str | None:
     path = class_path(cls)
     # cloudpickle writes the bases of a class that it writes by value. Tune derives such a class
     # from RLlib's own, and users derive theirs.
-    is_by_value = path is not None and isinstance(cls, UnbuiltObject)
-    bases = cls.args[2] if is_by_value and isinstance(cls, UnbuiltObject) else ()
+    bases = cls.args[2] if path is not None and isinstance(cls, UnbuiltObject) else ()
     for base in bases if isinstance(bases, tuple) else ():
         if isinstance(base, Global) and base.module.startswith("ray.rllib.algorithms."):
             return base.name.rpartition(".")[2]
