@@ -1,7 +1,8 @@
-"""Checkpoints of Ray RLlib as a source of snapshots, read as data: no Ray, no torch, no pickle."""
+"""Reads checkpoints of Ray RLlib as snapshots, without Ray, torch or unpickling."""
 
 from __future__ import annotations
 
+from policystore.checkpoints.experiment import ImportProgress, ImportReport, import_experiment
 from policystore.checkpoints.reader import (
     CheckpointInfo,
     inspect_checkpoint,
@@ -12,7 +13,10 @@ from policystore.checkpoints.tune import TrialCheckpoint
 
 __all__ = [
     "CheckpointInfo",
+    "ImportProgress",
+    "ImportReport",
     "TrialCheckpoint",
+    "import_experiment",
     "inspect_checkpoint",
     "list_checkpoints",
     "read_checkpoint",

@@ -1,35 +1,50 @@
-"""What a folder is: which kind of checkpoint, of which Ray, with which policies, and where each is.
+"""Recognizes the layout of a checkpoint folder: its kind, its policies, and the files of each.
 
-The layouts of Ray 2.3 to 2.60 are told by the files that are there; recorded paths, which are
-absolute in most versions, are not followed, so that a moved checkpoint is read like any other.
+The layouts of Ray 2.3 to 2.60 are told apart by the files that are there. Paths that a checkpoint
+records are not followed: most versions record absolute ones, and a checkpoint may have been moved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from policystore.checkpoints.convert.env_interface import read_env_interface
-from policystore.checkpoints.files.folder import Folder
+from policystore.checkpoints.files.folder import FileRef, Folder
 from policystore.checkpoints.files.placeholders import Global, UnbuiltObject, class_path, kind_of
 from policystore.errors import FormatError, InvalidInputError
 from policystore.rllib_schema.env_interface import EnvInterface
 
-__all__ = ["MAX_STATE", "Checkpoint", "Entry", "recognize"]
+__all__ = ["ARGS_FILE", "MAX_STATE", "METADATA_FILE", "AlgorithmInfo", "Checkpoint",
+           "CheckpointKind", "Entry", "Form", "recognize"]  # fmt: skip
 
-Form: TypeAlias = Literal[
-    "policy",  # policy_state.*: the old stack, and the hybrids of 2.3 to 2.10
-    "module",  # module_state.* beside class_and_ctor_args.pkl: 2.40 and later
-    "learner",  # module_state/ID/ beside rl_module_metadata.json: 2.5 to 2.24
+CheckpointKind: TypeAlias = Literal[
+    "algorithm", "policy", "rl_module", "multi_rl_module", "learner", "learner_group"
 ]
+"""The part of RLlib that wrote a checkpoint."""
+
 MAX_STATE = 256 << 20
-"""Bytes of an ``algorithm_state`` that is looked into: with replay buffers in it, it may be of any
-size, and nothing here needs them."""
-_META = "rllib_checkpoint.json"
-_ARGS = "class_and_ctor_args.pkl"
-_MODULE_META = "rl_module_metadata.json"
+"""Bytes of the largest ``algorithm_state`` that is read. Replay buffers can make it far larger, and
+nothing that is needed of it is large."""
+
+ARGS_FILE = "class_and_ctor_args.pkl"
+"""Class and constructor arguments of an Algorithm, module or connector; Ray 2.40 and later."""
+
+METADATA_FILE = "rl_module_metadata.json"
+"""Class and constructor arguments of a module; Ray 2.5 to 2.24."""
+
+_CHECKPOINT_METADATA = "rllib_checkpoint.json"
+
+
+class Form(Enum):
+    """How the files of one policy are laid out."""
+
+    POLICY = "policy_state.* of the old stack, or of a hybrid of Ray 2.3 to 2.10"
+    MODULE = "module_state.* beside class_and_ctor_args.pkl, of Ray 2.40 and later"
+    LEARNER = "module_state/ID/ beside rl_module_metadata.json, of Ray 2.5 to 2.24"
 
 
 @dataclass(frozen=True)
@@ -37,80 +52,110 @@ class Entry:
     """One policy of a checkpoint.
 
     Attributes:
-        id: policy or module id.
-        form: how it is written.
-        folder: where.
-        state: the file with its weights, in that folder.
-        also: the ``policy_state`` file of a hybrid whose learner wrote the module too.
+        id: its policy or module id.
+        form: how its files are laid out.
+        folder: the folder of its files.
+        weights_file: the file with its weights, by its path in that folder.
+        policy_state: of a hybrid, whose module a Learner wrote, the ``policy_state`` file that its
+            policy wrote as well; else None.
     """
 
     id: str
     form: Form
     folder: Folder
-    state: str
-    also: tuple[Folder, str] | None = None
+    weights_file: str
+    policy_state: FileRef | None = None
+
+
+class AlgorithmInfo(NamedTuple):
+    """What a checkpoint says of its Algorithm.
+
+    Attributes:
+        name: RLlib's name of the algorithm, such as ``"PPO"``; None where it is not known.
+        config: the attributes of its AlgorithmConfig; ``{}`` where they are not known.
+    """
+
+    name: str | None
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that was recognized.
+    """A folder whose layout was recognized.
 
     Attributes:
-        folder: where it begins.
-        kind: what RLlib calls it.
-        entries: the policies, by id.
-        meta: ``rllib_checkpoint.json`` or the like; ``{}`` where there is none.
+        folder: the folder.
+        kind: the part of RLlib that wrote it.
+        entries: its policies, by id.
+        metadata: the content of ``rllib_checkpoint.json`` or of a metadata file in its place;
+            ``{}`` where there is none.
     """
 
     folder: Folder
-    kind: str
+    kind: CheckpointKind
     entries: dict[str, Entry]
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ray_version(self) -> str | None:
-        """The Ray that wrote it, where it says so."""
-        found = self.meta.get("ray_version")
-        return found[:40] if isinstance(found, str) else None
+        """The version of the Ray that wrote the checkpoint; None where it does not say."""
+        version = self.metadata.get("ray_version")
+        return version[:40] if isinstance(version, str) else None
 
     @cached_property
-    def algorithm(self) -> tuple[str | None, dict[str, Any]]:
-        """RLlib's name of the algorithm and its config as far as it is written; one small file."""
+    def algorithm(self) -> AlgorithmInfo:
+        """Name and config of the Algorithm, as far as they are written; reads one file once."""
         if self.kind != "algorithm":
-            return None, {}
+            return AlgorithmInfo(None, {})
         folder = self.folder
-        if folder.has(_ARGS):
-            found, _ = folder.data(_ARGS)
-            cls = found.get("class") if isinstance(found, Mapping) else None
-            given = found.get("ctor_args_and_kwargs") if isinstance(found, Mapping) else None
-            args, kwargs = given if isinstance(given, tuple) and len(given) == 2 else ((), {})
-            config = kwargs.get("config") if isinstance(kwargs, Mapping) else None
-            if config is None and isinstance(args, tuple) and args:
-                config = args[0]
-            return _name(cls), _attributes(config)
-        key = folder.state_file("algorithm_state")
-        if key is None or folder.size(key) > MAX_STATE:
-            return None, {}
-        found, _ = folder.data(key)
-        if not isinstance(found, Mapping):
+        if folder.has(ARGS_FILE):
+            return _algorithm_of_args(folder.read_data(ARGS_FILE).value)
+        name = folder.state_file("algorithm_state")
+        if name is None or folder.size(name) > MAX_STATE:
+            return AlgorithmInfo(None, {})
+        state = folder.read_data(name).value
+        if not isinstance(state, Mapping):
             raise FormatError(
-                f"{folder.where(key)}: expected the state of an Algorithm, found {kind_of(found)}"
+                f"{folder.location(name)}: expected the state of an Algorithm, found "
+                f"{kind_of(state)}"
             )
-        return _name(found.get("algorithm_class")), _attributes(found.get("config"))
+        return AlgorithmInfo(
+            _algorithm_name(state.get("algorithm_class")), _config_attributes(state.get("config"))
+        )
 
     @cached_property
-    def side(self) -> EnvInterface:
-        """The environment's side of a new-stack Algorithm of 2.40 and later: of all its modules."""
-        runner = self.folder.inside("env_runner")
-        return read_env_interface(runner, self.algorithm[1]) if runner.folders() else EnvInterface()
+    def env_interface(self) -> EnvInterface:
+        """The env interface that all modules of a new-stack Algorithm share; Ray 2.40 and later.
+
+        It is empty where the checkpoint has no env runner. Its files are read once.
+        """
+        runner = self.folder.subfolder("env_runner")
+        if not runner.folder_names():
+            return EnvInterface()
+        return read_env_interface(runner, self.algorithm.config)
 
 
-def _name(cls: Any) -> str | None:
-    """As :func:`policystore.rllib.common.trust.algorithm_name` has it, of RLlib's own classes."""
+def _algorithm_of_args(content: object) -> AlgorithmInfo:
+    """Return what ``class_and_ctor_args.pkl`` of an Algorithm says; nothing is required of it."""
+    cls = content.get("class") if isinstance(content, Mapping) else None
+    given = content.get("ctor_args_and_kwargs") if isinstance(content, Mapping) else None
+    args, kwargs = given if isinstance(given, tuple) and len(given) == 2 else ((), {})
+    config = kwargs.get("config") if isinstance(kwargs, Mapping) else None
+    if config is None and isinstance(args, tuple) and args:
+        config = args[0]
+    return AlgorithmInfo(_algorithm_name(cls), _config_attributes(config))
+
+
+def _algorithm_name(cls: object) -> str | None:
+    """Return RLlib's name of an Algorithm's class, as a live snapshot records it.
+
+    The live rule is :func:`policystore.rllib.common.trust.algorithm_name`.
+    """
     if isinstance(cls, str):  # msgpack has its path
         return cls.rpartition(".")[2]
     path = class_path(cls)
-    # A class by value says what it derives from: Tune wraps RLlib's own, and users derive theirs.
+    # cloudpickle writes the bases of a class that it writes by value. Tune derives such a class
+    # from RLlib's own, and users derive theirs.
     bases = cls.args[2] if path is not None and isinstance(cls, UnbuiltObject) else ()
     for base in bases if isinstance(bases, tuple) else ():
         if isinstance(base, Global) and base.module.startswith("ray.rllib.algorithms."):
@@ -118,124 +163,136 @@ def _name(cls: Any) -> str | None:
     return None if path is None else path.rpartition(":")[2].rpartition(".")[2]
 
 
-def _attributes(config: Any) -> dict[str, Any]:
+def _config_attributes(config: object) -> dict[str, Any]:
     if isinstance(config, UnbuiltObject):
         return config.attributes()
     return dict(config) if isinstance(config, Mapping) else {}
 
 
 def recognize(folder: Folder) -> Checkpoint | None:
-    """What a folder holds by itself; None where it is no checkpoint (but may hold some).
+    """Recognize a checkpoint by the files in its folder.
+
+    Returns:
+        The checkpoint; None where the folder itself is none, though its subfolders may be.
 
     Raises:
-        FormatError: a damaged description.
-        InvalidInputError: a checkpoint of a kind that holds no policies.
+        FormatError: a metadata file is damaged.
+        InvalidInputError: a checkpoint of RLlib without the weights of any policy.
     """
-    meta = folder.json(_META) if folder.has(_META) else {}
-    for look in (_algorithm, _policy, _learner, _module):
-        found = look(folder)
-        if found is not None:
-            kind, entries = found
-            return Checkpoint(folder, kind, entries, meta or _meta_of(folder))
-    if meta:
+    has_metadata = folder.has(_CHECKPOINT_METADATA)
+    metadata = folder.read_json(_CHECKPOINT_METADATA) if has_metadata else {}
+    for recognize_kind in (_algorithm, _policy, _learner, _module):
+        recognized = recognize_kind(folder)
+        if recognized is not None:
+            kind, entries = recognized
+            return Checkpoint(folder, kind, entries, metadata or _other_metadata(folder))
+    if metadata:
         raise InvalidInputError(
-            f"{folder}: a checkpoint of RLlib's (type {str(meta.get('type'))[:40]}), but none of "
-            "its files holds weights of a policy; it may be half of one"
+            f"{folder} is a checkpoint of RLlib (type {str(metadata.get('type'))[:40]}), but none "
+            "of its files holds the weights of a policy; it may not be complete"
         )
     return None
 
 
-def _meta_of(folder: Folder) -> Mapping[str, Any]:
-    for key in ("metadata.json", _MODULE_META):
-        if folder.has(key):
-            return folder.json(key)
+def _other_metadata(folder: Folder) -> Mapping[str, Any]:
+    for name in ("metadata.json", METADATA_FILE):
+        if folder.has(name):
+            return folder.read_json(name)
     return {}
 
 
-_Found: TypeAlias = "tuple[str, dict[str, Entry]] | None"
+_Recognized: TypeAlias = tuple[CheckpointKind, dict[str, Entry]]
 
 
-def _algorithm(folder: Folder) -> _Found:
+def _algorithm(folder: Folder) -> _Recognized | None:
+    """Recognize the folder of an Algorithm."""
     if folder.state_file("algorithm_state") is None:
         return None
-    new = folder.inside("learner_group").inside("learner").inside("rl_module")
-    entries = _modules(new) or _learner_modules(folder.inside("learner"))
-    policies = folder.inside("policies")
-    for name in policies.folders():
-        inner = policies.inside(name)
+    modules = folder.subfolder("learner_group").subfolder("learner").subfolder("rl_module")
+    entries = _modules(modules) or _learner_modules(folder.subfolder("learner"))
+    policies = folder.subfolder("policies")
+    for policy_id in policies.folder_names():
+        inner = policies.subfolder(policy_id)
         state = inner.state_file("policy_state")
         if state is None:
             continue
-        if name in entries:
-            learned = entries[name]
-            entries[name] = Entry(name, "learner", learned.folder, learned.state, (inner, state))
+        if policy_id in entries:  # a hybrid
+            module = entries[policy_id]
+            entries[policy_id] = Entry(
+                policy_id,
+                Form.LEARNER,
+                module.folder,
+                module.weights_file,
+                FileRef(inner, state),
+            )
         else:
-            entries[name] = Entry(name, "policy", inner, state)
+            entries[policy_id] = Entry(policy_id, Form.POLICY, inner, state)
     return "algorithm", entries
 
 
-def _policy(folder: Folder) -> _Found:
+def _policy(folder: Folder) -> _Recognized | None:
+    """Recognize the folder of one policy of the old stack."""
     state = folder.state_file("policy_state")
     if state is None:
         return None
-    return "policy", {"default_policy": Entry("default_policy", "policy", folder, state)}
+    return "policy", {"default_policy": Entry("default_policy", Form.POLICY, folder, state)}
 
 
-def _module(folder: Folder) -> _Found:
-    """An RLModule's own folder, or one of a MultiRLModule with theirs inside."""
-    inner = _modules(folder)
-    if inner:
-        return "multi_rl_module", inner
-    form: Form = "module" if folder.has(_ARGS) else "learner"
+def _module(folder: Folder) -> _Recognized | None:
+    """Recognize the folder of a MultiRLModule, or of one RLModule."""
+    modules = _modules(folder)
+    if modules:
+        return "multi_rl_module", modules
+    form = Form.MODULE if folder.has(ARGS_FILE) else Form.LEARNER
     state = folder.state_file("module_state") or _earlier_state(folder)
     if state is None:
         return None
     return "rl_module", {"default_policy": Entry("default_policy", form, folder, state)}
 
 
-def _learner(folder: Folder) -> _Found:
-    for kind, inner in (
-        ("learner", folder.inside("rl_module")),
-        ("learner_group", folder.inside("learner").inside("rl_module")),
-    ):
-        entries = _modules(inner)
-        if entries:
-            return kind, entries
-    entries = _learner_modules(folder)
-    return ("learner", entries) if entries else None
+def _learner(folder: Folder) -> _Recognized | None:
+    """Recognize the folder of a Learner or LearnerGroup."""
+    modules = _modules(folder.subfolder("rl_module"))
+    if modules:
+        return "learner", modules
+    modules = _modules(folder.subfolder("learner").subfolder("rl_module"))
+    if modules:
+        return "learner_group", modules
+    modules = _learner_modules(folder)
+    return ("learner", modules) if modules else None
 
 
 def _modules(folder: Folder) -> dict[str, Entry]:
-    """The modules in the folder of a MultiRLModule: 2.40 and later."""
-    found = {}
-    for name in folder.folders():
-        inner = folder.inside(name)
+    """Return the modules in the folder of a MultiRLModule, as Ray 2.40 and later write it."""
+    entries = {}
+    for module_id in folder.folder_names():
+        inner = folder.subfolder(module_id)
         state = inner.state_file("module_state")
-        if state is not None and inner.has(_ARGS):
-            found[name] = Entry(name, "module", inner, state)
-    return found
+        if state is not None and inner.has(ARGS_FILE):
+            entries[module_id] = Entry(module_id, Form.MODULE, inner, state)
+    return entries
 
 
 def _learner_modules(folder: Folder) -> dict[str, Entry]:
-    """The modules that a Learner of 2.5 to 2.24 wrote."""
-    states = folder.inside("module_state")
-    found = {}
-    for name in states.folders():
-        inner = states.inside(name)
+    """Return the modules in the folder of a Learner, as Ray 2.5 to 2.24 wrote it."""
+    modules = folder.subfolder("module_state")
+    entries = {}
+    for module_id in modules.folder_names():
+        inner = modules.subfolder(module_id)
         state = _earlier_state(inner)
         if state is not None:
-            found[name] = Entry(name, "learner", inner, state)
-    return found
+            entries[module_id] = Entry(module_id, Form.LEARNER, inner, state)
+    return entries
 
 
 def _earlier_state(folder: Folder) -> str | None:
-    """The weights in the folder of one module of 2.5 to 2.24."""
-    files = [
-        f"{inner}/{file}"
-        for inner in folder.folders()
+    """Return the path of the weights in the folder of one module, as Ray 2.5 to 2.24 wrote it."""
+    paths = [
+        f"{inner}/{name}"
+        for inner in folder.folder_names()
         # In 2.5 the folder's name ends with the path that the module was written from.
         if inner.startswith("module_state")
-        for file in folder.inside(inner).files()
-        if file.startswith("module_state.")
+        for name in folder.subfolder(inner).file_names()
+        if name.startswith("module_state.")
     ]
-    return files[0] if len(files) == 1 and folder.has(_MODULE_META) else None
+    return paths[0] if len(paths) == 1 and folder.has(METADATA_FILE) else None

@@ -1,6 +1,8 @@
-"""Policies out of the checkpoints of any Ray from 2.3 on; neither Ray nor torch is needed.
+"""Reads the policies of checkpoints that any Ray from 2.3 on wrote; neither Ray nor torch is
+needed.
 
-Nothing in a file is imported, called or unpickled: see :mod:`policystore.checkpoints.files.pickle_machine`.
+Nothing in a file is imported, called or unpickled: see
+:mod:`policystore.checkpoints.files.pickle_machine`.
 """
 
 from __future__ import annotations
@@ -8,55 +10,61 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 from policystore._util.concurrency import in_parallel
-from policystore.checkpoints.convert.env_interface import env_interface_of_config
 from policystore.checkpoints.convert.new_stack import (
+    NOT_FOR_ACTING,
     ModuleDescription,
-    described_by_args,
-    described_by_metadata,
-    described_by_policy,
+    describe_by_args,
+    describe_by_metadata,
+    hybrid_snapshot,
+    infer_env_interface,
     module_snapshot,
 )
-from policystore.checkpoints.convert.old_stack import config_of, is_hybrid, old_snapshot
-from policystore.checkpoints.convert.spaces import described_space
-from policystore.checkpoints.convert.weights import checked_weights
-from policystore.checkpoints.files.folder import open_folder
-from policystore.checkpoints.files.placeholders import BAD_DATA_ERRORS, kind_of, said
-from policystore.checkpoints.layouts import Checkpoint, Entry, recognize
-from policystore.checkpoints.tune import TrialCheckpoint, chosen_checkpoint, trained_checkpoints
+from policystore.checkpoints.convert.old_stack import config_is_hybrid, is_hybrid, old_snapshot
+from policystore.checkpoints.convert.weights import flatten_weights
+from policystore.checkpoints.files.folder import FileData, open_folder
+from policystore.checkpoints.files.placeholders import BAD_DATA_ERRORS, text_or_kind
+from policystore.checkpoints.layouts import (
+    ARGS_FILE,
+    METADATA_FILE,
+    Checkpoint,
+    CheckpointKind,
+    Entry,
+    Form,
+    recognize,
+)
+from policystore.checkpoints.tune import TrialCheckpoint, choose_checkpoint, find_checkpoints
 from policystore.errors import FormatError, InvalidInputError, NotFoundError, PolicyStoreError
-from policystore.format.canonical_json import JsonObject
 from policystore.rllib_schema.env_interface import EnvInterface
 from policystore.snapshot import Snapshot
 
-__all__ = ["CheckpointInfo", "inspect_checkpoint", "list_checkpoints", "read_checkpoint"]
+__all__ = ["CheckpointInfo", "as_policy_ids", "inspect_checkpoint", "list_checkpoints",
+           "open_checkpoint", "read_checkpoint", "read_policies"]  # fmt: skip
 
 _WORKERS = 16
-_LEFT_OUT = {
-    "optimizer": "the optimizer's state is for training on, not for acting",
-    "replay_buffer": "what an Algorithm had sampled, if its checkpoint holds any of it",
-}
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint holds, without any weights of it having been read.
+    """What a checkpoint holds; no weights are read for it.
 
     Attributes:
-        path: where it is; of a trial or experiment, the one checkpoint that was chosen.
+        path: path or URL of the checkpoint; of a trial or experiment, of the one that was chosen.
         kind: ``"algorithm"``, ``"policy"``, ``"rl_module"``, ``"multi_rl_module"``, ``"learner"``
             or ``"learner_group"``.
-        stack: ``"old"`` or ``"new"``; hybrids of 2.3 to 2.10 hold modules and are ``"new"``.
-        ray_version: of the Ray that wrote it, such as ``"2.40.0"``; None where it does not say.
-        algorithm: RLlib's name of it, such as ``"PPO"``; None where it is not told.
-        sizes: bytes of the file that holds a policy's weights, by policy id.
+        stack: ``"old"`` or ``"new"``. Hybrids of Ray 2.3 to 2.10 hold modules: they are ``"new"``.
+        ray_version: version of the Ray that wrote it, such as ``"2.40.0"``; None where the
+            checkpoint does not say.
+        algorithm: RLlib's name of the algorithm, such as ``"PPO"``; None where the checkpoint does
+            not say.
+        sizes: bytes of the file with a policy's weights, by policy id.
     """
 
     path: str
-    kind: str
-    stack: str
+    kind: CheckpointKind
+    stack: Literal["old", "new"]
     ray_version: str | None
     algorithm: str | None
     sizes: dict[str, int]
@@ -65,7 +73,7 @@ class CheckpointInfo:
         head = f"{self.path}: {self.kind}, {self.stack} API stack, Ray {self.ray_version}"
         return "\n".join(
             [f"{head}, {self.algorithm}"]
-            + [f"  {name}  {size:,} bytes" for name, size in self.sizes.items()]
+            + [f"  {policy_id}  {size:,} bytes" for policy_id, size in self.sizes.items()]
         )
 
 
@@ -76,26 +84,27 @@ def inspect_checkpoint(
     mode: str = "max",
     storage_options: Mapping[str, Any] | None = None,
 ) -> CheckpointInfo:
-    """What a checkpoint holds.
+    """Return what a checkpoint holds, without reading its weights.
 
     Args:
-        path, metric, mode, storage_options: as of :func:`read_checkpoint`.
+        path, metric, mode, storage_options: as in :func:`read_checkpoint`.
 
     Raises:
         NotFoundError, InvalidInputError, FormatError, StorageError: as :func:`read_checkpoint`.
     """
-    found = _opened(path, metric, mode, storage_options)
-    entries = list(found.entries.values())
-    sizes = in_parallel(lambda entry: entry.folder.size(entry.state), entries, workers=_WORKERS)
-    name, config = found.algorithm
-    new = any(entry.form != "policy" for entry in entries)
-    hybrid = is_hybrid({"policy_spec": {"config": config}})
+    checkpoint = open_checkpoint(path, metric=metric, mode=mode, storage_options=storage_options)
+    entries = list(checkpoint.entries.values())
+    sizes = in_parallel(
+        lambda entry: entry.folder.size(entry.weights_file), entries, workers=_WORKERS
+    )
+    algorithm = checkpoint.algorithm
+    has_modules = any(entry.form is not Form.POLICY for entry in entries)
     return CheckpointInfo(
-        path=str(found.folder),
-        kind=found.kind,
-        stack="new" if new or hybrid else "old",
-        ray_version=found.ray_version,
-        algorithm=name,
+        path=str(checkpoint.folder),
+        kind=checkpoint.kind,
+        stack="new" if has_modules or config_is_hybrid(algorithm.config) else "old",
+        ray_version=checkpoint.ray_version,
+        algorithm=algorithm.name,
         sizes={entry.id: size for entry, size in zip(entries, sizes, strict=True)},
     )
 
@@ -103,20 +112,20 @@ def inspect_checkpoint(
 def list_checkpoints(
     path: str | PathLike[str], *, storage_options: Mapping[str, Any] | None = None
 ) -> list[TrialCheckpoint]:
-    """Every checkpoint of a Tune trial or experiment, by trial and number.
+    """Return every checkpoint of a Tune trial or experiment, by trial and number.
 
     Args:
         path: the folder of a trial or experiment, or a URL that fsspec knows.
-        storage_options: what the filesystem of a URL is opened with.
+        storage_options: options for the filesystem of a URL.
 
     Returns:
-        One entry a checkpoint, with its ``path`` for :func:`read_checkpoint` and the ``result``
-        that Tune wrote beside it; empty where there are none.
+        One entry for each checkpoint, with its ``path`` for :func:`read_checkpoint` and the
+        ``result`` that Tune wrote beside it; an empty list where there are no checkpoints.
 
     Raises:
-        NotFoundError, FormatError, StorageError: as :func:`read_checkpoint`.
+        NotFoundError, InvalidInputError, FormatError, StorageError: as :func:`read_checkpoint`.
     """
-    return trained_checkpoints(open_folder(path, storage_options))
+    return find_checkpoints(open_folder(path, storage_options))
 
 
 def read_checkpoint(
@@ -127,153 +136,169 @@ def read_checkpoint(
     mode: str = "max",
     storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Snapshot]:
-    """Policies out of a checkpoint that any Ray from 2.3 to 2.60 wrote.
+    """Read policies of a checkpoint that any Ray from 2.3 to 2.60 wrote, as snapshots.
 
-    Reads folders of Algorithms of both API stacks and of the hybrids between them, of single
+    It reads the folders of Algorithms of both API stacks and of the hybrids between them, of single
     policies (``Policy.export_checkpoint``), of ``RLModule`` and ``MultiRLModule``, of Learners and
-    LearnerGroups, with pickle or msgpack in them; and of a Tune trial or experiment the latest
-    checkpoint, or the best by ``metric``. Neither Ray nor torch is imported, nothing starts, and
-    nothing in the files is executed. Only the files that a policy needs are read.
+    LearnerGroups, with pickle or msgpack files. Of a Tune trial or experiment it reads the latest
+    checkpoint, or the best one by ``metric``. Neither Ray nor torch is imported, no Algorithm or
+    cluster starts, and nothing in the files is executed. Only the files that the asked policies
+    need are read.
 
-    Optimizers, exploration schedules and replay buffers are left out, and ``spec.omitted`` says
-    so, with whatever else of a policy has no form in a snapshot.
+    Optimizers, exploration schedules and replay buffers are left out. ``spec.omitted`` lists them
+    with the reason, and with any other part of a policy that a snapshot cannot hold.
 
     Args:
         path: a folder, or any URL that fsspec knows, such as ``s3://bucket/run/checkpoint_000010``.
-            A checkpoint that was moved is read like any other.
-        policy_ids: which; None takes all. An export of one policy, which has no id of its own, is
-            called ``default_policy``.
-        metric: of a trial or experiment: the key of Tune's results, with slashes in it for nested
-            ones, by which the best checkpoint is chosen. None: the latest.
-        mode: ``"max"`` or ``"min"``.
-        storage_options: what the filesystem of a URL is opened with.
+            A checkpoint may have been moved since it was written.
+        policy_ids: the policies to read; None: all of them. The export of a single policy, which
+            has no id of its own, is called ``default_policy``.
+        metric: for a trial or experiment, the key of Tune's results by which the best checkpoint is
+            chosen, with slashes between the keys of nested dicts. None: the latest checkpoint.
+        mode: ``"max"`` or ``"min"``: which value of the metric is the best.
+        storage_options: options for the filesystem of a URL.
 
     Returns:
-        Snapshots by policy id, in order.
+        Snapshots by policy id, in the order of ``policy_ids``.
 
     Raises:
-        NotFoundError: nothing is there, or no such policy; lists those there are.
-        InvalidInputError: no checkpoint of RLlib's, or a msgpack one without msgpack installed.
-        FormatError: a file that is damaged, cut short, or not what its name says.
-        StorageError: a file that cannot be read.
+        NotFoundError: there is no such folder, metric or policy; the message lists the policies
+            that there are.
+        InvalidInputError: not a checkpoint of RLlib, a wrong argument, or a msgpack checkpoint
+            without msgpack installed.
+        FormatError: a file is damaged, cut short, or not of the kind that its name says.
+        StorageError: a file cannot be read.
     """
-    found = _opened(path, metric, mode, storage_options)
-    wanted: list[Any] = list(found.entries if policy_ids is None else _listed(policy_ids))
+    checkpoint = open_checkpoint(path, metric=metric, mode=mode, storage_options=storage_options)
+    wanted = list(checkpoint.entries if policy_ids is None else as_policy_ids(policy_ids))
+    return read_policies(checkpoint, wanted)
+
+
+def as_policy_ids(policy_ids: Iterable[str]) -> list[str]:
+    """Return policy ids as a list; refuse a single text, whose characters are no ids.
+
+    Raises:
+        InvalidInputError: not an iterable of ids.
+    """
+    if isinstance(policy_ids, str) or not isinstance(policy_ids, Iterable):
+        raise InvalidInputError(
+            f"policy_ids is a list of ids: policy_ids=[{text_or_kind(policy_ids)!r}]"
+        )
+    return list(policy_ids)
+
+
+def open_checkpoint(
+    path: str | PathLike[str],
+    *,
+    metric: str | None = None,
+    mode: str = "max",
+    storage_options: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Recognize the checkpoint at a path, or choose one of the trial or experiment there.
+
+    Args:
+        path, metric, mode, storage_options: as in :func:`read_checkpoint`.
+
+    Raises:
+        NotFoundError, InvalidInputError, FormatError, StorageError: as :func:`read_checkpoint`.
+    """
+    folder = open_folder(path, storage_options)
+    return recognize(folder) or choose_checkpoint(folder, metric, mode)
+
+
+def read_policies(checkpoint: Checkpoint, policy_ids: list[str]) -> dict[str, Snapshot]:
+    """Read policies of a checkpoint that is open.
+
+    Args:
+        checkpoint: the checkpoint.
+        policy_ids: the policies to read.
+
+    Returns:
+        Snapshots by policy id, in the order of ``policy_ids``.
+
+    Raises:
+        NotFoundError, InvalidInputError, FormatError, StorageError: as :func:`read_checkpoint`.
+    """
+    entries = checkpoint.entries
     unknown = [
-        said(name) for name in wanted if not isinstance(name, str) or name not in found.entries
+        text_or_kind(policy_id)
+        for policy_id in policy_ids
+        if not isinstance(policy_id, str) or policy_id not in entries
     ]
     if unknown:
         raise NotFoundError(
-            f"{found.folder} has no policy {', '.join(map(repr, unknown))}; its policies are "
-            + (", ".join(map(repr, found.entries)) or "none")
+            f"{checkpoint.folder} has no policy {', '.join(map(repr, unknown))}; its policies are "
+            + (", ".join(map(repr, entries)) or "none")
         )
-    # Read once, before many ask for them at the same time.
-    if wanted:
-        _ = found.algorithm
-    if any(found.entries[name].form == "module" for name in wanted):
-        _ = found.side
-    snaps = in_parallel(lambda name: _read(found, found.entries[name]), wanted, workers=_WORKERS)
-    return dict(zip(wanted, snaps, strict=True))
+    # Read before the threads start, so that the files which all policies share are read once.
+    if policy_ids:
+        _ = checkpoint.algorithm
+    if any(entries[policy_id].form is Form.MODULE for policy_id in policy_ids):
+        _ = checkpoint.env_interface
+    snapshots = in_parallel(
+        lambda policy_id: _read_policy(checkpoint, entries[policy_id]),
+        policy_ids,
+        workers=_WORKERS,
+    )
+    return dict(zip(policy_ids, snapshots, strict=True))
 
 
-def _listed(policy_ids: object) -> Iterable[Any]:
-    if isinstance(policy_ids, str) or not isinstance(policy_ids, Iterable):
-        raise InvalidInputError(f"policy_ids is a list of ids: policy_ids=[{said(policy_ids)!r}]")
-    return policy_ids
-
-
-def _opened(
-    path: str | PathLike[str],
-    metric: str | None,
-    mode: str,
-    storage_options: Mapping[str, Any] | None,
-) -> Checkpoint:
-    folder = open_folder(path, storage_options)
-    return recognize(folder) or chosen_checkpoint(folder, metric, mode)
-
-
-def _read(checkpoint: Checkpoint, entry: Entry) -> Snapshot:
-    algorithm, config = checkpoint.algorithm
-    state, size = entry.folder.data(entry.state)
+def _read_policy(checkpoint: Checkpoint, entry: Entry) -> Snapshot:
+    """Read one policy; errors of any kind that its data causes become FormatError."""
+    location = entry.folder.location(entry.weights_file)
+    data = entry.folder.read_data(entry.weights_file)
     try:
-        return _made(checkpoint, entry, state, size, algorithm, config)
+        if entry.form is Form.POLICY:
+            return _policy_snapshot(checkpoint, data, location)
+        return _module_snapshot(checkpoint, entry, data, location)
     except InvalidInputError as error:
-        # Data that no snapshot holds: not of the caller's making, but of the file's.
-        raise FormatError(f"{entry.folder.where(entry.state)}: {error}") from None
+        # A snapshot cannot hold these data: that is the file's fault and not the caller's.
+        raise FormatError(f"{location}: {error}") from None
     except PolicyStoreError:
         raise
     except (*BAD_DATA_ERRORS, RecursionError) as error:
         raise FormatError(
-            f"{entry.folder.where(entry.state)}: not of the form that RLlib writes: {error!r:.200}"
+            f"{location}: not of the form that RLlib writes: {error!r:.200}"
         ) from None
 
 
-def _made(
-    checkpoint: Checkpoint,
-    entry: Entry,
-    state: Any,
-    size: int,
-    algorithm: str | None,
-    config: Mapping[str, Any],
+def _policy_snapshot(checkpoint: Checkpoint, data: FileData, location: str) -> Snapshot:
+    """Return the snapshot of an old-stack policy or a hybrid, by its ``policy_state``."""
+    state, stored = data
+    algorithm = checkpoint.algorithm.name
+    if isinstance(state, Mapping) and is_hybrid(state):
+        return hybrid_snapshot(
+            state, algorithm, location, stored=stored, multi_agent=len(checkpoint.entries) > 1
+        )
+    return old_snapshot(state, algorithm, location, stored=stored)
+
+
+def _module_snapshot(
+    checkpoint: Checkpoint, entry: Entry, data: FileData, location: str
 ) -> Snapshot:
-    folder, where = entry.folder, entry.folder.where(entry.state)
-    if entry.form == "policy":
-        if isinstance(state, Mapping) and is_hybrid(state):
-            return _hybrid(state, size, algorithm, where, multi_agent=len(checkpoint.entries) > 1)
-        return old_snapshot(state, algorithm, where, stored=size)
-    weights = checked_weights(state, where, stored=size)
-    if entry.form == "module":
-        key = "class_and_ctor_args.pkl"
-        module = described_by_args(folder.data(key)[0], folder.where(key))
-        side = checkpoint.side
+    """Return the snapshot of a module, by its weights and the files beside them."""
+    folder = entry.folder
+    algorithm = checkpoint.algorithm
+    weights = flatten_weights(data.value, location, stored=data.nbytes)
+    if entry.form is Form.MODULE:
+        module = describe_by_args(folder.read_data(ARGS_FILE).value, folder.location(ARGS_FILE))
+        interface = checkpoint.env_interface
     else:
-        key = "rl_module_metadata.json"
-        if not folder.has(key):
-            module = ModuleDescription(where)
-            module.omitted["class"] = "the checkpoint does not say what the module is made of"
+        if folder.has(METADATA_FILE):
+            module = describe_by_metadata(
+                folder.read_json(METADATA_FILE), folder.location(METADATA_FILE)
+            )
         else:
-            module = described_by_metadata(folder.json(key), folder.where(key))
-        side = _earlier_side(checkpoint, entry, config, module)
+            module = ModuleDescription(location)
+            module.omitted["class"] = "the checkpoint does not say what the module is made of"
+        interface = EnvInterface()
+        if checkpoint.kind == "algorithm":
+            interface = infer_env_interface(
+                module,
+                algorithm.config,
+                entry.policy_state,
+                multi_agent=len(checkpoint.entries) > 1,
+            )
     if checkpoint.kind in ("algorithm", "learner", "learner_group"):
-        module.omitted |= _LEFT_OUT
-    return module_snapshot(module, weights, algorithm, side)
-
-
-def _earlier_side(
-    checkpoint: Checkpoint, entry: Entry, config: Mapping[str, Any], module: ModuleDescription
-) -> EnvInterface:
-    if checkpoint.kind != "algorithm":
-        return EnvInterface()
-    observations: JsonObject | None = module.observation_space
-    if entry.also is not None:
-        folder, key = entry.also
-        state, _ = folder.data(key)
-        spec = state.get("policy_spec") if isinstance(state, Mapping) else None
-        if not isinstance(spec, Mapping):
-            raise FormatError(f"{folder.where(key)}: expected a policy, found {kind_of(state)}")
-        observations = described_space(spec.get("observation_space"), folder.where(key))
-    return env_interface_of_config(
-        config, observations, module.action_space, multi_agent=len(checkpoint.entries) > 1
-    )
-
-
-def _hybrid(
-    state: Mapping[Any, Any], size: int, algorithm: str | None, where: str, *, multi_agent: bool
-) -> Snapshot:
-    spec = state.get("policy_spec")
-    if not isinstance(spec, Mapping):
-        raise FormatError(f"{where}: expected what the policy is made of, found {kind_of(spec)}")
-    config = config_of(state)
-    module = described_by_policy(config, spec, algorithm or _algorithm_of(config), where)
-    weights = checked_weights(state.get("weights"), where, stored=size)
-    side = env_interface_of_config(
-        config, module.observation_space, module.action_space, multi_agent=multi_agent
-    )
-    module.omitted |= _LEFT_OUT
-    return module_snapshot(module, weights, algorithm, side)
-
-
-def _algorithm_of(config: Mapping[Any, Any]) -> str | None:
-    """Of a single policy, by the learner that its config names."""
-    learner = said(config.get("learner_class") or config.get("_learner_class"))
-    return "PPO" if ".ppo." in learner else None
+        module.omitted |= NOT_FOR_ACTING
+    return module_snapshot(module, weights, algorithm.name, interface)

@@ -1,8 +1,8 @@
-"""Which checkpoint of a Tune trial or experiment: the latest, or the best by a metric.
+"""Finds the checkpoints of a Tune trial or experiment, and chooses the latest or the best.
 
-A trial's folder holds ``checkpoint_000000`` and so on, and ``result.json``, one result a line.
-Which of them belong together is told by the iteration that a checkpoint says it was written after;
-some versions name the checkpoint in the result instead (``checkpoint_dir_name``).
+A trial's folder holds ``checkpoint_000000`` and so on, and ``result.json`` with one result a line.
+A result belongs to the checkpoint that it names (``checkpoint_dir_name``, in some versions of Ray),
+or else to the checkpoint that says it was written after the result's iteration.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from policystore._util.concurrency import in_parallel
 from policystore.checkpoints.files.folder import Folder
@@ -21,23 +21,26 @@ from policystore.checkpoints.files.placeholders import kind_of
 from policystore.checkpoints.layouts import MAX_STATE, Checkpoint, recognize
 from policystore.errors import InvalidInputError, NotFoundError
 
-__all__ = ["TrialCheckpoint", "chosen_checkpoint", "trained_checkpoints"]
+__all__ = ["TrialCheckpoint", "choose_checkpoint", "find_checkpoints"]
 
-_NAME = re.compile(r"checkpoint_(\d+)\Z")
-_LARGEST = sys.float_info.max
+_CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\Z")
+_LARGEST_FLOAT = sys.float_info.max
 _MAX_RESULTS = 1 << 30
 _WORKERS = 16
+
+_Result: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class TrialCheckpoint:
-    """One checkpoint of a trial, with what Tune reported when it was written.
+    """One checkpoint of a trial, with the result that Tune reported when it was written.
 
     Attributes:
-        trial: the trial's folder, by its path in the experiment; empty for the folder itself.
-        name: the checkpoint's folder in it.
+        trial: the path of the trial's folder in the experiment; empty where the folder that was
+            given is the trial's own.
+        name: the name of the checkpoint's folder.
         number: the number in that name.
-        result: the reported metrics; ``{}`` where there are none.
+        result: the reported metrics; ``{}`` where no result belongs to the checkpoint.
         folder: the checkpoint's folder.
     """
 
@@ -49,69 +52,78 @@ class TrialCheckpoint:
 
     @property
     def path(self) -> str:
-        """Where it is, as ``read_checkpoint`` takes it."""
+        """The path or URL of the checkpoint, for ``read_checkpoint``."""
         return str(self.folder)
 
     def metric(self, key: str) -> float | None:
-        """A number out of the result; None where it is not there or none."""
-        found: Any = self.result
+        """Return a number of the result.
+
+        Args:
+            key: its key, with slashes between the keys of nested dicts.
+
+        Returns:
+            The number; None where there is none of that key, or one that is not finite.
+        """
+        value: object = self.result
         if key in self.result:
-            found = self.result[key]
+            value = self.result[key]
         else:
             for part in key.split("/"):
-                found = found.get(part) if isinstance(found, Mapping) else None
-        if isinstance(found, bool) or not isinstance(found, (int, float)):
+                value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
-        return None if math.isnan(found) or abs(found) > _LARGEST else float(found)
+        # In this order: math.isnan fails for an integer that is larger than any float.
+        return None if abs(value) > _LARGEST_FLOAT or math.isnan(value) else float(value)
 
 
-def trained_checkpoints(folder: Folder) -> list[TrialCheckpoint]:
-    """All checkpoints of a trial or experiment, by trial and number.
+def find_checkpoints(folder: Folder) -> list[TrialCheckpoint]:
+    """Return all checkpoints of a trial or experiment, by trial and number.
 
     Raises:
-        FormatError: a damaged ``result.json``.
+        FormatError: a file that says after which iteration a checkpoint was written is damaged.
+        StorageError: a file cannot be read.
     """
-    places: dict[str, set[str]] = {}
-    for key in folder.paths():
-        parts = key.split("/")
+    names_by_trial: dict[str, set[str]] = {}
+    for path in folder.paths():
+        parts = path.split("/")
         for index, part in enumerate(parts[:-1]):
-            if _NAME.match(part):
-                places.setdefault("/".join(parts[:index]), set()).add(part)
+            if _CHECKPOINT_NAME.match(part):
+                names_by_trial.setdefault("/".join(parts[:index]), set()).add(part)
                 break
-    return [
-        found
-        for of_trial in in_parallel(
-            lambda trial: _of_trial(folder, trial, places[trial]), sorted(places), workers=_WORKERS
-        )
-        for found in of_trial
-    ]
+
+    def checkpoints_of(trial: str) -> list[TrialCheckpoint]:
+        return _trial_checkpoints(folder, trial, names_by_trial[trial])
+
+    by_trial = in_parallel(checkpoints_of, sorted(names_by_trial), workers=_WORKERS)
+    return [checkpoint for checkpoints in by_trial for checkpoint in checkpoints]
 
 
-def _of_trial(folder: Folder, trial: str, names: Iterable[str]) -> list[TrialCheckpoint]:
-    inner = folder
+def _trial_checkpoints(folder: Folder, trial: str, names: Iterable[str]) -> list[TrialCheckpoint]:
+    trial_folder = folder
     for part in filter(None, trial.split("/")):
-        inner = inner.inside(part)
-    results = _results(inner)
+        trial_folder = trial_folder.subfolder(part)
+    by_name, by_iteration = _read_results(trial_folder)
 
-    def one(name: str) -> TrialCheckpoint:
-        place = inner.inside(name)
-        result = results.get(name)
+    def with_result(name: str) -> TrialCheckpoint:
+        checkpoint = trial_folder.subfolder(name)
+        result = by_name.get(name)
         if result is None:
-            result = results.get(_iteration(place)) or {}
-        return TrialCheckpoint(trial, name, _number(name), result, place)
+            iteration = _iteration(checkpoint)
+            result = {} if iteration is None else by_iteration.get(iteration, {})
+        return TrialCheckpoint(trial, name, _number(name), result, checkpoint)
 
-    return in_parallel(one, sorted(names, key=_number), workers=_WORKERS)
+    return in_parallel(with_result, sorted(names, key=_number), workers=_WORKERS)
 
 
 def _iteration(checkpoint: Folder) -> int | None:
-    """After which iteration a checkpoint was written, if it says so."""
-    key, field = checkpoint.state_file("algorithm_state"), "training_iteration"
-    if checkpoint.has(".tune_metadata"):  # up to 2.6
-        key, field = ".tune_metadata", "iteration"
-    if key is None or checkpoint.size(key) > MAX_STATE:
+    """Return the iteration after which a checkpoint was written; None where it does not say."""
+    name, key = checkpoint.state_file("algorithm_state"), "training_iteration"
+    if checkpoint.has(".tune_metadata"):  # Ray up to 2.6
+        name, key = ".tune_metadata", "iteration"
+    if name is None or checkpoint.size(name) > MAX_STATE:
         return None
-    found, _ = checkpoint.data(key)
-    iteration = found.get(field) if isinstance(found, Mapping) else None
+    state = checkpoint.read_data(name).value
+    iteration = state.get(key) if isinstance(state, Mapping) else None
     return iteration if type(iteration) is int else None
 
 
@@ -119,78 +131,93 @@ def _number(name: str) -> int:
     return int(name.rpartition("_")[2])
 
 
-def _results(trial: Folder) -> dict[Any, Mapping[str, Any]]:
-    """Results by the name of their checkpoint and by iteration, the last of each."""
-    found: dict[Any, Mapping[str, Any]] = {}
+def _read_results(trial: Folder) -> tuple[dict[str, _Result], dict[int, _Result]]:
+    """Read a trial's results: by the checkpoint that they name, and by iteration; the last of each.
+
+    Lines that are no JSON are passed over: a trial that was killed while it wrote a line may have
+    gone on in the same line.
+    """
+    by_name: dict[str, _Result] = {}
+    by_iteration: dict[int, _Result] = {}
     if not trial.has("result.json"):
-        return found
-    lines = trial.bytes_of("result.json", _MAX_RESULTS).splitlines()
-    for line in lines:
+        return by_name, by_iteration
+    for line in trial.read_bytes("result.json", _MAX_RESULTS).splitlines():
         try:
             result = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError):
-            # A trial that was killed while it wrote, and may have gone on in the same line.
             continue
         if isinstance(result, dict):
-            iteration = result.get("training_iteration")
+            iteration, name = result.get("training_iteration"), result.get("checkpoint_dir_name")
             if type(iteration) is int:
-                found[iteration] = result
-            if isinstance(result.get("checkpoint_dir_name"), str):
-                found[result["checkpoint_dir_name"]] = result
-    return found
+                by_iteration[iteration] = result
+            if isinstance(name, str):
+                by_name[name] = result
+    return by_name, by_iteration
 
 
-def chosen_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoint:
-    """The latest checkpoint of a trial or experiment, or the best by a metric.
+def choose_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoint:
+    """Return the latest checkpoint of a trial or experiment, or the best by a metric.
+
+    The latest is the last one of the trial that reported last. Of equally good ones, the latest is
+    returned.
+
+    Args:
+        folder: the trial or experiment.
+        metric: the key of Tune's results to choose by; None: the latest.
+        mode: ``"max"`` or ``"min"``.
 
     Raises:
-        InvalidInputError: no checkpoint of RLlib's is in the folder.
+        InvalidInputError: the folder holds no checkpoint of RLlib, or an argument is wrong.
         NotFoundError: no result has the metric.
     """
     if mode not in ("max", "min"):
         raise InvalidInputError(f"mode is 'max' or 'min', not {mode!r}")
-    listed = trained_checkpoints(folder)
-    if not listed:
+    checkpoints = find_checkpoints(folder)
+    if not checkpoints:
+        names = (folder.file_names() + folder.folder_names())[:5]
         raise InvalidInputError(
-            f"{folder} is no checkpoint of RLlib's, and no folder of a Tune trial or experiment: "
-            f"it holds {', '.join((folder.files() + folder.folders())[:5])}"
+            f"{folder} is neither a checkpoint of RLlib nor the folder of a Tune trial or "
+            f"experiment: it holds {', '.join(names)}"
         )
     if metric is not None and not isinstance(metric, str):
         raise InvalidInputError(f"metric is a key of Tune's results, not {kind_of(metric)}")
-    newest = _newest(listed)
+    last_report = _last_reports(checkpoints)
     if metric is None:
-        best = max(listed, key=lambda one: (newest[one.trial], one.number))
+        chosen = max(checkpoints, key=lambda each: (last_report[each.trial], each.number))
     else:
-        scored = [(found.metric(metric), found) for found in listed]
-        told = [(value, found) for value, found in scored if value is not None]
-        if not told:
+        sign = 1 if mode == "max" else -1
+        scored = [
+            (sign * value, last_report[each.trial], each.number, each)
+            for each in checkpoints
+            if (value := each.metric(metric)) is not None
+        ]
+        if not scored:
             raise NotFoundError(
                 f"{folder}: no checkpoint has the metric {metric!r} in Tune's results; they have "
-                + (", ".join(sorted(_keys(listed))[:20]) or "none")
+                + (", ".join(sorted(_metric_keys(checkpoints))[:20]) or "none")
             )
-        sign = 1 if mode == "max" else -1
-        best = max(told, key=lambda item: (sign * item[0], newest[item[1].trial], item[1].number))[
-            1
-        ]
-    checkpoint = recognize(best.folder)
+        chosen = max(scored, key=lambda entry: entry[:3])[3]
+    checkpoint = recognize(chosen.folder)
     if checkpoint is None:
-        raise InvalidInputError(f"{best.folder} is no checkpoint of RLlib's")
+        raise InvalidInputError(f"{chosen.folder} is not a checkpoint of RLlib")
     return checkpoint
 
 
-def _newest(listed: list[TrialCheckpoint]) -> dict[str, tuple[float, str]]:
-    """When each trial reported last, as far as it is known, and its name."""
-    found: dict[str, float] = {}
-    for one in listed:
-        time = one.metric("timestamp")
-        found[one.trial] = max(found.get(one.trial, -math.inf), -math.inf if time is None else time)
-    return {trial: (time, trial) for trial, time in found.items()}
+def _last_reports(checkpoints: list[TrialCheckpoint]) -> dict[str, tuple[float, str]]:
+    """Return what orders trials: the time of their last result, as far as known, and their name."""
+    times: dict[str, float] = {}
+    for each in checkpoints:
+        time = each.metric("timestamp")
+        times[each.trial] = max(
+            times.get(each.trial, -math.inf), -math.inf if time is None else time
+        )
+    return {trial: (time, trial) for trial, time in times.items()}
 
 
-def _keys(listed: list[TrialCheckpoint]) -> set[str]:
+def _metric_keys(checkpoints: list[TrialCheckpoint]) -> set[str]:
     return {
         key
-        for found in listed
-        for key, value in found.result.items()
+        for each in checkpoints
+        for key, value in each.result.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }

@@ -66,8 +66,12 @@ def test_what_executes_elsewhere_is_data_here(tmp_path: Path) -> None:
     program = """
         import json, os, sys
         from policystore import FormatError
+        from policystore.checkpoints.files.folder import decode_file
         from policystore.checkpoints.files.pickle_reader import read_pickle
-        from policystore.checkpoints.files.torch_reader import read_torch
+
+        def read_file(data, label):
+            return decode_file(data, "policy_state.pkl", label)
+
         corpus = [(what, bytes.fromhex(data)) for what, data in json.load(open(sys.argv[1]))]
         silent = [True]
 
@@ -78,7 +82,7 @@ def test_what_executes_elsewhere_is_data_here(tmp_path: Path) -> None:
 
         sys.addaudithook(hook)
         for what, data in corpus:
-            for read in (read_pickle, read_torch):
+            for read in (read_pickle, read_file):
                 silent[0] = False
                 try:
                     found = type(read(data, what)).__name__

@@ -311,3 +311,10 @@ def test_msgpack_is_asked_for_only_where_it_is_needed(monkeypatch: pytest.Monkey
     assert read_checkpoint(OLD.path)
     with pytest.raises(InvalidInputError, match="pip install msgpack"):
         read_checkpoint(Given("2.40.0", "ppo_old_msgpack").path)
+
+
+def test_a_number_that_is_larger_than_any_float_is_no_metric(tmp_path: Path) -> None:
+    trial(tmp_path, "a", [1.0, 2.0])
+    results = tmp_path / "a" / "result.json"
+    results.write_text(results.read_text().replace(": 2.0", f": {10**400}"))
+    assert only(read_checkpoint(tmp_path, metric="env_runners/episode_return_mean")) == "a_0"

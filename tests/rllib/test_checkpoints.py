@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from gymnasium.spaces import (
     Box,
@@ -26,7 +28,8 @@ from ray.rllib.utils.serialization import space_to_dict
 from ray.rllib.utils.spaces.repeated import Repeated
 from ray.rllib.utils.spaces.simplex import Simplex
 
-from policystore import InvalidInputError, MismatchError, Snapshot
+from policystore import InvalidInputError, MismatchError, PolicyStore, Snapshot
+from policystore.checkpoints import import_experiment
 from policystore.checkpoints.convert.old_stack import old_snapshot
 from policystore.checkpoints.convert.spaces import described_space
 from policystore.checkpoints.files.pickle_reader import read_pickle
@@ -38,7 +41,7 @@ from policystore.rllib import (
     snapshot,
 )
 from policystore.spaces import space_to_json
-from tests.support.checkpoint_corpus import Given, given, named
+from tests.support.checkpoint_corpus import Given, given, named, write_trial
 
 NEAR = 1e-5
 POLICIES = [(one, policy_id) for one in given() for policy_id in one.about["policies"]]
@@ -131,9 +134,9 @@ def test_what_ray_itself_loads_gives_the_same_spec() -> None:
 def test_defaults_are_those_of_the_newest_ray() -> None:
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-    from policystore.checkpoints.convert.new_stack import _MODEL_DEFAULTS
+    from policystore.checkpoints.convert.model_keys import MODEL_DEFAULTS
 
-    assert dataclasses.asdict(DefaultModelConfig()) == _MODEL_DEFAULTS
+    assert dataclasses.asdict(DefaultModelConfig()) == MODEL_DEFAULTS
 
 
 SPACES = [
@@ -197,3 +200,19 @@ def test_weights_of_another_class_are_not_taken_for_constants() -> None:
     less = {name: array for name, array in snap.weights.items() if name != "pi.net.mlp.0.bias"}
     with pytest.raises(MismatchError, match=r"pi\.net\.mlp\.0\.bias"):
         rebuild_module(Snapshot(weights=less, spec=snap.spec))
+
+
+def test_an_experiment_is_imported_by_tasks_of_a_ray_cluster(
+    ray_session: Any, tmp_path: Path
+) -> None:
+    for trial in ("a", "b"):
+        write_trial(tmp_path / "soccer" / trial, ["2.40.0", "2.60.0"])
+    store = PolicyStore(tmp_path / "store")
+    for added, present in ((12, 0), (0, 12)):
+        report = import_experiment(tmp_path / "soccer", store, ray_address="auto")
+        assert (report.added, report.present, report.ok) == (added, present, True)
+    assert [version.source["checkpoint"] for version in store.log("soccer/b/p1")] == [
+        "checkpoint_000001",
+        "checkpoint_000000",
+    ]
+    assert ray.is_initialized()  # the session that was there goes on

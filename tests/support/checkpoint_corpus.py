@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -75,3 +76,17 @@ def given() -> list[Given]:
 
 def named(one: Given) -> str:
     return f"{one.version}-{one.kind}"
+
+
+def write_trial(folder: Path, versions: list[str]) -> None:
+    """Write a trial as Tune does: checkpoints of some Ray versions, with three policies each."""
+    lines = []
+    for number, version in enumerate(versions):
+        name = f"checkpoint_{number:06}"
+        source = Given(version, "ppo_old_multi").path
+        inner = source / "checkpoint_000001"
+        shutil.copytree(inner if inner.is_dir() else source, folder / name)
+        lines.append({"training_iteration": 10 * number, "checkpoint_dir_name": name,
+                      "env_runners": {"episode_return_mean": float(number)},
+                      "config": {"lr": 0.1}, "done": False})  # fmt: skip
+    (folder / "result.json").write_text("\n".join(map(json.dumps, lines)) + "\n")

@@ -1,1 +1,1 @@
-"""Turn what the files of a checkpoint say into weights, state and specs."""
+"""Converts what the files of a checkpoint say into weights, state and specs."""

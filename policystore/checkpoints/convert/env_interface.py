@@ -1,17 +1,18 @@
-"""The environment's side of a new-stack checkpoint, as specs and states have it.
+"""Converts the env interface of a new-stack checkpoint into what specs and states record.
 
-RLlib writes each connector pipeline whole. Its own default pieces are told by their names; the
-rest are the user's, and they are recorded, as of a live Algorithm
+The env interface is the environment's side of a policy: spaces, connectors and the handling of
+actions. RLlib writes each connector pipeline whole. Its default connectors are recognized by their
+class names and not recorded; all others are the user's and are recorded, as for a live Algorithm
 (:mod:`policystore.rllib.new_stack.env_interface`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from policystore.checkpoints.convert.config_values import CheckpointConfigWalker
-from policystore.checkpoints.convert.filter_stats import StatisticsReader
+from policystore.checkpoints.convert.filter_stats import StatsReader
 from policystore.checkpoints.convert.spaces import described_space
 from policystore.checkpoints.files.folder import Folder
 from policystore.checkpoints.files.placeholders import (
@@ -30,9 +31,10 @@ from policystore.rllib_schema.plain_config import NOTHING
 
 __all__ = ["env_interface_of_config", "read_env_interface"]
 
-_SPACES = ("input_observation_space", "input_action_space")
+_ARGS_FILE = "class_and_ctor_args.pkl"
+_SPACE_ARGS = ("input_observation_space", "input_action_space")
 # algorithm_config.py:1060-1230 of Ray 2.60, and what 2.40 had in their place.
-_DEFAULTS = frozenset(
+_DEFAULT_CONNECTORS = frozenset(
     (
         "AddObservationsFromEpisodesToBatch", "AddTimeDimToBatchAndZeroPad",
         "AddStatesFromEpisodesToBatch", "AgentToModuleMapping", "BatchIndividualItems",
@@ -41,11 +43,27 @@ _DEFAULTS = frozenset(
         "ListifyDataForVectorEnv",
     )
 )  # fmt: skip
-_MOST = 200  # connectors of a pipeline
-_FLAGS = ("de_mean_to_zero", "de_std_to_one", "clip_by_value")
+_MAX_CONNECTORS = 200  # of one pipeline
+_MAX_LOOKBACK = 1 << 20
+_FILTER_FLAGS = ("de_mean_to_zero", "de_std_to_one", "clip_by_value")
 _PER_AGENT = (
     "filters belong to agents, and the checkpoint does not say which agents act through this module"
 )
+
+
+class _Connector(NamedTuple):
+    """One connector of a pipeline: its class and constructor arguments."""
+
+    cls: object
+    args: tuple[object, ...]
+    kwargs: dict[object, object]
+
+
+class _Spaces(NamedTuple):
+    """The spaces that a pipeline was made for, as the file describes them."""
+
+    observation: object
+    action: object
 
 
 def env_interface_of_config(
@@ -55,222 +73,257 @@ def env_interface_of_config(
     *,
     multi_agent: bool,
 ) -> EnvInterface:
-    """Of versions that wrote no connectors: RLlib's default ones, unless the config has others."""
-    side = EnvInterface(
+    """Return the env interface of a checkpoint without connectors, as Ray before 2.40 wrote it.
+
+    RLlib's default connectors are assumed. Where the config has functions that make others, they
+    are noted as omitted.
+
+    Args:
+        config: the attributes of the AlgorithmConfig.
+        observation_space, action_space: of the policy.
+        multi_agent: whether the checkpoint has several policies.
+    """
+    interface = EnvInterface(
         normalize_actions=_flag(config, "normalize_actions", True),
         clip_actions=_flag(config, "clip_actions", False),
     )
-    for name in PIPELINES:
-        given = (config.get(f"_{name}_connector"), config.get(f"{name}_connector"))
-        if any(value is not None for value in given):
-            side.omitted[f"connectors.{name}"] = (
+    for pipeline in PIPELINES:
+        makers = (config.get(f"_{pipeline}_connector"), config.get(f"{pipeline}_connector"))
+        if any(maker is not None for maker in makers):
+            interface.omitted[f"connectors.{pipeline}"] = (
                 "made by a function of the config, which no file holds; a player needs connectors="
             )
-    if not side.omitted:
+    if not interface.omitted:
         original = (observation_space or {}).get("original_space")
         if original is None:
-            side.observation_space, side.action_space = observation_space, action_space
+            interface.observation_space = observation_space
+            interface.action_space = action_space
         else:
-            side.omitted["env_spaces"] = (
+            interface.omitted["env_spaces"] = (
                 "observations went through a preprocessor of the old stack; a player needs "
                 "env_spaces= and connectors="
             )
-    side.connectors = {
-        **{name: [] for name in PIPELINES},
+    interface.connectors = {
+        **{pipeline: [] for pipeline in PIPELINES},
         "defaults": dict.fromkeys(PIPELINES, True),
         "multi_agent": multi_agent,
         "agents": [] if multi_agent else None,
         "lookback": _lookback(config),
     }
-    return side
+    return interface
 
 
 def read_env_interface(runner: Folder, config: Mapping[str, Any]) -> EnvInterface:
-    """Of an ``env_runner`` folder, as Ray 2.40 and later write it.
+    """Read the env interface from an ``env_runner`` folder, as Ray 2.40 and later write it.
+
+    Args:
+        runner: the folder.
+        config: the attributes of the AlgorithmConfig.
 
     Raises:
-        FormatError: a damaged file.
+        FormatError: a file is damaged.
     """
-    side = EnvInterface(
+    interface = EnvInterface(
         normalize_actions=_flag(config, "normalize_actions", True),
         clip_actions=_flag(config, "clip_actions", False),
     )
     multi_agent = _is_multi_agent(runner)
-    spaces: tuple[Any, Any] = (None, None)
-    user: dict[str, list[dict[str, Any]]] = {}
+    spaces = _Spaces(None, None)
+    user_connectors: dict[str, list[dict[str, Any]]] = {}
     defaults: dict[str, bool] = {}
-    for name in PIPELINES:
-        folder = runner.inside(f"{name}_connector")
-        found, steps = _pipeline(folder)
-        if name == "env_to_module":
-            spaces = found
-        mine = [step for step in steps if not _is_default(step)]
-        defaults[name] = _flag(config, f"add_default_connectors_to_{name}_pipeline", True)
-        user[name] = []
-        for cls, args, kwargs in mine:
-            _record(cls, args, kwargs, folder, user[name], side, multi_agent)
+    for pipeline in PIPELINES:
+        folder = runner.subfolder(f"{pipeline}_connector")
+        pipeline_spaces, connectors = _read_pipeline(folder)
+        if pipeline == "env_to_module":
+            spaces = pipeline_spaces
+        defaults[pipeline] = _flag(config, f"add_default_connectors_to_{pipeline}_pipeline", True)
+        entries = [
+            _convert_connector(connector, folder, interface, multi_agent)
+            for connector in connectors
+            if not _is_default(connector)
+        ]
+        user_connectors[pipeline] = [entry for entry in entries if entry is not None]
     agents: list[Any] | None = None
     if multi_agent:
-        agents, spaces = _agents(spaces)
-    for index, key in enumerate(("observation_space", "action_space")):
-        setattr(side, key, described_space(spaces[index], f"{runner}: {key}"))
-    if side.observation_space is None or side.action_space is None:
-        side.omitted["env_spaces"] = (
+        agents, spaces = _agents_and_spaces(spaces)
+    interface.observation_space = described_space(
+        spaces.observation, f"{runner}: observation_space"
+    )
+    interface.action_space = described_space(spaces.action, f"{runner}: action_space")
+    if interface.observation_space is None or interface.action_space is None:
+        interface.omitted["env_spaces"] = (
             "the agents' spaces differ, or the checkpoint does not hold them"
         )
-    side.connectors = {
-        **user,
+    interface.connectors = {
+        **user_connectors,
         "defaults": defaults,
         "multi_agent": multi_agent,
         "agents": agents,
         "lookback": _lookback(config),
     }
-    return side
+    return interface
 
 
-def _flag(config: Mapping[str, Any], key: str, usual: bool) -> bool:
-    found = config.get(key)
-    return found if isinstance(found, bool) else usual
+def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = config.get(key)
+    return value if isinstance(value, bool) else default
 
 
 def _lookback(config: Mapping[str, Any]) -> int:
-    found = config.get("episode_lookback_horizon")
-    return found if type(found) is int and 0 <= found < 1 << 20 else 1
+    value = config.get("episode_lookback_horizon")
+    return value if type(value) is int and 0 <= value < _MAX_LOOKBACK else 1
 
 
 def _is_multi_agent(runner: Folder) -> bool:
-    if not runner.has("class_and_ctor_args.pkl"):
+    if not runner.has(_ARGS_FILE):
         return False
-    found, _ = runner.data("class_and_ctor_args.pkl")
-    cls = found.get("class") if isinstance(found, Mapping) else None
+    content = runner.read_data(_ARGS_FILE).value
+    cls = content.get("class") if isinstance(content, Mapping) else None
     return isinstance(cls, Global) and "MultiAgent" in cls.name
 
 
-def _pipeline(folder: Folder) -> tuple[tuple[Any, Any], list[tuple[Any, Any, Any]]]:
-    """Spaces of a pipeline, and its pieces: class, arguments, named arguments."""
-    key = "class_and_ctor_args.pkl"
-    if not folder.has(key):
-        return (None, None), []
-    found, _ = folder.data(key)
+def _read_pipeline(folder: Folder) -> tuple[_Spaces, list[_Connector]]:
+    """Read the spaces and the connectors of a pipeline; none of either where there is no file."""
+    if not folder.has(_ARGS_FILE):
+        return _Spaces(None, None), []
+    content: Any = folder.read_data(_ARGS_FILE).value
     try:
-        args, kwargs = found["ctor_args_and_kwargs"]
-        given = [*args, None, None]
-        spaces = tuple(
-            kwargs[name] if name in kwargs else given[index] for index, name in enumerate(_SPACES)
+        args, kwargs = content["ctor_args_and_kwargs"]
+        padded = [*args, None, None]
+        spaces = _Spaces(
+            *(
+                kwargs[name] if name in kwargs else padded[index]
+                for index, name in enumerate(_SPACE_ARGS)
+            )
         )
         listed = kwargs["connectors"]
-        if len(listed) > _MOST:
+        if len(listed) > _MAX_CONNECTORS:
             raise ValueError(f"{len(listed):,} connectors")
-        steps = [(step[0], tuple(step[1]), dict(step[2])) for step in listed]
+        connectors = [_Connector(step[0], tuple(step[1]), dict(step[2])) for step in listed]
     except BAD_DATA_ERRORS as error:
         raise FormatError(
-            f"{folder.where(key)}: not a connector pipeline: {error!r:.200}"
+            f"{folder.location(_ARGS_FILE)}: not a connector pipeline: {error!r:.200}"
         ) from None
-    return (spaces[0], spaces[1]), steps
+    return spaces, connectors
 
 
-def _is_default(step: tuple[Any, Any, Any]) -> bool:
-    cls = step[0]
+def _is_default(connector: _Connector) -> bool:
+    cls = connector.cls
     return (
         isinstance(cls, Global)
         and cls.module.startswith("ray.rllib.connectors.")
-        and cls.name in _DEFAULTS
+        and cls.name in _DEFAULT_CONNECTORS
     )
 
 
-def _record(
-    cls: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    folder: Folder,
-    into: list[dict[str, Any]],
-    side: EnvInterface,
-    multi_agent: bool,
-) -> None:
-    """One of the user's pieces, with its state; noted where it cannot be kept."""
-    path = class_path(cls)
-    name = kind_of(cls) if path is None else path.rpartition(":")[2]
+def _convert_connector(
+    connector: _Connector, folder: Folder, interface: EnvInterface, multi_agent: bool
+) -> dict[str, Any] | None:
+    """Return the entry of one of the user's connectors in a spec; its state goes to ``interface``.
+
+    Args:
+        connector: class and arguments.
+        folder: the folder of its pipeline, which holds its state.
+        interface: its ``state`` and ``omitted`` are added to.
+        multi_agent: whether states belong to agents.
+
+    Returns:
+        The entry; None where the connector cannot be recorded, which is noted as omitted.
+    """
+    path = class_path(connector.cls)
+    name = kind_of(connector.cls) if path is None else path.rpartition(":")[2]
     place = f"connectors.{name}"
     if path is None:
-        side.omitted[place] = "of a class that no other process can import by name"
-        return
-    if "connectors" in kwargs:
-        side.omitted[place] = "a pipeline inside of the pipeline"
-        return
-    missing: dict[str, str] = {}
-    walker = CheckpointConfigWalker(str(folder), missing)
-    kept = {key: value for key, value in kwargs.items() if key not in _SPACES}
+        interface.omitted[place] = "of a class that no other process can import by name"
+        return None
+    if "connectors" in connector.kwargs:
+        interface.omitted[place] = "a pipeline inside of the pipeline"
+        return None
     entry: dict[str, Any] = {"class": Tagged("import", todays_path(path))}
-    plain_args = walker.value(list(args), "args") if args else None
-    plain_kwargs = walker.mapping(kept, "kwargs")
-    if missing:
-        side.omitted[place] = next(iter(missing.values()))
-        return
+    not_plain: dict[str, str] = {}
+    walker = CheckpointConfigWalker(str(folder), not_plain)
+    kwargs = {key: value for key, value in connector.kwargs.items() if key not in _SPACE_ARGS}
+    plain_args = walker.value(list(connector.args), "args") if connector.args else None
+    plain_kwargs = walker.mapping(kwargs, "kwargs")
+    if not_plain:
+        interface.omitted[place] = next(iter(not_plain.values()))
+        return None
     if plain_args:
         entry["args"] = plain_args
     if plain_kwargs:
         entry["kwargs"] = plain_kwargs
-    if any(kwargs.get(key) is not None for key in _SPACES):
+    if any(connector.kwargs.get(key) is not None for key in _SPACE_ARGS):
         entry["spaces"] = True
-    state_file = folder.inside(name).state_file("state")
-    state = folder.inside(name).data(state_file)[0] if state_file else {}
+    own_folder = folder.subfolder(name)
+    state_file = own_folder.state_file("state")
+    state = own_folder.read_data(state_file).value if state_file else {}
     if not isinstance(state, Mapping):
-        raise FormatError(f"{folder.where(name)}: expected a state, found {kind_of(state)}")
+        raise FormatError(f"{folder.location(name)}: expected a state, found {kind_of(state)}")
     if state and multi_agent:
-        side.omitted[place] = _PER_AGENT
-        return
+        interface.omitted[place] = _PER_AGENT
+        return None
     if state and not name.endswith("MeanStdFilter"):
-        plain = CheckpointConfigWalker(str(folder), side.omitted).value(state, place)
+        plain = CheckpointConfigWalker(str(folder), interface.omitted).value(state, place)
         if plain is NOTHING:
-            return
-        side.state[name] = plain
+            return None
+        interface.state[name] = plain
     elif state:
-        side.state[name] = _filters(state, folder.where(f"{name}/{state_file}"))
-    into.append(entry)
+        interface.state[name] = _convert_filters(state, folder.location(f"{name}/{state_file}"))
+    return entry
 
 
-def _filters(state: Any, what: str) -> dict[Any, Any]:
-    """State of a MeanStdFilter, as :func:`..connector_state.take_state` has it."""
+def _convert_filters(state: Mapping[Any, Any], label: str) -> dict[Any, Any]:
+    """Convert the state of a MeanStdFilter connector, by agent.
+
+    The form is that of :func:`policystore.rllib.new_stack.connector_state.take_state`.
+    """
     try:
-        read = StatisticsReader(what)
-        return {agent: _filter(entry, read) for agent, entry in state.items()}
+        reader = StatsReader(label)
+        return {agent: _convert_filter(entry, reader) for agent, entry in state.items()}
     except FormatError:
         raise
     except BAD_DATA_ERRORS as error:
-        raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
+        raise FormatError(f"{label}: damaged statistics of a filter: {error!r:.200}") from None
 
 
-def _filter(state: Mapping[str, Any], read: StatisticsReader) -> dict[str, Any]:
-    flags = {flag: state[flag] for flag in _FLAGS}
+def _convert_filter(state: Mapping[str, Any], reader: StatsReader) -> dict[str, Any]:
+    flags = {flag: state[flag] for flag in _FILTER_FLAGS}
     clip = flags["clip_by_value"]
     flags["clip_by_value"] = None if clip is None else float(clip)
-    stats = []
-    for stat in state["running_stats"]:
-        count, mean, squares = read(stat)
-        stats.append({"num_pushes": count, "mean": mean, "sum_sq_diff": squares})
-    return {**flags, "running_stats": stats}
+    running_stats = []
+    for entry in state["running_stats"]:
+        stats = reader.read(entry)
+        running_stats.append(
+            {"num_pushes": stats.count, "mean": stats.mean, "sum_sq_diff": stats.sum_sq_diff}
+        )
+    return {**flags, "running_stats": running_stats}
 
 
-def _agents(spaces: tuple[Any, Any]) -> tuple[list[Any], tuple[Any, Any]]:
-    """The agents of Dict spaces, and the one pair of spaces that all of them have."""
-    inner = [_members(space) for space in spaces]
-    if not all(isinstance(agent, (str, int)) for agent in inner[0]):
-        return [], (None, None)
-    agents = sorted(inner[0], key=lambda agent: (type(agent).__name__, str(agent)))
-    pairs = [tuple(members.get(agent) for members in inner) for agent in agents]
-    written: dict[int, Any] = {}  # agents often share a space, and a hostile file a large one
-    for space in (space for pair in pairs for space in pair):
+def _agents_and_spaces(spaces: _Spaces) -> tuple[list[Any], _Spaces]:
+    """Return the agents of Dict spaces, and the spaces that all agents share.
+
+    Returns:
+        The agent ids, ordered by type and text, and the shared spaces; no spaces where the agents'
+        differ. Neither where an id is not a text or integer.
+    """
+    observation, action = (_dict_members(space) for space in spaces)
+    if not all(isinstance(agent, (str, int)) for agent in observation):
+        return [], _Spaces(None, None)
+    agents = sorted(observation, key=lambda agent: (type(agent).__name__, str(agent)))
+    by_agent = [_Spaces(observation.get(agent), action.get(agent)) for agent in agents]
+    # By id, so that a space that all agents share is written out once: it may be a large one.
+    written: dict[int, JsonObject | None] = {}
+    for space in (space for pair in by_agent for space in pair):
         if id(space) not in written:
             written[id(space)] = described_space(space, "space of an agent")
-    kinds = {key: canonical_json(value) for key, value in written.items()}
-    said = {tuple(kinds[id(space)] for space in pair) for pair in pairs}
-    if len(said) != 1:
-        return agents, (None, None)
-    return agents, (pairs[0][0], pairs[0][1])
+    as_text = {key: canonical_json(value) for key, value in written.items()}
+    distinct = {tuple(as_text[id(space)] for space in pair) for pair in by_agent}
+    return agents, by_agent[0] if len(distinct) == 1 else _Spaces(None, None)
 
 
-def _members(space: Any) -> Mapping[Any, Any]:
-    found = space.attributes().get("spaces") if isinstance(space, UnbuiltObject) else None
-    if isinstance(found, UnbuiltObject):
-        found = found.entries
-    return found if isinstance(found, Mapping) else {}
+def _dict_members(space: object) -> Mapping[Any, Any]:
+    """Return the spaces inside a Dict space; ``{}`` for another one."""
+    members = space.attributes().get("spaces") if isinstance(space, UnbuiltObject) else None
+    if isinstance(members, UnbuiltObject):
+        members = members.entries
+    return members if isinstance(members, Mapping) else {}

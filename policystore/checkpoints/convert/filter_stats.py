@@ -1,7 +1,8 @@
-"""Statistics of MeanStdFilters as RLlib writes them, of either API stack."""
+"""Reads the statistics of MeanStdFilters as RLlib writes them, of either API stack."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,42 +11,60 @@ from policystore.errors import FormatError
 from policystore.format.arrays import Array
 from policystore.rllib_schema.packed_arrays import unpack_array
 
-__all__ = ["StatisticsReader"]
+__all__ = ["FilterStats", "StatsReader"]
 
-_MOST = 10_000  # of one filter: one for each part of an observation
-_BYTES = 1 << 28
+_MAX_ARRAYS = 10_000  # of one filter, which has two for each part of an observation
+_MAX_BYTES = 1 << 28
 
 
-class StatisticsReader:
-    """Reads one after the other, within bounds for all of them together.
+@dataclass(frozen=True)
+class FilterStats:
+    """Running statistics of one part of an observation.
 
-    Args:
-        what: how messages name the filter.
+    Attributes:
+        count: number of observations.
+        mean: their mean; float64.
+        sum_sq_diff: the sum of their squared differences from the mean; float64.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._left = _MOST
-        self._bytes = _BYTES
+    count: int
+    mean: Array
+    sum_sq_diff: Array
 
-    def __call__(self, stat: Any) -> tuple[int, Array, Array]:
-        """Number of observations, mean and sum of squared differences (float64).
+
+class StatsReader:
+    """Reads the statistics of one filter, within limits for all of them together.
+
+    Args:
+        label: names the filter in error messages.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._arrays_left = _MAX_ARRAYS
+        self._bytes_left = _MAX_BYTES
+
+    def read(self, entry: Any) -> FilterStats:
+        """Read the statistics of one part of an observation.
+
+        Args:
+            entry: the state of RLlib's ``RunningStat``.
 
         Raises:
-            FormatError: more than any filter has, or no arrays of numbers.
-            KeyError, TypeError, ValueError: not of the form that RLlib writes.
+            FormatError: more statistics than any filter has, or none of numbers.
+            KeyError, TypeError, ValueError: not the state of a ``RunningStat``.
         """
-        # Ray 2.40 and before call the sum std_array, which it is not.
-        squares = stat["sum_sq_diff_array"] if "sum_sq_diff_array" in stat else stat["std_array"]
-        arrays = [self._array(value) for value in (stat["mean_array"], squares)]
-        return int(stat["num_pushes"]), arrays[0], arrays[1]
+        # Ray up to 2.40 writes the sum of squares under "std_array", though it is not the std.
+        squares = entry["sum_sq_diff_array" if "sum_sq_diff_array" in entry else "std_array"]
+        mean, sum_sq_diff = self._array(entry["mean_array"]), self._array(squares)
+        return FilterStats(int(entry["num_pushes"]), mean, sum_sq_diff)
 
-    def _array(self, value: Any) -> Array:
-        self._left -= 1
-        found = unpack_array(value, self._what) if isinstance(value, str) else value
-        if not isinstance(found, (np.ndarray, np.generic)) or found.dtype.kind not in "fiu":
-            raise FormatError(f"{self._what}: statistics that are no numbers")
-        self._bytes -= found.nbytes
-        if self._left < 0 or self._bytes < 0:
-            raise FormatError(f"{self._what}: more statistics than any filter has")
-        return np.asarray(found, np.float64)
+    def _array(self, value: object) -> Array:
+        self._arrays_left -= 1
+        array = unpack_array(value, self._label) if isinstance(value, str) else value
+        if not isinstance(array, (np.ndarray, np.generic)) or array.dtype.kind not in "fiu":
+            raise FormatError(f"{self._label}: statistics that are not numbers")
+        self._bytes_left -= array.nbytes
+        if self._arrays_left < 0 or self._bytes_left < 0:
+            raise FormatError(f"{self._label}: more statistics than any filter has")
+        return np.asarray(array, np.float64)

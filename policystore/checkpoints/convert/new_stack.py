@@ -1,4 +1,4 @@
-"""Modules of the new API stack, out of the folders that RLlib's learners write."""
+"""Converts modules of the new API stack, and the hybrids before it, into snapshots."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from policystore.checkpoints.convert.config_values import CheckpointConfigWalker
+from policystore.checkpoints.convert.env_interface import env_interface_of_config
+from policystore.checkpoints.convert.model_keys import (
+    ALGORITHM_MODULES,
+    MODEL_DEFAULTS,
+    MODEL_KEYS,
+)
+from policystore.checkpoints.convert.old_stack import policy_config
 from policystore.checkpoints.convert.spaces import described_space
+from policystore.checkpoints.convert.weights import flatten_weights
+from policystore.checkpoints.files.folder import FileRef
 from policystore.checkpoints.files.placeholders import (
     BAD_DATA_ERRORS,
     Global,
     UnbuiltObject,
     class_path,
     kind_of,
+    text_or_kind,
 )
 from policystore.errors import FormatError
 from policystore.format.arrays import Array
@@ -23,88 +33,30 @@ from policystore.rllib_schema.class_paths import todays_path
 from policystore.rllib_schema.env_interface import EnvInterface
 from policystore.snapshot import Snapshot
 
-__all__ = ["ModuleDescription", "described_by_args", "described_by_metadata", "described_by_policy",
-           "module_snapshot"]  # fmt: skip
+__all__ = ["NOT_FOR_ACTING", "ModuleDescription", "describe_by_args", "describe_by_metadata",
+           "hybrid_snapshot", "infer_env_interface", "module_snapshot"]  # fmt: skip
 
-# Before Ray 2.40, a module's config had the names of the old stack's models (models/catalog.py);
-# since then those of core/rl_module/default_model_config.py. None: what it said has no place there.
-_MODEL_KEYS = {
-    "fcnet_hiddens": "fcnet_hiddens",
-    "fcnet_activation": "fcnet_activation",
-    "fcnet_weights_initializer": "fcnet_kernel_initializer",
-    "fcnet_weights_initializer_config": "fcnet_kernel_initializer_kwargs",
-    "fcnet_bias_initializer": "fcnet_bias_initializer",
-    "fcnet_bias_initializer_config": "fcnet_bias_initializer_kwargs",
-    "conv_filters": "conv_filters",
-    "conv_activation": "conv_activation",
-    "conv_kernel_initializer": "conv_kernel_initializer",
-    "conv_kernel_initializer_config": "conv_kernel_initializer_kwargs",
-    "conv_bias_initializer": "conv_bias_initializer",
-    "conv_bias_initializer_config": "conv_bias_initializer_kwargs",
-    "post_fcnet_hiddens": "head_fcnet_hiddens",
-    "post_fcnet_activation": "head_fcnet_activation",
-    "post_fcnet_weights_initializer": "head_fcnet_kernel_initializer",
-    "post_fcnet_weights_initializer_config": "head_fcnet_kernel_initializer_kwargs",
-    "post_fcnet_bias_initializer": "head_fcnet_bias_initializer",
-    "post_fcnet_bias_initializer_config": "head_fcnet_bias_initializer_kwargs",
-    "free_log_std": "free_log_std",
-    "vf_share_layers": "vf_share_layers",
-    "use_lstm": "use_lstm",
-    "max_seq_len": "max_seq_len",
-    "lstm_cell_size": "lstm_cell_size",
-    "lstm_use_prev_action": "lstm_use_prev_action",
-    "lstm_use_prev_reward": "lstm_use_prev_reward",
-    "lstm_weights_initializer": "lstm_kernel_initializer",
-    "lstm_weights_initializer_config": "lstm_kernel_initializer_kwargs",
-    "lstm_bias_initializer": "lstm_bias_initializer",
-    "lstm_bias_initializer_config": "lstm_bias_initializer_kwargs",
+NOT_FOR_ACTING = {
+    "optimizer": "the optimizer's state is for training on, not for acting",
+    "replay_buffer": "what an Algorithm had sampled, if its checkpoint holds any of it",
 }
-# core/rl_module/default_model_config.py of Ray 2.60, whose Catalog fills gaps with these.
-_MODEL_DEFAULTS: dict[str, Any] = {
-    "fcnet_hiddens": [256, 256],
-    "fcnet_activation": "tanh",
-    "fcnet_use_layernorm": False,
-    "conv_filters": None,
-    "conv_activation": "relu",
-    "head_fcnet_hiddens": [],
-    "head_fcnet_activation": "relu",
-    "head_fcnet_use_layernorm": False,
-    "free_log_std": False,
-    "log_std_clip_param": 20.0,
-    "vf_share_layers": True,
-    "use_lstm": False,
-    "max_seq_len": 20,
-    "lstm_cell_size": 256,
-    "lstm_use_prev_action": False,
-    "lstm_use_prev_reward": False,
-    "fusionnet_hiddens": [256, 256],
-    "fusionnet_activation": "tanh",
-    **{
-        f"{part}_{what}_initializer{kwargs}": None
-        for part in ("fcnet", "conv", "head_fcnet", "lstm", "fusionnet")
-        for what in ("kernel", "bias")
-        for kwargs in ("", "_kwargs")
-    },
-}
-_ALGORITHM_MODULES = {
-    "PPO": (
-        "ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module:DefaultPPOTorchRLModule",
-        "ray.rllib.algorithms.ppo.ppo_catalog:PPOCatalog",
-    ),
-}
+"""Parts of a checkpoint that no snapshot of a module has, with the reason; for ``spec.omitted``."""
 
 
 class ModuleDescription:
-    """What a module's constructor was given.
+    """What a checkpoint says about how a module is built.
 
     Attributes:
-        cls: import path; None where the checkpoint does not say.
-        config: the spec's config.
-        omitted: what of it has no form, place -> why.
+        label: names the source in error messages.
+        cls: the import path of the module's class; None where it is not known.
+        observation_space, action_space: the spaces that the module was built for.
+        inference_only: whether it was built without what only training needs.
+        config: the config of its spec.
+        omitted: parts that could not be recorded, place -> reason.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, label: str) -> None:
+        self.label = label
         self.cls: str | None = None
         self.observation_space: JsonObject | None = None
         self.action_space: JsonObject | None = None
@@ -112,18 +64,19 @@ class ModuleDescription:
         self.config: dict[str, Any] = {}
         self.omitted: dict[str, str] = {}
 
-    def fill(self, given: Mapping[str, Any], *, earlier: bool) -> ModuleDescription:
-        """Take over constructor arguments.
+    def set_arguments(self, given: Mapping[str, Any], *, earlier: bool) -> ModuleDescription:
+        """Take over the constructor arguments of the module, and return the description.
 
         Args:
-            given: by the names of RLModule's constructor, or of the RLModuleConfig of before.
-            earlier: whether a model config has the names of before Ray 2.40.
+            given: the arguments by the names of RLModule's constructor, or by those of the
+                RLModuleConfig of Ray before 2.40.
+            earlier: whether the model config has the keys of before Ray 2.40.
         """
-        what = self.what
+        label = self.label
         self.observation_space = described_space(
-            given.get("observation_space"), f"{what}: observations"
+            given.get("observation_space"), f"{label}: observation space"
         )
-        self.action_space = described_space(given.get("action_space"), f"{what}: actions")
+        self.action_space = described_space(given.get("action_space"), f"{label}: action space")
         self.inference_only = given.get("inference_only") is True
         model = given.get("model_config")
         if model is None:
@@ -133,12 +86,12 @@ class ModuleDescription:
         if not isinstance(model, Mapping):
             model = {}
         if earlier and (self.cls or "").startswith("ray.rllib."):
-            model = {_MODEL_KEYS[key]: model[key] for key in _MODEL_KEYS if key in model}
+            model = {MODEL_KEYS[key]: model[key] for key in MODEL_KEYS if key in model}
         catalog = class_path(given.get("catalog_class"))
         if catalog is not None:
-            model = {**_MODEL_DEFAULTS, **model}
-        plain = CheckpointConfigWalker(what, self.omitted).mapping(model, "config.model_config")
-        self.config = {"model_config": plain}
+            model = {**MODEL_DEFAULTS, **model}
+        plain_model = CheckpointConfigWalker(label, self.omitted).mapping(model, "config.model_config")
+        self.config = {"model_config": plain_model}
         if catalog is not None:
             self.config["catalog_class"] = Tagged("import", todays_path(catalog))
         if given.get("learner_only") is True:
@@ -146,20 +99,24 @@ class ModuleDescription:
         return self
 
 
-def described_by_args(found: Any, what: str) -> ModuleDescription:
-    """By ``class_and_ctor_args.pkl``, as Ray 2.40 and later write it.
+def describe_by_args(content: Any, label: str) -> ModuleDescription:
+    """Describe a module by its ``class_and_ctor_args.pkl``, as Ray 2.40 and later write it.
+
+    Args:
+        content: the content of the file.
+        label: names the file in error messages.
 
     Raises:
-        FormatError: something else.
+        FormatError: the content does not have that form.
     """
-    module = ModuleDescription(what)
+    module = ModuleDescription(label)
     try:
-        cls, (args, kwargs) = found["class"], found["ctor_args_and_kwargs"]
+        cls, (args, kwargs) = content["class"], content["ctor_args_and_kwargs"]
         given = {str(key): value for key, value in kwargs.items()}
         args = tuple(args)
     except BAD_DATA_ERRORS as error:
         raise FormatError(
-            f"{what}: not the class and arguments of a module: {error!r:.200}"
+            f"{label}: not the class and arguments of a module: {error!r:.200}"
         ) from None
     path = class_path(cls)
     if path is None:
@@ -169,57 +126,34 @@ def described_by_args(found: Any, what: str) -> ModuleDescription:
     config = given.get("config", args[0] if args else None)
     if isinstance(config, UnbuiltObject):  # the one argument of modules before 2.40
         given = config.attributes() | given
-    return module.fill(given, earlier=False)
+    return module.set_arguments(given, earlier=False)
 
 
-def described_by_metadata(found: Mapping[str, Any], what: str) -> ModuleDescription:
-    """By ``rl_module_metadata.json``, as Ray 2.5 to 2.24 wrote it.
+def describe_by_metadata(content: Mapping[str, Any], label: str) -> ModuleDescription:
+    """Describe a module by its ``rl_module_metadata.json``, as Ray 2.5 to 2.24 wrote it.
+
+    Args:
+        content: the content of the file.
+        label: names the file in error messages.
 
     Raises:
-        FormatError: something else.
+        FormatError: the content does not have that form.
     """
-    module = ModuleDescription(what)
-    spec = found.get("module_spec_dict")
+    module = ModuleDescription(label)
+    spec = content.get("module_spec_dict")
     given = spec.get("module_config") if isinstance(spec, Mapping) else None
     if not isinstance(spec, Mapping) or not isinstance(given, Mapping):
-        raise FormatError(f"{what}: expected the description of a module, found {kind_of(found)}")
-    module.cls = _dotted(spec.get("module_class"))
-    catalog = _dotted(given.get("catalog_class_path"))
-    named = None if catalog is None else Global(*catalog.split(":", 1))
-    return module.fill({**given, "catalog_class": named}, earlier=True)
-
-
-def described_by_policy(
-    config: Mapping[Any, Any], spec: Mapping[Any, Any], algorithm: str | None, what: str
-) -> ModuleDescription:
-    """By the policy of a hybrid, which held a module of its algorithm's default class."""
-    module = ModuleDescription(what)
-    given = config.get("rl_module_spec")
-    if given is None:
-        given = config.get("_rl_module_spec")
-    custom = given.attributes().get("module_class") if isinstance(given, UnbuiltObject) else None
-    cls, catalog = _ALGORITHM_MODULES.get(algorithm or "", (None, None))
-    path = class_path(custom)
-    if path is not None:
-        cls, catalog = todays_path(path), None
-    if cls is None:
-        module.omitted["class"] = (
-            f"the module that {algorithm} had is not told by the checkpoint, or not in Ray 2.60"
+        raise FormatError(
+            f"{label}: expected the description of a module, found {kind_of(content)}"
         )
-    module.cls = cls
-    return module.fill(
-        {
-            "observation_space": spec.get("observation_space"),
-            "action_space": spec.get("action_space"),
-            "model_config_dict": config.get("model"),
-            "catalog_class": None if catalog is None else Global(*catalog.split(":")),
-        },
-        earlier=True,
-    )
+    module.cls = _path_of_dotted(spec.get("module_class"))
+    catalog = _path_of_dotted(given.get("catalog_class_path"))
+    catalog_class = None if catalog is None else Global(*catalog.split(":", 1))
+    return module.set_arguments({**given, "catalog_class": catalog_class}, earlier=True)
 
 
-def _dotted(path: Any) -> str | None:
-    """``a.b.C`` as ``a.b:C``."""
+def _path_of_dotted(path: object) -> str | None:
+    """Return today's ``a.b:C`` for ``a.b.C``; None for what is not such a path."""
     if isinstance(path, Global):
         return class_path(path)
     if not isinstance(path, str) or "." not in path:
@@ -228,22 +162,130 @@ def _dotted(path: Any) -> str | None:
     return todays_path(f"{module}:{name}")
 
 
+def _describe_by_policy(
+    config: Mapping[Any, Any], policy_spec: Mapping[Any, Any], algorithm: str | None, label: str
+) -> ModuleDescription:
+    """Describe the module of a hybrid: the one of its config, or else its algorithm's default."""
+    module = ModuleDescription(label)
+    module_spec = config.get("rl_module_spec")
+    if module_spec is None:
+        module_spec = config.get("_rl_module_spec")
+    custom = (
+        module_spec.attributes().get("module_class")
+        if isinstance(module_spec, UnbuiltObject)
+        else None
+    )
+    cls, catalog = ALGORITHM_MODULES.get(algorithm or "", (None, None))
+    path = class_path(custom)
+    if path is not None:
+        cls, catalog = todays_path(path), None
+    if cls is None:
+        module.omitted["class"] = (
+            f"the module that {algorithm} had is not told by the checkpoint, or not in Ray 2.60"
+        )
+    module.cls = cls
+    return module.set_arguments(
+        {
+            "observation_space": policy_spec.get("observation_space"),
+            "action_space": policy_spec.get("action_space"),
+            "model_config_dict": config.get("model"),
+            "catalog_class": None if catalog is None else Global(*catalog.split(":")),
+        },
+        earlier=True,
+    )
+
+
+def hybrid_snapshot(
+    state: Mapping[Any, Any],
+    algorithm: str | None,
+    label: str,
+    *,
+    stored: int,
+    multi_agent: bool,
+) -> Snapshot:
+    """Return the snapshot of a hybrid: a policy of Ray 2.3 to 2.10 that holds an RLModule.
+
+    Args:
+        state: the content of its ``policy_state``.
+        algorithm: RLlib's name of the algorithm; None where it is not known.
+        label: names the file in error messages.
+        stored: bytes of the file.
+        multi_agent: whether the checkpoint has several policies.
+
+    Raises:
+        FormatError: not the state of a policy, or a damaged one.
+    """
+    policy_spec = state.get("policy_spec")
+    if not isinstance(policy_spec, Mapping):
+        raise FormatError(f"{label}: expected a policy_spec, found {kind_of(policy_spec)}")
+    config = policy_config(state)
+    module = _describe_by_policy(
+        config, policy_spec, algorithm or _algorithm_of_learner(config), label
+    )
+    weights = flatten_weights(state.get("weights"), label, stored=stored)
+    interface = env_interface_of_config(
+        config, module.observation_space, module.action_space, multi_agent=multi_agent
+    )
+    module.omitted |= NOT_FOR_ACTING
+    return module_snapshot(module, weights, algorithm, interface)
+
+
+def _algorithm_of_learner(config: Mapping[Any, Any]) -> str | None:
+    """Return the algorithm of a single policy, by the Learner class that its config names."""
+    learner = text_or_kind(config.get("learner_class") or config.get("_learner_class"))
+    return "PPO" if ".ppo." in learner else None
+
+
+def infer_env_interface(
+    module: ModuleDescription,
+    config: Mapping[str, Any],
+    policy_state: FileRef | None,
+    *,
+    multi_agent: bool,
+) -> EnvInterface:
+    """Return the env interface of a module that Ray 2.5 to 2.24 wrote without its connectors.
+
+    Args:
+        module: the module.
+        config: the attributes of the AlgorithmConfig.
+        policy_state: of a hybrid, the file with its policy, whose observation space keeps the
+            environment's original one; else None.
+        multi_agent: whether the checkpoint has several policies.
+
+    Raises:
+        FormatError: ``policy_state`` does not hold a policy.
+    """
+    observation_space = module.observation_space
+    if policy_state is not None:
+        state = policy_state.read_data().value
+        policy_spec = state.get("policy_spec") if isinstance(state, Mapping) else None
+        if not isinstance(policy_spec, Mapping):
+            raise FormatError(
+                f"{policy_state.location}: expected the state of a policy, found {kind_of(state)}"
+            )
+        observation_space = described_space(
+            policy_spec.get("observation_space"), policy_state.location
+        )
+    return env_interface_of_config(
+        config, observation_space, module.action_space, multi_agent=multi_agent
+    )
+
+
 def module_snapshot(
     module: ModuleDescription,
     weights: Mapping[str, Array],
     algorithm: str | None,
-    side: EnvInterface,
+    interface: EnvInterface,
 ) -> Snapshot:
-    """A snapshot of one module."""
-    known = module.cls is not None
+    """Return the snapshot of one module, from its parts."""
     spec = Spec(
-        stack="new" if known else "none",
+        stack="none" if module.cls is None else "new",
         algorithm=algorithm,
         cls=module.cls,
         observation_space=module.observation_space,
         action_space=module.action_space,
         config=module.config,
         weights="inference-only" if module.inference_only else "full",
-        **side.fields(module.omitted),
+        **interface.fields(module.omitted),
     )
-    return Snapshot(weights=weights, spec=spec, state=side.state)
+    return Snapshot(weights=weights, spec=spec, state=interface.state)

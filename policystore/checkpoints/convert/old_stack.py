@@ -1,21 +1,21 @@
-"""Policies of the old API stack, out of their ``policy_state``."""
+"""Converts the ``policy_state`` of an old-stack policy into a snapshot."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from policystore.checkpoints.convert.config_values import CheckpointConfigWalker
-from policystore.checkpoints.convert.filter_stats import StatisticsReader
+from policystore.checkpoints.convert.filter_stats import FilterStats, StatsReader
 from policystore.checkpoints.convert.spaces import described_space
-from policystore.checkpoints.convert.weights import checked_weights
+from policystore.checkpoints.convert.weights import flatten_weights
 from policystore.checkpoints.files.placeholders import (
     BAD_DATA_ERRORS,
     UnbuiltObject,
     class_path,
     kind_of,
-    said,
+    text_or_kind,
 )
 from policystore.errors import FormatError
 from policystore.format.spec import Spec
@@ -24,82 +24,97 @@ from policystore.rllib_schema.class_paths import CONNECTORS, POLICIES
 from policystore.rllib_schema.config_keys import is_dropped
 from policystore.snapshot import Snapshot
 
-__all__ = ["config_of", "is_hybrid", "old_snapshot"]
+__all__ = ["config_is_hybrid", "is_hybrid", "old_snapshot", "policy_config"]
 
 _FILTERS = (
     "MeanStdObservationFilterAgentConnector",
     "ConcurrentMeanStdObservationFilterAgentConnector",
 )
-# What of a policy_state is neither weights nor what rebuilds: left out, and listed.
-_LEFT_OUT = {
+# Parts of a policy_state that are neither weights nor needed to rebuild the policy, with the reason
+# for leaving them out.
+_OMITTED = {
     "_optimizer_variables": "the optimizer's state is for training on, not for acting",
     "_exploration_state": "how far exploration had come; a rebuilt policy begins anew",
     "current_kl_coeff": "a coefficient of the loss",
 }
-_CONNECTORS = 200
-_LONGEST = 200  # characters of a connector's name in messages
-_TF = ("TFPolicy", "TF1Policy", "TF2Policy")
+_HYBRID_FLAGS = (
+    "_enable_rl_module_api",
+    "_enable_new_api_stack",
+    "enable_rl_module_and_learner",
+)
+_MAX_CONNECTORS = 200  # of one pipeline
+_MAX_SHOWN = 200  # characters of a connector's name
+_TF_SUFFIXES = ("TFPolicy", "TF1Policy", "TF2Policy")
+
+_Omitted: TypeAlias = dict[str, str]  # place -> reason
 
 
-def config_of(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """The config in a ``policy_state``; ``{}`` where there is none."""
+def policy_config(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return the config in a ``policy_state``; ``{}`` where there is none."""
     spec = state.get("policy_spec")
-    found = spec.get("config") if isinstance(spec, Mapping) else None
-    if isinstance(found, UnbuiltObject):  # a whole AlgorithmConfig
-        found = found.attributes()
-    return found if isinstance(found, Mapping) else {}
+    config = spec.get("config") if isinstance(spec, Mapping) else None
+    if isinstance(config, UnbuiltObject):  # a whole AlgorithmConfig
+        config = config.attributes()
+    return config if isinstance(config, Mapping) else {}
 
 
 def is_hybrid(state: Mapping[Any, Any]) -> bool:
-    """Whether a policy of Ray 2.3 to 2.10 holds an RLModule of the new stack."""
+    """Return whether a ``policy_state`` of Ray 2.3 to 2.10 holds an RLModule of the new stack."""
     spec = state.get("policy_spec")
-    named = spec.get("policy_class") if isinstance(spec, Mapping) else None
-    if "WithRLModule" in said(named):
+    policy_class = spec.get("policy_class") if isinstance(spec, Mapping) else None
+    if "WithRLModule" in text_or_kind(policy_class):
         return True
-    config = config_of(state)
-    flags = ("_enable_rl_module_api", "_enable_new_api_stack", "enable_rl_module_and_learner")
-    return any(config.get(flag) is True for flag in flags)
+    return config_is_hybrid(policy_config(state))
+
+
+def config_is_hybrid(config: Mapping[Any, Any]) -> bool:
+    """Return whether a config of Ray 2.3 to 2.10 makes policies that hold an RLModule."""
+    return any(config.get(flag) is True for flag in _HYBRID_FLAGS)
 
 
 def old_snapshot(
-    state: Any, algorithm: str | None, what: str, *, stored: int | None = None
+    state: object, algorithm: str | None, label: str, *, stored: int | None = None
 ) -> Snapshot:
-    """A snapshot of an old-stack policy.
+    """Return the snapshot of an old-stack policy.
 
     Args:
-        state: what ``policy_state`` holds.
-        algorithm: RLlib's name of the algorithm, where it is known.
-        what: how messages name it.
-        stored: bytes of its file.
+        state: the content of ``policy_state``.
+        algorithm: RLlib's name of the algorithm; None where it is not known.
+        label: names the file in error messages.
+        stored: bytes of the file.
 
     Raises:
-        FormatError: not the state of a policy, or one that is damaged.
+        FormatError: not the state of a policy, or a damaged one.
     """
     if not isinstance(state, Mapping) or "weights" not in state:
-        raise FormatError(f"{what}: expected the state of a policy, found {kind_of(state)}")
-    omitted = {key: why for key, why in _LEFT_OUT.items() if _says(state.get(key))}
-    weights = checked_weights(_named(state["weights"]), what, stored=stored)
-    described = state.get("policy_spec")
-    if not isinstance(described, Mapping):
+        raise FormatError(f"{label}: expected the state of a policy, found {kind_of(state)}")
+    omitted = {key: reason for key, reason in _OMITTED.items() if not _is_empty(state.get(key))}
+    weights = flatten_weights(_by_name(state["weights"]), label, stored=stored)
+    policy_spec = state.get("policy_spec")
+    if not isinstance(policy_spec, Mapping):
         omitted["spec"] = "the checkpoint does not say what the policy is made of"
         return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, omitted=omitted))
-    cls = _policy_class(described.get("policy_class"))
+    cls = _policy_path(policy_spec.get("policy_class"))
     if cls is None:
-        omitted["class"] = _why_no_class(said(described.get("policy_class")))
+        omitted["class"] = _why_no_path(text_or_kind(policy_spec.get("policy_class")))
         return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, omitted=omitted))
-    config = config_of(state)
+    config = policy_config(state)
     if not config:
-        omitted["config"] = f"expected a dict, found {kind_of(described.get('config'))}"
+        omitted["config"] = f"expected a dict, found {kind_of(policy_spec.get('config'))}"
     kept = {key: value for key, value in config.items() if not is_dropped(str(key))}
-    plain = CheckpointConfigWalker(what, omitted).mapping(kept, "config")
-    plain["exploration_config"] = _known_exploration(plain.get("exploration_config"), omitted)
-    connectors, states = _connectors(state.get("connector_configs"), omitted, what)
-    observations = described_space(described.get("observation_space"), f"{what}: observations")
-    actions = described_space(described.get("action_space"), f"{what}: actions")
+    plain_config = CheckpointConfigWalker(label, omitted).mapping(kept, "config")
+    plain_config["exploration_config"] = _exploration_config(
+        plain_config.get("exploration_config"), omitted
+    )
+    connectors, states = _convert_connectors(state.get("connector_configs"), omitted, label)
+    observations = described_space(
+        policy_spec.get("observation_space"), f"{label}: observation space"
+    )
+    actions = described_space(policy_spec.get("action_space"), f"{label}: action space")
     env_observations = (observations or {}).get("original_space")
     if env_observations is None and connectors:
         env_observations = observations
-    acting = {entry["name"] for entry in connectors.get("action", ())}
+    action_connectors = {entry["name"] for entry in connectors.get("action", ())}
     spec = Spec(
         stack="old",
         algorithm=algorithm,
@@ -108,78 +123,97 @@ def old_snapshot(
         action_space=actions,
         env_observation_space=env_observations,
         env_action_space=actions if env_observations is not None else None,
-        config=plain,
-        normalize_actions=_handled("Normalize", acting, bool(connectors), config),
-        clip_actions=_handled("Clip", acting, bool(connectors), config),
+        config=plain_config,
+        normalize_actions=_handles("Normalize", action_connectors, bool(connectors), config),
+        clip_actions=_handles("Clip", action_connectors, bool(connectors), config),
         connectors=connectors,
         omitted=omitted,
     )
     return Snapshot(weights=weights, spec=spec, state={"connectors": states} if states else {})
 
 
-def _says(value: Any) -> bool:
-    """Whether there is something in a field."""
-    return not (value is None or (isinstance(value, (Mapping, list, tuple)) and not value))
+def _is_empty(value: object) -> bool:
+    """Return whether a value is None or an empty container."""
+    return value is None or (isinstance(value, (Mapping, list, tuple)) and not value)
 
 
-def _handled(kind: str, names: set[str], connected: bool, config: Mapping[Any, Any]) -> bool:
-    if connected:
-        return f"{kind}ActionsConnector" in names
+def _handles(
+    kind: str, action_connectors: set[str], has_connectors: bool, config: Mapping[Any, Any]
+) -> bool:
+    """Return whether a policy normalizes or clips actions, by its connectors or its config."""
+    if has_connectors:
+        return f"{kind}ActionsConnector" in action_connectors
     return config.get(f"{kind.lower()}_actions") is True
 
 
-def _named(weights: Any) -> Any:
-    """TensorFlow's eager policies have a list of weights, by the order of their variables."""
+def _by_name(weights: object) -> object:
+    """Return weights by name; the list of an eager TensorFlow policy by its positions."""
     if isinstance(weights, (list, tuple)):
         return {f"{index:04}": value for index, value in enumerate(weights)}
     return weights
 
 
-def _policy_class(named: Any) -> str | None:
-    """An import path; None for what Ray 2.60 does not have, or what is not of torch."""
-    path = class_path(named)
+def _policy_path(policy_class: object) -> str | None:
+    """Return today's import path of a policy's class.
+
+    Args:
+        policy_class: a placeholder, or the text that RLlib writes: the name of a class of its own,
+            ``module.Name`` or ``module:Name`` of another one.
+
+    Returns:
+        The path; None for a class that Ray 2.60 does not have, or a TensorFlow policy of RLlib.
+    """
+    path = class_path(policy_class)
     if path is not None:
         module, _, name = path.partition(":")
         return POLICIES.get(name) if module.startswith("ray.rllib.") else path
-    if not isinstance(named, str):
+    if not isinstance(policy_class, str):
         return None
-    if ":" in named or "." in named:  # RLlib writes 'module.Name' or 'module:Name' of others
-        module, _, name = named.replace(":", ".").rpartition(".")
+    if ":" in policy_class or "." in policy_class:
+        module, _, name = policy_class.replace(":", ".").rpartition(".")
         return POLICIES.get(name) if module.startswith("ray.rllib.") else f"{module}:{name}"
-    return POLICIES.get(named)
+    return POLICIES.get(policy_class)
 
 
-def _why_no_class(name: str) -> str:
-    if name.rpartition(".")[2].endswith(_TF) or any(mark in name for mark in _TF):
+def _why_no_path(name: str) -> str:
+    if name.rpartition(".")[2].endswith(_TF_SUFFIXES) or any(mark in name for mark in _TF_SUFFIXES):
         return f"{name} is a TensorFlow policy: its weights are here, and torch cannot rebuild it"
     return f"{name} is a class that Ray 2.60 no longer has, or one without an import path"
 
 
-def _known_exploration(config: Any, omitted: dict[str, str]) -> Any:
+def _exploration_config(config: object, omitted: _Omitted) -> dict[Any, Any]:
+    """Return the plain exploration config; ``{}`` if it names its class by a path in a text.
+
+    RLlib would import such a path when it builds the policy, so it is noted as omitted.
+    """
     if not isinstance(config, Mapping):
         return {}
-    kind = config.get("type")
-    if isinstance(kind, str) and ("." in kind or ":" in kind):
-        omitted["config.exploration_config"] = f"its type is the text {kind[:80]!r}"
+    exploration_type = config.get("type")
+    if isinstance(exploration_type, str) and ("." in exploration_type or ":" in exploration_type):
+        omitted["config.exploration_config"] = f"its type is the text {exploration_type[:80]!r}"
         return {}
     return dict(config)
 
 
-def _connectors(
-    configs: Any, omitted: dict[str, str], what: str
+def _convert_connectors(
+    configs: object, omitted: _Omitted, label: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Connectors by pipeline and their states, as :func:`..policy_connectors.record` has them."""
+    """Return the connectors by pipeline, and their states by pipeline and connector.
+
+    The form is that of :func:`policystore.rllib.old_stack.connectors.connectors_to_spec`.
+    """
     if not isinstance(configs, Mapping) or not configs:
         return {}, {}
-    found: dict[str, Any] = {}
+    connectors: dict[str, Any] = {}
     states: dict[str, Any] = {}
     for pipeline in ("agent", "action"):
-        found[pipeline] = []
-        seen: Counter[str] = Counter()
-        for name, state in _steps(configs.get(pipeline), f"{what}: connectors.{pipeline}"):
-            seen[name] += 1
-            key = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            place = f"connectors.{pipeline}.{name[:_LONGEST]}"
+        connectors[pipeline] = []
+        times_seen: Counter[str] = Counter()
+        listed = _listed_connectors(configs.get(pipeline), f"{label}: connectors.{pipeline}")
+        for name, state in listed:
+            times_seen[name] += 1
+            key = name if times_seen[name] == 1 else f"{name}#{times_seen[name]}"
+            place = f"connectors.{pipeline}.{name[:_MAX_SHOWN]}"
             if name not in CONNECTORS:
                 omitted[place] = (
                     "a connector that the checkpoint knows by a registered name only; a player "
@@ -188,53 +222,58 @@ def _connectors(
                 continue
             entry: dict[str, Any] = {"name": key, "class": Tagged("import", CONNECTORS[name])}
             if name == "ClipRewardAgentConnector":
-                entry["args"] = _clip(state, place)
-            found[pipeline].append(entry)
+                entry["args"] = _clip_reward_args(state, place)
+            connectors[pipeline].append(entry)
             if name in _FILTERS:
-                states.setdefault(pipeline, {})[key] = _filter(state, f"{what}: {place}")
-    return found, states
+                states.setdefault(pipeline, {})[key] = _convert_filter(state, f"{label}: {place}")
+    return connectors, states
 
 
-def _steps(pipeline: Any, what: str) -> list[tuple[str, Any]]:
-    """``("AgentConnectorPipeline", [(name, state), …])``, lists in msgpack."""
+def _listed_connectors(pipeline: object, label: str) -> list[tuple[str, object]]:
+    """Return names and states of the connectors of a pipeline.
+
+    RLlib writes ``("AgentConnectorPipeline", [(name, state), …])``, with lists for tuples in
+    msgpack.
+    """
     if not isinstance(pipeline, (list, tuple)) or len(pipeline) != 2:
-        raise FormatError(f"{what}: expected a pipeline of connectors, found {kind_of(pipeline)}")
+        raise FormatError(f"{label}: expected a pipeline of connectors, found {kind_of(pipeline)}")
     steps = pipeline[1]
     if not isinstance(steps, (list, tuple)) or not all(
         isinstance(step, (list, tuple)) and len(step) == 2 and isinstance(step[0], str)
         for step in steps
     ):
-        raise FormatError(f"{what}: expected connectors with their names, found {kind_of(steps)}")
-    if len(steps) > _CONNECTORS:
-        raise FormatError(f"{what}: {len(steps):,} connectors; no policy has so many")
+        raise FormatError(f"{label}: expected connectors with their names, found {kind_of(steps)}")
+    if len(steps) > _MAX_CONNECTORS:
+        raise FormatError(f"{label}: {len(steps):,} connectors; no policy has so many")
     return [(step[0], step[1]) for step in steps]
 
 
-def _clip(state: Any, what: str) -> dict[str, Any]:
+def _clip_reward_args(state: object, place: str) -> dict[str, Any]:
     if not isinstance(state, Mapping):
-        raise FormatError(f"{what}: expected its arguments, found {kind_of(state)}")
+        raise FormatError(f"{place}: expected its arguments, found {kind_of(state)}")
     limit = state.get("limit")
     if limit is not None and not isinstance(limit, (int, float)):
-        raise FormatError(f"{what}: its limit is {kind_of(limit)}, not a number")
+        raise FormatError(f"{place}: its limit is {kind_of(limit)}, not a number")
     return {"sign": state.get("sign") is True, "limit": limit}
 
 
-def _filter(state: Any, what: str) -> dict[str, Any]:
-    """Statistics of a MeanStdFilter (``connectors/agent/mean_std_filter.py:71``)."""
+def _convert_filter(state: Any, label: str) -> dict[str, Any]:
+    """Convert the state of a MeanStdFilter (``connectors/agent/mean_std_filter.py:71``)."""
     try:
-        read = StatisticsReader(what)
+        reader = StatsReader(label)
+        clip = state["clip"]
+        running_stats = [_convert_stats(reader.read(entry)) for entry in state["running_stats"]]
         return {
             "demean": bool(state["demean"]),
             "destd": bool(state["destd"]),
-            "clip": None if state["clip"] is None else float(state["clip"]),
-            "running_stats": [_statistics(read, stat) for stat in state["running_stats"]],
+            "clip": None if clip is None else float(clip),
+            "running_stats": running_stats,
         }
     except FormatError:
         raise
     except BAD_DATA_ERRORS as error:
-        raise FormatError(f"{what}: damaged statistics of a filter: {error!r:.200}") from None
+        raise FormatError(f"{label}: damaged statistics of a filter: {error!r:.200}") from None
 
 
-def _statistics(read: StatisticsReader, stat: Any) -> dict[str, Any]:
-    count, mean, squares = read(stat)
-    return {"count": count, "mean": mean, "sum_sq_diff": squares}
+def _convert_stats(stats: FilterStats) -> dict[str, Any]:
+    return {"count": stats.count, "mean": stats.mean, "sum_sq_diff": stats.sum_sq_diff}

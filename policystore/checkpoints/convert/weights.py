@@ -1,9 +1,8 @@
-"""Weights as they stand in a checkpoint, checked before they become a snapshot's."""
+"""Checks the weights of a checkpoint and brings them into the form of a snapshot."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -11,61 +10,71 @@ from policystore.checkpoints.files.placeholders import UnbuiltObject, kind_of
 from policystore.errors import FormatError
 from policystore.format.arrays import Array
 
-__all__ = ["checked_weights"]
+__all__ = ["flatten_weights"]
 
-# Many names may stand for one array, as tied weights do; no model ties this many of all it has.
-_COPIES = 16
-_SOME = 1 << 20
-_MOST = 1_000_000
-_DEEPEST = 8
-_LONGEST = 1024  # characters of a name
+# Several names may stand for one array, as tied weights do. With all written out, weights may have
+# this many times the bytes of their file, and these bytes more: no model ties more.
+_MAX_TIMES_STORED = 16
+_MAX_EXTRA_BYTES = 1 << 20
+_MAX_WEIGHTS = 1_000_000
+_MAX_DEPTH = 8
+_MAX_NAME = 1024
 
 
-def checked_weights(found: Any, what: str, *, stored: int | None = None) -> dict[str, Array]:
-    """Weights by name.
+def flatten_weights(weights: object, label: str, *, stored: int | None = None) -> dict[str, Array]:
+    """Return weights from a file as one flat dict.
 
     Args:
-        found: a mapping of names to arrays, flat or nested; nested names are joined by a slash.
-        what: how messages name it.
-        stored: bytes of the file that they come from, which bounds what they may come to.
+        weights: what the file says: arrays and numbers by name, in one mapping or in nested ones.
+            The names of nested ones are joined by slashes.
+        label: names the source in error messages.
+        stored: bytes of the file, which limit the bytes of all weights; None: no limit.
 
     Raises:
-        FormatError: something else.
+        FormatError: not weights, or more of them than the file can mean.
     """
-    weights: dict[str, Array] = {}
-    _collect(found, "", weights, what, [_MOST])
-    total = sum(array.nbytes for array in weights.values())
-    if stored is not None and total > _COPIES * stored + _SOME:
+    flat: dict[str, Array] = {}
+    left = _MAX_WEIGHTS
+
+    def collect(mapping: object, prefix: str) -> None:
+        nonlocal left
+        for name, value in _items(mapping, prefix, label):
+            left -= 1
+            if left < 0:
+                raise FormatError(
+                    f"{label}: more than {_MAX_WEIGHTS:,} weights, or the same ones repeated"
+                )
+            if isinstance(value, (bool, int, float, np.generic)):
+                value = np.asarray(value)
+            if not isinstance(value, np.ndarray):
+                collect(value, f"{prefix}{name}/")
+            elif prefix + name in flat:
+                raise FormatError(f"{label}: two weights of the name {prefix + name!r}")
+            else:
+                flat[prefix + name] = value
+
+    collect(weights, "")
+    total = sum(array.nbytes for array in flat.values())
+    if stored is not None and total > _MAX_TIMES_STORED * stored + _MAX_EXTRA_BYTES:
         raise FormatError(
-            f"{what}: {total:,} bytes of weights out of a file of {stored:,}: the same ones are "
-            "repeated beyond any use"
+            f"{label}: {total:,} bytes of weights out of a file of {stored:,} bytes: the same ones "
+            "are repeated beyond any use"
         )
-    return weights
+    return flat
 
 
-def _collect(found: Any, prefix: str, into: dict[str, Array], what: str, left: list[int]) -> None:
-    if isinstance(found, UnbuiltObject) and found.entries:
-        found = found.entries
-    if not isinstance(found, Mapping) or prefix.count("/") > _DEEPEST:
+def _items(mapping: object, prefix: str, label: str) -> Iterator[tuple[str, object]]:
+    """Iterate over names and values of a mapping of weights, and check both names and nesting."""
+    if isinstance(mapping, UnbuiltObject) and mapping.entries:
+        mapping = mapping.entries
+    if not isinstance(mapping, Mapping) or prefix.count("/") > _MAX_DEPTH:
         raise FormatError(
-            f"{what}: expected weights, arrays by their names, found {kind_of(found)}"
+            f"{label}: expected weights, arrays by their names, found {kind_of(mapping)}"
             + (f" at {prefix[:200]!r}" if prefix else "")
         )
-    for name, value in found.items():
-        left[0] -= 1
-        if left[0] < 0:
-            raise FormatError(f"{what}: more than {_MOST:,} weights, or the same ones repeated")
+    for name, value in mapping.items():
         if not isinstance(name, str):
-            raise FormatError(f"{what}: a weight is named by {kind_of(name)}, not by a text")
-        if len(prefix) + len(name) > _LONGEST:
-            raise FormatError(f"{what}: a weight with a name of more than {_LONGEST} characters")
-        if isinstance(value, np.generic):
-            value = np.asarray(value)
-        if isinstance(value, (bool, int, float)):
-            value = np.asarray(value)
-        if isinstance(value, np.ndarray):
-            if prefix + name in into:
-                raise FormatError(f"{what}: two weights of the name {prefix + name!r}")
-            into[prefix + name] = value
-        else:
-            _collect(value, f"{prefix}{name}/", into, what, left)
+            raise FormatError(f"{label}: the name of a weight is {kind_of(name)}, not a text")
+        if len(prefix) + len(name) > _MAX_NAME:
+            raise FormatError(f"{label}: the name of a weight has more than {_MAX_NAME} characters")
+        yield name, value

@@ -1,1 +1,1 @@
-"""Read the files of a checkpoint as plain data. The only room that sees pickles, and it never runs one."""
+"""Readers for the files of a checkpoint; each turns bytes into plain values and runs nothing."""

@@ -1,37 +1,50 @@
-"""A folder of somebody's checkpoint, on a local disk or behind any URL that fsspec knows."""
+"""A folder of a checkpoint, on a local disk or behind any URL that fsspec knows."""
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from policystore.backends.base import Backend
 from policystore.backends.factory import open_backend
 from policystore.backends.options import StorageOptions
 from policystore.checkpoints.files.graph_limits import limit_graph
 from policystore.checkpoints.files.msgpack_reader import read_msgpack
-from policystore.checkpoints.files.torch_reader import read_torch
+from policystore.checkpoints.files.pickle_reader import read_pickle
+from policystore.checkpoints.files.placeholders import kind_of
+from policystore.checkpoints.files.torch_reader import ZIP_START, read_torch
 from policystore.errors import FormatError, InvalidInputError, NotFoundError
-from policystore.format.canonical_json import brief
 
-__all__ = ["Folder", "open_folder"]
+__all__ = ["FileData", "FileRef", "Folder", "decode_file", "open_folder"]
 
 _MAX_JSON = 16 << 20
 _MAX_FILE = 1 << 36
 _SUFFIXES = ("pkl", "msgpck", "msgpack", "pt")
 
 
+class FileData(NamedTuple):
+    """The content of a file.
+
+    Attributes:
+        value: plain values, arrays and placeholders.
+        nbytes: the size of the file.
+    """
+
+    value: object
+    nbytes: int
+
+
 class Folder:
-    """Files by their path inside of a folder; listed once, read when asked for.
+    """A folder of files; it was listed once, and each file is read when it is asked for.
 
     Args:
-        backend: where they are.
-        prefix: the folder's own path in there, with a slash behind it; empty for all of it.
-        keys: the files in the folder, by their paths in the backend, in order.
+        backend: where the files are. prefix: the path of this folder in the backend, with a slash
+        at its end; empty for all files. keys: paths of the folder's files in the backend, sorted.
     """
 
     def __init__(self, backend: Backend, prefix: str, keys: Sequence[str]) -> None:
@@ -40,95 +53,154 @@ class Folder:
         self._keys = keys
 
     def __str__(self) -> str:
-        return self.where("").rstrip("/")
+        return self.location("").rstrip("/")
 
-    def where(self, key: str) -> str:
-        """Where a person finds a file."""
-        return self._backend.location(self._prefix + key)
+    def location(self, name: str) -> str:
+        """Return the path or URL of a file, for messages."""
+        return self._backend.location(self._prefix + name)
 
-    def inside(self, name: str) -> Folder:
-        """A folder in this one."""
+    def subfolder(self, name: str) -> Folder:
+        """Return a folder in this one; one without files if there is none of this name."""
         prefix = f"{self._prefix}{name}/"
         start = bisect_left(self._keys, prefix)
-        end = bisect_left(self._keys, f"{self._prefix}{name}0", start)  # 0 comes behind /
+        # "0" is the character after "/".
+        end = bisect_left(self._keys, f"{self._prefix}{name}0", start)
         return Folder(self._backend, prefix, self._keys[start:end])
 
     def paths(self) -> list[str]:
-        """Paths of all files, in order."""
+        """Return the paths of all files in this folder and its subfolders, sorted."""
         return [key[len(self._prefix) :] for key in self._keys]
 
-    def files(self) -> list[str]:
-        """Names of the files right in here, in order."""
-        return [key for key in self.paths() if "/" not in key]
+    def file_names(self) -> list[str]:
+        """Return the names of the files in this folder itself, sorted."""
+        return [path for path in self.paths() if "/" not in path]
 
-    def folders(self) -> list[str]:
-        """Names of the folders right in here, in order."""
-        return sorted({key.partition("/")[0] for key in self.paths() if "/" in key})
+    def folder_names(self) -> list[str]:
+        """Return the names of the folders in this folder itself, sorted."""
+        return sorted({path.partition("/")[0] for path in self.paths() if "/" in path})
 
-    def has(self, key: str) -> bool:
-        """Whether a file is there."""
-        wanted = self._prefix + key
-        at = bisect_left(self._keys, wanted)
-        return at < len(self._keys) and self._keys[at] == wanted
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of this name or path."""
+        key = self._prefix + name
+        index = bisect_left(self._keys, key)
+        return index < len(self._keys) and self._keys[index] == key
 
     def state_file(self, stem: str) -> str | None:
-        """The file of a stem, in whichever form its writer gave it; None where there is none."""
-        return next((f"{stem}.{end}" for end in _SUFFIXES if self.has(f"{stem}.{end}")), None)
+        """Return the name of a state file, given without its suffix; None where there is none.
 
-    def size(self, key: str) -> int:
-        """Bytes of a file."""
-        return self._backend.size(self._prefix + key) or 0
+        Pickle, msgpack and torch files have the suffixes that RLlib gives them.
+        """
+        names = (f"{stem}.{suffix}" for suffix in _SUFFIXES)
+        return next((name for name in names if self.has(name)), None)
 
-    def bytes_of(self, key: str, limit: int = _MAX_FILE) -> bytes:
-        """A file.
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes; 0 where there is none."""
+        return self._backend.size(self._prefix + name) or 0
+
+    def read_bytes(self, name: str, limit: int = _MAX_FILE) -> bytes:
+        """Read a file.
 
         Raises:
-            NotFoundError: it is not there.
-            StorageError: it cannot be read.
-            FormatError: more bytes than belong there.
+            NotFoundError: there is no such file.
+            StorageError: the file cannot be read.
+            FormatError: the file has more than ``limit`` bytes.
         """
         try:
-            return bytes(self._backend.get(self._prefix + key, limit=limit))
+            return bytes(self._backend.get(self._prefix + name, limit=limit))
         except NotFoundError:
-            raise NotFoundError(f"{self.where(key)} is missing: half of a checkpoint") from None
+            raise NotFoundError(
+                f"{self.location(name)} is missing: the checkpoint is not complete"
+            ) from None
 
-    def json(self, key: str) -> Mapping[str, Any]:
-        """A JSON file that holds an object.
+    def read_json(self, name: str) -> Mapping[str, Any]:
+        """Read a JSON file that holds an object.
 
         Raises:
-            FormatError: it holds something else.
+            FormatError: the file does not hold a JSON object.
+            NotFoundError, StorageError: as :meth:`read_bytes`.
         """
+        data = self.read_bytes(name, _MAX_JSON)
         try:
-            found = json.loads(self.bytes_of(key, _MAX_JSON))
+            value = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{self.where(key)} is no JSON: {str(error)[:200]}") from None
-        if not isinstance(found, dict):
-            raise FormatError(f"{self.where(key)}: expected an object, found {brief(found)}")
-        return found
+            raise FormatError(f"{self.location(name)} is not JSON: {str(error)[:200]}") from None
+        if not isinstance(value, dict):
+            raise FormatError(
+                f"{self.location(name)}: expected a JSON object, found {kind_of(value)}"
+            )
+        return value
 
-    def data(self, key: str) -> tuple[Any, int]:
-        """What a pickle, torch file or msgpack says, and its number of bytes.
+    def read_data(self, name: str) -> FileData:
+        """Read a pickle, msgpack or torch file; what it says can be walked in time by its size.
 
         Raises:
-            FormatError: none of them, or a damaged one.
+            FormatError: the file is of another kind, or damaged.
+            InvalidInputError: a msgpack file, and the package msgpack is not installed.
+            NotFoundError, StorageError: as :meth:`read_bytes`.
         """
-        data, where = self.bytes_of(key), self.where(key)
-        read = read_msgpack if key.rpartition(".")[2].startswith("msgp") else read_torch
-        return limit_graph(read(data, where), len(data)), len(data)
+        data = self.read_bytes(name)
+        return FileData(decode_file(data, name, self.location(name)), len(data))
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file in a folder, which is not read yet."""
+
+    folder: Folder
+    name: str
+
+    @property
+    def location(self) -> str:
+        """The path or URL of the file, for messages."""
+        return self.folder.location(self.name)
+
+    def read_data(self) -> FileData:
+        """Read the file as :meth:`Folder.read_data` does."""
+        return self.folder.read_data(self.name)
+
+
+def decode_file(data: bytes, name: str, label: str) -> object:
+    """Decode a file as plain values, arrays and placeholders that can be walked.
+
+    Files named ``.msgpck`` or ``.msgpack`` are read as msgpack, files that start like a zip as
+    those of ``torch.save``, all others as pickles, whatever their suffix.
+
+    Args:
+        data: the file.
+        name: its name, for the suffix.
+        label: names the file in error messages.
+
+    Raises:
+        FormatError: the file is of another kind, or damaged.
+        InvalidInputError: a msgpack file, and the package msgpack is not installed.
+    """
+    if name.rpartition(".")[2].startswith("msgp"):
+        value = read_msgpack(data, label)
+    elif data.startswith(ZIP_START):
+        value = read_torch(data, label)
+    else:
+        value = read_pickle(data, label)
+    return limit_graph(value, len(data))
 
 
 def open_folder(
-    path: str | PathLike[str], storage_options: Mapping[str, Any] | None = None
+    path: str | PathLike[str],
+    storage_options: StorageOptions | Mapping[str, Any] | None = None,
 ) -> Folder:
-    """The folder at a path or URL; lists it.
+    """Open the folder at a path or URL, and list it.
+
+    Args:
+        path: a folder, or a URL that fsspec knows.
+        storage_options: options for the filesystem of a URL.
 
     Raises:
-        InvalidInputError: no path or URL, or the path of a file.
-        NotFoundError: nothing is there.
-        StorageError: it cannot be listed.
+        InvalidInputError: not a path or URL, or the path of a file.
+        NotFoundError: there is no such folder, or it is empty.
+        StorageError: the folder cannot be listed.
     """
-    options = StorageOptions(storage_options)
-    backend = open_backend(path, options)
+    if not isinstance(storage_options, StorageOptions):
+        storage_options = StorageOptions(storage_options)
+    backend = open_backend(path, storage_options)
     keys = sorted(backend.keys(""))
     if not keys:
         if Path(path).is_file():

@@ -1,15 +1,21 @@
-"""What a file says, made safe to walk.
+"""Cuts what a file says down to a graph that can be walked.
 
-A pickle is a graph: what is there once may be meant any number of times, also inside of itself, so
-that two kilobytes hold more values than there are atoms. Here every value is visited once. What is
-inside of itself, deeper than any config, or more than a file of its size can mean when written out,
-becomes a stand-in that says so; the rest is as it was, and walking it takes as long as its size.
+The values of a pickle form a graph: one value may be referred to from many places, also from inside
+itself. A file of two kilobytes can thus stand for more values than there are atoms. Here each value
+is visited once, and a placeholder with the reason replaces
+
+- a value inside of itself,
+- a value that is nested more deeply than any config, and
+- a value that, with all its shared parts written out, is larger than a file of this size can mean.
+
+All other values stay as they are. Afterwards, a walk through the whole takes time by the file's
+size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,43 +23,60 @@ from policystore.checkpoints.files.placeholders import UnbuiltObject
 
 __all__ = ["limit_graph"]
 
-_DEEPEST = 100
-_TIMES = 64  # what is shared may come to so many times the file, and
-_BYTES = 16 << 20  # so many bytes
-_EACH = 16  # what a value without a length counts for
-_SCALARS = (type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray, np.generic)
+_MAX_HEIGHT = 100
+# With its shared parts written out, a value may have this many times the file's bytes, and these
+# bytes more.
+_MAX_TIMES_STORED = 64
+_MAX_EXTRA_BYTES = 16 << 20
+_VALUE_BYTES = 16  # what each value counts for beside its content
+_LEAVES = (type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray, np.generic)
 
 
-def limit_graph(root: Any, stored: int) -> Any:
-    """The same value without what cannot be walked.
+class _Limited(NamedTuple):
+    """A value that was visited.
+
+    Attributes:
+        value: the value itself, or the placeholder that replaces it.
+        nbytes: its size with all shared parts written out.
+        height: levels of containers in it; 0 for a leaf.
+    """
+
+    value: object
+    nbytes: int
+    height: int
+
+
+def limit_graph(root: object, stored: int) -> object:
+    """Return a value from a file with placeholders where it cannot be walked.
 
     Args:
-        root: what was read; containers in it are changed.
+        root: the value; the containers in it are changed in place.
         stored: bytes of the file.
     """
-    limit = _TIMES * stored + _BYTES
-    # id -> what stands in its place, its size written out, and its height. All are alive in root.
-    done: dict[int, tuple[Any, int, int]] = {}
-    path: set[int] = set()
+    limit = _MAX_TIMES_STORED * stored + _MAX_EXTRA_BYTES
+    # By id. Every value is alive as long as root is, so that no id is used twice.
+    done: dict[int, _Limited] = {}
+    open_ids: set[int] = set()  # the values between root and the one being visited
     stack = [(root, False)]
     while stack:
-        node, leaving = stack.pop()
+        node, is_second_visit = stack.pop()
         key = id(node)
-        if leaving:
-            path.discard(key)
-            done[key] = _finished(node, done, limit)
-        elif key not in done and key not in path:
-            inner = _inner(node)
-            if inner is None:
-                done[key] = (node, _size(node), 0)
+        if is_second_visit:
+            open_ids.discard(key)
+            done[key] = _limit_container(node, done, limit)
+        elif key not in done and key not in open_ids:
+            parts = _parts(node)
+            if parts is None:
+                done[key] = _leaf(node)
             else:
-                path.add(key)
+                open_ids.add(key)
                 stack.append((node, True))
-                stack.extend((one, False) for one in inner if not isinstance(one, _SCALARS))
-    return done[id(root)][0]
+                stack.extend((part, False) for part in parts if not isinstance(part, _LEAVES))
+    return done[id(root)].value
 
 
-def _inner(node: Any) -> list[Any] | None:
+def _parts(node: object) -> list[object] | None:
+    """Return the values inside of a container or placeholder; None for a leaf."""
     if isinstance(node, (list, tuple)):
         return list(node)
     if isinstance(node, dict):
@@ -63,27 +86,37 @@ def _inner(node: Any) -> list[Any] | None:
     return None
 
 
-def _size(leaf: Any) -> int:
+def _leaf(value: object) -> _Limited:
+    return _Limited(value, _leaf_bytes(value), 0)
+
+
+def _leaf_bytes(leaf: object) -> int:
     if isinstance(leaf, (str, bytes, bytearray, set, frozenset)):
-        return _EACH + len(leaf)
+        return _VALUE_BYTES + len(leaf)
     if isinstance(leaf, int):
-        return _EACH + leaf.bit_length() // 8
-    return _EACH + int(getattr(leaf, "nbytes", 0))
+        return _VALUE_BYTES + leaf.bit_length() // 8
+    return _VALUE_BYTES + int(getattr(leaf, "nbytes", 0))
 
 
-def _finished(node: Any, done: dict[int, tuple[Any, int, int]], limit: int) -> tuple[Any, int, int]:
-    inner = _inner(node) or []
-    found = [
-        (one, _size(one), 0)
-        if isinstance(one, _SCALARS)
-        else done.get(id(one)) or (UnbuiltObject("something inside of itself"), _EACH, 0)
-        for one in inner
+def _replaced(reason: str) -> _Limited:
+    return _Limited(UnbuiltObject(reason), _VALUE_BYTES, 0)
+
+
+def _limit_container(node: object, done: Mapping[int, _Limited], limit: int) -> _Limited:
+    """Put the limited parts into a container, and replace the container if it is too large."""
+    before = _parts(node) or []
+    # A part that is neither a leaf nor done is still being visited: it holds itself.
+    parts = [
+        _leaf(part)
+        if isinstance(part, _LEAVES)
+        else done.get(id(part)) or _replaced("something inside of itself")
+        for part in before
     ]
-    values = [one[0] for one in found]
-    size = _EACH + sum(one[1] for one in found)
-    height = 1 + max((one[2] for one in found), default=0)
+    values = [part.value for part in parts]
+    nbytes = _VALUE_BYTES + sum(part.nbytes for part in parts)
+    height = 1 + max((part.height for part in parts), default=0)
     if isinstance(node, dict):
-        size += sum(map(_size, node))
+        nbytes += sum(map(_leaf_bytes, node))
         for key, value in zip(node, values, strict=True):
             node[key] = value
     elif isinstance(node, list):
@@ -95,10 +128,10 @@ def _finished(node: Any, done: dict[int, tuple[Any, int, int]], limit: int) -> t
         node.kwargs = kwargs if isinstance(kwargs, Mapping) else {}
         node.items = items if isinstance(items, (list, tuple)) else ()
         node.entries = entries if isinstance(entries, Mapping) else {}
-    elif any(value is not one for value, one in zip(values, inner, strict=True)):
+    elif any(value is not part for value, part in zip(values, before, strict=True)):
         node = tuple(values)
-    if size > limit:
-        return UnbuiltObject("something that is repeated beyond any use"), _EACH, 0
-    if height > _DEEPEST:
-        return UnbuiltObject("something that is nested beyond any use"), _EACH, 0
-    return node, size, height
+    if nbytes > limit:
+        return _replaced("something that is repeated beyond any use")
+    if height > _MAX_HEIGHT:
+        return _replaced("something that is nested beyond any use")
+    return _Limited(node, nbytes, height)

@@ -1,11 +1,10 @@
-"""Reads msgpack as RLlib writes it, with msgpack-numpy's arrays in it; decoded here, never by it.
+"""Reads msgpack as RLlib writes it, with the arrays of msgpack-numpy in it.
 
-msgpack-numpy unpickles what it finds under ``kind: O``; this does not.
+The arrays are decoded here and not by msgpack-numpy, which unpickles arrays of objects
+(``kind: O``). Such an array becomes a placeholder.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -15,55 +14,57 @@ from policystore.errors import FormatError, InvalidInputError
 
 __all__ = ["read_msgpack"]
 
-_MOST = 1_000_000  # items of one list, for which memory is taken before they are read
+# Items of one list or map: msgpack allocates memory for the length that the file states.
+_MAX_ITEMS = 1_000_000
 
 
-def read_msgpack(data: bytes, what: str) -> Any:
-    """What a msgpack file says, as plain values, arrays and stand-ins.
+def read_msgpack(data: bytes, label: str) -> object:
+    """Read a msgpack file as plain values, arrays and placeholders.
 
     Args:
         data: the file.
-        what: how messages name it.
+        label: names the file in error messages.
 
     Raises:
-        FormatError: no msgpack, a damaged one, or more than one value.
+        FormatError: not msgpack, a damaged file, or more than one value.
         InvalidInputError: the package msgpack is not installed.
     """
     try:
-        import msgpack  # late: only such checkpoints need it
+        import msgpack  # late: only checkpoints with msgpack files need it
     except ImportError:
         raise InvalidInputError(
-            f"{what}: msgpack checkpoints need the package msgpack, which is not installed: "
+            f"{label}: msgpack checkpoints need the package msgpack, which is not installed: "
             "pip install msgpack"
         ) from None
     try:
         return msgpack.unpackb(
-            data, strict_map_key=False, object_hook=_hook, ext_hook=_ext, raw=False,
-            unicode_errors="surrogatepass", max_array_len=_MOST, max_map_len=_MOST,
+            data, strict_map_key=False, object_hook=_decode_map, ext_hook=_decode_extension,
+            raw=False, unicode_errors="surrogatepass",
+            max_array_len=_MAX_ITEMS, max_map_len=_MAX_ITEMS,
         )  # fmt: skip
     except FormatError as error:
-        raise FormatError(f"{what} is not a msgpack file that can be read: {error}") from None
+        raise FormatError(f"{label} cannot be read as msgpack: {error}") from None
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        said = f"{type(error).__name__}: {error}"[:200]
-        raise FormatError(f"{what} is not a msgpack file that can be read: {said}") from None
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise FormatError(f"{label} cannot be read as msgpack: {reason}") from None
 
 
-def _hook(found: dict[Any, Any]) -> Any:
-    is_array = found.get(b"nd", found.get("nd"))
+def _decode_map(entries: dict[object, object]) -> object:
+    """Return a map as it is, or the array or numpy scalar that msgpack-numpy wrote as a map."""
+    is_array = entries.get(b"nd", entries.get("nd"))
     if is_array is None:
-        return found
-    get = {str(k, "latin-1") if isinstance(k, bytes) else k: v for k, v in found.items()}.get
-    code = get("type")
-    kind = get("kind")
-    if kind in (b"O", "O", b"V", "V") or not isinstance(code, (str, bytes)):
-        return UnbuiltObject("an array", tuple(found.values()))
+        return entries
+    fields = {str(k, "latin-1") if isinstance(k, bytes) else k: v for k, v in entries.items()}
+    code = fields.get("type")
+    if fields.get("kind") in (b"O", "O", b"V", "V") or not isinstance(code, (str, bytes)):
+        return UnbuiltObject("an array", tuple(entries.values()))
     dtype = dtype_of(code if isinstance(code, str) else str(code, "latin-1"))
-    shape = get("shape") if is_array else ()
+    shape = fields.get("shape") if is_array else ()
     if not isinstance(shape, (list, tuple)):
-        raise FormatError("an array without a shape")
-    value = array_of(get("data"), dtype, tuple(shape))
+        raise FormatError("an array has no shape")
+    value = array_of(fields.get("data"), dtype, tuple(shape))
     return value[()] if not is_array and isinstance(value, np.ndarray) else value
 
 
-def _ext(code: int, data: bytes) -> Any:
+def _decode_extension(code: int, data: bytes) -> UnbuiltObject:
     return UnbuiltObject("a msgpack extension", (code, data))

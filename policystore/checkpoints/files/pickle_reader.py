@@ -1,76 +1,90 @@
-"""Reads pickles as plain values, numpy arrays and stand-ins.
+"""Reads a pickle as plain values, numpy arrays and placeholders.
 
-Here are the calls whose meaning is plain data: Python's containers and numpy's arrays. Each is done
-by the few lines here, on arguments that were checked; no function of numpy gets an array's dtype or
-state as the file has it.
+This module holds the table of known calls: those of Python's containers and numpy's arrays, whose
+results are plain data. A few lines of ours stand for each, and check the arguments first. numpy's
+own unpickling functions are never called with a dtype or state from a file.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import Any
+from typing import TypeAlias, TypeGuard
 
 import numpy as np
 
-from policystore.checkpoints.files.pickle_machine import Machine
+from policystore.checkpoints.files.pickle_machine import PickleMachine
 from policystore.checkpoints.files.pickle_opcodes import run
 from policystore.checkpoints.files.placeholders import (
-    Calls,
+    CallTable,
     Global,
     PendingValue,
     UnbuiltObject,
-    why_no_key,
+    unhashable_reason,
 )
 from policystore.errors import FormatError
+from policystore.format.arrays import Array
 
-__all__ = ["KNOWN", "array_of", "dtype_of", "read_pickle"]
+__all__ = ["KNOWN_CALLS", "NumpyDtype", "array_of", "dtype_of", "is_shape", "read_pickle"]
 
-# Kinds and sizes that weights and statistics come in. Objects are never among them: their arrays
-# hold pickles of their own. Text and times stay stand-ins.
-_SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
+# Kinds of dtypes and their item sizes in bytes, as weights and statistics have them. Arrays of
+# objects are never among them, because they hold pickles of their own. Arrays of texts and times
+# become placeholders.
+_ITEM_SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
 _MAX_DIMENSIONS = 32
+_MAX_LENGTH = 1 << 48  # of one dimension
+
+NumpyDtype: TypeAlias = "np.dtype[np.generic]"
+"""Any dtype of numpy."""
+
+_Args: TypeAlias = tuple[object, ...]
 
 
-class _Dtype(PendingValue):
-    """A numpy dtype on its way: the byte order comes as its state."""
+class _PendingDtype(PendingValue):
+    """A numpy dtype, whose byte order comes as its state."""
 
     def __init__(self, code: str) -> None:
         self.code = code
         self.value = dtype_of(code)
 
-    def built(self, state: Any) -> Any:
+    def build(self, state: object) -> object:
         if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
             self.value = dtype_of(state[1] + self.code)
             return self.value
-        raise FormatError("a dtype with a state that is none")
+        raise FormatError("the state of a dtype has no byte order")
 
 
-class _Array(PendingValue):
-    """A numpy array on its way: all of it comes as its state."""
+class _PendingArray(PendingValue):
+    """A numpy array; its shape, dtype and bytes come as its state."""
 
-    def built(self, state: Any) -> Any:
+    def build(self, state: object) -> object:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise FormatError("an array with a state that is none")
+            raise FormatError("the state of an array does not have 5 parts")
         _, shape, dtype, fortran, raw = state
         self.value = array_of(raw, dtype, shape, "F" if fortran is True else "C")
         return self.value
 
 
-def dtype_of(code: Any) -> Any:
-    """A numpy dtype of numbers by its code, such as ``<f4``; of others a stand-in."""
+def dtype_of(code: object) -> NumpyDtype | UnbuiltObject:
+    """Return the numpy dtype of a code such as ``<f4``; a placeholder if it is not numeric."""
     if isinstance(code, str) and code:
         order, rest = (code[0], code[1:]) if code[:1] in "<>|=" else ("=", code)
-        if rest[:1] in _SIZES and rest[1:] in map(str, _SIZES[rest[0]]):
+        if rest[:1] in _ITEM_SIZES and rest[1:] in map(str, _ITEM_SIZES[rest[0]]):
             return np.dtype((order if order != "|" else "=") + rest)
     return UnbuiltObject("a dtype", (code,))
 
 
-def array_of(raw: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
-    """An array over bytes, not copied; a stand-in where its dtype is one.
+def array_of(raw: object, dtype: object, shape: object, order: str = "C") -> Array | UnbuiltObject:
+    """Return an array over bytes from a file; a placeholder where the dtype is one.
+
+    Args:
+        raw: the bytes; ``bytes`` are not copied.
+        dtype: a numpy dtype, or what :func:`dtype_of` or a pickle gave in its place.
+        shape: a tuple of lengths, or one length.
+        order: ``"C"`` or ``"F"``, the order of the items.
 
     Raises:
-        FormatError: another number of bytes than its shape needs.
+        FormatError: not bytes, not a shape, or another number of bytes than the shape needs.
     """
     if isinstance(dtype, PendingValue):
         dtype = dtype.value
@@ -78,32 +92,36 @@ def array_of(raw: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
         return UnbuiltObject("an array", (raw, dtype, shape))
     if isinstance(shape, int) and not isinstance(shape, bool):
         shape = (shape,)
-    if not isinstance(raw, (bytes, bytearray)) or not _is_shape(shape):
-        raise FormatError("an array without bytes or shape")
+    if not isinstance(raw, (bytes, bytearray)) or not is_shape(shape):
+        raise FormatError("an array has no bytes or no shape")
     if math.prod(shape) * dtype.itemsize != len(raw):
-        raise FormatError(f"an array of shape {shape}, {dtype}, in {len(raw)} bytes")
+        raise FormatError(f"an array of shape {shape} and dtype {dtype} has {len(raw)} bytes")
     flat = np.frombuffer(bytes(raw), dtype) if raw else np.zeros(0, dtype)
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _is_shape(shape: Any) -> bool:
+def is_shape(value: object) -> TypeGuard[tuple[int, ...]]:
+    """Return whether a value is a tuple of lengths or strides as an array can have them."""
     return (
-        isinstance(shape, tuple)
-        and len(shape) <= _MAX_DIMENSIONS
-        and all(type(count) is int and 0 <= count < 1 << 48 for count in shape)
+        isinstance(value, tuple)
+        and len(value) <= _MAX_DIMENSIONS
+        and all(type(length) is int and 0 <= length < _MAX_LENGTH for length in value)
     )
 
 
-def _dtype(args: tuple[Any, ...]) -> Any:
-    return _Dtype(args[0]) if args and isinstance(args[0], str) else NotImplemented
+# Known calls. Each returns NotImplemented for arguments that do not give plain data.
 
 
-def _reconstruct(args: tuple[Any, ...]) -> Any:
-    wanted = Global("numpy", "ndarray")
-    return _Array() if args and args[0] == wanted else NotImplemented
+def _dtype(args: _Args) -> object:
+    return _PendingDtype(args[0]) if args and isinstance(args[0], str) else NotImplemented
 
 
-def _frombuffer(args: tuple[Any, ...]) -> Any:
+def _reconstruct(args: _Args) -> object:
+    ndarray = Global("numpy", "ndarray")
+    return _PendingArray() if args and args[0] == ndarray else NotImplemented
+
+
+def _frombuffer(args: _Args) -> object:
     if len(args) not in (4, 5):
         return NotImplemented
     raw, dtype, shape, order = args[:4]
@@ -111,38 +129,38 @@ def _frombuffer(args: tuple[Any, ...]) -> Any:
         return array_of(raw, dtype, shape, order if isinstance(order, str) else "C")
     # numpy 2.4 and later: the bytes of an array whose axes are in another order.
     axes = args[4]
-    found = array_of(raw, dtype, shape)
-    if not isinstance(found, np.ndarray):
-        return found
-    if not isinstance(axes, (list, tuple)) or sorted(map(_index, axes)) != list(range(found.ndim)):
-        raise FormatError("an array whose axes have no order")
-    return found.transpose(tuple(axes))
+    array = array_of(raw, dtype, shape)
+    if not isinstance(array, np.ndarray):
+        return array
+    if not isinstance(axes, (list, tuple)) or sorted(map(_axis, axes)) != list(range(array.ndim)):
+        raise FormatError("the axes of an array are not an order of all its axes")
+    return array.transpose(tuple(axes))
 
 
-def _index(axis: Any) -> int:
-    """A number of an axis; -1 for what is none."""
-    return axis if type(axis) is int else -1
+def _axis(value: object) -> int:
+    """Return the number of an axis; -1 for a value that is not an integer."""
+    return value if type(value) is int else -1
 
 
-def _scalar(args: tuple[Any, ...]) -> Any:
+def _scalar(args: _Args) -> object:
     if len(args) != 2:
         return NotImplemented
-    found = array_of(args[1], args[0], ())
-    return found[()] if isinstance(found, np.ndarray) else found
+    array = array_of(args[1], args[0], ())
+    return array[()] if isinstance(array, np.ndarray) else array
 
 
-def _encode(args: tuple[Any, ...]) -> Any:
-    # How protocol 2 writes bytes.
+def _encode(args: _Args) -> object:
+    # Protocols up to 2 write bytes as a text that is encoded back.
     if len(args) == 2 and isinstance(args[0], str) and args[1] in ("latin1", "latin-1"):
         try:
             return args[0].encode("latin-1")
         except UnicodeEncodeError:
-            raise FormatError("bytes that are none") from None
+            raise FormatError("the text of bytes is not latin-1") from None
     return NotImplemented
 
 
-def _ordered_dict(args: tuple[Any, ...]) -> Any:
-    # Pairs come behind it, as items; older ones had them as lists of two.
+def _ordered_dict(args: _Args) -> object:
+    # Entries follow as items of the object; Python 2 passed them as a list of pairs.
     pairs = args[0] if args else []
     if len(args) > 1 or not isinstance(pairs, (list, tuple)):
         return NotImplemented
@@ -154,45 +172,48 @@ def _ordered_dict(args: tuple[Any, ...]) -> Any:
     return OrderedDict((key, value) for key, value in pairs)
 
 
-def _default_dict(args: tuple[Any, ...]) -> Any:
+def _default_dict(args: _Args) -> object:
     return {} if len(args) < 2 else NotImplemented
 
 
-def _set(args: tuple[Any, ...]) -> Any:
+def _set(args: _Args) -> object:
     items = args[0] if args else []
     if len(args) > 1 or not isinstance(items, (list, tuple)):
         return NotImplemented
-    unfit = next(filter(None, map(why_no_key, items)), None)
-    if unfit is not None:
-        raise FormatError(unfit)
+    reason = next(filter(None, map(unhashable_reason, items)), None)
+    if reason is not None:
+        raise FormatError(reason)
     return set(items)
 
 
-def _frozenset(args: tuple[Any, ...]) -> Any:
-    found = _set(args)
-    return found if found is NotImplemented else frozenset(found)
+def _frozenset(args: _Args) -> object:
+    items = _set(args)
+    return frozenset(items) if isinstance(items, set) else NotImplemented
 
 
-def _bytearray(args: tuple[Any, ...]) -> Any:
+def _bytearray(args: _Args) -> object:
     if not args:
         return bytearray()
     if len(args) == 2 and isinstance(args[0], str):
-        found = _encode((args[0], args[1]))
-        return found if found is NotImplemented else bytearray(found)
+        encoded = _encode((args[0], args[1]))
+        return bytearray(encoded) if isinstance(encoded, bytes) else NotImplemented
     return bytearray(args[0]) if isinstance(args[0], bytes) else NotImplemented
 
 
-def _bytes(args: tuple[Any, ...]) -> Any:
-    return b"" if not args else NotImplemented  # how protocol 2 writes none
+def _bytes(args: _Args) -> object:
+    return b"" if not args else NotImplemented  # protocol 2 writes empty bytes so
 
 
-def _complex(args: tuple[Any, ...]) -> Any:
-    if len(args) == 2 and all(type(part) is float for part in args):
-        return complex(*args)
+def _complex(args: _Args) -> object:
+    if len(args) != 2:
+        return NotImplemented
+    real, imaginary = args
+    if type(real) is float and type(imaginary) is float:
+        return complex(real, imaginary)
     return NotImplemented
 
 
-KNOWN: Calls = {
+KNOWN_CALLS: CallTable = {
     ("collections", "OrderedDict"): _ordered_dict,
     ("collections", "defaultdict"): _default_dict,
     ("_codecs", "encode"): _encode,
@@ -215,17 +236,18 @@ KNOWN: Calls = {
         )
     },
 }  # fmt: skip
-"""What a call of these names means, whatever the version of Python and numpy that wrote it."""
+"""The calls whose results are plain data, under the names that each version of Python and numpy
+writes."""
 
 
-def read_pickle(data: bytes | memoryview, what: str) -> Any:
-    """What a pickle says, as plain values, arrays and stand-ins.
+def read_pickle(data: bytes | memoryview, label: str) -> object:
+    """Read a pickle as plain values, arrays and placeholders.
 
     Args:
         data: the file.
-        what: how messages name it.
+        label: names the file in error messages.
 
     Raises:
-        FormatError: no pickle, a damaged one, or one beyond the bounds.
+        FormatError: not a pickle, a damaged one, or one beyond the limits.
     """
-    return run(Machine(data, what, KNOWN))
+    return run(PickleMachine(data, label, KNOWN_CALLS))

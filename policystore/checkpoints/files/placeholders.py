@@ -1,7 +1,8 @@
-"""What stands in a file of somebody else's for a class, a function or an object of one.
+"""Placeholders for the classes, functions and objects that a file of a checkpoint names.
 
-A pickle names classes and functions and says what to call them with. Nothing is ever imported or
-called here: what is named becomes one of these, which only says what the file said.
+A pickle names classes and functions, and says which arguments to call them with. policystore
+imports none of them and calls none of them: the readers put one of these placeholders in their
+place, which records what the file said.
 """
 
 from __future__ import annotations
@@ -9,26 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 __all__ = [
     "BAD_DATA_ERRORS",
-    "Calls",
+    "CallTable",
     "Global",
     "PendingValue",
     "UnbuiltObject",
     "class_path",
     "kind_of",
-    "said",
-    "why_no_key",
+    "text_or_kind",
+    "unhashable_reason",
 ]
 
-_KEY_BITS = 60
+_MAX_KEY_BITS = 60
 _MAX_NAME = 512
-_MAX_KEY = 4  # items of a tuple that is a key, and
-_MAX_KEY_TEXT = 256  # characters of one of them
+_MAX_KEY_ITEMS = 4  # of a tuple that is a key
+_MAX_KEY_TEXT = 256  # characters of a text in such a tuple
+_MAX_SHOWN = 200  # characters of a value in a message
 
-_NONE: Mapping[Any, Any] = MappingProxyType({})
+_NO_ENTRIES: Mapping[object, object] = MappingProxyType({})
 
 BAD_DATA_ERRORS = (
     AttributeError,
@@ -39,19 +41,23 @@ BAD_DATA_ERRORS = (
     OverflowError,
     StopIteration,
 )
-"""What Python raises where data is not of the form that code takes it to be."""
+"""Exceptions that Python raises where data does not have the form that the code expects."""
 
-Calls = dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]]
-"""What a call of a name with arguments means; NotImplemented where it is not plain data."""
+CallTable: TypeAlias = dict[tuple[str, str], Callable[[tuple[object, ...]], object]]
+"""Functions of ours that stand for calls, by the module and name of what is called.
+
+Each takes the arguments of the call and returns plain data, or NotImplemented where these arguments
+do not give plain data.
+"""
 
 
 @dataclass(frozen=True)
 class Global:
-    """A class or function by name.
+    """A class or function that a file names; it is not imported.
 
     Attributes:
-        module: such as ``ray.rllib.algorithms.ppo.ppo``.
-        name: such as ``PPO``; dotted where it is inside a class.
+        module: its module, such as ``ray.rllib.algorithms.ppo.ppo``.
+        name: its name in the module, such as ``PPO``; dotted for a class inside a class.
     """
 
     module: str
@@ -62,38 +68,44 @@ class Global:
 
 
 class UnbuiltObject:
-    """An object that a file describes and nobody makes.
+    """An object that a file describes and that policystore does not build.
 
     Attributes:
-        cls: what the file calls to make it: a :class:`Global`, or whatever stood there.
-        args: what with.
-        kwargs: what with, by name.
-        state: what ``__setstate__`` would get, or the attributes; None if there is none.
-        items: what a subclass of list or set would hold.
-        entries: what a subclass of dict would hold.
+        cls: what the file calls to make the object: a :class:`Global` in an honest file; a text
+            that describes the object where a reader made this placeholder by itself.
+        args: positional arguments of the call.
+        kwargs: named arguments of the call.
+        state: the argument that ``__setstate__`` would get, or the ``__dict__``; None without one.
+        items: the items of an object whose class derives from list or set.
+        entries: the entries of an object whose class derives from dict.
     """
 
     __slots__ = ("args", "cls", "entries", "items", "kwargs", "state")
 
     def __init__(
-        self, cls: Any, args: tuple[Any, ...] = (), kwargs: Mapping[Any, Any] = _NONE
+        self,
+        cls: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[object, object] = _NO_ENTRIES,
     ) -> None:
         self.cls = cls
         self.args = args
         self.kwargs = kwargs
-        self.state: Any = None
-        # A file may hold one of these for each of its bytes: containers come when they are used.
-        self.items: Sequence[Any] = ()
-        self.entries: Mapping[Any, Any] = _NONE
+        self.state: object = None
+        # A file may describe one object with each of its bytes. So that an object stays small, a
+        # list for its items and a dict for its entries are made only when they are needed.
+        self.items: Sequence[object] = ()
+        self.entries: Mapping[object, object] = _NO_ENTRIES
 
     def __repr__(self) -> str:
-        return f"<{self.cls if isinstance(self.cls, Global) else 'Object'} that was not made>"
+        return f"<unbuilt {self.cls if isinstance(self.cls, Global) else 'object'}>"
 
     def attributes(self) -> dict[str, Any]:
-        """What ``__dict__`` and slots would hold; ``{}`` where the state is of another kind."""
-        return {name: value for name, value in self._named() if isinstance(name, str)}
+        """Return what ``__dict__`` and slots would hold; ``{}`` for a state of another kind."""
+        return {name: value for name, value in self._state_entries() if isinstance(name, str)}
 
-    def _named(self) -> Iterator[tuple[Any, Any]]:
+    def _state_entries(self) -> Iterator[tuple[object, object]]:
+        # An object with slots has the state (__dict__, slots).
         parts = self.state if isinstance(self.state, tuple) else (self.state,)
         for part in parts:
             if isinstance(part, dict):
@@ -101,71 +113,86 @@ class UnbuiltObject:
 
 
 class PendingValue:
-    """What a call makes that gets its value by a state, as numpy's arrays do.
+    """A value that a pickle makes in two steps: a call without content, then a state (BUILD).
+
+    numpy pickles its arrays and dtypes so.
 
     Attributes:
-        value: once it has one.
+        value: the finished value; None before the second step.
     """
 
-    value: Any = None
+    value: object = None
 
-    def built(self, state: Any) -> Any:
-        """The value that a state gives it; FormatError if that is none for it."""
+    def build(self, state: object) -> object:
+        """Finish the value with the state from the file, keep it, and return it.
+
+        Raises:
+            FormatError: the state does not have the form that this kind of value needs.
+        """
         raise NotImplementedError
 
 
-def class_path(value: Any) -> str | None:
-    """``module:Name`` of what stands for a class or function; None of anything else.
+def class_path(value: object) -> str | None:
+    """Return ``module:Name`` of a placeholder for a class or function; None for anything else.
 
-    A class of a script or notebook comes by value: cloudpickle describes how to make it anew
-    (``_make_skeleton_class(metaclass, name, bases, {"__module__": …}, …)``), and says its name.
+    cloudpickle writes a class of a script or notebook by value: as a call that makes the class anew
+    (``_make_skeleton_class(metaclass, name, bases, {"__module__": …}, …)``). The path of such a
+    class is taken from the arguments of that call.
     """
     if isinstance(value, Global):
         return str(value)
     cls = value.cls if isinstance(value, UnbuiltObject) else None
-    if not isinstance(cls, Global) or cls.name != "_make_skeleton_class" or len(value.args) < 4:
+    if not isinstance(value, UnbuiltObject) or not isinstance(cls, Global):
         return None
-    name, given = value.args[1], value.args[3]
-    module = given.get("__module__") if isinstance(given, dict) else None
+    if cls.name != "_make_skeleton_class" or len(value.args) < 4:
+        return None
+    name, namespace = value.args[1], value.args[3]
+    module = namespace.get("__module__") if isinstance(namespace, dict) else None
     if not isinstance(module, str) or not isinstance(name, str) or not name.isidentifier():
         return None
     return f"{module[:_MAX_NAME]}:{name[:_MAX_NAME]}"
 
 
-def why_no_key(key: Any) -> str | None:
-    """Why a value is not hashed; None if it may be.
+def unhashable_reason(key: object) -> str | None:
+    """Return why policystore does not hash a value from a file; None if it may be hashed.
 
-    Tuples in tuples take time that doubles with each level, and integers beyond 60 bits can be
-    chosen so that all of them have one hash.
+    Only short, flat keys are hashed: hashing tuples inside of tuples can take time that doubles
+    with each level, and integers of more than 60 bits can be chosen so that all have the same hash.
     """
     if isinstance(key, tuple):
-        if len(key) > _MAX_KEY or any(isinstance(item, tuple) for item in key):
+        if len(key) > _MAX_KEY_ITEMS or any(isinstance(item, tuple) for item in key):
             return "a nested or long tuple as a key"
         if any(isinstance(item, (str, bytes)) and len(item) > _MAX_KEY_TEXT for item in key):
             return "a tuple with a long text as a key"
-        return next(filter(None, map(why_no_key, key)), None)
+        return next(filter(None, map(unhashable_reason, key)), None)
     if type(key) is int:
-        return None if key.bit_length() <= _KEY_BITS else "an integer of more than 60 bits as a key"
+        if key.bit_length() <= _MAX_KEY_BITS:
+            return None
+        return f"an integer of more than {_MAX_KEY_BITS} bits as a key"
     if key is None or isinstance(key, (str, bytes, bool, float, Global, UnbuiltObject)):
         return None
     return f"{kind_of(key)} as a key"
 
 
-def said(value: Any) -> str:
-    """What a text or a name says, if it is one; else what kind of thing it is."""
+def text_or_kind(value: object) -> str:
+    """Return a text or the path of a :class:`Global`, at most 200 characters of it; for any other
+    value its kind.
+    """
     if isinstance(value, (str, Global)):
-        return str(value)[:200]
+        return str(value)[:_MAX_SHOWN]
     return kind_of(value)
 
 
-def kind_of(value: Any) -> str:
-    """What kind of thing a value is, in few words, for messages; never its ``repr``, which may be
-    endless.
+def kind_of(value: object) -> str:
+    """Return the kind of a value in few words, for messages.
+
+    The ``repr`` of a value from a file is never shown: it may be endless.
     """
     if isinstance(value, Global):
-        return f"the name {value}"[:200]
+        return f"the name {value}"[:_MAX_SHOWN]
     if isinstance(value, UnbuiltObject) and isinstance(value.cls, str):
-        return value.cls[:200]
+        return value.cls[:_MAX_SHOWN]
     if isinstance(value, UnbuiltObject):
-        return f"an object of {value.cls}"[:200] if isinstance(value.cls, Global) else "an object"
+        is_named = isinstance(value.cls, Global)
+        return f"an object of {value.cls}"[:_MAX_SHOWN] if is_named else "an object"
     return type(value).__name__

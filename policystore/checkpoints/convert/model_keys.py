@@ -1,0 +1,83 @@
+"""Keys and defaults of model configs, which changed with Ray 2.40, and the default modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ALGORITHM_MODULES", "MODEL_DEFAULTS", "MODEL_KEYS"]
+
+MODEL_KEYS = {
+    "fcnet_hiddens": "fcnet_hiddens",
+    "fcnet_activation": "fcnet_activation",
+    "fcnet_weights_initializer": "fcnet_kernel_initializer",
+    "fcnet_weights_initializer_config": "fcnet_kernel_initializer_kwargs",
+    "fcnet_bias_initializer": "fcnet_bias_initializer",
+    "fcnet_bias_initializer_config": "fcnet_bias_initializer_kwargs",
+    "conv_filters": "conv_filters",
+    "conv_activation": "conv_activation",
+    "conv_kernel_initializer": "conv_kernel_initializer",
+    "conv_kernel_initializer_config": "conv_kernel_initializer_kwargs",
+    "conv_bias_initializer": "conv_bias_initializer",
+    "conv_bias_initializer_config": "conv_bias_initializer_kwargs",
+    "post_fcnet_hiddens": "head_fcnet_hiddens",
+    "post_fcnet_activation": "head_fcnet_activation",
+    "post_fcnet_weights_initializer": "head_fcnet_kernel_initializer",
+    "post_fcnet_weights_initializer_config": "head_fcnet_kernel_initializer_kwargs",
+    "post_fcnet_bias_initializer": "head_fcnet_bias_initializer",
+    "post_fcnet_bias_initializer_config": "head_fcnet_bias_initializer_kwargs",
+    "free_log_std": "free_log_std",
+    "vf_share_layers": "vf_share_layers",
+    "use_lstm": "use_lstm",
+    "max_seq_len": "max_seq_len",
+    "lstm_cell_size": "lstm_cell_size",
+    "lstm_use_prev_action": "lstm_use_prev_action",
+    "lstm_use_prev_reward": "lstm_use_prev_reward",
+    "lstm_weights_initializer": "lstm_kernel_initializer",
+    "lstm_weights_initializer_config": "lstm_kernel_initializer_kwargs",
+    "lstm_bias_initializer": "lstm_bias_initializer",
+    "lstm_bias_initializer_config": "lstm_bias_initializer_kwargs",
+}
+"""Keys of a model config before Ray 2.40, with those of today.
+
+The first are those of the old stack's models (``models/catalog.py``), the second those of
+``core/rl_module/default_model_config.py``. A key that is not listed has no counterpart there.
+"""
+
+MODEL_DEFAULTS: dict[str, Any] = {
+    "fcnet_hiddens": [256, 256],
+    "fcnet_activation": "tanh",
+    "fcnet_use_layernorm": False,
+    "conv_filters": None,
+    "conv_activation": "relu",
+    "head_fcnet_hiddens": [],
+    "head_fcnet_activation": "relu",
+    "head_fcnet_use_layernorm": False,
+    "free_log_std": False,
+    "log_std_clip_param": 20.0,
+    "vf_share_layers": True,
+    "use_lstm": False,
+    "max_seq_len": 20,
+    "lstm_cell_size": 256,
+    "lstm_use_prev_action": False,
+    "lstm_use_prev_reward": False,
+    "fusionnet_hiddens": [256, 256],
+    "fusionnet_activation": "tanh",
+    **{
+        f"{part}_{parameter}_initializer{kwargs}": None
+        for part in ("fcnet", "conv", "head_fcnet", "lstm", "fusionnet")
+        for parameter in ("kernel", "bias")
+        for kwargs in ("", "_kwargs")
+    },
+}
+"""``core/rl_module/default_model_config.py`` of Ray 2.60.
+
+The Catalog of Ray 2.60 reads all of these keys, so that they fill in what an older config lacks.
+"""
+
+ALGORITHM_MODULES = {
+    "PPO": (
+        "ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module:DefaultPPOTorchRLModule",
+        "ray.rllib.algorithms.ppo.ppo_catalog:PPOCatalog",
+    ),
+}
+"""Class and catalog of an algorithm's default module, by RLlib's name of the algorithm."""
