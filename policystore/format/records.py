@@ -1,6 +1,6 @@
-"""Version and tag records, hints and the marker: small canonical JSON, created once.
+"""Version records, tag records, hints and the marker: ``docs/format.md`` section 7.
 
-``docs/format.md`` section 7. Nothing here touches storage.
+This module encodes and parses bytes; it does not touch storage.
 """
 
 from __future__ import annotations
@@ -13,50 +13,53 @@ from typing import Any
 
 import numpy as np
 
+from policystore._util.messages import brief, printable, shorten
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
-from policystore.format.canonical_json import (
-    Json,
-    JsonObject,
-    brief,
-    canonical_json,
-    parse_canonical,
-)
+from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
 from policystore.format.keys import MAX_RECORD
 from policystore.format.policy import FORMAT, check_format
 from policystore.format.refs import MAX_NUMBER, check_name, check_tag
 from policystore.format.values import decode_value, encode_value
 
-__all__ = ["Hint", "TagMove", "Version", "check_marker", "marker_bytes"]
+__all__ = [
+    "MAX_OBJECTS",
+    "Hint",
+    "TagMove",
+    "Version",
+    "check_marker",
+    "marker_bytes",
+]
 
 MAX_OBJECTS = 256
-"""Up to so many objects stand in a version record; of a policy with more, the reader takes them
-from the policy object, so that every record fits into what a reader takes at the most."""
+"""A version record lists at most this many objects, so that every record fits into
+:data:`~policystore.format.keys.MAX_RECORD`. For a policy with more, a reader takes the list from
+the policy object."""
 
-_MAX_TEXT = 4 << 10
-_MAX_PLAIN = 16 << 10
+_MAX_TEXT = 4 << 10  # bytes of author or message
+_MAX_PLAIN = 16 << 10  # bytes of metrics or source, as JSON
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z", re.ASCII)
 _NONCE = re.compile(r"[0-9a-f]{32}\Z")
 
 
 @dataclass(frozen=True, repr=False)
 class Version:
-    """One numbered record under a name; what a push returns and the log lists.
+    """One version of a name, as :meth:`PolicyStore.push` returns it and the log lists it.
 
     Attributes:
-        name, number: under which name, as which version (from 1 on, dense). None both where a
-            push gave no name.
-        digest: the policy object.
+        name, number: the name and the number of the version (1, 2, … without gaps). Both are None
+            if the push gave no name.
+        digest: the digest of the policy object.
         weights_digest, acting_digest, state_digest: digests of the parts alone.
-        objects: digest -> size in bytes of every object of the policy; None where there are too
-            many for a record.
-        previous: BLAKE3 of the bytes of the record before; None for version 1.
-        time: when it was pushed, by the pusher's clock, in UTC.
-        author, message: who and why.
-        metrics: numbers and texts that came with the push.
-        source: where the policy came from, as the pusher said.
+        objects: digest -> size in bytes of every object of the policy; None if there are more
+            than :data:`MAX_OBJECTS`.
+        previous: BLAKE3 of the bytes of the previous record of the name; None for version 1.
+        time: when the version was pushed, by the clock of the writer, in UTC.
+        author, message: who pushed the version, and why.
+        metrics: numbers and texts given with the push.
+        source: where the policy came from, as given with the push.
         parents: digests of the policies that this one was trained from.
-        nonce: 32 random hexadecimal digits, by which a writer knows its own record again.
+        nonce: 32 random hexadecimal digits, by which a writer recognises its own record.
     """
 
     name: str | None
@@ -77,15 +80,15 @@ class Version:
 
     @property
     def ref(self) -> str:
-        """What finds exactly this again: ``soccer/main@7``; the digest where there is no name."""
+        """The ref of exactly this version, ``soccer/main@7``; the digest if there is no name."""
         return str(self.digest) if self.name is None else f"{self.name}@{self.number}"
 
     def __hash__(self) -> int:
         return hash((self.name, self.number, self.digest, self.nonce))
 
     def __str__(self) -> str:
-        shown = [
-            f"{key}={_short(value)}"
+        metrics = [
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={shorten(str(value), 40)}"
             for key, value in self.metrics.items()
             if isinstance(value, (bool, int, float, str))
         ]
@@ -94,23 +97,22 @@ class Version:
             self.digest.short,
             f"{self.time:%Y-%m-%d %H:%M:%S}",
             self.author,
-            " ".join(shown),
+            " ".join(metrics),
             self.message,
         ]
-        line = "  ".join(part for part in parts if part)
-        # Somebody else's message: no character of it moves a terminal's cursor.
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+        return printable("  ".join(part for part in parts if part))
 
     def __repr__(self) -> str:
         return f"<Version {self}>"
 
     def to_bytes(self) -> bytes:
-        """The record; refuses values that would not fit.
+        """Return the bytes of the record.
 
         Raises:
-            InvalidInputError: message, metrics or source too long, or not plain values.
+            InvalidInputError: author, message, metrics or source are too long, or metrics or
+                source are not plain values.
         """
-        many = self.objects is None or len(self.objects) > MAX_OBJECTS
+        is_listed = self.objects is not None and len(self.objects) <= MAX_OBJECTS
         document = {
             "format": FORMAT,
             "kind": "version",
@@ -124,60 +126,68 @@ class Version:
                 "state": str(self.state_digest),
             },
             "objects": (
-                None if many else {str(d): size for d, size in (self.objects or {}).items()}
+                {str(digest): size for digest, size in (self.objects or {}).items()}
+                if is_listed
+                else None
             ),
             "previous": None if self.previous is None else str(self.previous),
-            "time": format_time(self.time),
+            "time": _format_time(self.time),
             "author": _text(self.author, "author"),
             "message": _text(self.message, "message"),
             "metrics": _plain(self.metrics, "metrics"),
             "source": _plain(self.source, "source"),
             "parents": [str(parent) for parent in self.parents],
         }
-        return _record(document)
+        return _encode_record(document)
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, what: str) -> Version:
-        """Read a record back; ``what`` names it in messages.
+    def from_bytes(cls, data: bytes | memoryview, label: str) -> Version:
+        """Read the bytes of a version record; ``label`` names the record in messages.
 
         Raises:
             FormatError: not a version record of format 1.
         """
-        found = _fields(data, "version", _VERSION_FIELDS, what)
+        document = _parse_record(data, "version", _VERSION_FIELDS, label)
         try:
-            parts = found["parts"]
+            parts = document["parts"]
             _expect(set(parts) == {"weights", "acting", "state"}, "parts")
             version = cls(
-                name=check_name(found["name"]),
-                number=_number(found["number"]),
-                digest=Digest.parse(found["digest"]),
+                name=check_name(document["name"]),
+                number=_number(document["number"]),
+                digest=Digest.parse(document["digest"]),
                 weights_digest=Digest.parse(parts["weights"]),
                 acting_digest=Digest.parse(parts["acting"]),
                 state_digest=Digest.parse(parts["state"]),
-                objects=_objects(found["objects"]),
-                previous=_optional_digest(found["previous"]),
-                time=parse_time(found["time"]),
-                author=_text(found["author"], "author"),
-                message=_text(found["message"], "message"),
-                metrics=_mapping(found["metrics"], "metrics"),
-                source=_mapping(found["source"], "source"),
-                parents=tuple(Digest.parse(parent) for parent in _list(found["parents"])),
-                nonce=_nonce(found["nonce"]),
+                objects=_objects(document["objects"]),
+                previous=_optional_digest(document["previous"]),
+                time=_parse_time(document["time"]),
+                author=_text(document["author"], "author"),
+                message=_text(document["message"], "message"),
+                metrics=_mapping(document["metrics"], "metrics"),
+                source=_mapping(document["source"], "source"),
+                parents=tuple(Digest.parse(parent) for parent in _list(document["parents"])),
+                nonce=_nonce(document["nonce"]),
             )
             _expect((version.number == 1) == (version.previous is None), "previous")
             _expect(version.objects is None or version.digest in version.objects, "objects")
         except (InvalidInputError, ValueError, TypeError, KeyError) as error:
-            raise FormatError(f"{what}: malformed version record: {error}") from None
+            raise FormatError(f"{label}: malformed version record: {error}") from None
         return version
 
 
 @dataclass(frozen=True)
 class TagMove:
-    """One move of a tag; the last one says where the tag stands.
+    """One move of a tag. The move with the highest number says where the tag is now.
 
     Attributes:
-        target: the version number it was moved to; None where the tag was taken away.
-        digest: that version's digest; None likewise.
+        name, tag: the name and its tag.
+        number: the number of the move (1, 2, … without gaps).
+        target: the version number that the tag was moved to; None if the tag was removed.
+        digest: the digest of that version; None if the tag was removed.
+        previous: BLAKE3 of the bytes of the previous move; None for move 1.
+        time: when the tag was moved, by the clock of the writer, in UTC.
+        author: who moved the tag.
+        nonce: 32 random hexadecimal digits, by which a writer recognises its own record.
     """
 
     name: str
@@ -191,8 +201,12 @@ class TagMove:
     nonce: str = field(default="", repr=False)
 
     def to_bytes(self) -> bytes:
-        """The record."""
-        return _record(
+        """Return the bytes of the record.
+
+        Raises:
+            InvalidInputError: the author is too long.
+        """
+        return _encode_record(
             {
                 "format": FORMAT,
                 "kind": "tag",
@@ -203,77 +217,80 @@ class TagMove:
                 "target": self.target,
                 "digest": None if self.digest is None else str(self.digest),
                 "previous": None if self.previous is None else str(self.previous),
-                "time": format_time(self.time),
+                "time": _format_time(self.time),
                 "author": _text(self.author, "author"),
             }
         )
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, what: str) -> TagMove:
-        """Read a record back.
+    def from_bytes(cls, data: bytes | memoryview, label: str) -> TagMove:
+        """Read the bytes of a tag record; ``label`` names the record in messages.
 
         Raises:
             FormatError: not a tag record of format 1.
         """
-        found = _fields(data, "tag", _TAG_FIELDS, what)
+        document = _parse_record(data, "tag", _TAG_FIELDS, label)
         try:
             move = cls(
-                name=check_name(found["name"]),
-                tag=check_tag(found["tag"]),
-                number=_number(found["number"]),
-                target=None if found["target"] is None else _number(found["target"]),
-                digest=_optional_digest(found["digest"]),
-                previous=_optional_digest(found["previous"]),
-                time=parse_time(found["time"]),
-                author=_text(found["author"], "author"),
-                nonce=_nonce(found["nonce"]),
+                name=check_name(document["name"]),
+                tag=check_tag(document["tag"]),
+                number=_number(document["number"]),
+                target=None if document["target"] is None else _number(document["target"]),
+                digest=_optional_digest(document["digest"]),
+                previous=_optional_digest(document["previous"]),
+                time=_parse_time(document["time"]),
+                author=_text(document["author"], "author"),
+                nonce=_nonce(document["nonce"]),
             )
             _expect((move.target is None) == (move.digest is None), "digest")
             _expect((move.number == 1) == (move.previous is None), "previous")
         except (InvalidInputError, ValueError, TypeError, KeyError) as error:
-            raise FormatError(f"{what}: malformed tag record: {error}") from None
+            raise FormatError(f"{label}: malformed tag record: {error}") from None
         return move
 
 
 @dataclass(frozen=True)
 class Hint:
-    """The newest version as somebody saw it; may be behind, is never believed unchecked."""
+    """The newest version of a name as some writer saw it.
+
+    A hint may be out of date; a reader uses it only as the place where to begin its search.
+    """
 
     number: int
     digest: Digest
 
     def to_bytes(self) -> bytes:
-        """The hint."""
-        return _record(
+        """Return the bytes of the hint."""
+        return _encode_record(
             {"format": FORMAT, "kind": "hint", "number": self.number, "digest": str(self.digest)}
         )
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, what: str) -> Hint:
-        """Read a hint back.
+    def from_bytes(cls, data: bytes | memoryview, label: str) -> Hint:
+        """Read the bytes of a hint; ``label`` names the hint in messages.
 
         Raises:
             FormatError: not a hint of format 1.
         """
-        found = _fields(data, "hint", {"number", "digest"}, what)
+        document = _parse_record(data, "hint", {"number", "digest"}, label)
         try:
-            return cls(_number(found["number"]), Digest.parse(found["digest"]))
+            return cls(_number(document["number"]), Digest.parse(document["digest"]))
         except ValueError as error:
-            raise FormatError(f"{what}: malformed hint: {error}") from None
+            raise FormatError(f"{label}: malformed hint: {error}") from None
 
 
 def marker_bytes() -> bytes:
-    """What ``policystore.json`` holds."""
-    return _record({"format": FORMAT, "kind": "store"})
+    """Return the content of the marker, ``policystore.json``."""
+    return _encode_record({"format": FORMAT, "kind": "store"})
 
 
-def check_marker(data: bytes | memoryview, what: str) -> None:
-    """Refuse a marker that is not ours, or of a newer format.
+def check_marker(data: bytes | memoryview, label: str) -> None:
+    """Check that a marker is one of policystore and of format 1.
 
     Raises:
-        FormatError: either.
+        FormatError: the marker is something else, or of a newer format.
     """
-    _fields(data, "store", set(), what)
+    _parse_record(data, "store", set(), label)
 
 
 _VERSION_FIELDS = {
@@ -285,88 +302,90 @@ _TAG_FIELDS = {
 }  # fmt: skip
 
 
-def _record(document: JsonObject) -> bytes:
+def _encode_record(document: JsonObject) -> bytes:
     data = canonical_json(document)
     if len(data) > MAX_RECORD:
         raise InvalidInputError(
             f"the record would take {len(data)} bytes; a record has at most {MAX_RECORD}. Keep "
-            "long texts and many numbers beside the store."
+            "long texts and many numbers outside the store."
         )
     return data
 
 
-def _fields(data: bytes | memoryview, kind: str, fields: set[str], what: str) -> JsonObject:
-    found = parse_canonical(data, what)
-    if not isinstance(found, dict):
-        raise FormatError(f"{what}: expected a JSON object, found {type(found).__name__}")
-    check_format(found, what)
-    if found.get("kind") != kind:
+def _parse_record(data: bytes | memoryview, kind: str, fields: set[str], label: str) -> JsonObject:
+    document = parse_canonical(data, label)
+    if not isinstance(document, dict):
+        raise FormatError(f"{label}: expected a JSON object, found {type(document).__name__}")
+    check_format(document, label)
+    if document.get("kind") != kind:
         raise FormatError(
-            f"{what}: expected a record of kind {kind!r}, not {brief(found.get('kind'))}"
+            f"{label}: expected a record of kind {kind!r}, not {brief(document.get('kind'))}"
         )
-    if set(found) != fields | {"format", "kind"}:
-        odd = sorted(set(found) ^ (fields | {"format", "kind"}))
-        raise FormatError(f"{what}: missing or unknown fields: {brief(', '.join(odd))}")
-    return found
+    differing = sorted(set(document) ^ (fields | {"format", "kind"}))
+    if differing:
+        raise FormatError(f"{label}: missing or unknown fields: {brief(', '.join(differing))}")
+    return document
 
 
-def format_time(time: datetime.datetime) -> str:
-    """UTC with microseconds: ``2026-11-21T01:25:37.000123Z``."""
+def _format_time(time: datetime.datetime) -> str:
+    """Write a time in UTC with microseconds: ``2026-11-21T01:25:37.000123Z``."""
     return time.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def parse_time(text: str) -> datetime.datetime:
-    """The inverse of :func:`format_time`; ValueError for any other form."""
+def _parse_time(text: str) -> datetime.datetime:
+    """Read what :func:`_format_time` wrote.
+
+    Raises:
+        ValueError: a text of another form.
+    """
     if not _TIME.match(text):
         raise ValueError(f"{text!r} is not a time as format 1 writes it")
     return datetime.datetime.fromisoformat(text[:-1] + "+00:00")
 
 
-def _text(value: object, what: str) -> str:
+def _text(value: object, label: str) -> str:
     if not isinstance(value, str):
-        raise InvalidInputError(f"{what} is a string, not {type(value).__qualname__}")
+        raise InvalidInputError(f"{label} is a string, not {type(value).__qualname__}")
     if len(value.encode("utf-8", "surrogatepass")) > _MAX_TEXT:
-        raise InvalidInputError(f"{what} has at most {_MAX_TEXT} bytes")
+        raise InvalidInputError(f"{label} has at most {_MAX_TEXT} bytes")
     return value
 
 
-def _plain(value: Mapping[Any, Any], what: str) -> Json:
+def _plain(value: Mapping[Any, Any], label: str) -> Json:
     if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{what} is a dict, not {type(value).__qualname__}")
-    encoded = encode_value(_python(value), what)
+        raise InvalidInputError(f"{label} is a dict, not {type(value).__qualname__}")
+    encoded = encode_value(_without_numpy_scalars(value), label)
     size = len(canonical_json(encoded))
     if size > _MAX_PLAIN:
         raise InvalidInputError(
-            f"{what} would take {size} bytes; at most {_MAX_PLAIN} belong into a record. "
-            "Keep the few numbers that choose between versions."
+            f"{label} would take {size} bytes; a record holds at most {_MAX_PLAIN}. "
+            "Keep only the few numbers by which you choose between versions."
         )
     return encoded
 
 
-def _python(value: Any) -> Any:
-    """Numpy scalars as Python's own: a metric that came as ``float32`` reads back as a number."""
+def _without_numpy_scalars(value: object) -> object:
+    """Replace numpy scalars by Python's numbers, so that a ``float32`` metric stays a number."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
-        return {key: _python(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_python(item) for item in value)
+        return {key: _without_numpy_scalars(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_without_numpy_scalars(item) for item in value]
+    if type(value) is tuple:
+        return tuple(_without_numpy_scalars(item) for item in value)
     return value
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:40]
-
-
-def _mapping(value: Json, what: str) -> dict[Any, Any]:
-    decoded = decode_value(value, what)
-    _expect(isinstance(decoded, dict) and encode_value(decoded, what) == value, what)
+def _mapping(value: Json, field: str) -> dict[Any, Any]:
+    decoded = decode_value(value, field)
+    _expect(isinstance(decoded, dict) and encode_value(decoded, field) == value, field)
     return decoded  # type: ignore[no-any-return]
 
 
-def _expect(condition: bool, what: str) -> None:
+def _expect(condition: bool, field: str) -> None:
     if not condition:
-        raise ValueError(f"{what!r} is not as format 1 has it")
+        raise ValueError(f"{field!r} is not as format 1 has it")
 
 
 def _number(value: Json) -> int:

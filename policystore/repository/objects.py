@@ -145,7 +145,7 @@ class ObjectReader:
             name: found[item.digest, item.dtype, item.shape]
             for name, item in parsed.external.items()
         }
-        return Snapshot.of_parsed(parsed, external, policy.digest)
+        return Snapshot._of_parsed(parsed, external, policy.digest)
 
     def _external(self, external: External, meter: Meter | None) -> Array:
         item = ObjectProgress(meter, external.size)

@@ -402,7 +402,7 @@ def test_a_space_changed_after_it_was_built_is_refused() -> None:
     space = gs.Box(0, 1, (2,))
     space.low = np.zeros(3, np.float32)
     with pytest.raises(InvalidInputError, match=r"observation\.low: .*shape \(2,\)"):
-        space_to_json(space, what="observation")
+        space_to_json(space, label="observation")
     for bad in (np.nan, 2.0):
         space = gs.Box(0, 1, (2,))
         space.low[1] = bad
@@ -567,7 +567,7 @@ def test_the_hostile_cases_start_from_what_is_read() -> None:
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_json_is_a_format_error(value: Any) -> None:
     with pytest.raises(FormatError) as caught:
-        space_from_json(value, what="spec.observation_space")
+        space_from_json(value, label="spec.observation_space")
     assert str(caught.value).startswith("spec.observation_space")
     assert len(str(caught.value)) < 2000
 

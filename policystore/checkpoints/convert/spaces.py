@@ -70,7 +70,7 @@ def described_space(value: Any, what: str) -> JsonObject | None:
     if value is None:
         return None
     try:
-        return space_to_json(_described(value, what), what=what)
+        return space_to_json(_described(value, what), label=what)
     except InvalidInputError as error:
         raise FormatError(str(error)) from None
     except FormatError:

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from policystore._util.messages import brief
 from policystore.backends.base import Backend
 from policystore.backends.factory import open_backend
 from policystore.backends.options import StorageOptions
@@ -16,7 +17,6 @@ from policystore.checkpoints.files.graph_limits import limit_graph
 from policystore.checkpoints.files.msgpack_reader import read_msgpack
 from policystore.checkpoints.files.torch_reader import read_torch
 from policystore.errors import FormatError, InvalidInputError, NotFoundError
-from policystore.format.canonical_json import brief
 
 __all__ = ["Folder", "open_folder"]
 

@@ -8,8 +8,8 @@ import gymnasium as gym
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 
+from policystore._util.messages import brief
 from policystore.errors import FormatError, InvalidInputError
-from policystore.format.canonical_json import brief
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 
