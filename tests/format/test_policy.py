@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from policystore import Digest, FormatError, InvalidInputError, Snapshot, Spec
-from policystore import torch as policystore_torch
 from policystore.digest import digest_of
 from policystore.format.arrays import DTYPES
 from policystore.format.policy import (
@@ -30,6 +29,7 @@ from policystore.format.policy import (
     decode_tensor,
 )
 from policystore.format.safetensors import MAX_HEADER
+from policystore.torch.tensors import to_numpy
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).filter(
     lambda name: not name.startswith("__")
@@ -78,8 +78,8 @@ def test_every_dtype_goes_through_safetensors_and_torch() -> None:
     assert read.keys() == DTYPES.keys()
     for code, tensor in read.items():
         assert tensor.shape == (2, 3)
-        assert policystore_torch.to_numpy(tensor, code).tobytes() == weights[code].tobytes()
-        assert policystore_torch.to_numpy(tensor, code).dtype == DTYPES[code]
+        assert to_numpy(tensor, code).tobytes() == weights[code].tobytes()
+        assert to_numpy(tensor, code).dtype == DTYPES[code]
 
 
 def test_golden_bytes() -> None:
