@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,16 +15,21 @@ from policystore._util.messages import brief
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.arrays import CODES, Array, Weights, check_tensor_name, size_of, view
-from policystore.format.canonical_json import Json, JsonObject, parse_canonical
+from policystore.format.canonical_json import Json, JsonObject
+from policystore.format.metadata import (
+    FORMAT,
+    TENSOR,
+    External,
+    build_metadata,
+    parse_external,
+    parse_metadata,
+)
 from policystore.format.safetensors import (
-    KEY,
     META,
     EncodedObject,
     Shapes,
     encode_tensors,
-    header_layout,
     parse_header,
-    parse_shape,
     parse_shapes,
     shapes_of,
     views,
@@ -34,14 +38,11 @@ from policystore.format.spec import Spec
 from policystore.format.values import decode_value, encode_value
 
 __all__ = [
-    "FORMAT",
     "MAX_POLICY",
     "SPLIT_TENSOR",
     "SPLIT_TOTAL",
     "EncodedPolicy",
-    "External",
     "ParsedPolicy",
-    "check_format",
     "check_object",
     "decode_policy",
     "decode_tensor",
@@ -50,9 +51,6 @@ __all__ = [
     "part_digest",
     "state_digest",
 ]
-
-FORMAT = 1
-"""The version of the format that this package writes, and the newest that it reads."""
 
 SPLIT_TOTAL = 4 << 20
 """A policy whose tensors have this many bytes together, or more, is split."""
@@ -64,7 +62,6 @@ MAX_POLICY = 1 << 30
 """Most bytes of a policy object in a store."""
 
 _STATE = "__state__/"
-_TENSOR = "tensor"
 
 
 @dataclass(frozen=True)
@@ -80,20 +77,6 @@ class EncodedPolicy:
         sizes = {self.policy.digest: self.policy.size}
         sizes.update((item.digest, item.size) for item in self.tensors.values())
         return sizes
-
-
-@dataclass(frozen=True)
-class External:
-    """A tensor that is an object of its own."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    digest: Digest
-
-    @property
-    def size(self) -> int:
-        """Bytes of the tensor object, header included; dtype and shape determine it."""
-        return header_layout({_TENSOR: (self.dtype, self.shape)}, None).size
 
 
 @dataclass(frozen=True)
@@ -147,7 +130,7 @@ def encode_policy(
     tensors: dict[Digest, EncodedObject] = {}
     external: JsonObject = {}
     for name in sorted(outside):
-        item = encode_tensors({_TENSOR: arrays[name]}, None)
+        item = encode_tensors({TENSOR: arrays[name]}, None)
         tensors[item.digest] = item
         external[name] = {
             "dtype": CODES[arrays[name].dtype],
@@ -155,22 +138,13 @@ def encode_policy(
             "digest": str(item.digest),
         }
     inside = {name: array for name, array in arrays.items() if name not in outside}
-    policy = encode_tensors(inside, _meta(spec, state, external))
+    policy = encode_tensors(inside, build_metadata(spec, state, external))
     if policy.size > MAX_POLICY and not inline:
         raise InvalidInputError(
             f"the policy's small tensors take {policy.size} bytes; a policy object has at most "
             f"{MAX_POLICY}. Join tensors of less than {SPLIT_TENSOR} bytes into larger ones."
         )
     return EncodedPolicy(policy, tensors)
-
-
-def _meta(spec: Spec, state: Json, external: JsonObject) -> JsonObject:
-    meta: JsonObject = {"format": FORMAT, "kind": "policy", "spec": spec.to_json()}
-    if state != {}:
-        meta["state"] = state
-    if external:
-        meta["external"] = external
-    return meta
 
 
 def _outside(shapes: Shapes) -> set[str]:
@@ -214,9 +188,9 @@ def decode_policy(data: bytes | memoryview, label: str, *, inline: bool) -> Pars
     """
     buffer = memoryview(data)
     header, start = parse_header(buffer, label)
-    meta = _parse_meta(header.pop(META, None), label)
+    meta = parse_metadata(header.pop(META, None), label)
     shapes = parse_shapes(header, label)
-    external = _parse_external(meta.get("external", {}), label)
+    external = parse_external(meta.get("external", {}), label)
     spec, state = Spec.from_json(meta["spec"], label), meta.get("state", {})
     everything = {**shapes, **{name: (e.dtype, e.shape) for name, e in external.items()}}
     if len(everything) != len(shapes) + len(external):
@@ -237,7 +211,7 @@ def decode_policy(data: bytes | memoryview, label: str, *, inline: bool) -> Pars
         _check_weight_name(name, label)
     if spec.acting is not None and not set(spec.acting) <= weights:
         raise FormatError(f"{label}: spec.acting names weights that the policy does not have")
-    rewritten = _meta(spec, state, {name: meta["external"][name] for name in external})
+    rewritten = build_metadata(spec, state, {name: meta["external"][name] for name in external})
     arrays = views(buffer, start, shapes, rewritten, label)
     _check_state(state, everything, label)
     return ParsedPolicy(spec, state, arrays, external)
@@ -257,12 +231,12 @@ def decode_tensor(data: bytes | memoryview, external: External, label: str) -> A
     buffer = memoryview(data)
     header, start = parse_header(buffer, label)
     shapes = {} if META in header else parse_shapes(header, label)
-    if shapes != {_TENSOR: (external.dtype, external.shape)}:
+    if shapes != {TENSOR: (external.dtype, external.shape)}:
         raise FormatError(
             f"{label}: expected one tensor of {external.dtype}{list(external.shape)}, found "
             + (", ".join(f"{brief(k)} {d}{list(s)}" for k, (d, s) in shapes.items()) or "a policy")
         )
-    return views(buffer, start, shapes, None, label)[_TENSOR]
+    return views(buffer, start, shapes, None, label)[TENSOR]
 
 
 def check_object(data: bytes | memoryview, label: str) -> str:
@@ -277,67 +251,10 @@ def check_object(data: bytes | memoryview, label: str) -> str:
         decode_policy(data, label, inline=False)
         return "policy"
     shapes = parse_shapes(header, label)
-    if set(shapes) != {_TENSOR}:
+    if set(shapes) != {TENSOR}:
         raise FormatError(f"{label}: neither a policy nor a single tensor of policystore")
     views(buffer, start, shapes, None, label)
     return "tensor"
-
-
-def _parse_meta(entry: Json, label: str) -> JsonObject:
-    if not isinstance(entry, dict) or set(entry) != {KEY} or not isinstance(entry[KEY], str):
-        raise FormatError(
-            f"{label}: a safetensors file, but not one of policystore (its metadata should hold "
-            f"the single key {KEY!r})"
-        )
-    try:
-        text = entry[KEY].encode("utf-8")
-    except UnicodeEncodeError:
-        raise FormatError(f"{label}: metadata with a lone surrogate") from None
-    meta = parse_canonical(text, f"{label}: metadata")
-    if not isinstance(meta, dict):
-        raise FormatError(f"{label}: the metadata is not a JSON object")
-    check_format(meta, label)
-    if meta.get("kind") != "policy":
-        raise FormatError(
-            f"{label}: expected an object of kind 'policy', not {brief(meta.get('kind'))}"
-        )
-    unknown = set(meta) - {"format", "kind", "spec", "state", "external"}
-    if unknown or "spec" not in meta:
-        raise FormatError(f"{label}: metadata with the fields {brief(', '.join(sorted(meta)))}")
-    return meta
-
-
-def check_format(document: JsonObject, label: str) -> None:
-    """Check that a document is of format 1.
-
-    Raises:
-        FormatError: its ``format`` is another one; for a newer format the message advises to
-            upgrade.
-    """
-    number = document.get("format")
-    if type(number) is int and number > FORMAT:
-        raise FormatError(
-            f"{label} is of format {number}; this policystore reads format {FORMAT}. "
-            "Upgrade policystore to read it."
-        )
-    if type(number) is not int or number != FORMAT:
-        raise FormatError(f"{label}: expected format {FORMAT}, found {brief(number)}")
-
-
-def _parse_external(entries: Json, label: str) -> dict[str, External]:
-    if not isinstance(entries, dict):
-        raise FormatError(f"{label}: 'external' is not a JSON object")
-    external = {}
-    for name, item in entries.items():
-        where = f"{label}: external tensor {brief(name)}"
-        if not isinstance(item, dict) or set(item) != {"dtype", "shape", "digest"}:
-            raise FormatError(f"{where}: malformed")
-        dtype, shape = parse_shape(item, where)
-        try:
-            external[name] = External(dtype, shape, Digest.parse(item["digest"]))
-        except InvalidInputError as error:
-            raise FormatError(f"{where}: {error}") from None
-    return external
 
 
 def _check_weight_name(name: str, label: str) -> None:

@@ -6,40 +6,33 @@ This module encodes and parses bytes; it does not touch storage.
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from policystore._util.messages import brief, printable, shorten
+from policystore._util.messages import printable, shorten
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
-from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
-from policystore.format.keys import MAX_RECORD
-from policystore.format.policy import FORMAT, check_format
-from policystore.format.refs import MAX_NUMBER, check_name, check_tag
-from policystore.format.values import decode_value, encode_value
+from policystore.format.metadata import FORMAT
+from policystore.format.record_fields import (
+    MAX_OBJECTS,
+    check_text,
+    decode_plain,
+    encode_plain,
+    encode_record,
+    expect,
+    format_time,
+    parse_list,
+    parse_nonce,
+    parse_number,
+    parse_objects,
+    parse_optional_digest,
+    parse_record,
+    parse_time,
+)
+from policystore.format.refs import check_name, check_tag
 
-__all__ = [
-    "MAX_OBJECTS",
-    "Hint",
-    "TagMove",
-    "Version",
-    "check_marker",
-    "marker_bytes",
-]
-
-MAX_OBJECTS = 256
-"""A version record lists at most this many objects, so that every record fits into
-:data:`~policystore.format.keys.MAX_RECORD`. For a policy with more, a reader takes the list from
-the policy object."""
-
-_MAX_TEXT = 4 << 10  # bytes of author or message
-_MAX_PLAIN = 16 << 10  # bytes of metrics or source, as JSON
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z", re.ASCII)
-_NONCE = re.compile(r"[0-9a-f]{32}\Z")
+__all__ = ["Hint", "TagMove", "Version", "check_marker", "marker_bytes"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,14 +124,14 @@ class Version:
                 else None
             ),
             "previous": None if self.previous is None else str(self.previous),
-            "time": _format_time(self.time),
-            "author": _text(self.author, "author"),
-            "message": _text(self.message, "message"),
-            "metrics": _plain(self.metrics, "metrics"),
-            "source": _plain(self.source, "source"),
+            "time": format_time(self.time),
+            "author": check_text(self.author, "author"),
+            "message": check_text(self.message, "message"),
+            "metrics": encode_plain(self.metrics, "metrics"),
+            "source": encode_plain(self.source, "source"),
             "parents": [str(parent) for parent in self.parents],
         }
-        return _encode_record(document)
+        return encode_record(document)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, label: str) -> Version:
@@ -147,29 +140,29 @@ class Version:
         Raises:
             FormatError: not a version record of format 1.
         """
-        document = _parse_record(data, "version", _VERSION_FIELDS, label)
+        document = parse_record(data, "version", _VERSION_FIELDS, label)
         try:
             parts = document["parts"]
-            _expect(set(parts) == {"weights", "acting", "state"}, "parts")
+            expect(set(parts) == {"weights", "acting", "state"}, "parts")
             version = cls(
                 name=check_name(document["name"]),
-                number=_number(document["number"]),
+                number=parse_number(document["number"]),
                 digest=Digest.parse(document["digest"]),
                 weights_digest=Digest.parse(parts["weights"]),
                 acting_digest=Digest.parse(parts["acting"]),
                 state_digest=Digest.parse(parts["state"]),
-                objects=_objects(document["objects"]),
-                previous=_optional_digest(document["previous"]),
-                time=_parse_time(document["time"]),
-                author=_text(document["author"], "author"),
-                message=_text(document["message"], "message"),
-                metrics=_mapping(document["metrics"], "metrics"),
-                source=_mapping(document["source"], "source"),
-                parents=tuple(Digest.parse(parent) for parent in _list(document["parents"])),
-                nonce=_nonce(document["nonce"]),
+                objects=parse_objects(document["objects"]),
+                previous=parse_optional_digest(document["previous"]),
+                time=parse_time(document["time"]),
+                author=check_text(document["author"], "author"),
+                message=check_text(document["message"], "message"),
+                metrics=decode_plain(document["metrics"], "metrics"),
+                source=decode_plain(document["source"], "source"),
+                parents=tuple(Digest.parse(parent) for parent in parse_list(document["parents"])),
+                nonce=parse_nonce(document["nonce"]),
             )
-            _expect((version.number == 1) == (version.previous is None), "previous")
-            _expect(version.objects is None or version.digest in version.objects, "objects")
+            expect((version.number == 1) == (version.previous is None), "previous")
+            expect(version.objects is None or version.digest in version.objects, "objects")
         except (InvalidInputError, ValueError, TypeError, KeyError) as error:
             raise FormatError(f"{label}: malformed version record: {error}") from None
         return version
@@ -206,7 +199,7 @@ class TagMove:
         Raises:
             InvalidInputError: the author is too long.
         """
-        return _encode_record(
+        return encode_record(
             {
                 "format": FORMAT,
                 "kind": "tag",
@@ -217,8 +210,8 @@ class TagMove:
                 "target": self.target,
                 "digest": None if self.digest is None else str(self.digest),
                 "previous": None if self.previous is None else str(self.previous),
-                "time": _format_time(self.time),
-                "author": _text(self.author, "author"),
+                "time": format_time(self.time),
+                "author": check_text(self.author, "author"),
             }
         )
 
@@ -229,21 +222,21 @@ class TagMove:
         Raises:
             FormatError: not a tag record of format 1.
         """
-        document = _parse_record(data, "tag", _TAG_FIELDS, label)
+        document = parse_record(data, "tag", _TAG_FIELDS, label)
         try:
             move = cls(
                 name=check_name(document["name"]),
                 tag=check_tag(document["tag"]),
-                number=_number(document["number"]),
-                target=None if document["target"] is None else _number(document["target"]),
-                digest=_optional_digest(document["digest"]),
-                previous=_optional_digest(document["previous"]),
-                time=_parse_time(document["time"]),
-                author=_text(document["author"], "author"),
-                nonce=_nonce(document["nonce"]),
+                number=parse_number(document["number"]),
+                target=None if document["target"] is None else parse_number(document["target"]),
+                digest=parse_optional_digest(document["digest"]),
+                previous=parse_optional_digest(document["previous"]),
+                time=parse_time(document["time"]),
+                author=check_text(document["author"], "author"),
+                nonce=parse_nonce(document["nonce"]),
             )
-            _expect((move.target is None) == (move.digest is None), "digest")
-            _expect((move.number == 1) == (move.previous is None), "previous")
+            expect((move.target is None) == (move.digest is None), "digest")
+            expect((move.number == 1) == (move.previous is None), "previous")
         except (InvalidInputError, ValueError, TypeError, KeyError) as error:
             raise FormatError(f"{label}: malformed tag record: {error}") from None
         return move
@@ -261,7 +254,7 @@ class Hint:
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the hint."""
-        return _encode_record(
+        return encode_record(
             {"format": FORMAT, "kind": "hint", "number": self.number, "digest": str(self.digest)}
         )
 
@@ -272,16 +265,16 @@ class Hint:
         Raises:
             FormatError: not a hint of format 1.
         """
-        document = _parse_record(data, "hint", {"number", "digest"}, label)
+        document = parse_record(data, "hint", {"number", "digest"}, label)
         try:
-            return cls(_number(document["number"]), Digest.parse(document["digest"]))
+            return cls(parse_number(document["number"]), Digest.parse(document["digest"]))
         except ValueError as error:
             raise FormatError(f"{label}: malformed hint: {error}") from None
 
 
 def marker_bytes() -> bytes:
     """Return the content of the marker, ``policystore.json``."""
-    return _encode_record({"format": FORMAT, "kind": "store"})
+    return encode_record({"format": FORMAT, "kind": "store"})
 
 
 def check_marker(data: bytes | memoryview, label: str) -> None:
@@ -290,7 +283,7 @@ def check_marker(data: bytes | memoryview, label: str) -> None:
     Raises:
         FormatError: the marker is something else, or of a newer format.
     """
-    _parse_record(data, "store", set(), label)
+    parse_record(data, "store", set(), label)
 
 
 _VERSION_FIELDS = {
@@ -300,116 +293,3 @@ _VERSION_FIELDS = {
 _TAG_FIELDS = {
     "name", "tag", "number", "nonce", "target", "digest", "previous", "time", "author",
 }  # fmt: skip
-
-
-def _encode_record(document: JsonObject) -> bytes:
-    data = canonical_json(document)
-    if len(data) > MAX_RECORD:
-        raise InvalidInputError(
-            f"the record would take {len(data)} bytes; a record has at most {MAX_RECORD}. Keep "
-            "long texts and many numbers outside the store."
-        )
-    return data
-
-
-def _parse_record(data: bytes | memoryview, kind: str, fields: set[str], label: str) -> JsonObject:
-    document = parse_canonical(data, label)
-    if not isinstance(document, dict):
-        raise FormatError(f"{label}: expected a JSON object, found {type(document).__name__}")
-    check_format(document, label)
-    if document.get("kind") != kind:
-        raise FormatError(
-            f"{label}: expected a record of kind {kind!r}, not {brief(document.get('kind'))}"
-        )
-    differing = sorted(set(document) ^ (fields | {"format", "kind"}))
-    if differing:
-        raise FormatError(f"{label}: missing or unknown fields: {brief(', '.join(differing))}")
-    return document
-
-
-def _format_time(time: datetime.datetime) -> str:
-    """Write a time in UTC with microseconds: ``2026-11-21T01:25:37.000123Z``."""
-    return time.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _parse_time(text: str) -> datetime.datetime:
-    """Read what :func:`_format_time` wrote.
-
-    Raises:
-        ValueError: a text of another form.
-    """
-    if not _TIME.match(text):
-        raise ValueError(f"{text!r} is not a time as format 1 writes it")
-    return datetime.datetime.fromisoformat(text[:-1] + "+00:00")
-
-
-def _text(value: object, label: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidInputError(f"{label} is a string, not {type(value).__qualname__}")
-    if len(value.encode("utf-8", "surrogatepass")) > _MAX_TEXT:
-        raise InvalidInputError(f"{label} has at most {_MAX_TEXT} bytes")
-    return value
-
-
-def _plain(value: Mapping[Any, Any], label: str) -> Json:
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{label} is a dict, not {type(value).__qualname__}")
-    encoded = encode_value(_without_numpy_scalars(value), label)
-    size = len(canonical_json(encoded))
-    if size > _MAX_PLAIN:
-        raise InvalidInputError(
-            f"{label} would take {size} bytes; a record holds at most {_MAX_PLAIN}. "
-            "Keep only the few numbers by which you choose between versions."
-        )
-    return encoded
-
-
-def _without_numpy_scalars(value: object) -> object:
-    """Replace numpy scalars by Python's numbers, so that a ``float32`` metric stays a number."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {key: _without_numpy_scalars(item) for key, item in value.items()}
-    if type(value) is list:
-        return [_without_numpy_scalars(item) for item in value]
-    if type(value) is tuple:
-        return tuple(_without_numpy_scalars(item) for item in value)
-    return value
-
-
-def _mapping(value: Json, field: str) -> dict[Any, Any]:
-    decoded = decode_value(value, field)
-    _expect(isinstance(decoded, dict) and encode_value(decoded, field) == value, field)
-    return decoded  # type: ignore[no-any-return]
-
-
-def _expect(condition: bool, field: str) -> None:
-    if not condition:
-        raise ValueError(f"{field!r} is not as format 1 has it")
-
-
-def _number(value: Json) -> int:
-    _expect(type(value) is int and 1 <= value <= MAX_NUMBER, "number")
-    return value  # type: ignore[no-any-return]
-
-
-def _nonce(value: Json) -> str:
-    _expect(isinstance(value, str) and bool(_NONCE.match(value)), "nonce")
-    return value  # type: ignore[no-any-return]
-
-
-def _list(value: Json) -> list[Any]:
-    _expect(isinstance(value, list), "list")
-    return value  # type: ignore[no-any-return]
-
-
-def _optional_digest(value: Json) -> Digest | None:
-    return None if value is None else Digest.parse(value)
-
-
-def _objects(value: Json) -> dict[Digest, int] | None:
-    if value is None:
-        return None
-    _expect(isinstance(value, dict) and len(value) <= MAX_OBJECTS, "objects")
-    _expect(all(type(size) is int and size >= 0 for size in value.values()), "objects")
-    return {Digest.parse(digest): size for digest, size in value.items()}

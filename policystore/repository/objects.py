@@ -13,9 +13,9 @@ from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, IntegrityError, NotFoundError
 from policystore.format.arrays import Array
 from policystore.format.keys import object_key
+from policystore.format.metadata import External
 from policystore.format.policy import (
     MAX_POLICY,
-    External,
     ParsedPolicy,
     decode_policy,
     decode_tensor,

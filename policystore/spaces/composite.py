@@ -23,8 +23,8 @@ from policystore._util.messages import brief
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import Json, JsonObject
 from policystore.spaces import fields, fundamental
-from policystore.spaces.fields import Limits, Place
 from policystore.spaces.fundamental import GYMNASIUM, REPEATED, SIMPLEX, build
+from policystore.spaces.place import Limits, Place
 
 if TYPE_CHECKING:
     from gymnasium.spaces import Dict, Graph, OneOf, Sequence, Space, Tuple
@@ -48,7 +48,7 @@ def space_to_json(space: Space[Any], *, label: str = "space") -> JsonObject:
     Raises:
         InvalidInputError: a space of another class (subclasses of the known ones and spaces of the
             legacy ``gym`` package included), one whose attributes do not belong together, or one
-            beyond the limits of :mod:`policystore.spaces.fields`. The message names class and
+            beyond the limits of ``docs/spaces.md``. The message names class and
             place.
     """
     return _encode(space, Place(label, Limits(InvalidInputError)))

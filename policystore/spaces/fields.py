@@ -1,8 +1,8 @@
 """The fields of a space in JSON: dtypes, numbers, arrays, shapes and keys, with their limits.
 
-``docs/spaces.md`` is the normative text. Every function takes a :class:`Place`, which names the
-field in messages, counts spaces and elements against the limits, and knows which error to raise:
-InvalidInputError when a space is written, FormatError when it is read.
+``docs/spaces.md`` is the normative text. Every function takes a
+:class:`~policystore.spaces.place.Place`, which names the field in messages, counts against the
+limits, and raises the error.
 """
 
 from __future__ import annotations
@@ -10,24 +10,20 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from policystore._util.messages import brief
-from policystore.errors import FormatError, InvalidInputError
+from policystore.errors import InvalidInputError
 from policystore.format.arrays import Array
 from policystore.format.canonical_json import Json
+from policystore.spaces.place import Place
 
 __all__ = [
     "MAX_DIMENSIONS",
     "MAX_ELEMENTS",
     "MAX_KEY_NESTING",
-    "MAX_NESTING",
-    "MAX_SPACES",
-    "Limits",
-    "Place",
     "array_from_json",
     "array_to_json",
     "dtype_from_json",
@@ -43,13 +39,6 @@ __all__ = [
     "shape_to_json",
     "typed",
 ]
-
-MAX_NESTING = 24
-"""Levels of spaces within spaces. The JSON then has at most 52 levels, which fit into the 64 of
-canonical JSON also inside a spec."""
-
-MAX_SPACES = 2**14
-"""Spaces in one tree, including the copies that gymnasium makes for stacking."""
 
 MAX_ELEMENTS = 2**24
 """Array elements of all spaces of one tree together."""
@@ -88,67 +77,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     },
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-
-@dataclass
-class Limits:
-    """Counters for one tree of spaces, and the error to raise.
-
-    Attributes:
-        error: InvalidInputError when a space is written, FormatError when one is read.
-        spaces, elements: how many were counted so far.
-    """
-
-    error: type[FormatError] | type[InvalidInputError]
-    spaces: int = 0
-    elements: int = 0
-
-
-@dataclass(frozen=True)
-class Place:
-    """A place in a tree of spaces.
-
-    Attributes:
-        where: how messages name the place, such as ``space.spaces['camera'].low``.
-        limits: the counters, which the whole tree shares.
-        level: how many spaces enclose this place, its own space included.
-        copies: how many copies of the value at this place gymnasium holds.
-    """
-
-    where: str
-    limits: Limits = field(repr=False)
-    level: int = 0
-    copies: int = 1
-
-    def at(self, name: str) -> Place:
-        """Return the place of the field ``name`` of this space."""
-        return replace(self, where=f"{self.where}.{name}")
-
-    def inner(self, name: str, *, copies: int = 1) -> Place:
-        """Return the place of a space within this one.
-
-        Args:
-            name: the field that holds the inner space.
-            copies: how many copies of the inner space gymnasium makes for each copy of this one.
-        """
-        return replace(self.at(name), copies=self.copies * copies)
-
-    def enter(self) -> Place:
-        """Count the space at this place and return the place one level deeper.
-
-        Raises:
-            InvalidInputError, FormatError: the spaces are nested too deeply, or too many.
-        """
-        if self.level >= MAX_NESTING:
-            self.fail(f"spaces nested more than {MAX_NESTING} deep, or within themselves")
-        self.limits.spaces += self.copies
-        if self.limits.spaces > MAX_SPACES:
-            self.fail(f"more than {MAX_SPACES} spaces in one space")
-        return replace(self, level=self.level + 1)
-
-    def fail(self, message: str) -> NoReturn:
-        """Raise the error of :attr:`limits` with a message that names this place."""
-        raise self.limits.error(f"{self.where}: {message}")
 
 
 def typed(value: Json, kind: type, place: Place) -> Any:

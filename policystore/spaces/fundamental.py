@@ -20,7 +20,7 @@ from policystore._util.messages import brief
 from policystore.format.arrays import Array
 from policystore.format.canonical_json import JsonObject
 from policystore.spaces import fields
-from policystore.spaces.fields import Place
+from policystore.spaces.place import Place
 
 if TYPE_CHECKING:
     from gymnasium.spaces import Space

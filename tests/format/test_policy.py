@@ -20,10 +20,10 @@ from hypothesis.extra import numpy as hnp
 from policystore import Digest, FormatError, InvalidInputError, Snapshot, Spec
 from policystore.digest import digest_of
 from policystore.format.arrays import DTYPES
+from policystore.format.metadata import External
 from policystore.format.policy import (
     SPLIT_TENSOR,
     SPLIT_TOTAL,
-    External,
     check_object,
     decode_policy,
     decode_tensor,

@@ -27,7 +27,8 @@ from ray.rllib.utils.spaces.simplex import Simplex
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import MAX_DEPTH, canonical_json, parse_canonical
 from policystore.spaces import space_from_json, space_to_json
-from policystore.spaces.fields import MAX_ELEMENTS, MAX_NESTING, MAX_SPACES
+from policystore.spaces.fields import MAX_ELEMENTS
+from policystore.spaces.place import MAX_NESTING, MAX_SPACES
 from tests.support import ROOT
 
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
