@@ -31,11 +31,12 @@ def brief(value: object) -> str:
 def _brief_container(value: Collection[object]) -> str:
     is_short = isinstance(value, (list, tuple)) and len(value) <= _MOST_ITEMS
     if not is_short or any(isinstance(item, _CONTAINERS) for item in value):
-        return f"a {type(value).__name__} of {len(value)} items"
-    items = ", ".join(map(brief, value))
+        items = "item" if len(value) == 1 else "items"
+        return f"a {type(value).__name__} of {len(value)} {items}"
+    written = ", ".join(map(brief, value))
     if isinstance(value, list):
-        return shorten(f"[{items}]", _LONGEST)
-    return shorten(f"({items},)" if len(value) == 1 else f"({items})", _LONGEST)
+        return shorten(f"[{written}]", _LONGEST)
+    return shorten(f"({written},)" if len(value) == 1 else f"({written})", _LONGEST)
 
 
 def _quote(value: object) -> str:

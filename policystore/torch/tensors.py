@@ -199,7 +199,7 @@ def load_arrays(module: torch.nn.Module, weights: Weights, label: str) -> None:
         module.load_state_dict({name: to_tensor(before[plain]) for name, plain in names.items()})
         raise MismatchError(
             f"{label}: the module changed the weights that were loaded, and has its old weights "
-            "again. Either the snapshot has different values for tied parameters, or a hook of the "
-            "module changes what it loads.",
+            "again. Tied parameters have different values in the snapshot, or a hook of the module "
+            "changes what it loads.",
             wrong=changed,
         )
