@@ -32,7 +32,7 @@ def test_what_it_hands_out_is_read_only() -> None:
     snap = Snapshot(weights={"w": np.ones(3)}, state={"f": np.ones(2), "l": [1]})
     with pytest.raises(TypeError):
         snap.weights["v"] = np.ones(1)  # type: ignore[index]
-    for array in (snap.weights["w"], snap.state["f"], snap._state_arrays[0]):
+    for array in (snap.weights["w"], snap.state["f"]):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 2
     snap.state["l"].append(2)
