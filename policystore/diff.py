@@ -1,16 +1,19 @@
-"""What differs between two snapshots, tensor by tensor and field by field."""
+"""Differences between two snapshots, tensor by tensor and field by field."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from policystore._util.messages import shorten
 from policystore.digest import Digest
 from policystore.format.arrays import Array
 from policystore.format.canonical_json import Json
+from policystore.format.policy import named_state
 from policystore.snapshot import Snapshot
 
 __all__ = ["Diff", "FieldDiff", "TensorDiff", "diff_snapshots"]
@@ -23,10 +26,13 @@ class TensorDiff:
     Attributes:
         status: ``equal`` (bit for bit), ``changed``, ``only in a``, ``only in b``,
             ``shape differs`` or ``dtype differs``. Zeros of different signs are ``changed`` by 0.
-        a, b: dtype and shape on each side, such as ``float32[64, 4]``; empty where it is not.
+        a, b: dtype and shape in each snapshot, such as ``float32[64, 4]``; empty if the snapshot
+            does not have the tensor.
         max_change, mean_change: largest and mean absolute difference of elements, in float64; NaN
-            where an element is NaN on one side. 0.0 if equal, None if the tensors do not compare.
-        relative_norm: Euclidean norm of the difference over that of ``a``; inf where ``a`` is zero.
+            if an element is NaN in one snapshot alone. 0.0 if the tensors are equal, None if they
+            cannot be compared.
+        relative_norm: Euclidean norm of the difference divided by that of ``a``; inf if ``a`` is
+            zero.
     """
 
     status: str
@@ -39,7 +45,13 @@ class TensorDiff:
 
 @dataclass(frozen=True)
 class FieldDiff:
-    """A value of spec or state that differs; ``None`` with ``has_…`` False where it is absent."""
+    """A value of the spec or the state that differs.
+
+    Attributes:
+        path: the place of the value, such as ``spec.config.lr``.
+        a, b: the value as JSON in each snapshot; None if it is absent.
+        has_a, has_b: whether each snapshot has the value.
+    """
 
     path: str
     a: Json
@@ -50,13 +62,13 @@ class FieldDiff:
 
 @dataclass(frozen=True, repr=False)
 class Diff:
-    """What differs between two snapshots; prints as a table.
+    """The differences between two snapshots; ``str(diff)`` is a table.
 
     Attributes:
-        a, b: their digests.
-        tensors: every tensor of either side by name, in order.
-        state: the same for the arrays of the state, as they are numbered in the file.
-        spec: fields of the spec, and plain values of the state, that differ.
+        a, b: the digests of the snapshots.
+        tensors: every weight of either snapshot by name, in order.
+        state: every array of either state, by its name in a file (``__state__/0`` and on).
+        spec: the fields of the spec, and the plain values of the state, that differ.
     """
 
     a: Digest
@@ -67,7 +79,7 @@ class Diff:
 
     @property
     def equal(self) -> bool:
-        """Whether both are the same policy, bit for bit."""
+        """Whether both snapshots are the same policy, bit for bit."""
         return self.a == self.b
 
     def __repr__(self) -> str:
@@ -84,7 +96,7 @@ class Diff:
         for field in self.spec:
             left = repr(field.a) if field.has_a else "absent"
             right = repr(field.b) if field.has_b else "absent"
-            lines.append(f"  {field.path}: {_shorten(left)} -> {_shorten(right)}")
+            lines.append(f"  {field.path}: {shorten(left, 60)} -> {shorten(right, 60)}")
         return "\n".join(lines)
 
 
@@ -99,20 +111,18 @@ def _describe(row: TensorDiff) -> str:
     return row.status
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def diff_snapshots(a: Snapshot, b: Snapshot) -> Diff:
-    """Compare two snapshots."""
+    """Compare two snapshots tensor by tensor and field by field."""
     fields: list[FieldDiff] = []
     _diff_json("spec", a.spec.to_json(), b.spec.to_json(), fields)
-    _diff_json("state", a.state_json, b.state_json, fields)
+    # Copied, because the values in a FieldDiff must not be the containers of a snapshot.
+    state_a, state_b = copy.deepcopy(a._state_json), copy.deepcopy(b._state_json)
+    _diff_json("state", state_a, state_b, fields)
     return Diff(
         a.digest,
         b.digest,
         _diff_arrays(a.weights, b.weights),
-        _diff_arrays(a.state_arrays, b.state_arrays),
+        _diff_arrays(named_state(a._state_arrays), named_state(b._state_arrays)),
         tuple(fields),
     )
 
@@ -145,20 +155,24 @@ def _diff_array(a: Array | None, b: Array | None) -> TensorDiff:
 
 
 def _integer_change(a: Array, b: Array) -> Array:
-    """Exact also where float64 would round: 64-bit differences wrap into the unsigned range."""
+    """Subtract integers exactly, where the conversion to float64 would round them.
+
+    The difference of two 64-bit integers does not fit int64; computed with wrap-around in uint64 it
+    is exact.
+    """
     wide = np.uint64 if a.dtype.kind == "u" else np.int64
     larger, smaller = np.maximum(a, b).astype(wide), np.minimum(a, b).astype(wide)
-    found: Array = (larger.view(np.uint64) - smaller.view(np.uint64)).astype(np.float64)
-    return found
+    change: Array = (larger.view(np.uint64) - smaller.view(np.uint64)).astype(np.float64)
+    return change
 
 
-def _diff_json(path: str, a: Json, b: Json, found: list[FieldDiff]) -> None:
+def _diff_json(path: str, a: Json, b: Json, fields: list[FieldDiff]) -> None:
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(a.keys() | b.keys()):
             where = f"{path}.{key}"
             if key in a and key in b:
-                _diff_json(where, a[key], b[key], found)
+                _diff_json(where, a[key], b[key], fields)
             else:
-                found.append(FieldDiff(where, a.get(key), b.get(key), key in a, key in b))
+                fields.append(FieldDiff(where, a.get(key), b.get(key), key in a, key in b))
     elif type(a) is not type(b) or a != b:
-        found.append(FieldDiff(path, a, b))
+        fields.append(FieldDiff(path, a, b))

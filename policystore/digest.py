@@ -1,7 +1,7 @@
-"""Digests: BLAKE3 of bytes, as a value of its own rather than a string.
+"""Digests: the BLAKE3 hash of bytes, as a type of its own rather than a string.
 
-BLAKE3 (O'Connor, Aumasson, Neves, Wilcox-O'Hearn, 2020) because a verified read must not be slower
-than an unverified one; ``b3sum`` audits a store without this library.
+BLAKE3 (O'Connor, Aumasson, Neves, Wilcox-O'Hearn, 2020) is fast enough that a verified read takes
+no longer than an unverified one. ``b3sum`` checks the objects of a store without this library.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HEX = re.compile(r"[0-9a-f]{64}\Z")
 class Digest:
     """The address of immutable bytes: the 64 hexadecimal digits of their BLAKE3 hash.
 
-    Prints as ``blake3:…``. Equal digests mean equal bytes.
+    ``str(digest)`` is ``blake3:…``. Equal digests mean equal bytes.
 
     Raises:
         InvalidInputError: ``hex`` is not 64 lower-case hexadecimal digits.
@@ -44,7 +44,11 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Read the printed form, ``blake3:`` and 64 digits."""
+        """Read the printed form, ``blake3:`` and 64 digits.
+
+        Raises:
+            InvalidInputError: a text of another form.
+        """
         if not isinstance(text, str) or not text.startswith(PREFIX):
             raise InvalidInputError(f"a digest starts with {PREFIX!r}; found {text!r}")
         return cls(text[len(PREFIX) :])
@@ -59,9 +63,13 @@ class Digest:
 
 
 def digest_of(*chunks: Buffer) -> Digest:
-    """Hash the concatenation of ``chunks`` (bytes, or contiguous buffers of bytes), unjoined.
+    """Hash the concatenation of ``chunks`` without joining them.
 
-    One thread: a pool of hashing threads does not survive ``fork``, and its child would hang.
+    The hash runs in one thread: a pool of threads does not survive ``fork``, and the forked process
+    would hang.
+
+    Args:
+        chunks: bytes, or contiguous buffers of bytes.
     """
     hasher = blake3.blake3()
     for chunk in chunks:

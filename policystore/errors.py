@@ -1,22 +1,22 @@
 """Every exception that policystore raises on purpose, in one tree.
 
-The classes are grouped by what a caller would do about them, and each is also the builtin that
-fits, so that ``except KeyError`` or ``except OSError`` keep working in code that does not know us::
+The classes are grouped by what a caller can do about the error. Each is also a builtin exception,
+so that ``except KeyError`` or ``except OSError`` works in code that does not know policystore::
 
     PolicyStoreError (Exception)
-    ├── NotFoundError (KeyError)            no such name, version, tag, digest or id: fix it
-    ├── AmbiguousError (ValueError)         a short digest that fits several: give more digits
-    ├── InvalidInputError (ValueError)      an argument of the wrong form: fix the call
-    ├── MismatchError (ValueError)          weights that do not fit: use the right policy
-    ├── UntrustedError (PermissionError)    a class that may not be imported: vouch for it
-    ├── IntegrityError (OSError)            bytes are not what their address says: restore
-    ├── FormatError (ValueError)            bytes that are not format 1, or newer
-    ├── ReadOnlyError (PermissionError)     a write where only reading is allowed
-    ├── StorageError (OSError)              the disk or service failed; the store is as before
-    └── SyncError (RuntimeError)            workers that hold other weights than they should
+    ├── NotFoundError (KeyError)            no such name, version, tag, digest or id: correct it
+    ├── AmbiguousError (ValueError)         a short digest fits several objects: give more digits
+    ├── InvalidInputError (ValueError)      an argument of the wrong form: correct the call
+    ├── MismatchError (ValueError)          the weights do not fit: use the right policy
+    ├── UntrustedError (PermissionError)    a class may not be imported: trust its module
+    ├── IntegrityError (OSError)            bytes do not match their digest: restore the object
+    ├── FormatError (ValueError)            bytes are not of format 1: if newer, upgrade policystore
+    ├── ReadOnlyError (PermissionError)     a write to a store that is only readable
+    ├── StorageError (OSError)              the disk or service failed: the store is as before
+    └── SyncError (RuntimeError)            workers hold other weights than they should
 
-A message says what was expected, what was found, where, and what to do. All of them survive
-pickling, so that Ray can carry them between processes.
+A message says what was expected, what was found, where, and what to do. Every error survives
+pickling, so that Ray can carry it between processes.
 """
 
 from __future__ import annotations
@@ -39,24 +39,28 @@ __all__ = [
 
 
 class PolicyStoreError(Exception):
-    """Base of everything that policystore raises on purpose."""
+    """The base class of every exception that policystore raises on purpose.
+
+    Attributes:
+        message: the text of the error.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
     def __str__(self) -> str:
-        # KeyError prints the repr of its argument and OSError looks for an errno: a message
-        # written for people reads the same from every class of the tree.
+        # KeyError prints the repr of its argument, and OSError looks for an errno; the message of
+        # every class of the tree should read the same.
         return self.message
 
-    def within(self, what: str) -> PolicyStoreError:
-        """The same error, saying first what was being done."""
-        return type(self)(f"{what}: {self.message}")
+    def within(self, action: str) -> PolicyStoreError:
+        """Return the same error with a message that begins with the action that failed."""
+        return type(self)(f"{action}: {self.message}")
 
 
 class NotFoundError(PolicyStoreError, KeyError):
-    """What a ref, a digest or a policy id names is not there."""
+    """No policy, version, tag or file has the name, digest or id that was given."""
 
 
 class AmbiguousError(PolicyStoreError, ValueError):
@@ -68,12 +72,12 @@ class InvalidInputError(PolicyStoreError, ValueError):
 
 
 class MismatchError(PolicyStoreError, ValueError):
-    """Weights do not fit the policy they were meant for.
+    """Weights do not fit the policy or module that they were to be loaded into.
 
     Attributes:
         missing: names that the target has and the snapshot lacks.
         unexpected: names that the snapshot has and the target lacks.
-        wrong: name -> a sentence on how shape or dtype differ.
+        wrong: name -> a sentence on how the tensor differs, such as by shape or dtype.
     """
 
     def __init__(
@@ -94,9 +98,9 @@ class MismatchError(PolicyStoreError, ValueError):
         super().__init__("\n".join(lines))
         self._first_line = message
 
-    def within(self, what: str) -> MismatchError:
-        """The same error, saying first what was being done."""
-        message = f"{what}: {self._first_line}"
+    def within(self, action: str) -> MismatchError:
+        """Return the same error with a message that begins with the action that failed."""
+        message = f"{action}: {self._first_line}"
         return _make_mismatch(message, self.missing, self.unexpected, self.wrong)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -110,7 +114,7 @@ def _make_mismatch(
 
 
 class UntrustedError(PolicyStoreError, PermissionError):
-    """A snapshot names a class that may not be imported without the caller's word."""
+    """A snapshot names a class that is imported only if the caller trusts its module."""
 
 
 class IntegrityError(PolicyStoreError, OSError):
@@ -118,7 +122,7 @@ class IntegrityError(PolicyStoreError, OSError):
 
 
 class FormatError(PolicyStoreError, ValueError):
-    """Bytes are not canonical format-1 bytes, or belong to a newer format."""
+    """Bytes are not the canonical bytes of format 1, or belong to a newer format."""
 
 
 class ReadOnlyError(PolicyStoreError, PermissionError):
@@ -126,24 +130,24 @@ class ReadOnlyError(PolicyStoreError, PermissionError):
 
 
 class StorageError(PolicyStoreError, OSError):
-    """The storage below the store failed; nothing half-written is visible."""
+    """The disk or the service under the store failed; no partial write is visible."""
 
 
 class SyncError(PolicyStoreError, RuntimeError):
-    """Workers of a running algorithm hold other weights than they should, or did not answer.
+    """Workers of a running Algorithm hold other weights than they should, or did not answer.
 
     Attributes:
-        report: the :class:`~policystore.rllib.live.report.SyncReport` that shows it, if there is
-            one.
+        report: the :class:`~policystore.rllib.live.report.SyncReport` on all workers; None if the
+            error arose before a report was made.
     """
 
     def __init__(self, message: str, *, report: object = None) -> None:
         super().__init__(message)
         self.report = report
 
-    def within(self, what: str) -> SyncError:
-        """The same error, saying first what was being done."""
-        return _make_sync(f"{what}: {self.message}", self.report)
+    def within(self, action: str) -> SyncError:
+        """Return the same error with a message that begins with the action that failed."""
+        return _make_sync(f"{action}: {self.message}", self.report)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_make_sync, (self.message, self.report))

@@ -1,8 +1,7 @@
-"""A snapshot: one policy at one moment, in memory, immutable, owning its arrays."""
+"""The snapshot: one policy at one moment, in memory, immutable, with arrays of its own."""
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -18,7 +17,6 @@ from policystore.format.policy import (
     ParsedPolicy,
     decode_policy,
     encode_policy,
-    named_state,
     part_digest,
     state_digest,
 )
@@ -32,19 +30,21 @@ __all__ = ["Snapshot"]
 class Snapshot:
     """One policy at one moment: weights, state and spec.
 
-    Arrays are copied in and handed out read-only, so nothing that happens to the live policy, or to
-    what a snapshot hands out, changes it. Equal content has an equal digest in every process.
-    Pickling keeps all of this.
+    A snapshot copies the arrays that it is given and returns read-only views, so neither changes of
+    the live policy nor changes of a returned value change the snapshot. Equal content has an equal
+    digest in every process. Pickling keeps all of this.
 
     Args:
-        weights: parameter name -> numpy array, flat. Any layout and byte order; dtypes of
-            :data:`policystore.format.arrays.DTYPES`. Names are non-empty and do not start with ``__``.
+        weights: parameter name -> numpy array, not nested. Any memory layout and byte order; dtypes
+            of :data:`policystore.format.arrays.DTYPES`. Names are non-empty and do not start with
+            ``__``.
         spec: what rebuilds the policy; by default an empty one.
         state: what inference needs beside the weights: a dict of plain values and arrays (see
             :mod:`policystore.format.values`). Keys keep their types.
 
     Raises:
-        InvalidInputError: weights, state or spec that cannot be stored, with their place.
+        InvalidInputError: weights, state or a spec that cannot be stored; the message names the
+            place.
     """
 
     def __init__(
@@ -67,7 +67,9 @@ class Snapshot:
         self._fill(own_weights(weights), state_json, arrays, spec or Spec())
         unknown = sorted(set(self._spec.acting or ()) - set(self._weights))
         if unknown:
-            raise InvalidInputError(f"spec.acting names weights that are not there: {unknown}")
+            raise InvalidInputError(
+                f"spec.acting names weights that the snapshot does not have: {unknown}"
+            )
 
     _weights: dict[str, Array]
     _state_json: Json
@@ -85,15 +87,15 @@ class Snapshot:
         raise AttributeError(f"a Snapshot is immutable; make another one to change its {name}")
 
     @classmethod
-    def of_parsed(
+    def _of_parsed(
         cls, parsed: ParsedPolicy, external: Mapping[str, Array], digest: Digest | None
     ) -> Snapshot:
-        """Around read-only arrays that a reader has made; nothing is copied or hashed.
+        """Build a snapshot around the read-only arrays of a reader, without copying or hashing.
 
         Args:
             parsed: the policy object.
-            external: its tensors that stand in objects of their own, by name.
-            digest: the address that ``parsed`` was verified against, if it has one.
+            external: the tensors of the policy that are objects of their own, by name.
+            digest: the digest that the bytes of ``parsed`` were verified against, if any.
         """
         snapshot = cls.__new__(cls)
         weights, arrays = parsed.join(external)
@@ -109,23 +111,13 @@ class Snapshot:
 
     @property
     def state(self) -> dict[Any, Any]:
-        """What inference needs beside the weights; fresh containers around read-only arrays."""
+        """State that inference needs beside the weights; new containers around read-only arrays."""
         arrays = [array.view() for array in self._state_arrays]
         return decode_value(self._state_json, "state", arrays)  # type: ignore[no-any-return]
 
     @property
-    def state_json(self) -> Json:
-        """The state as it stands in the metadata, arrays by number; a fresh copy."""
-        return copy.deepcopy(self._state_json)
-
-    @property
-    def state_arrays(self) -> Weights:
-        """The arrays of the state under their names in a file, ``__state__/0`` and on."""
-        return Arrays(named_state(self._state_arrays))
-
-    @property
     def spec(self) -> Spec:
-        """What rebuilds the policy."""
+        """The description from which the policy is rebuilt."""
         return self._spec
 
     @property
@@ -137,7 +129,7 @@ class Snapshot:
     @cached_property
     def digest(self) -> Digest:
         """The address under which a store keeps this policy."""
-        return self.encode().policy.digest
+        return self._encode().policy.digest
 
     @cached_property
     def weights_digest(self) -> Digest:
@@ -146,7 +138,7 @@ class Snapshot:
 
     @cached_property
     def acting_digest(self) -> Digest:
-        """Digest of the weights that acting needs; stays when critics or target nets move."""
+        """Digest of the weights that acting needs; it ignores critics and target networks."""
         names = self._spec.acting
         if names is None:
             return self.weights_digest
@@ -157,8 +149,8 @@ class Snapshot:
         """Digest of the state alone."""
         return state_digest(self._state_json, self._state_arrays)
 
-    def encode(self, *, inline: bool = False) -> EncodedPolicy:
-        """The snapshot as bytes: objects of a store, or with ``inline`` one whole file."""
+    def _encode(self, *, inline: bool = False) -> EncodedPolicy:
+        """Encode the snapshot as the objects of a store, or with ``inline`` as one whole file."""
         return encode_policy(
             self._weights, self._state_json, self._state_arrays, self._spec, inline=inline
         )
@@ -166,7 +158,7 @@ class Snapshot:
     def replace(
         self, *, spec: Spec | None = None, state: Mapping[Any, Any] | None = None
     ) -> Snapshot:
-        """A snapshot with the same weights and another spec or state."""
+        """Return a snapshot with the same weights and another spec or state."""
         return Snapshot(
             weights=self._weights,
             spec=self._spec if spec is None else spec,
@@ -176,40 +168,50 @@ class Snapshot:
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write one self-contained safetensors file that any safetensors reader opens.
 
-        The file appears whole or not at all; an existing one is replaced.
+        The file appears whole or not at all; an existing file is replaced.
 
         Raises:
-            InvalidInputError: not a path.
-            ReadOnlyError, StorageError: it cannot be written; its folder does not exist.
+            InvalidInputError: ``file`` is not a path.
+            ReadOnlyError: the file may not be written.
+            StorageError: the file cannot be written, or its folder does not exist.
         """
         path = files.as_path(file, "the file to save to")
         with files.mapped_errors(f"saving a snapshot to {path}", writing=True):
-            files.replace_file(path, self.encode(inline=True).policy.chunks)
+            files.replace_file(path, self._encode(inline=True).policy.chunks)
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> Snapshot:
-        """Read what :meth:`save` wrote; the same digest as before.
+        """Read a file that :meth:`save` wrote; the snapshot has the digest that was saved.
 
-        A file has no address to be checked against: compare :attr:`digest` where that matters.
+        A path holds no digest to verify the bytes against: compare :attr:`digest` with one that you
+        know where that matters.
 
         Raises:
             NotFoundError: no such file.
             FormatError: not a file of policystore, or cut short or changed in its header.
-            StorageError: it cannot be read.
+            StorageError: the file cannot be read.
         """
         path = files.as_path(file, "the file to load")
         with files.mapped_errors(f"loading a snapshot from {path}"):
-            # What the header promises is read, and no more: a file may be of any size.
+            # No more is read than the header declares: a hostile file may be of any size.
             start = files.read_start(path, 8 + MAX_HEADER)
             data = files.read_file(path, limit=declared_size(start, str(path)))
         return cls.from_bytes(data, str(path))
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, what: str = "snapshot") -> Snapshot:
-        """Read the bytes of a file that :meth:`save` wrote; arrays are views of ``data``."""
+    def from_bytes(cls, data: bytes | memoryview, label: str = "snapshot") -> Snapshot:
+        """Read the bytes of a file that :meth:`save` wrote.
+
+        Args:
+            data: the whole file. The arrays are views of ``bytes``; any other buffer is copied.
+            label: how messages name the file.
+
+        Raises:
+            FormatError: anything but the canonical bytes of a policy of format 1 in one file.
+        """
         if not isinstance(data, bytes):
-            data = bytes(memoryview(data))  # what is behind a view may change
-        return cls.of_parsed(decode_policy(data, what, inline=True), {}, None)
+            data = bytes(memoryview(data))  # the memory behind a view may change
+        return cls._of_parsed(decode_policy(data, label, inline=True), {}, None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Snapshot) and self.digest == other.digest
@@ -220,7 +222,7 @@ class Snapshot:
     def __reduce__(self) -> tuple[Any, ...]:
         return (
             Snapshot.from_bytes,
-            (b"".join(self.encode(inline=True).policy.chunks), "pickled snapshot"),
+            (b"".join(self._encode(inline=True).policy.chunks), "pickled snapshot"),
         )
 
     def __repr__(self) -> str:

@@ -163,7 +163,7 @@ class PolicyStore:
                 "message, metrics, source and parents stand in the record of a version: push with "
                 "a name, or leave them out"
             )
-        encoded = snap.encode()
+        encoded = snap._encode()
         version = Version(
             name=name,
             number=None,

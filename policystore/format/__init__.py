@@ -1,1 +1,4 @@
-"""The bytes of format 1 (docs/format.md): canonical JSON, tensors, specs, records, keys and refs. No I/O."""
+"""The bytes of format 1 (``docs/format.md``): JSON, tensors, policies, records, keys and refs.
+
+No module of this package reads or writes files.
+"""

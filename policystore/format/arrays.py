@@ -1,7 +1,7 @@
 """Arrays as the store keeps them: a closed table of dtypes, owned bytes, read-only views.
 
-An array in a snapshot is C-contiguous, little-endian, and backed by memory that nobody can write:
-an immutable ``bytes`` object, or a read-only map of a file.
+An array in a snapshot is C-contiguous and little-endian. Its memory cannot be written: it is an
+immutable ``bytes`` object, or a read-only map of a file.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
-from policystore.format.canonical_json import brief
 
 __all__ = [
     "CODES",
@@ -23,10 +23,13 @@ __all__ = [
     "Array",
     "Arrays",
     "Weights",
+    "check_tensor_name",
     "dtype_code",
+    "is_shape",
     "own",
     "own_weights",
     "raw",
+    "size_of",
     "view",
 ]
 
@@ -50,21 +53,20 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U64": np.dtype("<u8"),
     "F64": np.dtype("<f8"),
 }
-"""safetensors code -> numpy dtype, in the order of ``docs/format.md``. The table is closed: these
-are the codes that every safetensors release from 0.4 on reads (float8 from 0.4.2 on)."""
+"""safetensors code -> numpy dtype, in the order of ``docs/format.md``. The table is closed: every
+safetensors release from 0.4 on reads these codes (float8 from 0.4.2 on)."""
 
 CODES: dict[np.dtype[Any], str] = {dtype: code for code, dtype in DTYPES.items()}
 
-MAX_RANK = 32
-"""Dimensions of an array: the limit of numpy before its version 2."""
+_MAX_RANK = 32  # dimensions of an array: the limit of numpy before its version 2
 
 _MAX_BYTES = 2**62
 
 _TORCH_HINT = " A torch tensor comes in through policystore.torch or policystore.rllib."
 
 
-def dtype_code(dtype: np.dtype[Any], what: str) -> str:
-    """The safetensors code of a dtype of either byte order.
+def dtype_code(dtype: np.dtype[Any], label: str) -> str:
+    """Return the safetensors code of a dtype of either byte order.
 
     Raises:
         InvalidInputError: the dtype is not in the table (complex, object, text, sub-byte, …).
@@ -74,20 +76,21 @@ def dtype_code(dtype: np.dtype[Any], what: str) -> str:
         code = CODES.get(dtype.newbyteorder("<"))
     if code is None:
         raise InvalidInputError(
-            f"{what}: arrays of dtype {dtype} cannot be stored. Storable are: "
+            f"{label}: arrays of dtype {dtype} cannot be stored. Storable are: "
             + ", ".join(str(known) for known in CODES)
         )
     return code
 
 
-def own(value: object, what: str) -> Array:
-    """A read-only copy of ``value``: C-contiguous, little-endian, same shape (also ``()``).
+def own(value: object, label: str) -> Array:
+    """Return a read-only copy of ``value``: C-contiguous, little-endian, same shape (also ``()``).
 
-    The copy is backed by ``bytes``, so that even ``flags.writeable = True`` is refused on it.
+    The memory of the copy is a ``bytes`` object, so that numpy refuses even to set
+    ``flags.writeable`` on the copy.
 
     Args:
         value: a numpy array or numpy scalar, of any memory layout and byte order.
-        what: how messages name it.
+        label: how messages name the value.
 
     Raises:
         InvalidInputError: not an array, or of a dtype outside :data:`DTYPES`.
@@ -95,17 +98,17 @@ def own(value: object, what: str) -> Array:
     if not isinstance(value, (np.ndarray, np.generic)):
         hint = _TORCH_HINT if type(value).__module__.split(".")[0] == "torch" else ""
         raise InvalidInputError(
-            f"{what}: expected a numpy array, found {type(value).__module__}."
+            f"{label}: expected a numpy array, found {type(value).__module__}."
             f"{type(value).__qualname__}.{hint}"
         )
     if isinstance(value, np.ma.MaskedArray):
         raise InvalidInputError(
-            f"{what}: a masked array would lose its mask; store array.filled(…) or its parts"
+            f"{label}: a masked array would lose its mask; store array.filled(…) or its parts"
         )
     array = np.asarray(value)
-    dtype = DTYPES[dtype_code(array.dtype, what)]
-    if array.ndim > MAX_RANK:
-        raise InvalidInputError(f"{what}: {array.ndim} dimensions; at most {MAX_RANK} are stored")
+    dtype = DTYPES[dtype_code(array.dtype, label)]
+    if array.ndim > _MAX_RANK:
+        raise InvalidInputError(f"{label}: {array.ndim} dimensions; at most {_MAX_RANK} are stored")
     if array.dtype == np.bool_:
         # Any byte but 0 counts as true to numpy: one value, one byte.
         array = array.view(np.uint8) != 0
@@ -114,15 +117,15 @@ def own(value: object, what: str) -> Array:
 
 
 def view(buffer: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    """An array over ``buffer``, read-only if the buffer is; no copy."""
+    """Return an array over ``buffer`` without a copy; the array is read-only if the buffer is."""
     array: Array = np.ndarray(shape, dtype, buffer=buffer)
     return array
 
 
 class Arrays(Mapping[str, Array]):
-    """Read-only arrays by name, each access a view of its own.
+    """Read-only arrays by name; each access returns a new view.
 
-    So setting ``shape`` or ``dtype`` on what was handed out changes nothing that anybody else sees.
+    A caller who sets ``shape`` or ``dtype`` on a view changes that view alone.
     """
 
     def __init__(self, arrays: dict[str, Array]) -> None:
@@ -144,50 +147,59 @@ class Arrays(Mapping[str, Array]):
 
 
 def raw(array: Array) -> memoryview:
-    """The bytes of a C-contiguous array, without a copy (also of 0-d, empty and bf16 ones)."""
+    """Return the bytes of a C-contiguous array, also a 0-d, empty or bf16 one, without a copy."""
     if array.size == 0:
         return memoryview(b"")
     # numpy declares no buffer protocol to type checkers.
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
-def own_weights(weights: object, what: str = "weights") -> dict[str, Array]:
-    """Owned copies of a flat mapping of parameter name to array, in code-point order of names.
+def own_weights(weights: object, label: str = "weights") -> dict[str, Array]:
+    """Return owned copies of parameter name -> array, in code-point order of the names.
 
     Raises:
         InvalidInputError: not a mapping, or a name or array that cannot be stored.
     """
     if not isinstance(weights, Mapping):
         raise InvalidInputError(
-            f"{what}: expected a mapping of parameter name to array, "
+            f"{label}: expected a mapping of parameter name to array, "
             f"found {type(weights).__qualname__}"
         )
     for name in weights:
-        check_tensor_name(name, what)
-    # A subclass of str, such as an enum, prints in ways of its own: only its text counts.
-    return {str.__str__(name): own(weights[name], f"{what}[{name!r}]") for name in sorted(weights)}
+        check_tensor_name(name, label)
+    # A subclass of str, such as an enum, may print another text than the one it holds.
+    return {str.__str__(name): own(weights[name], f"{label}[{name!r}]") for name in sorted(weights)}
 
 
-def check_tensor_name(name: object, what: str) -> None:
-    """Refuse a parameter name that a safetensors file cannot hold or that is ours."""
+def check_tensor_name(name: object, label: str) -> None:
+    """Check that a safetensors file can hold a parameter name and that the format leaves it free.
+
+    Raises:
+        InvalidInputError: the name is no string or empty, starts with ``__``, or has no UTF-8 form.
+    """
     if not isinstance(name, str) or name == "":
         raise InvalidInputError(
-            f"{what}: a parameter name is a non-empty string; found {name!r}"
+            f"{label}: a parameter name is a non-empty string; found {name!r}"
             + (". Flatten nested weights to 'outer/inner' names." if name != "" else "")
         )
     if name.startswith("__"):
         raise InvalidInputError(
-            f"{what}: the name {brief(name)} starts with '__', which is kept for the format itself"
+            f"{label}: the name {brief(name)} starts with '__', which is kept for the format itself"
         )
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise InvalidInputError(f"{what}: the name {brief(name)} holds a lone surrogate") from None
+        raise InvalidInputError(f"{label}: the name {brief(name)} holds a lone surrogate") from None
 
 
 def is_shape(shape: object, itemsize: int) -> bool:
-    """Whether ``shape`` is a list of dimensions that numpy can index, in bounded time."""
-    if not isinstance(shape, list) or len(shape) > MAX_RANK:
+    """Return whether ``shape`` is a list of dimensions that numpy can index.
+
+    Args:
+        shape: any value, such as one parsed from a hostile file; the check takes bounded time.
+        itemsize: bytes of one element.
+    """
+    if not isinstance(shape, list) or len(shape) > _MAX_RANK:
         return False
     size = itemsize
     for count in shape:
@@ -200,5 +212,5 @@ def is_shape(shape: object, itemsize: int) -> bool:
 
 
 def size_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    """Bytes of an array, in Python integers that cannot overflow."""
+    """Return the size of an array in bytes, computed in Python integers, which cannot overflow."""
     return math.prod(shape) * dtype.itemsize

@@ -1,7 +1,7 @@
 """Canonical JSON: one value, one text, in every process and on every machine.
 
-UTF-8, keys in code-point order, no spaces, no escapes but the necessary ones, integers within 64
-signed bits, finite floats in Python's shortest form (``-0.0`` kept), no surrogates, no
+UTF-8, keys in code-point order, no spaces, only the escapes that JSON requires, integers within 64
+signed bits, finite floats in Python's shortest form (``-0.0`` kept), no lone surrogates, no Unicode
 normalisation, at most 64 levels. ``docs/format.md`` section 2 is the normative text.
 
 A reader accepts only this form: it parses, writes again and compares, so two different texts never
@@ -15,17 +15,16 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
+from policystore._util.messages import brief
 from policystore.errors import FormatError, InvalidInputError
 
 __all__ = [
     "MAX_DEPTH",
     "Json",
     "JsonObject",
-    "Unfit",
-    "brief",
+    "NotEncodableError",
     "canonical_json",
     "parse_canonical",
-    "parse_strict",
 ]
 
 Json: TypeAlias = Any
@@ -46,55 +45,63 @@ def canonical_json(value: Json) -> bytes:
     """
     try:
         _check(value, 0)
-    except Unfit as unfit:
-        raise unfit.at("$") from None
+    except NotEncodableError as error:
+        raise error.to_input_error("$") from None
     text = json.dumps(
         value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
     )
     return text.encode("utf-8")
 
 
-def parse_canonical(data: bytes | memoryview, what: str) -> Json:
-    """Read canonical JSON; ``what`` names the bytes in messages.
+def parse_canonical(data: bytes | memoryview, label: str) -> Json:
+    """Parse canonical JSON and refuse any other text for the same value.
+
+    Args:
+        data: the bytes.
+        label: how messages name the bytes.
 
     Raises:
         FormatError: the bytes are not JSON, or not its canonical form.
     """
     raw = bytes(data)
-    value = parse_strict(raw, what)
+    value = _parse_strict(raw, label)
     try:
-        again = canonical_json(value)
+        rewritten = canonical_json(value)
     except InvalidInputError as error:
-        raise FormatError(f"{what} is not canonical JSON: {error}") from None
-    if again != raw:
+        raise FormatError(f"{label} is not canonical JSON: {error}") from None
+    if rewritten != raw:
         raise FormatError(
-            f"{what} is JSON but not in canonical form (key order, spaces, escapes or repeated "
+            f"{label} is JSON but not in canonical form (key order, spaces, escapes or repeated "
             "keys differ). It was not written by policystore, or was changed since."
         )
     return value
 
 
-def parse_strict(raw: bytes, what: str) -> Json:
-    """Parse JSON text without the liberties of :func:`json.loads`: no NaN, no repeated keys."""
+def _parse_strict(raw: bytes, label: str) -> Json:
+    """Parse JSON, without what :func:`json.loads` accepts beyond it: NaN and repeated keys.
+
+    Raises:
+        FormatError: the bytes are not UTF-8 or not JSON, or hold an integer of more than 20 digits.
+    """
     try:
         return json.loads(
             raw.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
+            object_pairs_hook=_object_of_unique_keys,
+            parse_constant=_refuse_constant,
             parse_int=_bounded_int,
         )
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what} is not JSON as policystore writes it: {error}") from None
+        raise FormatError(f"{label} is not JSON as policystore writes it: {error}") from None
 
 
-def _unique(pairs: list[tuple[str, Json]]) -> JsonObject:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _object_of_unique_keys(pairs: list[tuple[str, Json]]) -> JsonObject:
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
         raise ValueError("a key stands twice in one object")
-    return found
+    return parsed
 
 
-def _no_constant(name: str) -> Json:
+def _refuse_constant(name: str) -> Json:
     raise ValueError(f"{name} is not a JSON number")
 
 
@@ -105,10 +112,15 @@ def _bounded_int(digits: str) -> int:
     return int(digits)
 
 
-class Unfit(Exception):  # noqa: N818 - never leaves this package
-    """A value without a form; its place is put together on the way up, where it is an error.
+class NotEncodableError(Exception):
+    """Raised within ``policystore.format`` for a value that has no form there.
 
-    Building it on the way down would cost a path for every element of a hostile document.
+    The path to the value is put together while the exception rises, one key at each level.
+    Building the path on the way down would cost one path for every element of a hostile document.
+
+    Attributes:
+        reason: why the value has no form.
+        path: the keys on the way to the value, innermost first, each as ``[key]``.
     """
 
     def __init__(self, reason: str) -> None:
@@ -116,15 +128,9 @@ class Unfit(Exception):  # noqa: N818 - never leaves this package
         self.reason = reason
         self.path: list[str] = []
 
-    def at(self, root: str) -> InvalidInputError:
-        """The error to raise, for a value that ``root`` names."""
+    def to_input_error(self, root: str) -> InvalidInputError:
+        """Return the error to raise to the caller; ``root`` names the outermost value."""
         return InvalidInputError(f"{root}{''.join(reversed(self.path))}: {self.reason}")
-
-
-def brief(text: object) -> str:
-    """The repr of something that a stranger may have made long or unprintable."""
-    shown = ascii(text) if not isinstance(text, str) or not text.isprintable() else repr(text)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _check(value: Json, depth: int) -> None:
@@ -135,32 +141,32 @@ def _check(value: Json, depth: int) -> None:
         _check_text(value)
     elif kind is int:
         if not _INT_MIN <= value <= _INT_MAX:
-            raise Unfit("an integer outside 64 signed bits")
+            raise NotEncodableError("an integer outside 64 signed bits")
     elif kind is float:
         if not math.isfinite(value):
-            raise Unfit(f"{value} has no JSON form")
+            raise NotEncodableError(f"{value} has no JSON form")
     elif kind is list or kind is dict:
         if depth >= MAX_DEPTH:
-            raise Unfit(f"nested deeper than {MAX_DEPTH} levels")
-        _check_inside(value, depth + 1)
+            raise NotEncodableError(f"nested deeper than {MAX_DEPTH} levels")
+        _check_items(value, depth + 1)
     else:
-        raise Unfit(f"a {kind.__name__} has no JSON form")
+        raise NotEncodableError(f"a {kind.__name__} has no JSON form")
 
 
-def _check_inside(value: Json, depth: int) -> None:
+def _check_items(container: Json, depth: int) -> None:
     key: object = None
     try:
-        if isinstance(value, list):
-            for key, item in enumerate(value):  # noqa: B007 - the place of an error
+        if isinstance(container, list):
+            for key, item in enumerate(container):  # noqa: B007 - the place of an error
                 _check(item, depth)
         else:
-            for key, item in cast("Mapping[object, Json]", value).items():
+            for key, item in cast("Mapping[object, Json]", container).items():
                 if type(key) is not str:
-                    raise Unfit(f"the key {brief(key)} is not a string")
+                    raise NotEncodableError(f"the key {brief(key)} is not a string")
                 _check_text(key)
                 _check(item, depth)
-    except Unfit as unfit:
-        unfit.path.append(f"[{brief(key)}]")
+    except NotEncodableError as error:
+        error.path.append(f"[{brief(key)}]")
         raise
 
 
@@ -168,4 +174,4 @@ def _check_text(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise Unfit(f"the text {brief(text)} holds a lone surrogate") from None
+        raise NotEncodableError(f"the text {brief(text)} holds a lone surrogate") from None

@@ -1,6 +1,6 @@
 """Build and parse the keys of a store. ``docs/format.md`` section 6.
 
-The only module that knows how a key is built; all others pass names, numbers and digests.
+Only this module knows the form of a key; all other modules pass names, numbers and digests.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from policystore.format.refs import check_name, check_tag
 
 __all__ = [
     "MARKER",
+    "MAX_RECORD",
     "NAMES",
     "OBJECTS",
     "TEMPORARY",
+    "digest_of_key",
     "hint_key",
     "is_key",
     "name_of_prefix",
@@ -35,14 +37,17 @@ OBJECTS = "objects/"
 NAMES = "names/"
 TEMPORARY = "tmp/"
 MAX_RECORD = 64 << 10
-"""Bytes of a record, a hint or a marker: what a reader takes at the most."""
+"""Most bytes of a record, a hint or a marker; a reader takes no more."""
 
 _NUMBERED = re.compile(r"([0-9]{10})\.json\Z")
 _OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{64})\.safetensors\Z")
 
 
 def _escape(name: str) -> str:
-    """Capitals as ``!`` and the small letter: 'Soccer' and 'soccer' differ on every disk."""
+    """Write each capital as ``!`` and the small letter.
+
+    So 'Soccer' and 'soccer' have different keys also on a disk that ignores case.
+    """
     return re.sub("[A-Z]", lambda match: "!" + match.group().lower(), name)
 
 
@@ -51,17 +56,21 @@ def _unescape(text: str) -> str:
 
 
 def object_key(digest: Digest) -> str:
-    """Where an object stands."""
+    """Return the key of an object."""
     return f"{OBJECTS}{digest.hex[:2]}/{digest.hex}.safetensors"
 
 
 def object_prefix(digits: str) -> str:
-    """What the keys of all objects start with whose digest starts with ``digits`` (2 or more)."""
+    """Return the common prefix of the keys of all objects whose digest starts with ``digits``.
+
+    Args:
+        digits: at least 2 hexadecimal digits.
+    """
     return f"{OBJECTS}{digits[:2]}/{digits}"
 
 
 def digest_of_key(key: str) -> Digest | None:
-    """The digest in an object's key; None for a key of another form."""
+    """Return the digest in the key of an object; None for a key of another form."""
     match = _OBJECT.match(key)
     if match is None or match.group(1) != match.group(2)[:2]:
         return None
@@ -69,41 +78,41 @@ def digest_of_key(key: str) -> Digest | None:
 
 
 def versions_prefix(name: str) -> str:
-    """What the keys of all version records of a name start with."""
+    """Return the common prefix of the keys of all version records of a name."""
     return f"{NAMES}{_escape(name)}/@versions/"
 
 
 def version_key(name: str, number: int) -> str:
-    """Where a version record stands."""
+    """Return the key of a version record."""
     return f"{versions_prefix(name)}{number:010d}.json"
 
 
 def tags_prefix(name: str) -> str:
-    """What the keys of all tag records of a name start with."""
+    """Return the common prefix of the keys of all tag records of a name."""
     return f"{NAMES}{_escape(name)}/@tags/"
 
 
 def tag_key(name: str, tag: str, number: int) -> str:
-    """Where a tag record stands."""
+    """Return the key of a tag record."""
     return f"{tags_prefix(name)}{_escape(tag)}/{number:010d}.json"
 
 
 def hint_key(name: str) -> str:
-    """Where the hint of a name stands."""
+    """Return the key of the hint of a name."""
     return f"{NAMES}{_escape(name)}/@hint"
 
 
 def name_of_prefix(prefix: str) -> str | None:
-    """The name in ``names/<name>/@``; None where there is no valid one."""
-    return _valid(prefix[len(NAMES) : -len("/@")], check_name)
+    """Return the name in ``names/<name>/@``; None if it is not a valid name."""
+    return _unescape_valid(prefix[len(NAMES) : -len("/@")], check_name)
 
 
 def tag_of_prefix(prefix: str, name: str) -> str | None:
-    """The tag in ``names/<name>/@tags/<tag>/``; None where there is no valid one."""
-    return _valid(prefix[len(tags_prefix(name)) : -1], check_tag)
+    """Return the tag in ``names/<name>/@tags/<tag>/``; None if it is not a valid tag."""
+    return _unescape_valid(prefix[len(tags_prefix(name)) : -1], check_tag)
 
 
-def _valid(escaped: str, check: Callable[[str], str]) -> str | None:
+def _unescape_valid(escaped: str, check: Callable[[str], str]) -> str | None:
     plain = _unescape(escaped)
     try:
         return check(plain) if _escape(plain) == escaped else None
@@ -112,7 +121,7 @@ def _valid(escaped: str, check: Callable[[str], str]) -> str | None:
 
 
 def is_key(key: str) -> bool:
-    """Whether a key outside ``objects/`` is of the form of one of ours."""
+    """Return whether a key outside ``objects/`` has the form of a key of format 1."""
     prefix, separator, rest = key.partition("/@")
     name = name_of_prefix(prefix + separator) if separator and prefix.startswith(NAMES) else None
     if name is None:
@@ -125,6 +134,6 @@ def is_key(key: str) -> bool:
 
 
 def number_of(key: str) -> int | None:
-    """The number in the last part of a record's key; None for a key of another form."""
+    """Return the number at the end of the key of a record; None for a key of another form."""
     match = _NUMBERED.match(key.rpartition("/")[2])
     return int(match.group(1)) if match and int(match.group(1)) else None

@@ -1,62 +1,58 @@
-"""Version and tag records, hints and the marker: small canonical JSON, created once.
+"""Version records, tag records, hints and the marker: ``docs/format.md`` section 7.
 
-``docs/format.md`` section 7. Nothing here touches storage.
+This module encodes and parses bytes; it does not touch storage.
 """
 
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from policystore._util.messages import printable, shorten
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
-from policystore.format.canonical_json import (
-    Json,
-    JsonObject,
-    brief,
-    canonical_json,
-    parse_canonical,
+from policystore.format.metadata import FORMAT
+from policystore.format.record_fields import (
+    MAX_OBJECTS,
+    check_text,
+    decode_plain,
+    encode_plain,
+    encode_record,
+    expect,
+    format_time,
+    parse_list,
+    parse_nonce,
+    parse_number,
+    parse_objects,
+    parse_optional_digest,
+    parse_record,
+    parse_time,
 )
-from policystore.format.keys import MAX_RECORD
-from policystore.format.policy import FORMAT, check_format
-from policystore.format.refs import MAX_NUMBER, check_name, check_tag
-from policystore.format.values import decode_value, encode_value
+from policystore.format.refs import check_name, check_tag
 
 __all__ = ["Hint", "TagMove", "Version", "check_marker", "marker_bytes"]
-
-MAX_OBJECTS = 256
-"""Up to so many objects stand in a version record; of a policy with more, the reader takes them
-from the policy object, so that every record fits into what a reader takes at the most."""
-
-_MAX_TEXT = 4 << 10
-_MAX_PLAIN = 16 << 10
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z", re.ASCII)
-_NONCE = re.compile(r"[0-9a-f]{32}\Z")
 
 
 @dataclass(frozen=True, repr=False)
 class Version:
-    """One numbered record under a name; what a push returns and the log lists.
+    """One version of a name, as :meth:`PolicyStore.push` returns it and the log lists it.
 
     Attributes:
-        name, number: under which name, as which version (from 1 on, dense). None both where a
-            push gave no name.
-        digest: the policy object.
+        name, number: the name and the number of the version (1, 2, … without gaps). Both are None
+            if the push gave no name.
+        digest: the digest of the policy object.
         weights_digest, acting_digest, state_digest: digests of the parts alone.
-        objects: digest -> size in bytes of every object of the policy; None where there are too
-            many for a record.
-        previous: BLAKE3 of the bytes of the record before; None for version 1.
-        time: when it was pushed, by the pusher's clock, in UTC.
-        author, message: who and why.
-        metrics: numbers and texts that came with the push.
-        source: where the policy came from, as the pusher said.
+        objects: digest -> size in bytes of every object of the policy; None if there are more
+            than :data:`MAX_OBJECTS`.
+        previous: BLAKE3 of the bytes of the previous record of the name; None for version 1.
+        time: when the version was pushed, by the clock of the writer, in UTC.
+        author, message: who pushed the version, and why.
+        metrics: numbers and texts given with the push.
+        source: where the policy came from, as given with the push.
         parents: digests of the policies that this one was trained from.
-        nonce: 32 random hexadecimal digits, by which a writer knows its own record again.
+        nonce: 32 random hexadecimal digits, by which a writer recognises its own record.
     """
 
     name: str | None
@@ -77,15 +73,15 @@ class Version:
 
     @property
     def ref(self) -> str:
-        """What finds exactly this again: ``soccer/main@7``; the digest where there is no name."""
+        """The ref of exactly this version, ``soccer/main@7``; the digest if there is no name."""
         return str(self.digest) if self.name is None else f"{self.name}@{self.number}"
 
     def __hash__(self) -> int:
         return hash((self.name, self.number, self.digest, self.nonce))
 
     def __str__(self) -> str:
-        shown = [
-            f"{key}={_short(value)}"
+        metrics = [
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={shorten(str(value), 40)}"
             for key, value in self.metrics.items()
             if isinstance(value, (bool, int, float, str))
         ]
@@ -94,23 +90,22 @@ class Version:
             self.digest.short,
             f"{self.time:%Y-%m-%d %H:%M:%S}",
             self.author,
-            " ".join(shown),
+            " ".join(metrics),
             self.message,
         ]
-        line = "  ".join(part for part in parts if part)
-        # Somebody else's message: no character of it moves a terminal's cursor.
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+        return printable("  ".join(part for part in parts if part))
 
     def __repr__(self) -> str:
         return f"<Version {self}>"
 
     def to_bytes(self) -> bytes:
-        """The record; refuses values that would not fit.
+        """Return the bytes of the record.
 
         Raises:
-            InvalidInputError: message, metrics or source too long, or not plain values.
+            InvalidInputError: author, message, metrics or source are too long, or metrics or
+                source are not plain values.
         """
-        many = self.objects is None or len(self.objects) > MAX_OBJECTS
+        is_listed = self.objects is not None and len(self.objects) <= MAX_OBJECTS
         document = {
             "format": FORMAT,
             "kind": "version",
@@ -124,60 +119,68 @@ class Version:
                 "state": str(self.state_digest),
             },
             "objects": (
-                None if many else {str(d): size for d, size in (self.objects or {}).items()}
+                {str(digest): size for digest, size in (self.objects or {}).items()}
+                if is_listed
+                else None
             ),
             "previous": None if self.previous is None else str(self.previous),
             "time": format_time(self.time),
-            "author": _text(self.author, "author"),
-            "message": _text(self.message, "message"),
-            "metrics": _plain(self.metrics, "metrics"),
-            "source": _plain(self.source, "source"),
+            "author": check_text(self.author, "author"),
+            "message": check_text(self.message, "message"),
+            "metrics": encode_plain(self.metrics, "metrics"),
+            "source": encode_plain(self.source, "source"),
             "parents": [str(parent) for parent in self.parents],
         }
-        return _record(document)
+        return encode_record(document)
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, what: str) -> Version:
-        """Read a record back; ``what`` names it in messages.
+    def from_bytes(cls, data: bytes | memoryview, label: str) -> Version:
+        """Read the bytes of a version record; ``label`` names the record in messages.
 
         Raises:
             FormatError: not a version record of format 1.
         """
-        found = _fields(data, "version", _VERSION_FIELDS, what)
+        document = parse_record(data, "version", _VERSION_FIELDS, label)
         try:
-            parts = found["parts"]
-            _expect(set(parts) == {"weights", "acting", "state"}, "parts")
+            parts = document["parts"]
+            expect(set(parts) == {"weights", "acting", "state"}, "parts")
             version = cls(
-                name=check_name(found["name"]),
-                number=_number(found["number"]),
-                digest=Digest.parse(found["digest"]),
+                name=check_name(document["name"]),
+                number=parse_number(document["number"]),
+                digest=Digest.parse(document["digest"]),
                 weights_digest=Digest.parse(parts["weights"]),
                 acting_digest=Digest.parse(parts["acting"]),
                 state_digest=Digest.parse(parts["state"]),
-                objects=_objects(found["objects"]),
-                previous=_optional_digest(found["previous"]),
-                time=parse_time(found["time"]),
-                author=_text(found["author"], "author"),
-                message=_text(found["message"], "message"),
-                metrics=_mapping(found["metrics"], "metrics"),
-                source=_mapping(found["source"], "source"),
-                parents=tuple(Digest.parse(parent) for parent in _list(found["parents"])),
-                nonce=_nonce(found["nonce"]),
+                objects=parse_objects(document["objects"]),
+                previous=parse_optional_digest(document["previous"]),
+                time=parse_time(document["time"]),
+                author=check_text(document["author"], "author"),
+                message=check_text(document["message"], "message"),
+                metrics=decode_plain(document["metrics"], "metrics"),
+                source=decode_plain(document["source"], "source"),
+                parents=tuple(Digest.parse(parent) for parent in parse_list(document["parents"])),
+                nonce=parse_nonce(document["nonce"]),
             )
-            _expect((version.number == 1) == (version.previous is None), "previous")
-            _expect(version.objects is None or version.digest in version.objects, "objects")
+            expect((version.number == 1) == (version.previous is None), "previous")
+            expect(version.objects is None or version.digest in version.objects, "objects")
         except (InvalidInputError, ValueError, TypeError, KeyError) as error:
-            raise FormatError(f"{what}: malformed version record: {error}") from None
+            raise FormatError(f"{label}: malformed version record: {error}") from None
         return version
 
 
 @dataclass(frozen=True)
 class TagMove:
-    """One move of a tag; the last one says where the tag stands.
+    """One move of a tag. The move with the highest number says where the tag is now.
 
     Attributes:
-        target: the version number it was moved to; None where the tag was taken away.
-        digest: that version's digest; None likewise.
+        name, tag: the name and its tag.
+        number: the number of the move (1, 2, … without gaps).
+        target: the version number that the tag was moved to; None if the tag was removed.
+        digest: the digest of that version; None if the tag was removed.
+        previous: BLAKE3 of the bytes of the previous move; None for move 1.
+        time: when the tag was moved, by the clock of the writer, in UTC.
+        author: who moved the tag.
+        nonce: 32 random hexadecimal digits, by which a writer recognises its own record.
     """
 
     name: str
@@ -191,8 +194,12 @@ class TagMove:
     nonce: str = field(default="", repr=False)
 
     def to_bytes(self) -> bytes:
-        """The record."""
-        return _record(
+        """Return the bytes of the record.
+
+        Raises:
+            InvalidInputError: the author is too long.
+        """
+        return encode_record(
             {
                 "format": FORMAT,
                 "kind": "tag",
@@ -204,76 +211,79 @@ class TagMove:
                 "digest": None if self.digest is None else str(self.digest),
                 "previous": None if self.previous is None else str(self.previous),
                 "time": format_time(self.time),
-                "author": _text(self.author, "author"),
+                "author": check_text(self.author, "author"),
             }
         )
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, what: str) -> TagMove:
-        """Read a record back.
+    def from_bytes(cls, data: bytes | memoryview, label: str) -> TagMove:
+        """Read the bytes of a tag record; ``label`` names the record in messages.
 
         Raises:
             FormatError: not a tag record of format 1.
         """
-        found = _fields(data, "tag", _TAG_FIELDS, what)
+        document = parse_record(data, "tag", _TAG_FIELDS, label)
         try:
             move = cls(
-                name=check_name(found["name"]),
-                tag=check_tag(found["tag"]),
-                number=_number(found["number"]),
-                target=None if found["target"] is None else _number(found["target"]),
-                digest=_optional_digest(found["digest"]),
-                previous=_optional_digest(found["previous"]),
-                time=parse_time(found["time"]),
-                author=_text(found["author"], "author"),
-                nonce=_nonce(found["nonce"]),
+                name=check_name(document["name"]),
+                tag=check_tag(document["tag"]),
+                number=parse_number(document["number"]),
+                target=None if document["target"] is None else parse_number(document["target"]),
+                digest=parse_optional_digest(document["digest"]),
+                previous=parse_optional_digest(document["previous"]),
+                time=parse_time(document["time"]),
+                author=check_text(document["author"], "author"),
+                nonce=parse_nonce(document["nonce"]),
             )
-            _expect((move.target is None) == (move.digest is None), "digest")
-            _expect((move.number == 1) == (move.previous is None), "previous")
+            expect((move.target is None) == (move.digest is None), "digest")
+            expect((move.number == 1) == (move.previous is None), "previous")
         except (InvalidInputError, ValueError, TypeError, KeyError) as error:
-            raise FormatError(f"{what}: malformed tag record: {error}") from None
+            raise FormatError(f"{label}: malformed tag record: {error}") from None
         return move
 
 
 @dataclass(frozen=True)
 class Hint:
-    """The newest version as somebody saw it; may be behind, is never believed unchecked."""
+    """The newest version of a name as some writer saw it.
+
+    A hint may be out of date; a reader uses it only as the place where to begin its search.
+    """
 
     number: int
     digest: Digest
 
     def to_bytes(self) -> bytes:
-        """The hint."""
-        return _record(
+        """Return the bytes of the hint."""
+        return encode_record(
             {"format": FORMAT, "kind": "hint", "number": self.number, "digest": str(self.digest)}
         )
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, what: str) -> Hint:
-        """Read a hint back.
+    def from_bytes(cls, data: bytes | memoryview, label: str) -> Hint:
+        """Read the bytes of a hint; ``label`` names the hint in messages.
 
         Raises:
             FormatError: not a hint of format 1.
         """
-        found = _fields(data, "hint", {"number", "digest"}, what)
+        document = parse_record(data, "hint", {"number", "digest"}, label)
         try:
-            return cls(_number(found["number"]), Digest.parse(found["digest"]))
+            return cls(parse_number(document["number"]), Digest.parse(document["digest"]))
         except ValueError as error:
-            raise FormatError(f"{what}: malformed hint: {error}") from None
+            raise FormatError(f"{label}: malformed hint: {error}") from None
 
 
 def marker_bytes() -> bytes:
-    """What ``policystore.json`` holds."""
-    return _record({"format": FORMAT, "kind": "store"})
+    """Return the content of the marker, ``policystore.json``."""
+    return encode_record({"format": FORMAT, "kind": "store"})
 
 
-def check_marker(data: bytes | memoryview, what: str) -> None:
-    """Refuse a marker that is not ours, or of a newer format.
+def check_marker(data: bytes | memoryview, label: str) -> None:
+    """Check that a marker is one of policystore and of format 1.
 
     Raises:
-        FormatError: either.
+        FormatError: the marker is something else, or of a newer format.
     """
-    _fields(data, "store", set(), what)
+    parse_record(data, "store", set(), label)
 
 
 _VERSION_FIELDS = {
@@ -283,114 +293,3 @@ _VERSION_FIELDS = {
 _TAG_FIELDS = {
     "name", "tag", "number", "nonce", "target", "digest", "previous", "time", "author",
 }  # fmt: skip
-
-
-def _record(document: JsonObject) -> bytes:
-    data = canonical_json(document)
-    if len(data) > MAX_RECORD:
-        raise InvalidInputError(
-            f"the record would take {len(data)} bytes; a record has at most {MAX_RECORD}. Keep "
-            "long texts and many numbers beside the store."
-        )
-    return data
-
-
-def _fields(data: bytes | memoryview, kind: str, fields: set[str], what: str) -> JsonObject:
-    found = parse_canonical(data, what)
-    if not isinstance(found, dict):
-        raise FormatError(f"{what}: expected a JSON object, found {type(found).__name__}")
-    check_format(found, what)
-    if found.get("kind") != kind:
-        raise FormatError(
-            f"{what}: expected a record of kind {kind!r}, not {brief(found.get('kind'))}"
-        )
-    if set(found) != fields | {"format", "kind"}:
-        odd = sorted(set(found) ^ (fields | {"format", "kind"}))
-        raise FormatError(f"{what}: missing or unknown fields: {brief(', '.join(odd))}")
-    return found
-
-
-def format_time(time: datetime.datetime) -> str:
-    """UTC with microseconds: ``2026-11-21T01:25:37.000123Z``."""
-    return time.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def parse_time(text: str) -> datetime.datetime:
-    """The inverse of :func:`format_time`; ValueError for any other form."""
-    if not _TIME.match(text):
-        raise ValueError(f"{text!r} is not a time as format 1 writes it")
-    return datetime.datetime.fromisoformat(text[:-1] + "+00:00")
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidInputError(f"{what} is a string, not {type(value).__qualname__}")
-    if len(value.encode("utf-8", "surrogatepass")) > _MAX_TEXT:
-        raise InvalidInputError(f"{what} has at most {_MAX_TEXT} bytes")
-    return value
-
-
-def _plain(value: Mapping[Any, Any], what: str) -> Json:
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{what} is a dict, not {type(value).__qualname__}")
-    encoded = encode_value(_python(value), what)
-    size = len(canonical_json(encoded))
-    if size > _MAX_PLAIN:
-        raise InvalidInputError(
-            f"{what} would take {size} bytes; at most {_MAX_PLAIN} belong into a record. "
-            "Keep the few numbers that choose between versions."
-        )
-    return encoded
-
-
-def _python(value: Any) -> Any:
-    """Numpy scalars as Python's own: a metric that came as ``float32`` reads back as a number."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {key: _python(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_python(item) for item in value)
-    return value
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:40]
-
-
-def _mapping(value: Json, what: str) -> dict[Any, Any]:
-    decoded = decode_value(value, what)
-    _expect(isinstance(decoded, dict) and encode_value(decoded, what) == value, what)
-    return decoded  # type: ignore[no-any-return]
-
-
-def _expect(condition: bool, what: str) -> None:
-    if not condition:
-        raise ValueError(f"{what!r} is not as format 1 has it")
-
-
-def _number(value: Json) -> int:
-    _expect(type(value) is int and 1 <= value <= MAX_NUMBER, "number")
-    return value  # type: ignore[no-any-return]
-
-
-def _nonce(value: Json) -> str:
-    _expect(isinstance(value, str) and bool(_NONCE.match(value)), "nonce")
-    return value  # type: ignore[no-any-return]
-
-
-def _list(value: Json) -> list[Any]:
-    _expect(isinstance(value, list), "list")
-    return value  # type: ignore[no-any-return]
-
-
-def _optional_digest(value: Json) -> Digest | None:
-    return None if value is None else Digest.parse(value)
-
-
-def _objects(value: Json) -> dict[Digest, int] | None:
-    if value is None:
-        return None
-    _expect(isinstance(value, dict) and len(value) <= MAX_OBJECTS, "objects")
-    _expect(all(type(size) is int and size >= 0 for size in value.values()), "objects")
-    return {Digest.parse(digest): size for digest, size in value.items()}

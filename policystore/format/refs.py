@@ -1,10 +1,11 @@
-"""Parse and check the names, tags and refs that people type. ``docs/format.md`` section 6."""
+"""Check names and tags, and parse refs, as users type them. ``docs/format.md`` section 6."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
+from policystore._util.messages import brief
 from policystore.digest import PREFIX
 from policystore.errors import InvalidInputError
 
@@ -23,19 +24,26 @@ _FORMS = "'soccer/main', 'soccer/main@7', 'soccer/main@champion' or 'blake3:ab12
 
 @dataclass(frozen=True)
 class Ref:
-    """What a ref says: a (possibly shortened) digest, or a name with a version or a tag."""
+    """A parsed ref: a digest (whole or shortened), or a name with or without a version or tag.
+
+    Attributes:
+        name: the name; empty if the ref is a digest.
+        number: the version number, if the ref has one.
+        tag: the tag, if the ref has one. A ref with neither means the newest version.
+        digest: 8 to 64 hexadecimal digits; empty if the ref has a name.
+    """
 
     name: str = ""
     number: int | None = None
     tag: str | None = None
-    digest: str = ""  # hexadecimal digits, 8 to 64
+    digest: str = ""
 
 
 def parse_ref(text: str) -> Ref:
-    """Read a ref; nothing is looked up.
+    """Parse a ref without looking it up.
 
     Raises:
-        InvalidInputError: it has none of the four forms.
+        InvalidInputError: the text has none of the four forms of a ref.
     """
     if not isinstance(text, str):
         raise InvalidInputError(
@@ -68,13 +76,15 @@ def parse_ref(text: str) -> Ref:
 
 
 def check_name(name: str) -> str:
-    """Return ``name`` if it may be one.
+    """Return ``name`` if it is a valid name.
 
     Raises:
-        InvalidInputError: characters, segments or lengths outside the rules.
+        InvalidInputError: its characters, segments or length break the rules.
     """
     if not isinstance(name, str) or not name:
-        raise InvalidInputError(f"a name is a non-empty string such as 'soccer/main', not {name!r}")
+        raise InvalidInputError(
+            f"a name is a non-empty string such as 'soccer/main', not {brief(name)}"
+        )
     if len(name) > _MAX_NAME:
         raise InvalidInputError(f"a name has at most {_MAX_NAME} characters, this one {len(name)}")
     for segment in name.split("/"):
@@ -83,14 +93,14 @@ def check_name(name: str) -> str:
 
 
 def check_tag(tag: str) -> str:
-    """Return ``tag`` if it may be one.
+    """Return ``tag`` if it is a valid tag.
 
     Raises:
-        InvalidInputError: characters or lengths outside the rules, digits only, or ``latest``.
+        InvalidInputError: its characters or length break the rules, it is a number, or ``latest``.
     """
     if not isinstance(tag, str):
         raise InvalidInputError(f"a tag is a string, not {type(tag).__qualname__}")
-    _check_segment(tag, f"the tag {tag!r}", _MAX_TAG)
+    _check_segment(tag, f"the tag {brief(tag)}", _MAX_TAG)
     if tag.lstrip("-").isdigit():
         raise InvalidInputError(f"the tag {tag!r} is a number, which means a version")
     if tag == LATEST:
@@ -98,15 +108,15 @@ def check_tag(tag: str) -> str:
     return tag
 
 
-def _check_segment(segment: str, what: str, longest: int) -> None:
+def _check_segment(segment: str, label: str, longest: int) -> None:
     if not segment:
-        raise InvalidInputError(f"{what} is empty or has an empty part; write 'outer/inner'")
+        raise InvalidInputError(f"{label} is empty or has an empty part; write 'outer/inner'")
     if len(segment) > longest:
-        raise InvalidInputError(f"{what}: a part has at most {longest} characters")
+        raise InvalidInputError(f"{label}: a part has at most {longest} characters")
     if not _SEGMENT.match(segment):
         raise InvalidInputError(
-            f"{what}: {segment!r} may hold ASCII letters, digits, '.', '_' and '-', and neither "
+            f"{label}: {segment!r} may hold ASCII letters, digits, '.', '_' and '-', and neither "
             "starts nor ends with '.'"
         )
     if _RESERVED.match(segment):
-        raise InvalidInputError(f"{what}: {segment!r} is a reserved word on Windows")
+        raise InvalidInputError(f"{label}: {segment!r} is a reserved word on Windows")

@@ -1,9 +1,9 @@
 """Canonical safetensors: one set of named arrays, one file. ``docs/format.md`` section 3.
 
-The header is written here rather than by the safetensors library, whose tensor order is a private
-detail that changed between releases. What is written, any safetensors reader opens.
+This module writes the header itself, because the order of tensors in the safetensors library is a
+private detail that changed between releases. Any safetensors reader opens the files.
 
-Reading is strict: a header is parsed, laid out again and compared, so that any other bytes for the
+Reading is strict: a header is parsed, built again and compared, so that any other bytes for the
 same content (padded, reordered, with holes, overlaps or repeated keys) are refused.
 """
 
@@ -15,23 +15,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from policystore._util.messages import brief
 from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.arrays import CODES, DTYPES, Array, is_shape, raw, size_of, view
-from policystore.format.canonical_json import (
-    Json,
-    JsonObject,
-    brief,
-    canonical_json,
-    parse_canonical,
-)
+from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
 
 __all__ = [
     "KEY",
     "MAX_HEADER",
     "META",
     "EncodedObject",
-    "Layout",
+    "HeaderLayout",
     "Shapes",
     "declared_size",
     "encode_tensors",
@@ -44,10 +39,13 @@ __all__ = [
 ]
 
 MAX_HEADER = 2 << 20
-"""Longest header, in bytes: what a hostile file can make a reader parse."""
+"""Longest header, in bytes. The limit bounds how much a hostile file can make a reader parse."""
 
 META = "__metadata__"
+"""Key of the metadata in a safetensors header."""
+
 KEY = "policystore"
+"""Key of our canonical JSON in the metadata."""
 
 Shapes: TypeAlias = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Tensor name -> dtype and shape."""
@@ -55,7 +53,13 @@ Shapes: TypeAlias = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class EncodedObject:
-    """Bytes ready to be stored, in pieces that are views of the arrays, never joined."""
+    """Bytes ready to be stored, in pieces that are views of the arrays and are never joined.
+
+    Attributes:
+        digest: the digest of all bytes.
+        size: how many bytes there are.
+        chunks: the pieces, in order.
+    """
 
     digest: Digest
     size: int
@@ -63,25 +67,41 @@ class EncodedObject:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where everything stands in a file."""
+class HeaderLayout:
+    """The header of a file and the place of each tensor.
 
-    header: bytes  # with its length in front
-    offsets: dict[str, tuple[int, int]]  # into the whole file, in file order
+    Attributes:
+        header: the bytes of the header, its length of 8 bytes in front included.
+        offsets: tensor name -> begin and end (exclusive) in the whole file, in file order.
+        size: bytes of the whole file.
+    """
+
+    header: bytes
+    offsets: dict[str, tuple[int, int]]
     size: int
 
 
-def header_layout(shapes: Shapes, meta: JsonObject | None) -> Layout:
-    """Where every tensor stands: largest items first, so that each is aligned to its own size."""
+def header_layout(shapes: Shapes, meta: JsonObject | None) -> HeaderLayout:
+    """Build the header and place the tensors by descending item size.
+
+    This order aligns each tensor to the size of its items without padding.
+
+    Args:
+        shapes: dtype and shape of each tensor.
+        meta: the metadata under our key; None for a file without metadata.
+
+    Raises:
+        InvalidInputError: the header is longer than :data:`MAX_HEADER`.
+    """
     header: JsonObject = {}
     if meta is not None:
         header[META] = {KEY: canonical_json(meta).decode("utf-8")}
-    ends: dict[str, tuple[int, int]] = {}
+    places: dict[str, tuple[int, int]] = {}
     position = 0
     for name in sorted(shapes, key=lambda name: (-shapes[name][0].itemsize, name)):
         dtype, shape = shapes[name]
         end = position + size_of(dtype, shape)
-        ends[name] = (position, end)
+        places[name] = (position, end)
         header[name] = {
             "dtype": CODES[dtype],
             "shape": list(shape),
@@ -93,122 +113,152 @@ def header_layout(shapes: Shapes, meta: JsonObject | None) -> Layout:
     if len(text) > MAX_HEADER:
         raise InvalidInputError(
             f"the header takes {len(text)} bytes; a policy's names, shapes, spec and state may "
-            f"take {MAX_HEADER}. Large values belong into arrays."
+            f"take {MAX_HEADER}. Put large values into arrays."
         )
     start = 8 + len(text)
-    offsets = {name: (start + a, start + b) for name, (a, b) in ends.items()}
-    return Layout(len(text).to_bytes(8, "little") + text, offsets, start + position)
+    offsets = {name: (start + begin, start + end) for name, (begin, end) in places.items()}
+    return HeaderLayout(len(text).to_bytes(8, "little") + text, offsets, start + position)
 
 
 def shapes_of(arrays: Mapping[str, Array]) -> Shapes:
-    """Dtype and shape of each array."""
+    """Return the dtype and shape of each array."""
     return {name: (array.dtype, array.shape) for name, array in arrays.items()}
 
 
 def encode_tensors(arrays: Mapping[str, Array], meta: JsonObject | None) -> EncodedObject:
-    """The file of these arrays, with metadata under our key if ``meta`` is given."""
-    where = header_layout(shapes_of(arrays), meta)
-    chunks: tuple[bytes | memoryview, ...] = (
-        where.header,
-        *(raw(arrays[name]) for name in where.offsets),
-    )
-    return EncodedObject(digest_of(*chunks), where.size, chunks)
-
-
-def parse_header(buffer: memoryview, what: str) -> tuple[JsonObject, int]:
-    """The header as JSON, and where the data starts.
+    """Encode arrays as one file; ``meta`` becomes the metadata under our key.
 
     Raises:
-        FormatError: cut short, too long, or not canonical JSON.
+        InvalidInputError: the header is longer than :data:`MAX_HEADER`.
+    """
+    layout = header_layout(shapes_of(arrays), meta)
+    chunks: tuple[bytes | memoryview, ...] = (
+        layout.header,
+        *(raw(arrays[name]) for name in layout.offsets),
+    )
+    return EncodedObject(digest_of(*chunks), layout.size, chunks)
+
+
+def parse_header(buffer: memoryview, label: str) -> tuple[JsonObject, int]:
+    """Parse the header of a file.
+
+    Args:
+        buffer: the file, or at least its first ``8 + MAX_HEADER`` bytes.
+        label: how messages name the file.
+
+    Returns:
+        The header as JSON, and the offset at which the data starts.
+
+    Raises:
+        FormatError: the file is cut short, or its header is too long or not canonical JSON.
     """
     if buffer.nbytes < 8:
-        raise FormatError(f"{what}: {buffer.nbytes} bytes are too few for a safetensors file")
+        raise FormatError(f"{label}: {buffer.nbytes} bytes are too few for a safetensors file")
     length = int.from_bytes(buffer[:8], "little")
     if length > MAX_HEADER:
         raise FormatError(
-            f"{what}: a header of {length} bytes, where {MAX_HEADER} are allowed: this is no "
-            "safetensors file of policystore"
+            f"{label}: a header of {length} bytes, but at most {MAX_HEADER} are allowed: this is "
+            "not a safetensors file of policystore"
         )
     if 8 + length > buffer.nbytes:
         raise FormatError(
-            f"{what}: cut short: the header says {length} bytes, the file has {buffer.nbytes}"
+            f"{label}: cut short: the header says {length} bytes, the file has {buffer.nbytes}"
         )
     stripped = bytes(buffer[8 : 8 + length]).rstrip(b" ")
-    header = parse_canonical(stripped, f"{what}: header")
+    header = parse_canonical(stripped, f"{label}: header")
     if not isinstance(header, dict):
-        raise FormatError(f"{what}: the header is not a JSON object")
+        raise FormatError(f"{label}: the header is not a JSON object")
     return header, 8 + length
 
 
-def parse_shape(item: Json, what: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Dtype and shape as a header writes them, or FormatError."""
+def parse_shape(item: Json, label: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Parse the dtype and shape of one entry of a header.
+
+    Raises:
+        FormatError: an unknown dtype or an impossible shape.
+    """
     dtype = DTYPES.get(item["dtype"]) if isinstance(item["dtype"], str) else None
     shape = item["shape"]
     if dtype is None:
-        raise FormatError(f"{what}: unknown dtype {brief(item['dtype'])}")
+        raise FormatError(f"{label}: unknown dtype {brief(item['dtype'])}")
     if not is_shape(shape, dtype.itemsize):
-        raise FormatError(f"{what}: malformed or impossible shape {brief(shape)}")
+        raise FormatError(f"{label}: malformed or impossible shape {brief(shape)}")
     return dtype, tuple(shape)
 
 
-def parse_shapes(header: JsonObject, what: str) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """Dtype and shape of every tensor in a header without its metadata, or FormatError."""
-    found = {}
+def parse_shapes(
+    header: JsonObject, label: str
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Parse the dtype and shape of every tensor in a header from which META was taken out.
+
+    Raises:
+        FormatError: a malformed entry.
+    """
+    shapes = {}
     for name, item in header.items():
         if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
-            raise FormatError(f"{what}: malformed entry {brief(name)} in the header")
-        found[name] = parse_shape(item, f"{what}: {brief(name)}")
-    return found
+            raise FormatError(f"{label}: malformed entry {brief(name)} in the header")
+        shapes[name] = parse_shape(item, f"{label}: {brief(name)}")
+    return shapes
 
 
 def views(
-    buffer: memoryview, start: int, shapes: Shapes, meta: JsonObject | None, what: str
+    buffer: memoryview, start: int, shapes: Shapes, meta: JsonObject | None, label: str
 ) -> dict[str, Array]:
-    """Arrays as views of a file, once its header was found to be the one that we would write.
+    """Return the tensors of a file as views, after a check that its header is canonical.
+
+    Args:
+        buffer: the whole file.
+        start: the offset at which the data starts.
+        shapes, meta: the content of the parsed header, from which the header is built again.
+        label: how messages name the file.
 
     Raises:
-        FormatError: any other header or length.
+        FormatError: the header or the length is not what :func:`encode_tensors` writes, or a
+            boolean is stored as another byte than 0 or 1.
     """
     try:
-        where = header_layout(shapes, meta)
+        layout = header_layout(shapes, meta)
     except InvalidInputError as error:
-        raise FormatError(f"{what}: {error}") from None
-    if where.header != bytes(buffer[:start]):
+        raise FormatError(f"{label}: {error}") from None
+    if layout.header != bytes(buffer[:start]):
         raise FormatError(
-            f"{what}: the header is not in canonical form (order, offsets, overlaps or holes). It "
+            f"{label}: the header is not in canonical form (order, offsets, overlaps or holes). It "
             "was not written by policystore, or was changed since."
         )
-    if where.size != buffer.nbytes:
+    if layout.size != buffer.nbytes:
         raise FormatError(
-            f"{what}: expected {where.size} bytes, found {buffer.nbytes}: "
-            + ("cut short" if buffer.nbytes < where.size else "with bytes behind the end")
+            f"{label}: expected {layout.size} bytes, found {buffer.nbytes}: "
+            + ("cut short" if buffer.nbytes < layout.size else "with bytes behind the end")
         )
-    found = {
-        name: view(buffer[a:b] if b > a else b"", *shapes[name])
-        for name, (a, b) in where.offsets.items()
+    arrays = {
+        name: view(buffer[begin:end] if end > begin else b"", *shapes[name])
+        for name, (begin, end) in layout.offsets.items()
     }
-    for name, array in found.items():
+    for name, array in arrays.items():
         if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
-            raise FormatError(f"{what}: {brief(name)} has booleans other than 0 and 1")
-    return found
+            raise FormatError(f"{label}: {brief(name)} has booleans other than 0 and 1")
+    return arrays
 
 
-def declared_size(start: bytes, what: str) -> int:
-    """How long a file should be by its header, before more than the header is read.
+def declared_size(start: bytes, label: str) -> int:
+    """Return the length of a file in bytes, as its header declares it.
+
+    A reader that calls this first reads no more than the header of a hostile file.
 
     Args:
         start: the first ``8 + MAX_HEADER`` bytes, or the whole of a shorter file.
-        what: how messages name it.
+        label: how messages name the file.
 
     Raises:
-        FormatError: the header is not one.
+        FormatError: the header is cut short, too long, malformed or not canonical JSON.
     """
-    header, begin = parse_header(memoryview(start), what)
+    header, begin = parse_header(memoryview(start), label)
     ends = [0]
     for name, item in header.items():
         if name != META:
             offsets = item.get("data_offsets") if isinstance(item, dict) else None
             if not isinstance(offsets, list) or not all(type(n) is int for n in offsets):
-                raise FormatError(f"{what}: malformed entry {brief(name)} in the header")
+                raise FormatError(f"{label}: malformed entry {brief(name)} in the header")
             ends += offsets
     return begin + max(ends)

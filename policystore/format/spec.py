@@ -1,7 +1,7 @@
-"""The spec: what rebuilds a policy, as deterministic JSON.
+"""The spec: what rebuilds a policy, as deterministic JSON. ``docs/format.md`` section 4.
 
-Nothing of a time, host, run or library version is in it: the same policy has the same spec, and so
-the same digest, wherever it was trained.
+A spec holds no time, host, run or library version: the same policy has the same spec, and so the
+same digest, wherever it was trained.
 """
 
 from __future__ import annotations
@@ -10,25 +10,21 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from policystore._util.messages import brief
 from policystore.errors import FormatError, InvalidInputError
-from policystore.format.canonical_json import (
-    Json,
-    JsonObject,
-    brief,
-    canonical_json,
-    parse_canonical,
-)
+from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
 from policystore.format.values import decode_value, encode_value
 
 __all__ = ["STACKS", "Spec"]
 
 STACKS = ("none", "torch", "old", "new")
-"""``none``: weights by hand. ``torch``: a plain ``nn.Module``. ``old``, ``new``: RLlib's stacks."""
+"""Where a policy comes from: ``none``, weights given by hand; ``torch``, a plain ``nn.Module``;
+``old`` and ``new``, RLlib's API stacks."""
 
 _WEIGHTS_KINDS = ("full", "inference-only")
 
-# JSON key -> what an absent key means. Absent and default are the same text: defaults are left
-# out, so that a field added to a later format does not change the digests of older policies.
+# JSON key -> its default. A field that holds its default is never written, so that a field that a
+# later format adds does not change the digests of older policies.
 _DEFAULTS: JsonObject = {
     "stack": "none",
     "algorithm": None,
@@ -47,14 +43,14 @@ _DEFAULTS: JsonObject = {
     "left_out": {},
 }
 
-# JSON keys whose constructor argument has another name.
+# JSON key -> the constructor argument, where the two names differ.
 _ARGUMENTS = {"class": "cls", "left_out": "omitted"}
 
 
 class Spec:
-    """What rebuilds a policy. Immutable; equal specs have equal canonical JSON.
+    """The description from which a policy is rebuilt. Immutable; equal specs have equal JSON.
 
-    Properties hand out fresh copies, so changing what they return changes nothing here.
+    Properties return new copies, so a caller may change them without changing the spec.
 
     Args:
         stack: one of :data:`STACKS`.
@@ -62,19 +58,20 @@ class Spec:
         cls: import path ``module:QualName`` of the policy or module class.
         observation_space, action_space: the spaces that the policy itself was built with, as JSON
             of :mod:`policystore.spaces`.
-        env_observation_space, env_action_space: the environment's side of them, before
-            preprocessors and connectors and after unsquashing.
-        config: what the constructor and the model read: plain values of :mod:`policystore.format.values`,
-            in full.
-        weights: ``"full"``, or ``"inference-only"`` where the source held no more.
+        env_observation_space, env_action_space: the spaces of the environment itself, likewise:
+            observations before preprocessors and connectors, actions after unsquashing.
+        config: all settings that the constructor and the model read, as plain values (see
+            :mod:`policystore.format.values`).
+        weights: ``"full"``, or ``"inference-only"`` if the source held no other weights.
         acting: names of the weights that acting needs; None means all.
-        normalize_actions, clip_actions: how actions go back to the environment.
+        normalize_actions: whether actions are unsquashed from [-1, 1] into the env's bounds.
+        clip_actions: whether actions are clipped to the env's bounds.
         connectors: ordered connectors with their arguments, by pipeline.
         modules: specs of modules that share parts and are kept together, by module id.
-        omitted: what of the source is not in this snapshot -> why.
+        omitted: each part of the source that the snapshot does not hold -> the reason.
 
     Raises:
-        InvalidInputError: a value that has no place in a spec, named.
+        InvalidInputError: a field with a value that a spec cannot hold; the message names both.
     """
 
     __slots__ = ("_bytes", "_json")
@@ -100,8 +97,10 @@ class Spec:
         modules: Mapping[str, Spec] | None = None,
         omitted: Mapping[str, str] | None = None,
     ) -> None:
-        for name, value in (("config", config), ("connectors", connectors), ("modules", modules),
-                            ("omitted", omitted)):  # fmt: skip
+        mappings = {
+            "config": config, "connectors": connectors, "modules": modules, "omitted": omitted
+        }  # fmt: skip
+        for name, value in mappings.items():
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidInputError(f"spec.{name} is a dict, not {type(value).__qualname__}")
         if isinstance(modules, Mapping) and not all(isinstance(m, Spec) for m in modules.values()):
@@ -117,7 +116,7 @@ class Spec:
                 "env_action_space": env_action_space,
                 "config": encode_value(config or {}, "spec.config"),
                 "weights": weights,
-                "acting": None if acting is None else _names(acting),
+                "acting": None if acting is None else _sorted_names(acting),
                 "normalize_actions": normalize_actions,
                 "clip_actions": clip_actions,
                 "connectors": encode_value(connectors or {}, "spec.connectors"),
@@ -132,9 +131,9 @@ class Spec:
 
     def _set(self, full: JsonObject) -> None:
         _check_fields(full)
-        kept = {key: full[key] for key in _DEFAULTS if full[key] != _DEFAULTS[key]}
-        data = canonical_json(kept)
-        # Parsed back from its bytes, it shares nothing with what the caller still holds.
+        fields = {key: full[key] for key in _DEFAULTS if full[key] != _DEFAULTS[key]}
+        data = canonical_json(fields)
+        # Parsed back from its bytes, the JSON shares no container with the caller.
         object.__setattr__(self, "_bytes", data)
         object.__setattr__(self, "_json", parse_canonical(data, "spec"))
 
@@ -142,37 +141,41 @@ class Spec:
         raise AttributeError("a Spec is immutable; make another one")
 
     @classmethod
-    def from_json(cls, value: Json, what: str = "spec") -> Spec:
-        """Read what :meth:`to_json` wrote; ``what`` names it in messages.
+    def from_json(cls, value: Json, label: str = "spec") -> Spec:
+        """Read the JSON that :meth:`to_json` returns.
+
+        Args:
+            value: parsed JSON, also from a hostile source.
+            label: how messages name the spec.
 
         Raises:
             FormatError: not a spec of format 1, or one with fields of a newer policystore.
         """
         if not isinstance(value, dict):
-            raise FormatError(f"{what}: a spec is a JSON object; found {type(value).__name__}")
+            raise FormatError(f"{label}: a spec is a JSON object; found {type(value).__name__}")
         unknown = sorted(str(key) for key in set(value) - set(_DEFAULTS))
         if unknown:
             raise FormatError(
-                f"{what}: the spec has fields that this policystore does not know: "
+                f"{label}: the spec has fields that this policystore does not know: "
                 f"{brief(', '.join(unknown))}. It may come from a newer policystore: upgrade to "
                 "read it."
             )
         spec = cls.__new__(cls)
         try:
-            canonical_json(value)  # bounds depth and types before anything walks it
+            canonical_json(value)  # bounds depth and types before other code walks the value
             spec._set({**copy.deepcopy(_DEFAULTS), **value})
         except (InvalidInputError, FormatError) as error:
-            raise FormatError(f"{what}: malformed spec: {error}") from None
+            raise FormatError(f"{label}: malformed spec: {error}") from None
         if spec._json != value:
-            raise FormatError(f"{what}: the spec writes out defaults, which format 1 leaves out")
+            raise FormatError(f"{label}: the spec writes out defaults, which format 1 leaves out")
         return spec
 
     def to_json(self) -> JsonObject:
-        """The spec as JSON, without fields that hold their default; a fresh copy."""
+        """Return the spec as JSON, without the fields that hold their default; a new copy."""
         return copy.deepcopy(self._json)
 
     def to_bytes(self) -> bytes:
-        """The canonical JSON of the spec."""
+        """Return the canonical JSON of the spec."""
         return self._bytes
 
     def _get(self, key: str) -> Any:
@@ -195,27 +198,27 @@ class Spec:
 
     @property
     def observation_space(self) -> JsonObject | None:
-        """What the policy was built with, as JSON of :mod:`policystore.spaces`."""
+        """The space the policy was built with, as JSON of :mod:`policystore.spaces`."""
         return self._get("observation_space")  # type: ignore[no-any-return]
 
     @property
     def action_space(self) -> JsonObject | None:
-        """What the policy was built with, as JSON of :mod:`policystore.spaces`."""
+        """The space the policy was built with, as JSON of :mod:`policystore.spaces`."""
         return self._get("action_space")  # type: ignore[no-any-return]
 
     @property
     def env_observation_space(self) -> JsonObject | None:
-        """The environment's side, before preprocessors and connectors."""
+        """The environment's own space, before preprocessors and connectors."""
         return self._get("env_observation_space")  # type: ignore[no-any-return]
 
     @property
     def env_action_space(self) -> JsonObject | None:
-        """The environment's side, after unsquashing."""
+        """The environment's own space, after unsquashing."""
         return self._get("env_action_space")  # type: ignore[no-any-return]
 
     @property
     def config(self) -> dict[Any, Any]:
-        """What constructor and model read, as plain values."""
+        """Settings that the constructor and the model read, as plain values."""
         return decode_value(self._get("config"), "spec.config")  # type: ignore[no-any-return]
 
     @property
@@ -241,28 +244,34 @@ class Spec:
 
     @property
     def connectors(self) -> dict[str, Any]:
-        """Ordered connectors with their arguments, by pipeline."""
+        """Connectors in order, with their arguments, by pipeline."""
         return decode_value(self._get("connectors"), "spec.connectors")  # type: ignore[no-any-return]
 
     @property
     def modules(self) -> dict[str, Spec] | None:
         """Specs of modules that are kept together, by module id."""
-        found = self._get("modules")
-        return None if found is None else {key: Spec.from_json(found[key]) for key in found}
+        specs = self._get("modules")
+        return None if specs is None else {key: Spec.from_json(specs[key]) for key in specs}
 
     @property
     def omitted(self) -> dict[str, str]:
-        """What of the source is not in this snapshot -> why."""
+        """Each part of the source that the snapshot does not hold -> the reason."""
         return self._get("left_out")  # type: ignore[no-any-return]
 
     def replace(self, **changes: Any) -> Spec:
-        """A copy with some constructor arguments changed."""
+        """Return a copy with some constructor arguments changed.
+
+        Raises:
+            InvalidInputError: an argument that the constructor does not have, or a bad value.
+        """
         names = (_ARGUMENTS.get(key, key) for key in _DEFAULTS)
-        known = {name: getattr(self, name) for name in names}
-        unknown = sorted(set(changes) - set(known))
+        arguments = {name: getattr(self, name) for name in names}
+        unknown = sorted(set(changes) - set(arguments))
         if unknown:
-            raise InvalidInputError(f"a Spec has no {', '.join(unknown)}; it has {sorted(known)}")
-        return Spec(**{**known, **changes})
+            raise InvalidInputError(
+                f"a Spec has no {', '.join(unknown)}; it has {sorted(arguments)}"
+            )
+        return Spec(**{**arguments, **changes})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spec) and self._bytes == other._bytes
@@ -282,7 +291,7 @@ class Spec:
         return (Spec.from_json, (self.to_json(),))
 
 
-def _names(acting: object) -> list[str]:
+def _sorted_names(acting: object) -> list[str]:
     if isinstance(acting, str) or not isinstance(acting, Iterable):
         raise InvalidInputError(f"spec.acting is a list of parameter names, not {brief(acting)}")
     names = list(acting)
@@ -292,7 +301,7 @@ def _names(acting: object) -> list[str]:
 
 
 def _check_fields(full: JsonObject) -> None:
-    """Types of the fields, so that everything read later can rely on them."""
+    """Check the type of every field, on which the properties rely."""
     if not isinstance(full["stack"], str) or full["stack"] not in STACKS:
         raise InvalidInputError(f"spec.stack is one of {STACKS}, not {brief(full['stack'])}")
     if not isinstance(full["weights"], str) or full["weights"] not in _WEIGHTS_KINDS:
@@ -307,10 +316,11 @@ def _check_fields(full: JsonObject) -> None:
         _check_type(full, key, bool)
     for key in ("config", "connectors", "left_out"):
         if not isinstance(full[key], dict):
-            raise InvalidInputError(f"spec.{key} is an object, not {type(full[key]).__name__}")
+            name = _ARGUMENTS.get(key, key)
+            raise InvalidInputError(f"spec.{name} is a dict, not {type(full[key]).__name__}")
     for key, why in full["left_out"].items():
         if not isinstance(why, str):
-            raise InvalidInputError(f"spec.left_out[{key!r}] is a sentence, not {why!r}")
+            raise InvalidInputError(f"spec.omitted[{brief(key)}] is a string, not {brief(why)}")
     acting = full["acting"]
     if acting is not None and not (
         isinstance(acting, list)

@@ -1,7 +1,8 @@
-"""Plain values as JSON, exactly: what spec, state and metrics are made of.
+"""Encode plain values as JSON and decode them again, exactly. ``docs/format.md`` section 8.
 
-JSON alone loses tuples, keys that are not strings, infinities and arrays. Each of these stands
-under one tag, an object with a single key that starts with ``~``:
+Spec, state and metrics are plain values. JSON alone loses tuples, keys that are not strings,
+infinities and arrays. Each of these is written under a tag: an object with a single key that starts
+with ``~``:
 
 ====================  ==================================================================
 ``{"~tuple": […]}``     a tuple
@@ -26,13 +27,19 @@ from typing import Any, cast
 
 import numpy as np
 
+from policystore._util.messages import brief
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.arrays import DTYPES, Array, dtype_code, is_shape, own, raw, size_of, view
-from policystore.format.canonical_json import MAX_DEPTH, Json, Unfit, brief, canonical_json
+from policystore.format.canonical_json import (
+    MAX_DEPTH,
+    Json,
+    NotEncodableError,
+    canonical_json,
+)
 
 __all__ = ["Tagged", "decode_value", "encode_value"]
 
-# Tuples with one hash are easily made, and a dict of n of them takes n² comparisons.
+# A hostile file can hold many tuples with one hash; a dict of n of them takes n² comparisons.
 _MAX_TUPLES = 512
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -40,10 +47,13 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 @dataclass(frozen=True)
 class Tagged:
-    """A value that the core carries but does not interpret.
+    """A class, function or space in its written form, which this package does not interpret.
 
-    ``Tagged("import", "torch.nn.modules.activation:ReLU")`` is a class by import path,
-    ``Tagged("space", {…})`` a space; only the layer that rebuilds turns them into objects.
+    ``Tagged("import", "torch.nn.modules.activation:ReLU")`` is a class by its import path,
+    ``Tagged("space", {…})`` a space. Only the code that rebuilds policies turns them into objects.
+
+    Raises:
+        InvalidInputError: another tag, or a value of another type.
     """
 
     tag: str
@@ -57,29 +67,29 @@ class Tagged:
             )
 
 
-def encode_value(value: object, what: str, arrays: list[Array] | None = None) -> Json:
-    """Turn a plain value into JSON.
+def encode_value(value: object, label: str, arrays: list[Array] | None = None) -> Json:
+    """Encode a plain value as JSON.
 
     Args:
         value: None, bool, int, float, str, bytes, numpy scalars and arrays, :class:`Tagged`, and
             lists, tuples and mappings of these. A numpy scalar becomes a 0-d array.
-        what: how messages name the value.
-        arrays: where arrays are appended, as owned copies, in the order met (maps in sorted
-            order, so that the order does not depend on insertion). With None they stand in
-            the JSON itself.
+        label: how messages name the value.
+        arrays: a list to which arrays are appended as owned copies, in the order of the walk
+            (mappings in sorted order, so that the order of insertion does not count). With None,
+            arrays are written into the JSON itself.
 
     Raises:
-        InvalidInputError: a value outside this list, named by its place.
+        InvalidInputError: a value of another type; the message names its place.
     """
     try:
         return _encode(value, arrays, 0)
-    except Unfit as unfit:
-        raise unfit.at(what) from None
+    except NotEncodableError as error:
+        raise error.to_input_error(label) from None
 
 
 def _encode(value: object, arrays: list[Array] | None, depth: int) -> Json:
     if depth > MAX_DEPTH:
-        raise Unfit(f"nested deeper than {MAX_DEPTH} levels, or within itself")
+        raise NotEncodableError(f"nested deeper than {MAX_DEPTH} levels, or within itself")
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return value
@@ -102,17 +112,17 @@ def _encode(value: object, arrays: list[Array] | None, depth: int) -> Json:
         return items if kind is list else {"~tuple": items}
     if isinstance(value, Mapping):
         return _encode_mapping(value, arrays, depth)
-    raise Unfit(
+    raise NotEncodableError(
         f"a {kind.__module__}.{kind.__qualname__} is not a plain value. Plain are None, "
         "bool, int, float, str, bytes, numpy arrays, and lists, tuples and dicts of these."
     )
 
 
-def _encode_at(place: object, value: object, arrays: list[Array] | None, depth: int) -> Json:
+def _encode_at(key: object, value: object, arrays: list[Array] | None, depth: int) -> Json:
     try:
         return _encode(value, arrays, depth)
-    except Unfit as unfit:
-        unfit.path.append(f"[{brief(place)}]")
+    except NotEncodableError as error:
+        error.path.append(f"[{brief(key)}]")
         raise
 
 
@@ -120,7 +130,7 @@ def _owned(value: object) -> Array:
     try:
         return own(value, "")
     except InvalidInputError as error:
-        raise Unfit(str(error).removeprefix(": ")) from None
+        raise NotEncodableError(str(error).removeprefix(": ")) from None
 
 
 def _encode_float(value: float) -> Json:
@@ -135,7 +145,7 @@ def _encode_mapping(value: Mapping[Any, object], arrays: list[Array] | None, dep
         plain = _encode_key(key, depth + 1)
         keys.append((canonical_json(plain), plain, key))
     if sum(isinstance(plain, dict) for _, plain, _ in keys) > _MAX_TUPLES:
-        raise Unfit(f"a dict with more than {_MAX_TUPLES} keys that are tuples")
+        raise NotEncodableError(f"a dict with more than {_MAX_TUPLES} keys that are tuples")
     keys.sort(key=lambda item: item[0])
     return {
         "~map": [[plain, _encode_at(key, value[key], arrays, depth + 2)] for _, plain, key in keys]
@@ -144,7 +154,7 @@ def _encode_mapping(value: Mapping[Any, object], arrays: list[Array] | None, dep
 
 def _encode_key(key: object, depth: int) -> Json:
     if depth > MAX_DEPTH:
-        raise Unfit(f"nested deeper than {MAX_DEPTH} levels")
+        raise NotEncodableError(f"nested deeper than {MAX_DEPTH} levels")
     if isinstance(key, np.integer):
         key = int(key)
     elif type(key) is np.str_:
@@ -155,7 +165,7 @@ def _encode_key(key: object, depth: int) -> Json:
         return _encode_float(key)
     if type(key) is tuple:
         return {"~tuple": [_encode_key(item, depth + 1) for item in key]}
-    raise Unfit(
+    raise NotEncodableError(
         f"the key {brief(key)}: a key is None, bool, int, float, str or a tuple of these, not "
         f"{type(key).__qualname__}" + (" NaN" if type(key) is float else "")
     )
@@ -166,81 +176,88 @@ def _inline(array: Array) -> Json:
     return {"dtype": code, "shape": list(array.shape), "data": bytes(raw(array)).hex()}
 
 
-def decode_value(value: Json, what: str, arrays: list[Array] | None = None) -> Any:
-    """The inverse of :func:`encode`, as fresh containers; arrays are read-only.
+def decode_value(value: Json, label: str, arrays: list[Array] | None = None) -> Any:
+    """Decode what :func:`encode_value` wrote, into new containers around read-only arrays.
+
+    Args:
+        value: the JSON.
+        label: how messages name the value.
+        arrays: the list that :func:`encode_value` filled; None if the arrays are in the JSON.
 
     Raises:
-        FormatError: JSON that :func:`encode` does not write.
+        FormatError: JSON that :func:`encode_value` does not write.
     """
     if isinstance(value, list):
-        return [decode_value(item, what, arrays) for item in value]
+        return [decode_value(item, label, arrays) for item in value]
     if not isinstance(value, dict):
         return value
     tag = next(iter(value)) if len(value) == 1 else ""
     if not tag.startswith("~"):
         if any(key.startswith("~") for key in value):
-            raise FormatError(f"{what}: a tag beside other keys in {brief(sorted(value))}")
-        return {key: decode_value(item, what, arrays) for key, item in value.items()}
-    known = _DECODERS.get(tag)
-    if known is None:
+            raise FormatError(
+                f"{label}: a tag beside other keys: {brief(', '.join(sorted(value)))}"
+            )
+        return {key: decode_value(item, label, arrays) for key, item in value.items()}
+    decoder = _DECODERS.get(tag)
+    if decoder is None:
         raise FormatError(
-            f"{what}: unknown tag {brief(tag)}. It may come from a newer policystore: upgrade to "
+            f"{label}: unknown tag {brief(tag)}. It may come from a newer policystore: upgrade to "
             "read it"
         )
     try:
-        return known(value[tag], what, arrays)
+        return decoder(value[tag], label, arrays)
     except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise FormatError(f"{what}: what stands under {tag!r} is malformed: {error}") from None
+        raise FormatError(f"{label}: the value under {tag!r} is malformed: {error}") from None
 
 
-def _decode_tuple(value: Json, what: str, arrays: list[Array] | None) -> Any:
-    return tuple(decode_value(item, what, arrays) for item in _typed(value, list))
+def _decode_tuple(value: Json, label: str, arrays: list[Array] | None) -> Any:
+    return tuple(decode_value(item, label, arrays) for item in _typed(value, list))
 
 
-def _decode_map(value: Json, what: str, arrays: list[Array] | None) -> Any:
-    found = {}
-    last = b""
+def _decode_map(value: Json, label: str, arrays: list[Array] | None) -> Any:
+    decoded: dict[Any, Any] = {}
+    previous = b""
     tuples = 0
     for pair in _typed(value, list):
         key, item = _typed(pair, list)
         text = canonical_json(key)
-        # In order and each once, without asking a dict: tuples can be made to share one hash.
-        if text <= last:
+        # Checked before the key enters a dict: hostile tuples may share one hash.
+        if text <= previous:
             raise ValueError("keys out of order")
-        last = text
+        previous = text
         tuples += isinstance(key, dict)
         if tuples > _MAX_TUPLES:
             raise ValueError(f"more than {_MAX_TUPLES} keys that are tuples")
-        found[_decode_key(key, what)] = decode_value(item, what, arrays)
-    if len(found) != len(value):
+        decoded[_decode_key(key, label)] = decode_value(item, label, arrays)
+    if len(decoded) != len(value):
         raise ValueError("keys that are equal in Python")
-    if all(type(key) is str and not key.startswith("~") for key in found):
-        raise ValueError("a map whose keys are plain strings is an object")
-    return found
+    if all(type(key) is str and not key.startswith("~") for key in decoded):
+        raise ValueError("a map whose keys are plain strings is written as an object")
+    return decoded
 
 
-def _decode_key(key: Json, what: str) -> Any:
+def _decode_key(key: Json, label: str) -> Any:
     if isinstance(key, dict) and set(key) == {"~tuple"}:
-        return tuple(_decode_key(item, what) for item in _typed(key["~tuple"], list))
+        return tuple(_decode_key(item, label) for item in _typed(key["~tuple"], list))
     if isinstance(key, dict) and key in ({"~float": "inf"}, {"~float": "-inf"}):
         return _NON_FINITE[key["~float"]]
     if isinstance(key, (dict, list)):
-        raise TypeError("a key that no dict has")
+        raise TypeError("a list or an object as a key")
     return key
 
 
-def _decode_float(value: Json, what: str, arrays: list[Array] | None) -> Any:
+def _decode_float(value: Json, label: str, arrays: list[Array] | None) -> Any:
     return _NON_FINITE[value]
 
 
-def _decode_bytes(value: Json, what: str, arrays: list[Array] | None) -> Any:
+def _decode_bytes(value: Json, label: str, arrays: list[Array] | None) -> Any:
     data = bytes.fromhex(_typed(value, str))
     if data.hex() != value:
-        raise ValueError("hexadecimal digits in another form")
+        raise ValueError("hexadecimal digits are lower case and without spaces")
     return data
 
 
-def _decode_array(value: Json, what: str, arrays: list[Array] | None) -> Any:
+def _decode_array(value: Json, label: str, arrays: list[Array] | None) -> Any:
     if arrays is not None:
         index = _typed(value, int)
         if not 0 <= index < len(arrays):
@@ -250,20 +267,20 @@ def _decode_array(value: Json, what: str, arrays: list[Array] | None) -> Any:
     if len(value) != 3 or not is_shape(value["shape"], dtype.itemsize):
         raise ValueError("malformed or impossible shape")
     shape = tuple(value["shape"])
-    data = _decode_bytes(value["data"], what, None)
+    data = _decode_bytes(value["data"], label, None)
     if len(data) != size_of(dtype, shape):
         raise ValueError("dtype, shape and data do not belong together")
     array = view(data, dtype, shape)
-    if own(array, what).tobytes() != data:
+    if own(array, label).tobytes() != data:
         raise ValueError("booleans other than 0 and 1")
     return array
 
 
-def _decode_import(value: Json, what: str, arrays: list[Array] | None) -> Any:
+def _decode_import(value: Json, label: str, arrays: list[Array] | None) -> Any:
     return Tagged("import", _typed(value, str))
 
 
-def _decode_space(value: Json, what: str, arrays: list[Array] | None) -> Any:
+def _decode_space(value: Json, label: str, arrays: list[Array] | None) -> Any:
     return Tagged("space", copy.deepcopy(_typed(value, dict)))
 
 

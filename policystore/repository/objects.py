@@ -13,9 +13,9 @@ from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, IntegrityError, NotFoundError
 from policystore.format.arrays import Array
 from policystore.format.keys import object_key
+from policystore.format.metadata import External
 from policystore.format.policy import (
     MAX_POLICY,
-    External,
     ParsedPolicy,
     decode_policy,
     decode_tensor,
@@ -145,7 +145,7 @@ class ObjectReader:
             name: found[item.digest, item.dtype, item.shape]
             for name, item in parsed.external.items()
         }
-        return Snapshot.of_parsed(parsed, external, policy.digest)
+        return Snapshot._of_parsed(parsed, external, policy.digest)
 
     def _external(self, external: External, meter: Meter | None) -> Array:
         item = ObjectProgress(meter, external.size)

@@ -1,4 +1,7 @@
-"""Observation and action spaces as JSON, without gymnasium until a space is built."""
+"""Write observation and action spaces as JSON and read them back.
+
+Importing this package does not import gymnasium; reading a space does.
+"""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""gymnasium spaces as JSON and back, exactly.
+"""Write gymnasium spaces as JSON and read them back, exactly.
 
 ``space_from_json(space_to_json(space))`` has the same class, dtypes, shapes, bounds (bit for bit),
 order of keys and ``original_space`` as ``space``, so that it samples from the same set, contains
-the same values and flattens in the same way. The state of random generators is not kept: a space
-that was seeded comes back unseeded. ``docs/spaces.md`` is the normative text, with an example for
+the same values and flattens in the same way. The state of random generators is not stored: a space
+that was seeded is read back unseeded. ``docs/spaces.md`` is the normative text, with an example for
 each class.
 
 RLlib's own converter (``gym_space_to_dict``, ``ray/rllib/utils/serialization.py:89``) silently
 loses the dtype of Discrete, the start of MultiDiscrete, subclasses and ``original_space``, turns
 Text and Simplex into something that is not JSON, and refuses Sequence, Graph and OneOf.
 
-gymnasium and RLlib are imported when a space is read, never by importing this module.
+This module imports gymnasium and RLlib only when a space is read.
 """
 
 from __future__ import annotations
@@ -19,66 +19,68 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from policystore._util.messages import brief
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import Json, JsonObject
-from policystore.spaces import fields
-from policystore.spaces import fundamental as leaves
-from policystore.spaces.fields import Limits, Place
+from policystore.spaces import fields, fundamental
 from policystore.spaces.fundamental import GYMNASIUM, REPEATED, SIMPLEX, build
+from policystore.spaces.place import Limits, Place
 
 if TYPE_CHECKING:
-    import gymnasium
+    from gymnasium.spaces import Dict, Graph, OneOf, Sequence, Space, Tuple
+    from ray.rllib.utils.spaces.repeated import Repeated
 
 __all__ = ["space_from_json", "space_to_json"]
 
 
-def space_to_json(space: gymnasium.Space[Any], *, what: str = "space") -> JsonObject:
-    """Write a space as JSON that :func:`policystore.format.canonical_json.canonical_json` takes.
+def space_to_json(space: Space[Any], *, label: str = "space") -> JsonObject:
+    """Write a space as JSON that :func:`~policystore.format.canonical_json.canonical_json` accepts.
 
-    Equal spaces give equal JSON in every process, with one exception that is in the space itself:
-    before gymnasium 1.4, ``Text`` orders a character *set* (its default too) by Python's random
-    string hashes, and flattening uses that order, so it is kept. A ``charset`` given as a string
-    has one order everywhere.
+    Equal spaces give equal JSON in every process, with one exception. Before gymnasium 1.4, a
+    ``Text`` whose ``charset`` is a *set* (also by default) orders its characters by Python's random
+    string hashes. Flattening uses this order, so the JSON keeps it. A ``charset`` given as a string
+    has the same order in every process.
 
     Args:
-        space: any gymnasium space, or RLlib's ``Repeated`` or ``Simplex``, nested at will.
-        what: how messages name it.
+        space: any gymnasium space, or RLlib's ``Repeated`` or ``Simplex``, also nested.
+        label: how messages name the space.
 
     Raises:
         InvalidInputError: a space of another class (subclasses of the known ones and spaces of the
             legacy ``gym`` package included), one whose attributes do not belong together, or one
-            beyond the limits of :mod:`policystore.spaces.fields`. The message names class and place.
+            beyond the limits of ``docs/spaces.md``. The message names class and
+            place.
     """
-    return _encode(space, Place(what, Limits(InvalidInputError)))
+    return _encode(space, Place(label, Limits(InvalidInputError)))
 
 
-def space_from_json(value: object, *, what: str = "space") -> gymnasium.Space[Any]:
-    """Build the space that :func:`space_to_json` wrote; a new one at each call, not seeded.
+def space_from_json(value: object, *, label: str = "space") -> Space[Any]:
+    """Build a new space, not seeded, from the JSON that :func:`space_to_json` wrote.
 
-    Accepts exactly what :func:`space_to_json` writes, also from a hostile source: sizes are checked
-    before anything is allocated, and the built space is written again and compared.
+    The JSON may come from a hostile source: sizes are checked before anything is allocated, and the
+    space that was built is written again and compared with the JSON.
 
     Args:
         value: parsed JSON.
-        what: how messages name it.
+        label: how messages name the space.
 
     Raises:
-        FormatError: anything else, a class this version does not know, or one that the installed
-            gymnasium does not have or refuses.
+        FormatError: JSON that :func:`space_to_json` does not write, a class that this version does
+            not know, or a space that the installed gymnasium does not have or refuses to build.
     """
-    space = _decode(value, Place(what, Limits(FormatError)))
-    written = _encode(space, Place(what, Limits(FormatError)))
-    differs = _difference(written, value, what)
-    if differs is not None:
+    space = _decode(value, Place(label, Limits(FormatError)))
+    written = _encode(space, Place(label, Limits(FormatError)))
+    difference = _difference(written, value, label)
+    if difference is not None:
         raise FormatError(
-            f"{differs}. A space has one written form, and this is not it: it was not written by "
-            "policystore, or the installed gymnasium builds this space in another way."
+            f"{difference}. A space has one written form, and this is another one: it was not "
+            "written by policystore, or the installed gymnasium builds this space in another way."
         )
-    return space  # type: ignore[no-any-return]
+    return space
 
 
 def _difference(written: Json, found: Json, where: str) -> str | None:
-    """Where ``found`` differs from what policystore writes, exact in types; None if nowhere."""
+    """Describe the first difference of ``found`` from ``written``, types included; None if none."""
     if isinstance(written, dict) and type(found) is dict and written.keys() == found.keys():
         pairs: list[tuple[Json, Json, str]] | None = [
             (written[key], found[key], f"{where}.{key}") for key in written
@@ -91,21 +93,23 @@ def _difference(written: Json, found: Json, where: str) -> str | None:
     else:
         pairs = None
     if pairs is None:
-        return f"{where}: expected {fields.brief(written)}, found {fields.brief(found)}"
+        return f"{where}: expected {brief(written)}, found {brief(found)}"
     return next(filter(None, (_difference(*pair) for pair in pairs)), None)
 
 
-def _encode(space: Any, outer: Place) -> JsonObject:
+def _encode(space: object, outer: Place) -> JsonObject:
     place = outer.enter()
     cls = type(space)
     kind = _KINDS.get(cls.__qualname__)
     if kind is None or not (cls.__module__ + ".").startswith(kind.package + "."):
         place.fail(_why_unknown(cls))
-    found = {"space": cls.__qualname__, **kind.encode(space, place)}
+    written = {"space": cls.__qualname__, **kind.encode(space, place)}
     # RLlib's preprocessors set it on the flattened Box (ray/rllib/models/preprocessors.py:107).
-    if "original_space" in vars(space):
-        found["original_space"] = _encode(space.original_space, place.inner("original_space"))
-    return found
+    attributes = vars(space)
+    if "original_space" in attributes:
+        inner = place.inner("original_space")
+        written["original_space"] = _encode(attributes["original_space"], inner)
+    return written
 
 
 def _why_unknown(cls: type) -> str:
@@ -116,89 +120,89 @@ def _why_unknown(cls: type) -> str:
     for base in cls.__mro__[1:]:
         if base.__qualname__ in _KINDS and base.__module__.startswith(("gymnasium.", "ray.")):
             return (
-                f"{name} is a subclass of {base.__qualname__} and would come back as something "
+                f"{name} is a subclass of {base.__qualname__} and would be read back as something "
                 f"else. Use {base.__qualname__} itself where the policy is built. {known}"
             )
     return f"{name} is not a space that can be kept. {known}"
 
 
-def _decode(value: object, outer: Place) -> Any:
+def _decode(value: object, outer: Place) -> Space[Any]:
     place = outer.enter()
-    found: JsonObject = fields.typed(value, dict, place)
-    name = found.get("space")
+    written: JsonObject = fields.typed(value, dict, place)
+    name = written.get("space")
     kind = _KINDS.get(name) if type(name) is str else None
     if kind is None:
         place.fail(
-            f"unknown class of space {fields.brief(name)}; known are {', '.join(_KINDS)}. It may "
+            f"unknown class of space {brief(name)}; known are {', '.join(_KINDS)}. It may "
             "come from a newer policystore: upgrade to read it"
         )
-    keys = found.keys() - {"space", "original_space"}
+    keys = written.keys() - {"space", "original_space"}
     if not kind.keys <= keys <= kind.keys | kind.optional:
         place.fail(
             f"{name} has the keys {sorted(kind.keys)}; missing here are "
             f"{sorted(kind.keys - keys)}, and {len(keys - kind.keys - kind.optional)} are unknown"
         )
-    space = kind.decode(found, place)
-    if "original_space" in found:
-        space.original_space = _decode(found["original_space"], place.inner("original_space"))
+    space = kind.decode(written, place)
+    if "original_space" in written:
+        original = _decode(written["original_space"], place.inner("original_space"))
+        space.original_space = original  # type: ignore[attr-defined]
     return space
 
 
-def _tuple_to_json(space: Any, place: Place) -> JsonObject:
+def _tuple_to_json(space: Tuple | OneOf, place: Place) -> JsonObject:
     inner = enumerate(space.spaces)
     return {"spaces": [_encode(one, place.inner(f"spaces[{index}]")) for index, one in inner]}
 
 
-def _tuple_from_json(found: JsonObject, place: Place) -> Any:
-    inner = enumerate(fields.typed(found["spaces"], list, place.at("spaces")))
+def _tuple_from_json(written: JsonObject, place: Place) -> Space[Any]:
+    inner = enumerate(fields.typed(written["spaces"], list, place.at("spaces")))
     spaces = [_decode(one, place.inner(f"spaces[{index}]")) for index, one in inner]
-    return build(GYMNASIUM, found["space"], place, spaces=spaces)
+    return build(GYMNASIUM, written["space"], place, spaces=spaces)
 
 
-def _dict_to_json(space: Any, place: Place) -> JsonObject:
-    # Two lists, since the keys of a JSON object have no order and are strings.
+def _dict_to_json(space: Dict, place: Place) -> JsonObject:
+    # Two lists, because the keys of a JSON object are strings and have no order.
     return {
         "keys": [fields.key_to_json(key, place.at("keys")) for key in space.spaces],
         "spaces": [
-            _encode(one, place.inner(f"spaces[{fields.brief(key)}]"))
-            for key, one in space.spaces.items()
+            _encode(one, place.inner(f"spaces[{brief(key)}]")) for key, one in space.spaces.items()
         ],
     }
 
 
-def _dict_from_json(found: JsonObject, place: Place) -> Any:
-    listed = fields.typed(found["keys"], list, place.at("keys"))
-    spaces = fields.typed(found["spaces"], list, place.at("spaces"))
+def _dict_from_json(written: JsonObject, place: Place) -> Space[Any]:
+    listed = fields.typed(written["keys"], list, place.at("keys"))
+    spaces = fields.typed(written["spaces"], list, place.at("spaces"))
     keys = [fields.key_from_json(key, place.at("keys")) for key in listed]
     if len(keys) != len(spaces) or len(set(keys)) != len(keys):
         place.fail(f"{len(keys)} keys, {len(set(keys))} of them different, to {len(spaces)} spaces")
-    # Given pairs, every gymnasium keeps their order; mappings are sorted, in 1.0 even ordered ones.
+    # Every gymnasium keeps the order of pairs, but sorts mappings (in 1.0 even ordered ones).
     pairs = [
-        (key, _decode(one, place.inner(f"spaces[{fields.brief(key)}]")))
+        (key, _decode(one, place.inner(f"spaces[{brief(key)}]")))
         for key, one in zip(keys, spaces, strict=True)
     ]
     return build(GYMNASIUM, "Dict", place, spaces=pairs)
 
 
-# Stacking makes gymnasium hold a batched copy beside the space: nested, their number doubles at
-# each level, which the limits must see. Graph does the same in newer gymnasium (1.4).
+# For stacking, gymnasium holds a batched copy beside the space (from 1.4 on, for Graph too). When
+# such spaces are nested, the number of copies doubles at each level, so the limits count them.
 _STACKED = 2
 
 
-def _sequence_to_json(space: Any, place: Place) -> JsonObject:
+def _sequence_to_json(space: Sequence, place: Place) -> JsonObject:
     stack = bool(space.stack)
     inner = place.inner("feature_space", copies=_STACKED if stack else 1)
     return {"feature_space": _encode(space.feature_space, inner), "stack": stack}
 
 
-def _sequence_from_json(found: JsonObject, place: Place) -> Any:
-    stack = fields.typed(found["stack"], bool, place.at("stack"))
+def _sequence_from_json(written: JsonObject, place: Place) -> Space[Any]:
+    stack = fields.typed(written["stack"], bool, place.at("stack"))
     inner = place.inner("feature_space", copies=_STACKED if stack else 1)
-    space = _decode(found["feature_space"], inner)
+    space = _decode(written["feature_space"], inner)
     return build(GYMNASIUM, "Sequence", place, space=space, stack=stack)
 
 
-def _graph_to_json(space: Any, place: Place) -> JsonObject:
+def _graph_to_json(space: Graph, place: Place) -> JsonObject:
     nodes, edges = (place.inner(name, copies=_STACKED) for name in ("node_space", "edge_space"))
     return {
         "node_space": _encode(space.node_space, nodes),
@@ -206,45 +210,45 @@ def _graph_to_json(space: Any, place: Place) -> JsonObject:
     }
 
 
-def _graph_from_json(found: JsonObject, place: Place) -> Any:
+def _graph_from_json(written: JsonObject, place: Place) -> Space[Any]:
     nodes, edges = (place.inner(name, copies=_STACKED) for name in ("node_space", "edge_space"))
     return build(
         GYMNASIUM,
         "Graph",
         place,
-        node_space=_decode(found["node_space"], nodes),
-        edge_space=None if found["edge_space"] is None else _decode(found["edge_space"], edges),
+        node_space=_decode(written["node_space"], nodes),
+        edge_space=None if written["edge_space"] is None else _decode(written["edge_space"], edges),
     )
 
 
-def _repeated_to_json(space: Any, place: Place) -> JsonObject:
+def _repeated_to_json(space: Repeated, place: Place) -> JsonObject:
     return {
         "child_space": _encode(space.child_space, place.inner("child_space")),
         "max_len": fields.integer(space.max_len, place.at("max_len")),
     }
 
 
-def _repeated_from_json(found: JsonObject, place: Place) -> Any:
-    max_len = fields.integer(found["max_len"], place.at("max_len"))
-    child = _decode(found["child_space"], place.inner("child_space"))
+def _repeated_from_json(written: JsonObject, place: Place) -> Space[Any]:
+    max_len = fields.integer(written["max_len"], place.at("max_len"))
+    child = _decode(written["child_space"], place.inner("child_space"))
     return build(REPEATED, "Repeated", place, child_space=child, max_len=max_len)
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one class is written and read.
+    """The writer and the reader of one class of spaces.
 
     Attributes:
-        package: module, or package of the module, that defines the class.
-        keys: the fields it always has.
-        encode, decode: writer and reader of these fields.
-        optional: the fields that stand only where they say something.
+        package: the module that defines the class, or a package that contains this module.
+        keys: the fields that the class always has.
+        encode, decode: the writer and the reader of these fields.
+        optional: the fields that are written only if they differ from their usual value.
     """
 
     package: str
     keys: frozenset[str]
     encode: Callable[[Any, Place], JsonObject]
-    decode: Callable[[JsonObject, Place], Any]
+    decode: Callable[[JsonObject, Place], Space[Any]]
     optional: frozenset[str] = frozenset()
 
 
@@ -252,33 +256,33 @@ _KINDS = {
     "Box": _Kind(
         GYMNASIUM,
         frozenset({"dtype", "shape", "low", "high"}),
-        leaves.box_to_json,
-        leaves.box_from_json,
+        fundamental.box_to_json,
+        fundamental.box_from_json,
         optional=frozenset({"bounded_below", "bounded_above"}),
     ),
     "Discrete": _Kind(
         GYMNASIUM,
         frozenset({"dtype", "n", "start"}),
-        leaves.discrete_to_json,
-        leaves.discrete_from_json,
+        fundamental.discrete_to_json,
+        fundamental.discrete_from_json,
     ),
     "MultiDiscrete": _Kind(
         GYMNASIUM,
         frozenset({"dtype", "shape", "nvec", "start"}),
-        leaves.multi_discrete_to_json,
-        leaves.multi_discrete_from_json,
+        fundamental.multi_discrete_to_json,
+        fundamental.multi_discrete_from_json,
     ),
     "MultiBinary": _Kind(
         GYMNASIUM,
         frozenset({"n"}),
-        leaves.multi_binary_to_json,
-        leaves.multi_binary_from_json,
+        fundamental.multi_binary_to_json,
+        fundamental.multi_binary_from_json,
     ),
     "Text": _Kind(
         GYMNASIUM,
         frozenset({"min_length", "max_length", "charset"}),
-        leaves.text_to_json,
-        leaves.text_from_json,
+        fundamental.text_to_json,
+        fundamental.text_from_json,
     ),
     "Tuple": _Kind(GYMNASIUM, frozenset({"spaces"}), _tuple_to_json, _tuple_from_json),
     "Dict": _Kind(GYMNASIUM, frozenset({"keys", "spaces"}), _dict_to_json, _dict_from_json),
@@ -304,7 +308,7 @@ _KINDS = {
     "Simplex": _Kind(
         SIMPLEX,
         frozenset({"dtype", "shape", "concentration"}),
-        leaves.simplex_to_json,
-        leaves.simplex_from_json,
+        fundamental.simplex_to_json,
+        fundamental.simplex_from_json,
     ),
 }

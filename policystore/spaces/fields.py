@@ -1,7 +1,8 @@
-"""The fields of a space in JSON: dtypes, numbers, arrays, shapes, keys, and what bounds them.
+"""The fields of a space in JSON: dtypes, numbers, arrays, shapes and keys, with their limits.
 
-``docs/spaces.md`` is the normative text. Every function works at a :class:`Place`, which names the
-field in messages, counts what has been used of the limits, and knows which error to raise.
+``docs/spaces.md`` is the normative text. Every function takes a
+:class:`~policystore.spaces.place.Place`, which names the field in messages, counts against the
+limits, and raises the error.
 """
 
 from __future__ import annotations
@@ -9,26 +10,22 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from policystore.errors import FormatError, InvalidInputError
+from policystore._util.messages import brief
+from policystore.errors import InvalidInputError
 from policystore.format.arrays import Array
 from policystore.format.canonical_json import Json
+from policystore.spaces.place import Place
 
 __all__ = [
     "MAX_DIMENSIONS",
     "MAX_ELEMENTS",
     "MAX_KEY_NESTING",
-    "MAX_NESTING",
-    "MAX_SPACES",
-    "Limits",
-    "Place",
     "array_from_json",
     "array_to_json",
-    "brief",
     "dtype_from_json",
     "dtype_to_json",
     "integer",
@@ -43,15 +40,8 @@ __all__ = [
     "typed",
 ]
 
-MAX_NESTING = 24
-"""Spaces within spaces. At this depth the JSON has at most 52 levels, so that it still fits into
-the 64 of canonical JSON where it stands inside a spec."""
-
-MAX_SPACES = 2**14
-"""Spaces in one tree, what gymnasium copies for stacking included."""
-
 MAX_ELEMENTS = 2**24
-"""Array elements that the spaces of one tree describe together."""
+"""Array elements of all spaces of one tree together."""
 
 MAX_DIMENSIONS = 32
 """Axes of one space; numpy 1 has no more."""
@@ -77,7 +67,7 @@ _CODES = {
 }
 """Name in JSON -> code of :mod:`struct`, which reads and writes one element exactly."""
 
-# A big-endian dtype is another dtype than its little-endian twin to gymnasium's ==.
+# To gymnasium's ==, a big-endian dtype differs from the same dtype in little-endian order.
 _DTYPES: dict[str, np.dtype[Any]] = {
     **{name: np.dtype(name).newbyteorder("<") for name in _CODES},
     **{
@@ -89,83 +79,18 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-@dataclass
-class Limits:
-    """What one tree of spaces has used, and the error that says it was too much.
-
-    Attributes:
-        error: InvalidInputError when writing, FormatError when reading.
-        spaces, elements: counted so far.
-    """
-
-    error: type[FormatError] | type[InvalidInputError]
-    spaces: int = 0
-    elements: int = 0
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in a tree of spaces we are.
-
-    Attributes:
-        where: how messages name it, such as ``space.spaces['camera'].low``.
-        limits: shared by the whole tree.
-        level: how many spaces enclose this place, its own one included.
-        copies: how often gymnasium holds what stands here.
-    """
-
-    where: str
-    limits: Limits = field(repr=False)
-    level: int = 0
-    copies: int = 1
-
-    def at(self, name: str) -> Place:
-        """The field ``name`` of this space."""
-        return replace(self, where=f"{self.where}.{name}")
-
-    def inner(self, name: str, *, copies: int = 1) -> Place:
-        """A space that stands in this one; ``copies`` as gymnasium multiplies it there."""
-        return replace(self.at(name), copies=self.copies * copies)
-
-    def enter(self) -> Place:
-        """Count one space.
-
-        Raises:
-            InvalidInputError, FormatError: nested too deeply, or too many spaces.
-        """
-        if self.level >= MAX_NESTING:
-            self.fail(f"spaces nested more than {MAX_NESTING} deep, or within themselves")
-        self.limits.spaces += self.copies
-        if self.limits.spaces > MAX_SPACES:
-            self.fail(f"more than {MAX_SPACES} spaces in one space")
-        return replace(self, level=self.level + 1)
-
-    def fail(self, message: str) -> NoReturn:
-        """Raise the error of this direction, naming the place."""
-        raise self.limits.error(f"{self.where}: {message}")
-
-
-def brief(value: object) -> str:
-    """A value in a message: short whatever it is, and without recursion into containers."""
-    if isinstance(value, (dict, list, tuple, set, frozenset)):
-        return f"a {type(value).__name__} of {len(value)}"
-    if isinstance(value, int) and abs(value) > 2**64:
-        return "an integer of more than 64 bits"
-    if isinstance(value, str) and len(value) > 60:
-        return f"{value[:50]!r}… ({len(value)} characters)"
-    text = repr(value)
-    return text if len(text) <= 90 else text[:80] + "…"
-
-
 def typed(value: Json, kind: type, place: Place) -> Any:
-    """``value`` if it is exactly of this JSON type, else the error of the place."""
+    """Return ``value`` if its type is exactly ``kind``; fail otherwise."""
     if type(value) is not kind:
         place.fail(f"expected {kind.__name__}, found {brief(value)}")
     return value
 
 
 def integer(value: object, place: Place, *, low: int = 0) -> int:
-    """A plain or numpy integer in ``[low, 2**63 - 1]`` (not a bool) as an int."""
+    """Return an integer of ``[low, 2**63 - 1]`` (not a bool) as an int; fail otherwise.
+
+    When a space is written, numpy integers are accepted too.
+    """
     if isinstance(value, np.integer) and place.limits.error is InvalidInputError:
         value = int(value)
     if type(value) is not int or not low <= value <= _INT_MAX:
@@ -174,7 +99,7 @@ def integer(value: object, place: Place, *, low: int = 0) -> int:
 
 
 def dtype_to_json(dtype: object, place: Place) -> str:
-    """The name of a dtype: numpy's own (``float32``), or ``>f4`` and the like if big-endian."""
+    """Return the name of a dtype: numpy's own (``float32``), or for big-endian ones ``>f4``."""
     name = _NAMES.get(dtype) if isinstance(dtype, np.dtype) else None
     if name is None:
         place.fail(
@@ -184,7 +109,7 @@ def dtype_to_json(dtype: object, place: Place) -> str:
 
 
 def dtype_from_json(value: Json, place: Place) -> np.dtype[Any]:
-    """The inverse of :func:`dtype_to_json`."""
+    """Return the dtype of a name that :func:`dtype_to_json` wrote."""
     dtype = _DTYPES.get(value) if type(value) is str else None
     if dtype is None:
         place.fail(f"expected one of {', '.join(_DTYPES)}; found {brief(value)}")
@@ -192,14 +117,14 @@ def dtype_from_json(value: Json, place: Place) -> np.dtype[Any]:
 
 
 def shape_to_json(shape: object, place: Place) -> list[int]:
-    """A shape as a list; counts its elements against the limits."""
+    """Return a shape as a list, and count its elements against the limits."""
     if type(shape) is not tuple:
         place.fail(f"expected a tuple of axis lengths, found {brief(shape)}")
     return _count(shape, place)
 
 
 def shape_from_json(value: Json, place: Place) -> tuple[int, ...]:
-    """The inverse of :func:`shape_to_json`; nothing is allocated before this has passed."""
+    """Read a shape and count its elements against the limits, before anything is allocated."""
     return tuple(_count(typed(value, list, place), place))
 
 
@@ -216,7 +141,10 @@ def _count(shape: Sequence[object], place: Place) -> list[int]:
 
 
 def owned_array(value: object, dtype: np.dtype[Any], shape: tuple[int, ...], place: Place) -> Array:
-    """``value`` if it is an array of this dtype and shape, as gymnasium's constructors make it."""
+    """Return ``value`` if it is an array of this dtype and shape; fail otherwise.
+
+    gymnasium's constructors make such arrays, so another value was set after the construction.
+    """
     if not isinstance(value, (np.ndarray, np.generic)):
         place.fail(f"expected a numpy array, found {brief(value)}")
     if value.dtype != dtype or value.shape != shape:
@@ -228,10 +156,10 @@ def owned_array(value: object, dtype: np.dtype[Any], shape: tuple[int, ...], pla
 
 
 def array_to_json(array: Array) -> Json:
-    """An array whose dtype and shape stand beside it.
+    """Write the elements of an array, whose dtype and shape are other fields.
 
-    Bit for bit equal elements make one scalar, anything else (no elements too) hexadecimal digits
-    of all elements, little-endian, in C order.
+    If all elements are equal bit for bit, the result is one number. Otherwise, and for an array
+    without elements, it is the bytes of all elements in hexadecimal, little-endian, in C order.
     """
     little = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1)
     patterns = little.view(f"<u{little.itemsize}")
@@ -243,10 +171,16 @@ def array_to_json(array: Array) -> Json:
 def array_from_json(
     value: Json, dtype: np.dtype[Any], shape: tuple[int, ...], place: Place
 ) -> Array:
-    """The inverse of :func:`array_to_json`: a new, writable array.
+    """Read what :func:`array_to_json` wrote, into a new, writable array.
 
-    ``shape`` has passed :func:`shape_from_json`. That ``value`` is the one way of writing this
-    array is left to the caller, who writes the whole space again and compares.
+    This function does not check that ``value`` is the canonical form of the array; the caller
+    writes the whole space again and compares.
+
+    Args:
+        value: the JSON.
+        dtype: the dtype of the array.
+        shape: a shape that :func:`shape_from_json` returned, and so has counted.
+        place: the field.
     """
     count = math.prod(shape)
     if type(value) is str and len(value) == 2 * dtype.itemsize * count:
@@ -256,7 +190,7 @@ def array_from_json(
 
 
 def scalar_to_json(value: object, dtype: np.dtype[Any], place: Place) -> Json:
-    """One integer of an integer dtype, which it must fit."""
+    """Write one integer, which must fit an integer dtype."""
     if isinstance(value, np.integer):
         value = int(value)
     bounds = np.iinfo(dtype)
@@ -266,10 +200,10 @@ def scalar_to_json(value: object, dtype: np.dtype[Any], place: Place) -> Json:
 
 
 def scalar_from_json(value: Json, dtype: np.dtype[Any], place: Place) -> Any:
-    """One element as a numpy scalar of the little-endian dtype.
+    """Read one element, as a numpy scalar of the little-endian dtype.
 
-    A JSON boolean, integer or float according to the dtype; what has no such form (an infinity, an
-    integer beyond 2**63 - 1) as hexadecimal digits.
+    The JSON is a boolean, integer or float according to the dtype. An element without such a form
+    (an infinity, or an integer beyond 2**63 - 1) is written as hexadecimal digits.
     """
     if type(value) is str:
         if len(value) != 2 * dtype.itemsize:
@@ -316,7 +250,10 @@ def _unhex(value: str, dtype: np.dtype[Any], place: Place) -> bytes:
 
 
 def key_to_json(key: object, place: Place, depth: int = 0) -> Json:
-    """A key of a Dict space: None, bool, int, finite float, str, or a tuple of these (a list)."""
+    """Write a key of a Dict space: None, bool, int, finite float, str, or a tuple of these.
+
+    A tuple becomes a list; numpy integers and strings become plain ones.
+    """
     if isinstance(key, np.integer):
         key = int(key)
     elif type(key) is np.str_:
@@ -325,14 +262,14 @@ def key_to_json(key: object, place: Place, depth: int = 0) -> Json:
         return [key_to_json(item, place, depth + 1) for item in key]
     if not _is_plain_key(key):
         place.fail(
-            f"the key {brief(key)} of type {type(key).__qualname__} cannot be kept. Keys are None, "
-            "bool, 64-bit int, finite float, str without lone surrogates, or tuples of these."
+            f"the key {brief(key)} of type {type(key).__qualname__} cannot be kept. Keys are "
+            "None, bool, 64-bit int, finite float, str without lone surrogates, or tuples of these."
         )
     return key
 
 
 def key_from_json(value: Json, place: Place, depth: int = 0) -> Any:
-    """The inverse of :func:`key_to_json`."""
+    """Read a key that :func:`key_to_json` wrote."""
     if type(value) is list and depth < MAX_KEY_NESTING:
         return tuple(key_from_json(item, place, depth + 1) for item in value)
     if not _is_plain_key(value):
@@ -351,7 +288,7 @@ def _is_plain_key(key: object) -> bool:
 
 
 def is_text(value: str) -> bool:
-    """Whether a string has a UTF-8 form, which one with lone surrogates has not."""
+    """Return whether a string has a UTF-8 form; a string with a lone surrogate has none."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

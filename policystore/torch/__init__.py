@@ -1,6 +1,6 @@
-"""Plain ``torch.nn.Module``: snapshot and load, without RLlib.
+"""Take snapshots of a plain ``torch.nn.Module`` and load them, without RLlib.
 
-Nothing here knows RLlib; a team without Ray keeps its networks with it just as well.
+This package needs torch alone, and serves networks that are trained without Ray.
 """
 
 from __future__ import annotations
@@ -27,40 +27,43 @@ def snapshot(
     config: Mapping[Any, Any] | None = None,
     state: Mapping[Any, Any] | None = None,
 ) -> Snapshot:
-    """Keep a module's parameters and persistent buffers, as they are now.
+    """Take a snapshot of the parameters and persistent buffers of a module, as they are now.
 
     Args:
-        module: on any device, also compiled or inside (Distributed)DataParallel; names come
-            without the wrappers' prefixes.
-        config: plain values that you want beside the weights to build the module again.
+        module: a module on any device, also compiled or inside (Distributed)DataParallel. The names
+            of its weights are stored without the prefixes of these wrappers.
+        config: plain values from which you can build the module again.
         state: plain values and arrays that inference needs beside the weights.
 
     Returns:
-        A snapshot that shares no memory with the module; its spec has ``stack="torch"`` and the
-        module's class.
+        A snapshot that shares no memory with the module. Its spec has ``stack="torch"`` and the
+        import path of the module's class.
 
     Raises:
-        InvalidInputError: a tensor that cannot be stored (complex, sparse, quantized, meta), named.
+        InvalidInputError: not a module; an RLModule; or a tensor that cannot be stored (complex,
+            sparse, quantized, meta), which the message names.
     """
     _check_module(module)
     cls = type(unwrapped(module))
     if any(base.__module__ == "ray.rllib.core.rl_module.rl_module" for base in cls.__mro__):
         raise InvalidInputError(
-            f"a {cls.__qualname__} is an RLModule, and its weights alone could not be rebuilt: use "
-            "snapshot of policystore.rllib"
+            f"{cls.__qualname__} is an RLModule, which cannot be rebuilt from its weights alone: "
+            "use policystore.rllib.snapshot"
         )
     spec = Spec(stack="torch", cls=f"{cls.__module__}:{cls.__qualname__}", config=config)
     return Snapshot(weights=state_arrays(module), spec=spec, state=state)
 
 
 def load_into(module: torch.nn.Module, snap: Snapshot) -> None:
-    """Put a snapshot's weights into a module, exactly or not at all.
+    """Load the weights of a snapshot into a module, exactly or not at all.
 
     Names, shapes and dtypes are compared before anything is written. Parameters keep their
     identity, device and ``requires_grad``, so optimizers stay attached.
 
     Raises:
-        MismatchError: lists every missing, unexpected and wrongly shaped tensor.
+        InvalidInputError: not a module, or not a snapshot.
+        MismatchError: weights that do not fit. The error lists every missing and unexpected tensor
+            and every other shape or dtype; the module has its old weights.
     """
     _check_module(module)
     if not isinstance(snap, Snapshot):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-
-try:
-    import torch
-except ImportError as error:
-    raise ImportError(f"policystore.torch needs torch: pip install torch ({error})") from error
+import torch
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from policystore.errors import InvalidInputError, MismatchError
@@ -41,13 +37,13 @@ _TORCH_TO_CODE: dict[torch.dtype, str] = {
     torch.float64: "F64",
 }
 _CODE_TO_TORCH = {code: dtype for dtype, code in _TORCH_TO_CODE.items()}
-# Same-sized integers through which the bytes of any dtype pass unchanged.
+# Item size -> integer dtypes of torch and numpy, as which the bytes of any dtype pass unchanged.
 _CARRIER = {1: (torch.uint8, np.uint8), 2: (torch.int16, np.int16), 4: (torch.int32, np.int32),
             8: (torch.int64, np.int64)}  # fmt: skip
 
 
 def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
-    """The module inside ``torch.compile`` and (Distributed)DataParallel wrappers."""
+    """Return the module inside ``torch.compile`` and (Distributed)DataParallel wrappers."""
     while True:
         inner = module._modules.get(_inner_attribute(module) or "")
         if inner is None:
@@ -66,29 +62,38 @@ def _inner_attribute(module: torch.nn.Module) -> str | None:
 
 
 def plain_names(module: torch.nn.Module) -> dict[str, str]:
-    """Name in ``state_dict()`` -> name without the prefixes of wrappers, in the former's order."""
-    dropped: set[str] = set()
+    """Map each name in ``state_dict()`` to the name without the prefixes of wrappers, in order.
+
+    Raises:
+        InvalidInputError: two tensors would have the same name.
+    """
+    wrappers: set[str] = set()
     for path, child in module.named_modules(remove_duplicate=False):
         inner = _inner_attribute(child)
         if inner is not None:
-            dropped.add(f"{path}.{inner}" if path else inner)
-    found: dict[str, str] = {}
+            wrappers.add(f"{path}.{inner}" if path else inner)
+    names: dict[str, str] = {}
     for name in module.state_dict():
         parts = name.split(".")
         kept = [
-            part for index, part in enumerate(parts) if ".".join(parts[: index + 1]) not in dropped
+            part for index, part in enumerate(parts) if ".".join(parts[: index + 1]) not in wrappers
         ]
-        found[name] = ".".join(kept)
-    if len(set(found.values())) != len(found):
+        names[name] = ".".join(kept)
+    if len(set(names.values())) != len(names):
         raise InvalidInputError(
-            f"{type(module).__name__}: two tensors have the same name once the prefixes of "
-            "compile and DistributedDataParallel wrappers are gone; snapshot the inner module"
+            f"{type(module).__name__}: without the prefixes of the torch.compile and "
+            "DistributedDataParallel wrappers, two tensors have the same name; take a snapshot of "
+            "the inner module"
         )
-    return found
+    return names
 
 
 def state_arrays(module: torch.nn.Module) -> dict[str, Array]:
-    """Copies of all parameters and persistent buffers, by plain name."""
+    """Copy all parameters and persistent buffers of a module; see :func:`plain_names`.
+
+    Raises:
+        InvalidInputError: a tensor that cannot be stored; the message names it.
+    """
     entries = module.state_dict()
     return {
         plain: to_numpy(entries[name], f"{type(module).__name__}: {plain!r}")
@@ -96,26 +101,30 @@ def state_arrays(module: torch.nn.Module) -> dict[str, Array]:
     }
 
 
-def to_numpy(tensor: object, what: str) -> Array:
-    """A copy of a tensor as a numpy array, bit for bit, bf16 and float8 included.
+def to_numpy(tensor: object, label: str) -> Array:
+    """Copy a tensor to a numpy array, bit for bit, also a bf16 or float8 one.
+
+    Args:
+        tensor: a dense tensor on any device.
+        label: how messages name the tensor.
 
     Raises:
-        InvalidInputError: not a strided tensor of a storable dtype.
+        InvalidInputError: not a strided tensor of a dtype that can be stored.
     """
     if not isinstance(tensor, torch.Tensor):
         raise InvalidInputError(
-            f"{what}: expected a tensor, found {type(tensor).__qualname__}. Extra state of modules "
-            "is not kept; put it into a buffer."
+            f"{label}: expected a tensor, found {type(tensor).__qualname__}. Extra state of "
+            "modules is not stored; put it into a buffer."
         )
     if torch.nn.parameter.is_lazy(tensor):
         raise InvalidInputError(
-            f"{what} has no shape yet: run a lazy module once before a snapshot is taken of it, or "
-            "weights are loaded into it"
+            f"{label} has no shape yet: run a lazy module once before you take a snapshot of it or "
+            "load weights into it"
         )
     code = _TORCH_TO_CODE.get(tensor.dtype)
     if code is None or tensor.layout != torch.strided or tensor.is_meta:
         raise InvalidInputError(
-            f"{what}: a {tensor.layout} tensor of {tensor.dtype} on {tensor.device} cannot be "
+            f"{label}: a {tensor.layout} tensor of {tensor.dtype} on {tensor.device} cannot be "
             "stored. Storable are dense tensors of " + ", ".join(str(d) for d in _TORCH_TO_CODE)
         )
     dtype = DTYPES[code]
@@ -127,7 +136,7 @@ def to_numpy(tensor: object, what: str) -> Array:
 
 
 def to_tensor(array: Array) -> torch.Tensor:
-    """A new CPU tensor with the array's bits; the inverse of :func:`to_numpy`."""
+    """Copy an array to a new CPU tensor, bit for bit; the inverse of :func:`to_numpy`."""
     dtype = _CODE_TO_TORCH[dtype_code(array.dtype, "array")]
     if dtype is torch.bool:
         return torch.from_numpy(np.array(array, order="C"))
@@ -135,16 +144,16 @@ def to_tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(np.array(array.view(carrier), order="C")).view(dtype)
 
 
-def check_fit(weights: Weights, target: Weights, what: str) -> None:
-    """Compare names, shapes and dtypes; values do not matter.
+def check_fit(weights: Weights, target: Weights, label: str) -> None:
+    """Check that weights have the names, shapes and dtypes of a target, whatever their values.
 
     Args:
-        weights: what would be loaded.
-        target: what the policy has now, as arrays of the shape and dtype it needs.
-        what: how the message starts.
+        weights: the weights to load.
+        target: the present weights of the target, or arrays of the same shapes and dtypes.
+        label: how the message begins.
 
     Raises:
-        MismatchError: lists every difference.
+        MismatchError: the error lists every difference.
     """
     wrong = {}
     for name in weights.keys() & target.keys():
@@ -158,21 +167,27 @@ def check_fit(weights: Weights, target: Weights, what: str) -> None:
     unexpected = weights.keys() - target.keys()
     if missing or unexpected or wrong:
         raise MismatchError(
-            f"{what}: the weights do not fit; nothing was loaded.",
+            f"{label}: the weights do not fit; nothing was loaded.",
             missing=missing,
             unexpected=unexpected,
             wrong=wrong,
         )
 
 
-def load_arrays(module: torch.nn.Module, weights: Weights, what: str) -> None:
-    """Check that weights fit a module, load them strictly, and see that they arrived.
+def load_arrays(module: torch.nn.Module, weights: Weights, label: str) -> None:
+    """Check that weights fit a module, load them, and check that the module holds them.
+
+    Args:
+        module: the module to load into.
+        weights: the weights, by the names of :func:`plain_names`.
+        label: how messages name the load.
 
     Raises:
-        MismatchError: they do not fit, or the module changes what it loads. It holds what it held.
+        MismatchError: the weights do not fit, or the module changed them while it loaded them. The
+            module has its old weights.
     """
     before = state_arrays(module)
-    check_fit(weights, before, what)
+    check_fit(weights, before, label)
     names = plain_names(module)
     module.load_state_dict({name: to_tensor(weights[plain]) for name, plain in names.items()})
     changed = {
@@ -183,8 +198,8 @@ def load_arrays(module: torch.nn.Module, weights: Weights, what: str) -> None:
     if changed:
         module.load_state_dict({name: to_tensor(before[plain]) for name, plain in names.items()})
         raise MismatchError(
-            f"{what}: the module did not take what was given, and has its old weights again. Tied "
-            "parameters with different values in the snapshot, or a hook that changes what is "
-            "loaded.",
+            f"{label}: the module changed the weights that were loaded, and has its old weights "
+            "again. Tied parameters have different values in the snapshot, or a hook of the module "
+            "changes what it loads.",
             wrong=changed,
         )

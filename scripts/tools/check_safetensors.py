@@ -19,6 +19,7 @@ import numpy as np
 
 from policystore import Snapshot, Spec
 from policystore.format.arrays import DTYPES
+from policystore.format.policy import named_state
 
 VERSIONS = ("0.4.0", "0.4.2", "0.5.3", "0.6.2", "0.7.0", "0.8.0")
 
@@ -53,7 +54,7 @@ def written(version: str) -> Snapshot:
 
 
 def expected(snap: Snapshot) -> list[str]:
-    arrays = {**snap.weights, **snap.state_arrays}
+    arrays = {**snap.weights, **named_state(snap._state_arrays)}
     return [
         f"{name!a} {list(arrays[name].shape)} {hashlib.sha256(arrays[name].tobytes()).hexdigest()}"
         for name in sorted(arrays)

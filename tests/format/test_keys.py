@@ -8,7 +8,7 @@ from policystore import Digest, InvalidInputError
 from policystore.format import keys, refs
 
 WORDS = st.from_regex(r"[A-Za-z0-9_-]([A-Za-z0-9._-]{0,8}[A-Za-z0-9_-])?", fullmatch=True).filter(
-    lambda word: keys._RESERVED.match(word) is None
+    lambda word: refs._RESERVED.match(word) is None
 )
 NAMES = st.lists(WORDS, min_size=1, max_size=4).map("/".join)
 TAGS = WORDS.filter(lambda word: not word.lstrip("-").isdigit() and word != "latest")

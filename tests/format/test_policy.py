@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from policystore import Digest, FormatError, InvalidInputError, Snapshot, Spec
-from policystore import torch as policystore_torch
 from policystore.digest import digest_of
 from policystore.format.arrays import DTYPES
+from policystore.format.metadata import External
 from policystore.format.policy import (
     SPLIT_TENSOR,
     SPLIT_TOTAL,
-    External,
     check_object,
     decode_policy,
     decode_tensor,
 )
 from policystore.format.safetensors import MAX_HEADER
+from policystore.torch.tensors import to_numpy
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).filter(
     lambda name: not name.startswith("__")
@@ -45,7 +45,7 @@ WEIGHTS = st.dictionaries(
 
 
 def whole(snap: Snapshot) -> bytes:
-    return b"".join(snap.encode(inline=True).policy.chunks)
+    return b"".join(snap._encode(inline=True).policy.chunks)
 
 
 @given(WEIGHTS, st.booleans())
@@ -78,8 +78,8 @@ def test_every_dtype_goes_through_safetensors_and_torch() -> None:
     assert read.keys() == DTYPES.keys()
     for code, tensor in read.items():
         assert tensor.shape == (2, 3)
-        assert policystore_torch.to_numpy(tensor, code).tobytes() == weights[code].tobytes()
-        assert policystore_torch.to_numpy(tensor, code).dtype == DTYPES[code]
+        assert to_numpy(tensor, code).tobytes() == weights[code].tobytes()
+        assert to_numpy(tensor, code).dtype == DTYPES[code]
 
 
 def test_golden_bytes() -> None:
@@ -144,7 +144,7 @@ def test_the_split_rule() -> None:
     edge = SPLIT_TENSOR // 4
     rest = (SPLIT_TOTAL - SPLIT_TENSOR) // 4
     below = Snapshot(weights={"a": np.ones(edge, "f4"), "b": np.ones(rest - 1, "f4")})
-    assert not below.encode().tensors
+    assert not below._encode().tensors
     at = Snapshot(
         weights={
             "a": np.ones(edge, "f4"),
@@ -152,7 +152,7 @@ def test_the_split_rule() -> None:
             "small": np.ones(1, "f4"),
         }
     )
-    encoded = at.encode()
+    encoded = at._encode()
     assert len(encoded.tensors) == 2
     assert encoded.objects[encoded.policy.digest] < 2000
     parsed = decode_policy(b"".join(encoded.policy.chunks), "test", inline=False)
@@ -165,17 +165,17 @@ def test_the_split_rule() -> None:
         assert safetensors.numpy.load(data)["tensor"].tobytes() == at.weights[name].tobytes()
         assert check_object(data, "test") == "tensor"
     just_small = Snapshot(weights={"a": np.ones(edge - 1, "f4"), "b": np.ones(2 * rest, "f4")})
-    names = decode_policy(b"".join(just_small.encode().policy.chunks), "t", inline=False).external
+    names = decode_policy(b"".join(just_small._encode().policy.chunks), "t", inline=False).external
     assert names.keys() == {"b"}
 
 
 def test_equal_tensors_are_one_object_and_a_frozen_encoder_is_shared(
     make_snapshot: Callable[..., Snapshot],
 ) -> None:
-    one, two = make_snapshot(1, large=True).encode(), make_snapshot(2, large=True).encode()
+    one, two = make_snapshot(1, large=True)._encode(), make_snapshot(2, large=True)._encode()
     assert len(one.tensors.keys() & two.tensors.keys()) == 1
     tied = Snapshot(weights={"a": np.ones((1024, 1024), "f4"), "b": np.ones((1024, 1024), "f4")})
-    assert len(tied.encode().tensors) == 1
+    assert len(tied._encode().tensors) == 1
 
 
 def test_a_saved_file_is_self_contained_and_has_the_digest_of_the_store(
@@ -186,11 +186,11 @@ def test_a_saved_file_is_self_contained_and_has_the_digest_of_the_store(
     assert safetensors.torch.load(data).keys() >= snap.weights.keys()
     again = Snapshot.from_bytes(data)
     assert again == snap
-    assert again.encode().objects == snap.encode().objects
+    assert again._encode().objects == snap._encode().objects
     with pytest.raises(FormatError, match="large tensors"):
         decode_policy(data, "test", inline=False)
     with pytest.raises(FormatError, match="through the store"):
-        Snapshot.from_bytes(b"".join(snap.encode().policy.chunks))
+        Snapshot.from_bytes(b"".join(snap._encode().policy.chunks))
 
 
 def test_the_digest_is_the_same_in_another_process_with_other_hash_seeds(
@@ -223,7 +223,7 @@ def test_the_digest_is_the_same_in_another_process_with_other_hash_seeds(
 
 def test_large_values_belong_into_arrays() -> None:
     with pytest.raises(InvalidInputError, match="header"):
-        Snapshot(weights={}, spec=Spec(config={"x": "y" * MAX_HEADER})).encode()
+        Snapshot(weights={}, spec=Spec(config={"x": "y" * MAX_HEADER}))._encode()
 
 
 # Hostile bytes. Each starts from good ones, so that only the named thing is wrong.
@@ -387,7 +387,7 @@ def test_other_writers_files_are_refused_but_ours_is_theirs() -> None:
 
 
 def test_tensor_objects_are_checked_against_what_the_policy_says() -> None:
-    encoded = Snapshot(weights={"w": np.ones((1024, 1024), "f4")}).encode()
+    encoded = Snapshot(weights={"w": np.ones((1024, 1024), "f4")})._encode()
     (item,) = encoded.tensors.values()
     data = b"".join(item.chunks)
     good = External(np.dtype("f4"), (1024, 1024), item.digest)

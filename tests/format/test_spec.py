@@ -23,7 +23,7 @@ FULL: dict[str, Any] = {
     "normalize_actions": True,
     "clip_actions": False,
     "connectors": {"env_to_module": [{"class": "x:Y", "args": []}]},
-    "left_out": {"optimizer": "not kept"},
+    "omitted": {"optimizer": "not kept"},
 }
 
 
@@ -38,7 +38,7 @@ def test_everything_comes_back() -> None:
     assert spec.config[3].tolist() == [0, 1, 2]
     assert spec.config["act"] == Tagged("import", "torch.nn:ReLU")
     assert spec.modules == {"p0": Spec(stack="new", algorithm="PPO")}
-    for key in ("stack", "algorithm", "cls", "weights", "clip_actions", "connectors", "left_out"):
+    for key in ("stack", "algorithm", "cls", "weights", "clip_actions", "connectors", "omitted"):
         assert getattr(spec, key) == FULL[key]
 
 
@@ -96,7 +96,7 @@ def test_replace_changes_only_what_is_named() -> None:
         ("acting", [1, 2]),
         ("normalize_actions", 1),
         ("connectors", {"x": {1, 2}}),
-        ("left_out", {"x": 1}),
+        ("omitted", {"x": 1}),
         ("modules", {}),
     ],
 )

@@ -27,7 +27,8 @@ from ray.rllib.utils.spaces.simplex import Simplex
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import MAX_DEPTH, canonical_json, parse_canonical
 from policystore.spaces import space_from_json, space_to_json
-from policystore.spaces.fields import MAX_ELEMENTS, MAX_NESTING, MAX_SPACES
+from policystore.spaces.fields import MAX_ELEMENTS
+from policystore.spaces.place import MAX_NESTING, MAX_SPACES
 from tests.support import ROOT
 
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -402,7 +403,7 @@ def test_a_space_changed_after_it_was_built_is_refused() -> None:
     space = gs.Box(0, 1, (2,))
     space.low = np.zeros(3, np.float32)
     with pytest.raises(InvalidInputError, match=r"observation\.low: .*shape \(2,\)"):
-        space_to_json(space, what="observation")
+        space_to_json(space, label="observation")
     for bad in (np.nan, 2.0):
         space = gs.Box(0, 1, (2,))
         space.low[1] = bad
@@ -567,7 +568,7 @@ def test_the_hostile_cases_start_from_what_is_read() -> None:
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_json_is_a_format_error(value: Any) -> None:
     with pytest.raises(FormatError) as caught:
-        space_from_json(value, what="spec.observation_space")
+        space_from_json(value, label="spec.observation_space")
     assert str(caught.value).startswith("spec.observation_space")
     assert len(str(caught.value)) < 2000
 

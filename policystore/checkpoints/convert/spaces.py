@@ -66,7 +66,7 @@ def described_space(value: object, label: str) -> JsonObject | None:
     if value is None:
         return None
     try:
-        return space_to_json(_described(value, label), what=label)
+        return space_to_json(_described(value, label), label=label)
     except InvalidInputError as error:
         raise FormatError(str(error)) from None
     except FormatError:

@@ -138,7 +138,7 @@ def _restored(value: object, where: str, trust: Trust) -> Any:
     if isinstance(value, Tagged):
         if value.tag == "import":
             return _imported(str(value.value), where, trust)
-        return space_from_json(value.value, what=where)
+        return space_from_json(value.value, label=where)
     if isinstance(value, list):
         return [_restored(item, f"{where}[]", trust) for item in value]
     if isinstance(value, tuple):

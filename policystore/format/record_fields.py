@@ -1,0 +1,208 @@
+"""The fields of records: encode, check and parse them. ``docs/format.md`` section 7.
+
+The ``parse_…`` functions read one field of a record. The caller maps their errors to a FormatError
+that names the record.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from policystore._util.messages import brief
+from policystore.digest import Digest
+from policystore.errors import FormatError, InvalidInputError
+from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
+from policystore.format.keys import MAX_RECORD
+from policystore.format.metadata import check_format
+from policystore.format.refs import MAX_NUMBER
+from policystore.format.values import decode_value, encode_value
+
+__all__ = [
+    "MAX_OBJECTS",
+    "check_text",
+    "decode_plain",
+    "encode_plain",
+    "encode_record",
+    "expect",
+    "format_time",
+    "parse_list",
+    "parse_nonce",
+    "parse_number",
+    "parse_objects",
+    "parse_optional_digest",
+    "parse_record",
+    "parse_time",
+]
+
+MAX_OBJECTS = 256
+"""A version record lists at most this many objects, so that every record fits into
+:data:`~policystore.format.keys.MAX_RECORD`. For a policy with more, a reader takes the list from
+the policy object."""
+
+_MAX_TEXT = 4 << 10  # bytes of author or message
+_MAX_PLAIN = 16 << 10  # bytes of metrics or source, as JSON
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z", re.ASCII)
+_NONCE = re.compile(r"[0-9a-f]{32}\Z")
+
+
+def encode_record(document: JsonObject) -> bytes:
+    """Return the bytes of a record.
+
+    Raises:
+        InvalidInputError: the record is longer than :data:`~policystore.format.keys.MAX_RECORD`.
+    """
+    data = canonical_json(document)
+    if len(data) > MAX_RECORD:
+        raise InvalidInputError(
+            f"the record would take {len(data)} bytes; a record has at most {MAX_RECORD}. Keep "
+            "long texts and many numbers outside the store."
+        )
+    return data
+
+
+def parse_record(data: bytes | memoryview, kind: str, fields: set[str], label: str) -> JsonObject:
+    """Parse a record and check its format, its kind and the names of its fields.
+
+    Args:
+        data: the bytes of the record.
+        kind: the kind that the record should have.
+        fields: the fields of that kind, besides ``format`` and ``kind``.
+        label: how messages name the record.
+
+    Raises:
+        FormatError: not such a record of format 1.
+    """
+    document = parse_canonical(data, label)
+    if not isinstance(document, dict):
+        raise FormatError(f"{label}: expected a JSON object, found {type(document).__name__}")
+    check_format(document, label)
+    if document.get("kind") != kind:
+        raise FormatError(
+            f"{label}: expected a record of kind {kind!r}, not {brief(document.get('kind'))}"
+        )
+    differing = sorted(set(document) ^ (fields | {"format", "kind"}))
+    if differing:
+        raise FormatError(f"{label}: missing or unknown fields: {brief(', '.join(differing))}")
+    return document
+
+
+def format_time(time: datetime.datetime) -> str:
+    """Write a time in UTC with microseconds: ``2026-11-21T01:25:37.000123Z``."""
+    return time.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime.datetime:
+    """Read what :func:`format_time` wrote.
+
+    Raises:
+        ValueError: a text of another form.
+    """
+    if not _TIME.match(text):
+        raise ValueError(f"{text!r} is not a time as format 1 writes it")
+    return datetime.datetime.fromisoformat(text[:-1] + "+00:00")
+
+
+def check_text(value: object, label: str) -> str:
+    """Return ``value`` if it is a string of at most 4 KiB.
+
+    Raises:
+        InvalidInputError: another type, or a longer string.
+    """
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{label} is a string, not {type(value).__qualname__}")
+    if len(value.encode("utf-8", "surrogatepass")) > _MAX_TEXT:
+        raise InvalidInputError(f"{label} has at most {_MAX_TEXT} bytes")
+    return value
+
+
+def encode_plain(value: Mapping[Any, Any], label: str) -> Json:
+    """Encode a dict of plain values of at most 16 KiB; numpy scalars become Python's numbers.
+
+    Raises:
+        InvalidInputError: not a dict, too long, or a value that is not plain.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(f"{label} is a dict, not {type(value).__qualname__}")
+    encoded = encode_value(_without_numpy_scalars(value), label)
+    size = len(canonical_json(encoded))
+    if size > _MAX_PLAIN:
+        raise InvalidInputError(
+            f"{label} would take {size} bytes; a record holds at most {_MAX_PLAIN}. "
+            "Keep only the few numbers by which you choose between versions."
+        )
+    return encoded
+
+
+def _without_numpy_scalars(value: object) -> object:
+    """Replace numpy scalars by Python's numbers, so that a ``float32`` metric stays a number."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _without_numpy_scalars(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_without_numpy_scalars(item) for item in value]
+    if type(value) is tuple:
+        return tuple(_without_numpy_scalars(item) for item in value)
+    return value
+
+
+def decode_plain(value: Json, field: str) -> dict[Any, Any]:
+    """Decode a dict of plain values.
+
+    Raises:
+        FormatError, ValueError: not what :func:`encode_plain` writes.
+    """
+    decoded = decode_value(value, field)
+    expect(isinstance(decoded, dict) and encode_value(decoded, field) == value, field)
+    return decoded  # type: ignore[no-any-return]
+
+
+def expect(condition: bool, field: str) -> None:
+    """Raise a ValueError that names ``field`` if a condition does not hold."""
+    if not condition:
+        raise ValueError(f"{field!r} is not as format 1 has it")
+
+
+def parse_number(value: Json) -> int:
+    """Return ``value`` if it is the number of a record, from 1 on; raise ValueError otherwise."""
+    expect(type(value) is int and 1 <= value <= MAX_NUMBER, "number")
+    return value  # type: ignore[no-any-return]
+
+
+def parse_nonce(value: Json) -> str:
+    """Return ``value`` if it is a nonce of 32 hexadecimal digits; raise ValueError otherwise."""
+    expect(isinstance(value, str) and bool(_NONCE.match(value)), "nonce")
+    return value  # type: ignore[no-any-return]
+
+
+def parse_list(value: Json) -> list[Any]:
+    """Return ``value`` if it is a list; raise ValueError otherwise."""
+    expect(isinstance(value, list), "list")
+    return value  # type: ignore[no-any-return]
+
+
+def parse_optional_digest(value: Json) -> Digest | None:
+    """Parse a digest; None stays None.
+
+    Raises:
+        InvalidInputError: another value.
+    """
+    return None if value is None else Digest.parse(value)
+
+
+def parse_objects(value: Json) -> dict[Digest, int] | None:
+    """Parse the sizes of a policy's objects by digest; None stays None.
+
+    Raises:
+        ValueError: another value.
+    """
+    if value is None:
+        return None
+    expect(isinstance(value, dict) and len(value) <= MAX_OBJECTS, "objects")
+    expect(all(type(size) is int and size >= 0 for size in value.values()), "objects")
+    return {Digest.parse(digest): size for digest, size in value.items()}
