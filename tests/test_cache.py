@@ -353,7 +353,7 @@ def test_a_folder_that_others_may_fill_is_not_used(
     store, _ = cached(origin, folder)
     for _ in range(2):
         assert store.pull("a") == make_snapshot(1)
-    assert "others could write there" in "".join(warnings(caplog))
+    assert "other users could write to it" in "".join(warnings(caplog))
     assert len(warnings(caplog)) == 1
     assert not any(folder.iterdir())
 
@@ -363,7 +363,7 @@ def holding(folder: Path, digest: Digest) -> subprocess.Popen[str]:
     program = f"""
         import sys, time
         from policystore import Digest, NodeCache
-        with NodeCache({str(folder)!r})._turn(Digest({digest.hex!r})):
+        with NodeCache({str(folder)!r})._lock_for(Digest({digest.hex!r})):
             print("holding", flush=True)
             time.sleep(600)
         """
@@ -400,7 +400,7 @@ def test_another_download_is_waited_for_so_long_and_no_longer(
 ) -> None:
     version = origin.push(make_snapshot(1), "a")
     other = holder(folder, version.digest)
-    monkeypatch.setattr(caches, "_PATIENCE", 0.5)
+    monkeypatch.setattr(caches, "_MAX_WAIT", 0.5)
     store, fetched = cached(origin, folder)
     began = time.monotonic()
     assert store.pull("a") == make_snapshot(1)
@@ -417,7 +417,7 @@ def test_one_that_is_killed_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
     holder: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    monkeypatch.setattr(caches, "_PATIENCE", 1e9)
+    monkeypatch.setattr(caches, "_MAX_WAIT", 1e9)
     version = origin.push(make_snapshot(1), "a")
     process = holder(folder, version.digest)
     process.kill()
@@ -430,7 +430,7 @@ def test_which_cache_a_store_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     def of(url: str, **kwargs: Any) -> NodeCache | None:
-        return PolicyStore(url, **kwargs)._find._objects.cache
+        return PolicyStore(url, **kwargs)._resolver._objects.cache
 
     monkeypatch.setenv("POLICYSTORE_CACHE", str(tmp_path / "here"))
     monkeypatch.setenv("POLICYSTORE_CACHE_BYTES", "1000")
@@ -451,7 +451,7 @@ def test_which_cache_a_store_has(
     assert of("memory://x") is of(str(tmp_path)) is of("s3://bucket/p", cache=False) is None
     given = NodeCache(folder, max_bytes=7)
     store = pickle.loads(pickle.dumps(PolicyStore("s3://bucket/p", cache=given)))
-    assert repr(store._find._objects.cache) == repr(given)
+    assert repr(store._resolver._objects.cache) == repr(given)
     for wrong in (True, 7, b"x"):
         with pytest.raises(InvalidInputError, match="cache"):
             PolicyStore("memory://x", cache=wrong)  # type: ignore[arg-type]

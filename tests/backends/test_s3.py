@@ -158,7 +158,7 @@ def test_more_bytes_than_belong_there_are_not_read(
         return answer
 
     proxy.after = measured
-    with pytest.raises(FormatError, match=r"8388608 bytes; at most 65536"):
+    with pytest.raises(FormatError, match=r"8388608 bytes, and at most 65536"):
         store.pull("a")
     assert max(sent) <= (64 << 10) + 1
 
@@ -483,14 +483,14 @@ def test_a_server_that_overwrites_what_it_should_not(
     version = store.push(make_snapshot())
     assert store.pull(version.digest) == make_snapshot()
     with pytest.raises(StorageError, match="does not create exclusively"):
-        store._move_tag("a", "t", None)
+        store._writer.move_tag("a", "t", None)
 
 
 @pytest.mark.parametrize("finds", [True, False])
 def test_a_server_that_says_of_every_key_that_it_is_there(
     finds: bool, store: PolicyStore, proxy: Proxy, make_snapshot: Make, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(record_log, "_TRIES", 20)
+    monkeypatch.setattr(record_log, "_MAX_TRIES", 20)
     store.push(make_snapshot(), "a")
     asked: list[str] = []
 
@@ -505,7 +505,7 @@ def test_a_server_that_says_of_every_key_that_it_is_there(
         return None
 
     proxy.before = refuse
-    said = "numbers were taken" if finds else "as if it were there"
+    said = "numbers were taken" if finds else "as if it existed"
     with pytest.raises(StorageError, match=said):
         store.push(make_snapshot(), "a")
     assert len(asked) == (20 if finds else 1)
@@ -517,8 +517,8 @@ def test_a_record_that_comes_in_drips_is_given_up(
     store: PolicyStore, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.push(make_snapshot(), "a")
-    monkeypatch.setattr(s3, "_PATIENCE", -1.0)  # as if so much time had passed
-    monkeypatch.setattr(s3, "_SLOWEST", 1 << 40)
+    monkeypatch.setattr(s3, "_SLOW_START", -1.0)  # as if so much time had passed
+    monkeypatch.setattr(s3, "_MIN_SPEED", 1 << 40)
     with pytest.raises(StorageError, match="too slow"):
         store.pull("a@1")
 

@@ -269,7 +269,7 @@ def test_a_lost_newest_record_is_a_fault(root: Path, make_snapshot: Make) -> Non
     for seed in range(3):
         store.push(make_snapshot(seed), "a")
     (root / "names/a/@versions/0000000003.json").unlink()
-    assert "the hint knows of this version" in str(store.verify())
+    assert "the hint names this version" in str(store.verify())
 
 
 def test_a_lost_record_in_the_middle_says_so(root: Path, make_snapshot: Make) -> None:

@@ -844,7 +844,7 @@ class TestS3(StoreContract):
         assert self.open().pull("a") == make_snapshot(1)
         assert store.verify().ok
         self.raw_delete("names/a/@versions/0000000002.json")
-        assert "the hint knows of this version" in str(store.verify())
+        assert "the hint names this version" in str(store.verify())
         assert self.open().push(make_snapshot(7), "a").number == 2
         assert self.open().pull("a") == make_snapshot(7)
         assert store.verify().ok

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import math
 import os
 import re
@@ -15,6 +14,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
+from policystore._util.log import logger
 from policystore.errors import InvalidInputError, NotFoundError, PolicyStoreError, StorageError
 from policystore.format.refs import check_name
 from policystore.rllib.api import snapshot
@@ -118,7 +118,7 @@ def publish(
         raise InvalidInputError(
             f"metric is where results have it, 'env_runners/episode_return_mean', not {metric!r}"
         )
-    store.check_writable("publish")
+    store._check_writable("publish")
     settings = {
         "store": store,
         "policies": dict(policies),
@@ -217,7 +217,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
                 except StorageError as error:
                     why = f"policy {policy_id!r} of iteration {iteration}: {error}"
                     uploader.note_lost(policy_id, why)
-                    _log().warning("no copy was made of %s", why)
+                    logger.warning("no copy was made of %s", why)
                     continue
                 uploader.put(Copy(policy_id, name, snap, self._run, iteration, value, metrics))
         report(result, "publish", uploader.status())
@@ -247,7 +247,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         if not _is_number(value):
             self._without_metric += 1
             if self._without_metric == _PATIENCE and known is not None:
-                _log().warning(
+                logger.warning(
                     "publish: results have no %r; there they have %s",
                     metric,
                     ", ".join(sorted(map(str, known))[:30]) or "nothing",
@@ -274,7 +274,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         text = f"{self._what()}: {len(lost)} copies were not pushed:\n" + "\n".join(
             f"  {each}" for each in lost[-20:]
         )
-        _log().error("%s", text)
+        logger.error("%s", text)
         return text
 
 
@@ -330,7 +330,3 @@ def _is_number(value: Any) -> bool:
 def _check_number(what: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidInputError(f"{what} is a whole number from {least} on, not {value!r}")
-
-
-def _log() -> logging.Logger:
-    return logging.getLogger("policystore")

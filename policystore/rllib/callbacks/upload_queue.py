@@ -7,7 +7,6 @@ counted and kept as a text, and told to whoever asks next.
 from __future__ import annotations
 
 import atexit
-import logging
 import math
 import random
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from policystore._util.log import logger
 from policystore.errors import NotFoundError, PolicyStoreError, StorageError
 from policystore.format.records import Version
 from policystore.snapshot import Snapshot
@@ -249,7 +249,7 @@ class Uploader:
                     line.error = str(error)
                     if last:
                         self._lose(line, f"{copy}: {error}")
-                _log().warning(
+                logger.warning(
                     "publish of %s in %s failed (%d of %d tries)%s: %s", copy, self._store.url,
                     attempt, _TRIES, "" if last else f", again in {pause:.1f} s", error,
                 )  # fmt: skip
@@ -383,7 +383,7 @@ class Uploader:
     def say_at_exit(self) -> None:
         """Python's end takes the thread with it; nobody is left to raise to."""
         if self._deadline is None and (count := self.waiting()):
-            _log().error(
+            logger.error(
                 "%d copies of policies were not pushed: the process ends, and algorithm.stop(), "
                 "which waits for them, was not called",
                 count,
@@ -393,7 +393,3 @@ class Uploader:
 def _say_at_exit(reference: weakref.ref[Uploader]) -> None:
     if (uploader := reference()) is not None:
         uploader.say_at_exit()
-
-
-def _log() -> logging.Logger:
-    return logging.getLogger("policystore")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
+from policystore._util.log import logger
 from policystore.digest import Digest
 from policystore.errors import (
     IntegrityError,
@@ -20,7 +20,7 @@ from policystore.errors import (
     StorageError,
 )
 from policystore.format.records import Version
-from policystore.repository.resolver import RefLike
+from policystore.repository.ref_like import RefLike
 from policystore.rllib.callbacks.factory import CallbackFactory, report
 from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
 from policystore.rllib.live.load import load_into
@@ -129,7 +129,7 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
             snaps = {pid: pulled[digest] for pid, digest in digests.items()}
         except _OF_THE_STORE as error:
             found = error.within(_what(self._refs, self._store))
-            logging.getLogger("policystore").warning(
+            logger.warning(
                 "%s\nWithout its weights the Algorithm will not run, unless it is restored from a "
                 "checkpoint now.",
                 found,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from policystore._util.log import logger
 from policystore.errors import InvalidInputError, MismatchError, PolicyStoreError
 from policystore.format.spec import Spec
 from policystore.snapshot import Snapshot
@@ -62,7 +62,7 @@ def building(snap: Snapshot) -> Iterator[None]:
     """
     lost = lost_config(snap.spec)
     if lost:
-        logging.getLogger("policystore").warning(
+        logger.warning(
             "%r is rebuilt without %s, which had no form in a snapshot: if its class reads that, "
             "it acts in another way than the original",
             snap,
