@@ -25,7 +25,7 @@ LEVELS = [
     ["store", "checkpoints.convert", "rllib.old_stack", "rllib.new_stack"],
     ["", "checkpoints", "rllib.live", "rllib.api"],
     ["rllib.callbacks"],
-    ["rllib"],
+    ["rllib", "testing"],
 ]
 
 
