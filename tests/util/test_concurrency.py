@@ -171,7 +171,8 @@ def test_a_forked_process_has_all_its_threads(monkeypatch: pytest.MonkeyPatch) -
         if child == 0:
             os._exit(
                 0
-                if concurrency._FREE == concurrency._MAX_THREADS and concurrency._LOCK.acquire(False)
+                if concurrency._FREE == concurrency._MAX_THREADS
+                and concurrency._LOCK.acquire(False)
                 else 1
             )
     assert os.waitpid(child, 0)[1] == 0
