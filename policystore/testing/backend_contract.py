@@ -160,10 +160,11 @@ class BackendContract(StorageContract):
         assert self.raw_read(key) == data
 
     def test_create_makes_a_key_once(self, backend: Backend) -> None:
+        other = self.make_backend()
         for key in _KEYS:
             assert backend.create(key, b"first") is True
             assert backend.create(key, b"second") is False
-            assert self.make_backend().create(key, b"third") is False
+            assert other.create(key, b"third") is False
             assert self.raw_read(key) == b"first"
         assert self.raw_keys() == set(_KEYS)
 

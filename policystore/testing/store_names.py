@@ -109,7 +109,9 @@ class NameTests(StoreTests):
 
         backend.size, backend.get = counted(backend.inner.size), counted(backend.inner.get)
         store.resolve("a")
-        assert len(probed) <= 3
+        # The newest and the next one, and the newest again if a probe does not read it; a remote
+        # store reads the first one, too, beside the hint.
+        assert len(probed) <= (4 if backend.is_remote and backend.parallel == 1 else 3)
         self.raw_delete("names/a/@hint")
         probed.clear()
         store.resolve("a")
