@@ -1,8 +1,8 @@
-"""The node cache: objects of remote stores on this machine's disk, shared by a user's processes.
+"""Keep objects of remote stores on the disk of this machine, for all processes of one user.
 
-Objects are immutable and addressed by their digest, so one cache serves every store, and nothing in
-it is ever out of date. It is not believed either: each read is checked, like a read from a store.
-Whatever goes wrong with it costs speed and a line in the log, never an answer.
+Objects never change and their digests are their addresses. So one cache serves all stores, and
+nothing in it can be outdated. Each read is checked against the digest, as a read from a store is.
+If the cache fails, pulls get slower and a line appears in the log; results never change.
 """
 
 from __future__ import annotations
@@ -18,63 +18,66 @@ from pathlib import Path
 from typing import TypeAlias
 
 from policystore._util.files import as_path, read_file, read_start, write_new
-from policystore._util.log import warn
+from policystore._util.log import logger
 from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, InvalidInputError, StorageError
 
 __all__ = ["CacheLike", "NodeCache", "open_cache"]
 
-_BYTES = 10 << 30
+_DEFAULT_BYTES = 10 << 30
 _FOLDER = "$POLICYSTORE_CACHE"
 _LIMIT = "$POLICYSTORE_CACHE_BYTES"
-_KEPT = 0.9  # of what it may hold, after making room
-_STEP = 0.01  # of what it may hold, between two looks at what it does
-_OLD = 3600.0  # seconds; no process takes so long to write a file
-_STRIPES = 3  # hexadecimal digits: 4096 locks, each an empty file
-_PATIENCE = 60.0  # seconds, that another process's download is waited for
-_ASK = 0.02
-_DIGITS = 18
+_KEPT = 0.9  # of max_bytes: how much is kept when room is made
+_STEP = 0.01  # of max_bytes: how much is written before the files are counted again
+_MAX_AGE = 3600.0  # seconds of a temporary file; no process takes so long to write one
+_LOCK_DIGITS = 3  # hexadecimal digits of a digest: 4096 locks, each an empty file
+_MAX_WAIT = 60.0  # seconds for the download of another process
+_POLL = 0.02  # seconds
+_MAX_DIGITS = 18  # of a number of bytes
 _NAME = re.compile(r"[0-9a-f]{64}\.safetensors\Z")
-# The convention of https://bford.info/cachedir/, which backups leave out.
+# A folder with this file is a cache (https://bford.info/cachedir/), and backups leave it out.
 _TAG = "CACHEDIR.TAG"
 _SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of policystore's.\n"
 
 
 class NodeCache:
-    """Objects by digest in one folder, which only its user may enter.
+    """Keep objects by digest in one folder, which only its user may enter.
 
-    Safe between threads and processes: a file appears whole, and of several who miss the same
-    object one downloads it while the others wait, for a minute at the most. The least recently used
-    ones go when it grows over its limit; arrays over a file that goes stay valid.
+    Threads and processes may share a cache. A file appears whole. If several processes need an
+    object that is not in the cache, one of them downloads it and the others wait, for a minute at
+    most. When the cache grows over its limit, the objects that were not used for the longest time
+    are removed; arrays that are views of a removed file stay valid.
 
     Args:
-        folder: by default ``$POLICYSTORE_CACHE``, else ``policystore`` in the user's folder for
-            caches (``$XDG_CACHE_HOME``, else ``~/.cache``).
-        max_bytes: what it holds at the most, give or take what is being written and a hundredth
-            for each process that is filling it. By default ``$POLICYSTORE_CACHE_BYTES``, else
-            10 GiB.
+        folder: by default ``$POLICYSTORE_CACHE``, else the folder ``policystore`` in the user's
+            folder for caches (``$XDG_CACHE_HOME``, else ``~/.cache``).
+        max_bytes: how many bytes the cache holds at most. Files that are being written come on
+            top, and a hundredth of this number for each process that fills the cache. By default
+            ``$POLICYSTORE_CACHE_BYTES``, else 10 GiB.
 
     Raises:
-        InvalidInputError: no path, or no number of bytes.
+        InvalidInputError: ``folder`` is no path, or ``max_bytes`` no number of bytes.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str] | None = None, *, max_bytes: int | None = None
     ) -> None:
         if max_bytes is None:
-            max_bytes = _limit()
+            max_bytes = _default_max_bytes()
         if type(max_bytes) is not int or max_bytes < 0:
-            raise InvalidInputError(f"max_bytes is a number of bytes from 0 on, not {max_bytes!r}")
-        path = _default_folder() if folder is None else as_path(folder, "a cache is a folder")
+            raise InvalidInputError(
+                f"max_bytes is a number of bytes, a whole number of at least 0, not {max_bytes!r}"
+            )
+        path = _default_folder() if folder is None else as_path(folder, "the folder of a cache")
         self.folder = _absolute(path)
         self.max_bytes = max_bytes
         self._reset()
 
     def _reset(self) -> None:
-        # Threads may race for these: the worst that comes is a line said twice, or one look more.
-        self._broken = False  # said once, and not tried again
-        self._ready = False
-        self._unseen: int | None = None  # bytes written since the last look; None: never looked
+        # Threads may race for these. At worst a line is logged twice, or files are counted twice.
+        self._broken = False  # writing failed: that was logged, and it is not tried again
+        self._ready = False  # the folders exist
+        self._uncounted: int | None = None  # bytes written since the last count; None: no count yet
 
     def __repr__(self) -> str:
         return f"NodeCache({str(self.folder)!r}, max_bytes={self.max_bytes})"
@@ -87,13 +90,13 @@ class NodeCache:
         self._reset()
 
     def get(self, digest: Digest, limit: int | None) -> bytes | memoryview | None:
-        """The bytes of an object, checked; None where they are not here.
+        """Return the bytes of an object, checked against its digest; None if it is not here.
 
-        A damaged copy is removed and reported in the log. Large ones are views of the page cache.
+        A damaged copy is removed, and a line is logged. A large object is a view of the page cache.
 
         Args:
-            digest: which.
-            limit: how many bytes it may have.
+            digest: the digest of the object.
+            limit: how many bytes the object may have at most; None for any number.
         """
         path = self._path(digest)
         try:
@@ -101,44 +104,47 @@ class NodeCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except FormatError:
-            return None  # more than there may be: one of the two is wrong, and a fetch says which
+            return None  # the file or the limit is wrong, and fetching the object tells which
         except (OSError, StorageError) as error:
             if not self._broken:
-                warn("%s cannot be read and is fetched again: %s", path, error)
+                logger.warning("%s cannot be read and is fetched again: %s", path, error)
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
-        found = digest_of(data)
-        if found != digest:
-            warn(
-                "%s is damaged (its %d bytes have the digest %s) and is fetched again; look after "
-                "this machine's disk and memory",
+        actual = digest_of(data)
+        if actual != digest:
+            logger.warning(
+                "%s is damaged (its %d bytes have the digest %s) and is fetched again; check the "
+                "disk and the memory of this machine",
                 path,
                 memoryview(data).nbytes,
-                found.short,
+                actual.short,
             )
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # its last use
+            os.utime(path)  # the time of its last use
         return data
 
     def fetched(
         self, digest: Digest, limit: int | None, fetch: Callable[[], bytes | memoryview]
     ) -> bytes | memoryview:
-        """The bytes of an object: from here, or fetched, checked by the caller, and kept.
+        """Return the bytes of an object from the cache, or else fetch them and keep them.
 
         Args:
-            digest: which.
-            limit: how many bytes it may have.
-            fetch: gets and checks them; what it raises goes to the caller.
+            digest: the digest of the object.
+            limit: how many bytes the object may have at most; None for any number.
+            fetch: downloads the bytes and checks them.
+
+        Raises:
+            Exception: what ``fetch`` raises.
         """
         data = self.get(digest, limit)
         if data is not None:
             return data
-        with self._turn(digest):
-            data = self.get(digest, limit)  # somebody may have had the turn before
+        with self._lock_for(digest):
+            data = self.get(digest, limit)  # another process may have fetched it meanwhile
             if data is None:
                 data = fetch()
                 self._keep(digest, data)
@@ -148,16 +154,19 @@ class NodeCache:
         return self.folder / "objects" / digest.hex[:2] / f"{digest.hex}.safetensors"
 
     @contextlib.contextmanager
-    def _turn(self, digest: Digest) -> Iterator[None]:
-        """Alone with this object, if another's download takes a reasonable time."""
+    def _lock_for(self, digest: Digest) -> Iterator[None]:
+        """Let one process at a time download an object.
+
+        A process that has waited for a minute goes on without the lock.
+        """
         lock = None
         if self._usable():
-            from filelock import FileLock, Timeout  # late: most stores need none of it
+            from filelock import FileLock, Timeout  # late: most stores have no cache
 
-            path = self.folder / "locks" / digest.hex[:_STRIPES]
+            path = self.folder / "locks" / digest.hex[:_LOCK_DIGITS]
             lock = FileLock(str(path), mode=0o600, thread_local=False)
             try:
-                lock.acquire(timeout=_PATIENCE, poll_interval=_ASK)
+                lock.acquire(timeout=_MAX_WAIT, poll_interval=_POLL)
             except Timeout:
                 lock = None
             except (OSError, NotImplementedError) as error:
@@ -170,6 +179,7 @@ class NodeCache:
                 lock.release()
 
     def _keep(self, digest: Digest, data: bytes | memoryview) -> None:
+        """Write an object into the cache; if that fails, log it once and go on without."""
         size = memoryview(data).nbytes
         if size > self.max_bytes or not self._usable():
             return
@@ -177,7 +187,7 @@ class NodeCache:
             try:
                 self._write(digest, data, size)
             except FileNotFoundError:
-                # Somebody cleared the cache away; the next one begins anew.
+                # Somebody has deleted the cache: make its folders again.
                 self._ready = False
                 if self._usable():
                     self._write(digest, data, size)
@@ -185,25 +195,27 @@ class NodeCache:
             self._give_up(error)
 
     def _write(self, digest: Digest, data: bytes | memoryview, size: int) -> None:
+        """Write an object to a temporary file and rename it, after making room for it."""
         path = self._path(digest)
         temporary = self.folder / "tmp" / secrets.token_hex(16)
         self._make_room(size)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        # Not flushed: what a power cut leaves is checked when it is read.
+        # Not flushed: a file that a power cut has damaged is noticed when it is read.
         write_new(temporary, [data], mode=0o400, flush=False)
         try:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         if size > self.max_bytes * _STEP:
-            # Others may have looked before this one was there, and not look again.
-            self._unseen = None
+            # Other processes may have counted before this file appeared, and not count again.
+            self._uncounted = None
             self._make_room(0)
 
     def _usable(self) -> bool:
-        """Whether anything is to be written here; makes the folders when it is first asked."""
+        """Return whether the cache can be written; the first call makes its folders."""
         if self._ready and not (self.folder / "locks").is_dir():
-            self._ready = False  # somebody cleared it away; a lock would make it for all to read
+            # Somebody has deleted the cache. FileLock would make its folder, readable for all.
+            self._ready = False
         if not self._ready and not self._broken:
             try:
                 _make_private(self.folder)
@@ -216,10 +228,11 @@ class NodeCache:
         return not self._broken
 
     def _give_up(self, error: Exception) -> None:
+        """Write nothing to the cache any more, and log the reason once."""
         if not self._broken:
             self._broken = True
-            warn(
-                "going on without the cache %s: %s. Pulls fetch from the store each time; choose "
+            logger.warning(
+                "going on without the cache %s: %s. Each pull fetches from the store; choose "
                 "another folder by cache=… or %s, or cache=False for none",
                 self.folder,
                 error,
@@ -227,12 +240,16 @@ class NodeCache:
             )
 
     def _make_room(self, size: int) -> None:
-        """Remove what was not used for longest, if it would grow over its limit."""
-        unseen = self._unseen
-        if unseen is not None and unseen + size <= self.max_bytes * _STEP:
-            self._unseen = unseen + size
+        """Remove the objects that were used least recently, if the cache would grow too large.
+
+        Args:
+            size: the bytes of the file that is to be written.
+        """
+        uncounted = self._uncounted
+        if uncounted is not None and uncounted + size <= self.max_bytes * _STEP:
+            self._uncounted = uncounted + size
             return
-        self._unseen = size
+        self._uncounted = size
         files = sorted(self._files())
         total = sum(size for _, size, _ in files) + size
         if total <= self.max_bytes:
@@ -245,7 +262,7 @@ class NodeCache:
             total -= nbytes
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """Last use, size and path of all objects; sweeps what was left half written."""
+        """Yield last use, size and path of each object, and remove old temporary files."""
         for folder in (self.folder / "objects").iterdir():
             with (
                 contextlib.suppress(NotADirectoryError, FileNotFoundError),
@@ -259,21 +276,24 @@ class NodeCache:
         with os.scandir(self.folder / "tmp") as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    if time.time() - entry.stat().st_mtime > _OLD:
+                    if time.time() - entry.stat().st_mtime > _MAX_AGE:
                         Path(entry.path).unlink()
 
 
 CacheLike: TypeAlias = NodeCache | str | os.PathLike[str] | bool | None
-"""What ``PolicyStore(cache=…)`` takes."""
+"""The argument ``cache`` of ``PolicyStore``."""
 
 
 def open_cache(cache: CacheLike, *, remote: bool) -> NodeCache | None:
-    """What ``PolicyStore(cache=…)`` means.
+    """Return the cache that the argument ``cache`` of ``PolicyStore`` means; None for no cache.
 
     Args:
-        cache: None: the user's own for a remote store, none for another. False: none. A folder, or
-            a NodeCache: that one.
-        remote: whether the store is.
+        cache: None: the user's own cache for a remote store, no cache for a local one. False: no
+            cache. A folder or a NodeCache: that one.
+        remote: whether the store is remote.
+
+    Raises:
+        InvalidInputError: another value.
     """
     if cache is False or (cache is None and not remote):
         return None
@@ -287,9 +307,10 @@ def open_cache(cache: CacheLike, *, remote: bool) -> NodeCache | None:
 
 
 def _default_folder() -> Path:
-    given = os.environ.get(_FOLDER[1:])
-    if given:
-        return Path(given)
+    """Return the folder of the user's own cache, from the environment."""
+    folder = os.environ.get(_FOLDER[1:])
+    if folder:
+        return Path(folder)
     caches = os.environ.get("XDG_CACHE_HOME")
     return (Path(caches) if caches else Path("~/.cache")) / "policystore"
 
@@ -304,19 +325,24 @@ def _absolute(path: Path) -> Path:
         ) from None
 
 
-def _limit() -> int:
-    given = os.environ.get(_LIMIT[1:])
-    if not given:
-        return _BYTES
-    if not (given.isascii() and given.isdigit() and len(given) <= _DIGITS):
-        raise InvalidInputError(f"{_LIMIT} is a number of bytes, not {given[:40]!r}")
-    return int(given)
+def _default_max_bytes() -> int:
+    """Return the limit from the environment, or 10 GiB."""
+    text = os.environ.get(_LIMIT[1:])
+    if not text:
+        return _DEFAULT_BYTES
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        raise InvalidInputError(f"{_LIMIT} is a number of bytes, not {text[:40]!r}")
+    return int(text)
 
 
 def _mark(folder: Path) -> None:
-    """Note that the folder is a cache; one with other things in it never becomes one.
+    """Mark an empty folder as a cache, by a file in it.
 
-    What a cache holds is deleted to make room, and objects of a store have the same names.
+    A folder with other files never becomes a cache: a cache deletes files to make room, and the
+    objects of a store have names of the same form.
+
+    Raises:
+        OSError: the folder holds other files, or cannot be written.
     """
     tag = folder / _TAG
     if _is_marked(tag):
@@ -324,9 +350,9 @@ def _mark(folder: Path) -> None:
     others = sorted(entry.name for entry in folder.iterdir() if entry.name != _TAG)
     if not others:
         tag.write_bytes(_SIGNATURE)
-    elif not _is_marked(tag):  # another process may have made the cache between the two looks
+    elif not _is_marked(tag):  # checked again: another process may have just made the cache
         raise FileExistsError(
-            f"{folder} is no cache of policystore's: it holds {', '.join(others[:3])} and no {_TAG}"
+            f"{folder} is no cache of policystore: it holds {', '.join(others[:3])} and no {_TAG}"
         )
 
 
@@ -338,7 +364,11 @@ def _is_marked(tag: Path) -> bool:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder, or refuse one that somebody else could fill or read."""
+    """Make the folder, or refuse an existing one that another user owns or may write to.
+
+    Raises:
+        OSError: the folder is refused, or cannot be made.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -348,5 +378,5 @@ def _make_private(folder: Path) -> None:
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise PermissionError(
             f"{folder} belongs to user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}: "
-            "others could write there"
+            "other users could write to it"
         )

@@ -1,11 +1,9 @@
-"""The store: push, pull and names over one backend."""
+"""Push policies to a store and pull them, by digest and by name."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, overload
 
 from policystore._util.concurrency import in_parallel
@@ -18,47 +16,48 @@ from policystore.diff import Diff, diff_snapshots
 from policystore.digest import Digest
 from policystore.errors import InvalidInputError, NotFoundError, ReadOnlyError
 from policystore.format.records import Version
-from policystore.format.refs import MAX_NUMBER, check_name, check_tag
+from policystore.format.refs import check_name, check_tag
+from policystore.repository.marker import require_store, store_exists
 from policystore.repository.objects import ObjectReader
-from policystore.repository.resolver import RefLike, Resolver, as_ref
-from policystore.repository.tags import When, move_tag
-from policystore.repository.verify import VerifyReport, verify_store
-from policystore.repository.writer import Writer, default_author, now
+from policystore.repository.ref_like import RefLike, as_list, as_ref
+from policystore.repository.resolver import MIN_WORKERS, Resolver
+from policystore.repository.tags import When
+from policystore.repository.verify import verify_store
+from policystore.repository.verify_report import VerifyReport
+from policystore.repository.writer import PushNotes, Writer
 from policystore.snapshot import Snapshot
 
 __all__ = ["PolicyStore"]
 
-_WORKERS = 8
-_AT_ONCE = 256
-
 
 class PolicyStore:
-    """Policies by digest, and names for them.
+    """Keep policies by their digests, and give them names.
 
-    Opening touches nothing; the first push makes the store. One object may be used by several
-    threads, and pickles (a ``memory://`` store stays behind in its process), by its URL and
-    ``storage_options`` without the secrets among them: where it arrives, credentials come from
-    the environment, a profile or the instance.
+    Nothing is read or written when a store is opened; the first push makes the store. Several
+    threads may use one object. A pickle of it holds the URL, and ``storage_options`` without
+    secrets: the process that loads the pickle takes credentials from its environment, a profile or
+    its instance. A ``memory://`` store does not leave its process.
 
-    Guarantees: a push that returned is durable and complete, and one that failed or was killed
-    leaves the store as it was, apart from bytes nobody refers to; what is pulled was checked
-    against its digest; concurrent writers of one name lose nothing.
+    Guarantees: when a push returns, the policy is durable and complete. A push that fails or is
+    killed leaves the store as it was, except for bytes that nothing refers to. All bytes that are
+    pulled were checked against their digests. Concurrent writers of one name lose nothing.
 
     Args:
-        url: a folder, ``file:///folder``, ``s3://bucket/prefix`` (``gs://`` and ``az://`` with
-            gcsfs and adlfs installed), or ``memory://anything`` for a store in this process. What
-            else fsspec knows, such as ``https://``, is read only.
+        url: a folder, ``file:///folder``, ``s3://bucket/prefix``, ``gs://bucket/prefix`` (with
+            gcsfs installed), ``az://container/prefix`` (with adlfs installed), or
+            ``memory://anything`` for a store in this process. From other URLs that fsspec knows,
+            such as ``https://``, a store can only be read.
         storage_options: what the filesystem of a remote store is opened with, as s3fs takes it:
-            ``endpoint_url``, ``key``, ``secret``, ``profile``, … Never shown or pickled where it
-            is a secret.
-        cache: where copies of what is pulled stay on this machine. None: for a remote store the
-            user's own :class:`NodeCache`, for another none. A folder or NodeCache: that. False:
-            nowhere.
-        read_only: refuse every write, before anything is touched.
+            ``endpoint_url``, ``key``, ``secret``, ``profile``, … Secrets are never shown or
+            pickled.
+        cache: where copies of pulled objects are kept on this machine. None: in the user's own
+            :class:`NodeCache` for a remote store, nowhere for a local one. A folder or a
+            NodeCache: in that one. False: nowhere.
+        read_only: refuse every write before anything is read or written.
 
     Raises:
-        InvalidInputError: a URL of another kind, options for a store that takes none, or a
-            package that is not installed.
+        InvalidInputError: a URL of an unknown form, options for a local store, or a package that
+            is not installed.
     """
 
     def __init__(
@@ -69,26 +68,34 @@ class PolicyStore:
         cache: CacheLike = None,
         read_only: bool = False,
     ) -> None:
-        self._open(url, StorageOptions(storage_options), cache, read_only)
+        self._options: StorageOptions | None = StorageOptions(storage_options)
+        self._cache, self._read_only = cache, read_only
+        self._use(open_backend(url, self._options))
 
-    def _open(
-        self,
-        url: str | os.PathLike[str],
-        options: StorageOptions,
-        cache: CacheLike,
-        read_only: bool,
-    ) -> None:
-        self._options = options
-        self._cache = cache
-        self._read_only = read_only
-        self._use(open_backend(url, options))
+    @classmethod
+    def over(
+        cls, backend: Backend, *, cache: CacheLike = None, read_only: bool = False
+    ) -> PolicyStore:
+        """Open a store over a backend of your own; ``docs/backends.md`` shows how to write one.
+
+        A pickle of the store holds the backend itself, so the backend has to be picklable.
+
+        Args:
+            backend: keeps the bytes of the store.
+            cache: as of the class.
+            read_only: as of the class.
+        """
+        store = cls.__new__(cls)
+        store._options, store._cache, store._read_only = None, cache, read_only
+        store._use(backend)
+        return store
 
     def _use(self, backend: Backend) -> None:
-        """Keep everything there."""
+        """Keep everything in this backend from now on."""
         self._backend = backend
-        objects = ObjectReader(backend, open_cache(self._cache, remote=backend.parallel > 1))
-        self._find = Resolver(objects)
-        self._pusher = Writer(objects, self._find)
+        objects = ObjectReader(backend, open_cache(self._cache, remote=backend.is_remote))
+        self._resolver = Resolver(objects)
+        self._writer = Writer(objects, self._resolver)
 
     @property
     def url(self) -> str:
@@ -99,13 +106,14 @@ class PolicyStore:
         return f"PolicyStore({self.url!r}{', read_only=True' if self._read_only else ''})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.url, self._read_only, self._options, self._cache))
+        place = self._backend if self._options is None else self.url
+        return (_reopen, (place, self._read_only, self._options, self._cache))
 
     def __copy__(self) -> PolicyStore:
         return self
 
     def __deepcopy__(self, memo: object) -> PolicyStore:
-        # A store never changes, and a copy by way of a pickle would lose its credentials.
+        # A store object never changes, and a copy made as a pickle would lose its credentials.
         return self
 
     # Writing
@@ -122,68 +130,54 @@ class PolicyStore:
         author: str | None = None,
         progress: Progress | None = None,
     ) -> Version:
-        """Store a policy and, with a name, make it that name's next version.
+        """Store a policy and, with a name, make it the next version of that name.
 
-        What the store has already is not written again. The version appears last, when all of
-        its bytes are durable. Each call makes a version, also of a policy that the name has.
+        Objects that the store has are not written again. The version appears last, when all of
+        its bytes are durable. Each call with a name makes a version, even if the policy is that of
+        an earlier version.
 
         Args:
             snap: the policy.
-            name: such as ``"soccer/main"``; without one the policy is kept by digest alone.
-            message: why.
-            metrics: plain values worth choosing by, such as ``{"return": 21.5}``; 16 KiB at most.
-                Of what ``algorithm.train()`` returns, take the numbers that matter.
-            source: where it comes from, as plain values; 16 KiB at most.
-            parents: refs of policies it was trained from; recorded as digests.
-            author: who; by default ``$POLICYSTORE_AUTHOR`` or the user's name.
-            progress: called now and then with the bytes of the policy that are in the store and
-                those of all of it; from any thread, one call at a time. What it raises ends this.
+            name: such as ``"soccer/main"``; without a name the policy is kept by its digest alone.
+            message: why the policy is pushed.
+            metrics: plain values to choose versions by, such as ``{"return": 21.5}``; 16 KiB at
+                most. Of the result of ``algorithm.train()``, take the numbers that matter.
+            source: where the policy comes from, as plain values; 16 KiB at most.
+            parents: refs of the policies that it was trained from; recorded as digests.
+            author: who pushes; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
+            progress: called with the bytes of the policy that are stored, and with all its bytes;
+                from any thread, one call at a time. An exception of it ends the push.
 
         Raises:
             InvalidInputError: an argument of the wrong form; nothing was written.
-            NotFoundError: a parent that is not there; nothing was written.
+            NotFoundError: a parent does not exist; nothing was written.
             ReadOnlyError: the store or its folder cannot be written.
-            FormatError: the folder is not a store, or one of a newer format.
-            StorageError: the storage failed; no version was made, unless what failed was the last
-                flush, of the version's own record, or every answer to it was lost: then the log
-                says whether it stands.
+            FormatError: the folder is not a store, or is a store of a newer format.
+            StorageError: the storage failed, and no version was made. There is one exception: if
+                the last flush failed, that of the record of the version, or if every answer to the
+                write of that record was lost, the version may exist; the log tells.
         """
         if not isinstance(snap, Snapshot):
             raise InvalidInputError(
                 f"push takes a Snapshot, not {type(snap).__module__}.{type(snap).__qualname__}. "
                 "policystore.rllib.snapshot(…) or policystore.torch.snapshot(…) makes one."
             )
-        self.check_writable("push")
-        metrics, source = _as_mapping(metrics, "metrics"), _as_mapping(source, "source")
-        parents = _as_list(parents, "parents")
+        self._check_writable("push")
+        notes = PushNotes(
+            message=message,
+            metrics={} if metrics is None else metrics,
+            source={} if source is None else source,
+            parents=tuple(as_list(parents, "parents")),
+            author=author,
+        )
         if name is not None:
             check_name(name)
-        elif message or metrics or source or parents:
+        elif notes.need_name:
             raise InvalidInputError(
-                "message, metrics, source and parents stand in the record of a version: push with "
-                "a name, or leave them out"
+                "message, metrics, source and parents are kept in the record of a version: push "
+                "with a name, or leave them out"
             )
-        encoded = snap._encode()
-        version = Version(
-            name=name,
-            number=None,
-            digest=encoded.policy.digest,
-            weights_digest=snap.weights_digest,
-            acting_digest=snap.acting_digest,
-            state_digest=snap.state_digest,
-            objects=encoded.objects,
-            previous=None,
-            time=now(),
-            author=default_author() if author is None else author,
-            message=message,
-            metrics=metrics,
-            source=source,
-            parents=tuple(in_parallel(self.resolve, parents, workers=self._backend.parallel)),
-            nonce=secrets.token_hex(16),
-        )
-        # Refuses what no record can hold before anything is written.
-        replace(version, number=MAX_NUMBER, previous=version.digest).to_bytes()
-        return self._pusher.push(encoded, version, name, Meter(progress))
+        return self._writer.push(snap, name, notes, Meter(progress))
 
     @overload
     def tag(self, ref: RefLike, tag: str) -> Version: ...
@@ -197,57 +191,50 @@ class PolicyStore:
         Args:
             ref: the version, such as ``"soccer/main@7"``, ``"soccer/main"`` or another tag of it.
             tag: a word such as ``"champion"``; not all digits.
-            when: given the version that the tag points to, or None: whether to move it. It is
-                asked again if another writer moves the tag meanwhile, so that of several who move
-                it to something better the best wins.
+            when: tells whether to move the tag. It is called with the version that the tag points
+                to, or with None, and it is called again if another writer moves the tag at the
+                same time. So if several writers each move the tag only to a better version, the
+                tag ends at the best one.
 
         Returns:
-            The version that the tag points to now; None where ``when`` kept it from being created.
+            The version that the tag points to now; None if ``when`` kept it from being created.
 
         Raises:
             InvalidInputError: a ref without a name, or a word that cannot be a tag.
             NotFoundError: no such version.
         """
         check_tag(tag)
-        self.check_writable("tag")
+        self._check_writable("tag")
         parsed = as_ref(ref.ref if isinstance(ref, Version) else ref)
         if not parsed.name:
             raise InvalidInputError(
-                f"{ref} has no name, and tags stand on names: tag 'name@number' instead"
+                f"{ref} has no name, and a tag belongs to a name: tag 'name@number' instead"
             )
-        target = self._find.version(parsed)
+        target = self._resolver.version(parsed)
         if isinstance(ref, Version) and ref.digest != target.digest:
             raise NotFoundError(
                 f"{ref.ref} in {self.url} is another policy, {target.digest.short}, than the "
-                f"version given, {ref.digest.short}: that was pushed to another store"
+                f"version given, {ref.digest.short}: that version was pushed to another store"
             )
-        return self._move_tag(parsed.name, tag, target, when)
+        return self._writer.move_tag(parsed.name, tag, target, when)
 
     def untag(self, name: str, tag: str) -> None:
-        """Take a tag away; its history is kept, and it can be set again.
+        """Take a tag away; its history is kept, and the tag can be set again.
 
         Raises:
             NotFoundError: the name has no such tag.
         """
         check_name(name)
         check_tag(tag)
-        self.check_writable("untag")
-        self._find.tagged(name, tag)
-        self._move_tag(name, tag, None)
+        self._check_writable("untag")
+        self._resolver.tagged(name, tag)
+        self._writer.move_tag(name, tag, None)
 
-    def _move_tag(
-        self, name: str, tag: str, target: Version | None, when: When | None = None
-    ) -> Version | None:
-        self._pusher.prove()
-        return move_tag(
-            self._find, name, tag, target, time=now(), author=default_author(), when=when
-        )
-
-    def check_writable(self, call: str) -> None:
-        """Raise ReadOnlyError, naming the call, if the store was opened to read only."""
+    def _check_writable(self, call: str) -> None:
+        """Raise ReadOnlyError, with the name of the call, if the store was opened read-only."""
         if self._read_only:
             raise ReadOnlyError(
-                f"{call}: {self!r} was opened to read only. Open it without read_only=True."
+                f"{call}: {self!r} was opened read-only. Open it without read_only=True."
             )
 
     # Reading
@@ -255,124 +242,138 @@ class PolicyStore:
     def pull(self, ref: RefLike, *, progress: Progress | None = None) -> Snapshot:
         """Fetch a policy; every byte is checked against its digest.
 
-        On a local disk that only this user can write, large arrays are views of the page cache
-        rather than copies.
+        On a local disk, in folders that only this user can write, large arrays are views of the
+        page cache and not copies.
 
         Args:
-            ref: which.
-            progress: called now and then with the bytes of the policy that are here and those of
-                all of it; from any thread, one call at a time. What it raises ends this.
+            ref: the policy, such as ``"soccer/main"`` or ``"soccer/main@7"``.
+            progress: called with the bytes of the policy that have arrived, and with all its
+                bytes; from any thread, one call at a time. An exception of it ends the pull.
 
         Raises:
             InvalidInputError: not a ref.
-            NotFoundError: nothing there by that ref.
-            AmbiguousError: a short digest that fits several policies.
-            IntegrityError: the stored bytes are damaged.
-            FormatError: a record or object that is not of format 1.
+            NotFoundError: the ref means nothing in this store.
+            AmbiguousError: a short digest fits several policies.
+            IntegrityError: the stored bytes are damaged or missing.
+            FormatError: a record or object is not of format 1.
             StorageError: the storage failed.
         """
-        return self._find.pull(as_ref(ref), Meter(progress))
+        return self._resolver.pull(as_ref(ref), Meter(progress))
 
     def pull_many(
         self, refs: Iterable[RefLike], *, progress: Progress | None = None
     ) -> dict[RefLike, Snapshot]:
-        """Fetch several policies concurrently, by ref; all of them or an error.
+        """Fetch several policies at once. If one of them fails, the call raises its error.
 
         Args:
-            refs: which.
-            progress: as of :meth:`pull`; what is still to come is known once a policy's own object
-                is here, so that the number of all bytes grows.
-        """
-        listed = _as_list(refs, "refs")
-        parsed = {ref: as_ref(ref) for ref in listed}
-        meter = Meter(progress)
-        found = in_parallel(
-            lambda ref: self._find.pull(ref, meter),
-            parsed.values(),
-            workers=max(_WORKERS, self._backend.parallel),
-        )
-        return dict(zip(parsed, found, strict=True))
+            refs: the policies.
+            progress: as of :meth:`pull`. The number of all bytes grows during the call, because
+                the size of a policy is known when its policy object has arrived.
 
-    def resolve(self, ref: RefLike) -> Digest:
-        """The digest that a ref means now.
+        Returns:
+            A snapshot for each ref.
 
         Raises:
-            InvalidInputError, NotFoundError, AmbiguousError, FormatError, StorageError.
+            PolicyStoreError: as of :meth:`pull`.
         """
-        parsed = as_ref(ref)
-        if parsed.name:
-            return self._find.version(parsed).digest
-        return self._find.digest(parsed.digest)
+        parsed = {ref: as_ref(ref) for ref in as_list(refs, "refs")}
+        meter = Meter(progress)
+        snapshots = in_parallel(
+            lambda ref: self._resolver.pull(ref, meter),
+            parsed.values(),
+            workers=max(MIN_WORKERS, self._backend.parallel),
+        )
+        return dict(zip(parsed, snapshots, strict=True))
+
+    def resolve(self, ref: RefLike) -> Digest:
+        """Return the digest that a ref means now.
+
+        Raises:
+            InvalidInputError: not a ref.
+            NotFoundError: the ref means nothing in this store.
+            AmbiguousError: a short digest fits several policies.
+            IntegrityError: a record is missing, though later ones exist.
+            FormatError: a record is not of format 1.
+            StorageError: the storage failed.
+        """
+        return self._resolver.resolve(ref)
 
     def names(self, prefix: str = "") -> list[str]:
-        """All names that start with ``prefix`` (``"soccer/"`` for those under it), in order."""
+        """List all names that start with ``prefix``, in order.
+
+        Args:
+            prefix: such as ``"soccer/"`` for the names below ``soccer``.
+
+        Raises:
+            InvalidInputError: ``prefix`` is not text.
+            NotFoundError: the store was opened read-only and does not exist.
+        """
         if not isinstance(prefix, str):
             raise InvalidInputError(f"a prefix is a string, not {type(prefix).__qualname__}")
-        names = self._find.names(prefix)
+        names = self._resolver.names(prefix)
         if not names:
-            # A store that may still be made is empty; one to read only is not there.
-            self._find.check_marker(required=self._read_only)
+            # A store that a push may still make is empty. One opened read-only has to exist.
+            check = require_store if self._read_only else store_exists
+            check(self._backend)
         return names
 
     def log(self, name: str, limit: int | None = None) -> list[Version]:
-        """The versions of a name, newest first; at most ``limit`` of them.
+        """List the versions of a name, newest first.
+
+        Args:
+            name: the name.
+            limit: how many versions to list at most; None for all.
 
         Raises:
+            InvalidInputError: not a name, or not a number.
             NotFoundError: no such name.
         """
         check_name(name)
         if limit is not None and (type(limit) is not int or limit < 0):
-            raise InvalidInputError(f"limit is a number of versions from 0 on, not {limit!r}")
-        newest = self._find.newest(name)
-        oldest = 1 if limit is None else max(1, newest - limit + 1)
-        found: list[Version] = []
-        for start in range(newest, oldest - 1, -_AT_ONCE):
-            numbers = range(start, max(oldest, start - _AT_ONCE + 1) - 1, -1)
-            found += in_parallel(
-                lambda number: self._find.read_version(name, number),
-                numbers,
-                workers=max(_WORKERS, self._backend.parallel),
+            raise InvalidInputError(
+                f"limit is a number of versions, a whole number of at least 0, not {limit!r}"
             )
-        return found
+        return self._resolver.log(name, limit)
 
     def tags(self, name: str) -> dict[str, Version]:
-        """The tags of a name, in order, with the versions they point to.
+        """Return the tags of a name, in order, with the versions that they point to.
 
         Raises:
             NotFoundError: no such name.
         """
         check_name(name)
-        self._find.newest(name)
-        return self._find.tags(name)
+        self._resolver.newest(name)  # raises an error if the name does not exist
+        return self._resolver.tags(name)
 
     def diff(self, a: RefLike | Snapshot, b: RefLike | Snapshot) -> Diff:
-        """What differs between two policies, tensor by tensor; refs or snapshots."""
+        """Compare two policies, tensor by tensor.
+
+        Args:
+            a: a ref or a snapshot.
+            b: a ref or a snapshot.
+
+        Raises:
+            PolicyStoreError: as of :meth:`pull`.
+        """
         left, right = (x if isinstance(x, Snapshot) else self.pull(x) for x in (a, b))
         return diff_snapshots(left, right)
 
     def verify(self) -> VerifyReport:
-        """Read everything and report every fault; changes nothing."""
-        self._find.check_marker(required=True)
+        """Read everything in the store and report every fault; change nothing.
+
+        Raises:
+            NotFoundError: the store does not exist.
+            FormatError: the folder is not a store, or is a store of a newer format.
+        """
+        require_store(self._backend)
         return verify_store(self._backend)
 
 
 def _reopen(
-    url: str, read_only: bool, options: StorageOptions | None = None, cache: CacheLike = None
+    place: str | Backend, read_only: bool, options: StorageOptions | None, cache: CacheLike
 ) -> PolicyStore:
-    store = PolicyStore.__new__(PolicyStore)
-    store._open(url, options or StorageOptions(), cache, read_only)
+    """Open the store of a pickle, which holds a URL and options, or a backend."""
+    backend = open_backend(place, options) if isinstance(place, str) else place
+    store = PolicyStore.over(backend, cache=cache, read_only=read_only)
+    store._options = options
     return store
-
-
-def _as_mapping(value: Mapping[Any, Any] | None, what: str) -> dict[Any, Any]:
-    """A dict of what may be left out; InvalidInputError for what is no mapping."""
-    if value is not None and not isinstance(value, Mapping):
-        raise InvalidInputError(f"{what} is a dict of plain values, not {type(value).__qualname__}")
-    return dict(value or {})
-
-
-def _as_list(refs: Iterable[RefLike], what: str) -> list[RefLike]:
-    """Several refs; InvalidInputError for a single one."""
-    if isinstance(refs, (str, Digest, Version)) or not isinstance(refs, Iterable):
-        raise InvalidInputError(f"{what} is a list of refs, not {refs!r}")
-    return list(refs)

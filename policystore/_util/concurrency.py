@@ -1,8 +1,8 @@
-"""Calls side by side, in threads that end with the call that needs them.
+"""Run several calls at once, in threads that end before the call that started them returns.
 
-Whoever asks for several works along, so that nothing waits for a thread that cannot be had: the
-threads of a process are counted, also where such calls are made inside of one another. When one
-fails, or the user interrupts, the others end with the request that they are at.
+The calling thread runs calls as well. So a process that cannot get another thread only gets
+slower. The threads of a process are counted, also those of calls inside such calls. When one call
+fails, or the user interrupts, the other calls end after the request that they are waiting for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 __all__ = ["in_parallel", "raise_if_cancelled", "run_both", "shielded"]
 
-_MOST = 256  # threads of this kind in a process
+_MAX_THREADS = 256  # that this module starts, in one process
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -24,53 +24,62 @@ _Out = TypeVar("_Out")
 _MISSING: Any = object()
 
 
-class _StoppedError(Exception):
-    """Raised in a thread whose result nobody waits for any more; never seen by a caller."""
+class _CancelledError(Exception):
+    """End a call whose result nobody needs any more. No caller ever sees this error."""
 
 
 class _Group:
-    """Calls that were asked for together."""
+    """Calls that run together: if one fails, all of them are cancelled.
+
+    Attributes:
+        outer: the group that the thread which made this group belongs to.
+        cancelled: whether this group alone is cancelled.
+    """
 
     def __init__(self) -> None:
         self.outer: _Group | None = getattr(_LOCAL, "group", None)
-        self.stopped = False
+        self.cancelled = False
 
-    def is_wanted(self) -> bool:
+    def is_cancelled(self) -> bool:
+        """Return whether this group, or a group around it, is cancelled."""
         group: _Group | None = self
         while group is not None:
-            if group.stopped:
-                return False
+            if group.cancelled:
+                return True
             group = group.outer
-        return True
+        return False
 
 
-_LOCAL = threading.local()  # group: what the calls of this thread belong to
+_LOCAL = threading.local()  # group: the group that the calls of this thread belong to
 _LOCK: threading.Lock
-_FREE: int
+_FREE: int  # how many more threads may be started
 
 
-def _renew() -> None:
-    # In a forked process, none of the threads are left, and one of them may have held the lock.
+def _reset_after_fork() -> None:
+    # A forked process has none of the threads, and one of them may have held the lock.
     global _LOCK, _FREE
     _LOCK = threading.Lock()
-    _FREE = _MOST
+    _FREE = _MAX_THREADS
 
 
-_renew()
+_reset_after_fork()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def raise_if_cancelled() -> None:
-    """End this thread's call if nobody waits for it any more; to be called between requests."""
+    """End the call of this thread if its result is not needed any more.
+
+    Long calls do this between requests.
+    """
     group: _Group | None = getattr(_LOCAL, "group", None)
-    if group is not None and not group.is_wanted():
-        raise _StoppedError
+    if group is not None and group.is_cancelled():
+        raise _CancelledError
 
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Around what has to be done even so: cleaning up."""
+    """Protect the calls of a ``with`` block from being cancelled, for cleaning up."""
     group, _LOCAL.group = getattr(_LOCAL, "group", None), None
     try:
         yield
@@ -79,10 +88,18 @@ def shielded() -> Iterator[None]:
 
 
 def in_parallel(call: Callable[[_In], _Out], items: Iterable[_In], *, workers: int) -> list[_Out]:
-    """Results in order; of several errors, that of the earliest item is raised.
+    """Call a function with each item, several at once, and return the results in order.
 
-    After an error or an interrupt no further item is begun, and those under way are waited for as
-    long as :func:`check_wanted` lets them go on.
+    After an error or an interrupt no further item is begun. Calls that are under way are waited
+    for until they return or come to :func:`raise_if_cancelled`.
+
+    Args:
+        call: the function.
+        items: its arguments, one for each call.
+        workers: how many calls may run at once, that of the calling thread included.
+
+    Raises:
+        Exception: what ``call`` raises; of several errors, that of the earliest item.
     """
     calls = [partial(call, item) for item in items]
     if len(calls) < 2 or workers < 2:
@@ -93,9 +110,14 @@ def in_parallel(call: Callable[[_In], _Out], items: Iterable[_In], *, workers: i
 def run_both(
     main: Callable[[], _In], other: Callable[[], _Out], *, at_once: bool
 ) -> tuple[_In, _Out]:
-    """What two calls return, made at the same time or in this order.
+    """Make two calls and return both results.
 
-    Both have ended when it returns or raises; an error of ``main`` goes before one of ``other``.
+    Both calls have ended when this function returns or raises.
+
+    Args:
+        main: the first call; of two errors, its error is raised.
+        other: the second call.
+        at_once: whether to make both at the same time, or ``main`` before ``other``.
     """
     if not at_once:
         return main(), other()
@@ -104,56 +126,61 @@ def run_both(
 
 
 def _run(calls: Sequence[Callable[[], Any]], helpers: int) -> list[Any]:
+    """Make all calls, in this thread and in up to ``helpers`` others."""
     raise_if_cancelled()
     group = _Group()
     results = [_MISSING] * len(calls)
     errors: dict[int, BaseException] = {}
-    left = iter(range(len(calls)))  # next() of it is one step for the interpreter
+    indices = iter(range(len(calls)))  # the interpreter runs next() of it as one step
 
     def work() -> None:
         outer, _LOCAL.group = getattr(_LOCAL, "group", None), group
         try:
-            for index in left:
-                if not group.is_wanted():
+            for index in indices:
+                if group.is_cancelled():
                     return
                 try:
                     results[index] = calls[index]()
                 except BaseException as error:
                     errors[index] = error
-                    group.stopped = True
+                    group.cancelled = True
                     return
         finally:
             _LOCAL.group = outer
 
-    threads = _started(work, min(helpers, len(calls) - 1))
+    threads = _start_threads(work, min(helpers, len(calls) - 1))
     try:
         work()
         for thread in threads:
             thread.join()
-    except BaseException:  # an interrupt, while waiting
-        group.stopped = True
+    except BaseException:  # an interrupt, while this thread waits
+        group.cancelled = True
         for thread in threads:
             thread.join()
         raise
     finally:
-        _give_back(len(threads))
+        _release(len(threads))
     raise_if_cancelled()
     if errors:
         try:
             raise _first_error(errors)
         finally:
-            errors.clear()  # a traceback holds this frame, and all that the calls were given
+            errors.clear()  # a traceback holds this frame, and all arguments of the calls
     return results
 
 
 def _first_error(errors: dict[int, BaseException]) -> BaseException:
-    """An interrupt, or the error of the earliest call; not of those that were told to end."""
+    """Return the error to raise: an interrupt, or else that of the earliest call.
+
+    Errors of calls that were cancelled count only where there are no others.
+    """
     ordered = [errors[index] for index in sorted(errors)]
-    told = [error for error in ordered if type(error) is not _StoppedError]
-    return next((error for error in told if not isinstance(error, Exception)), (told or ordered)[0])
+    own = [error for error in ordered if type(error) is not _CancelledError]
+    return next((error for error in own if not isinstance(error, Exception)), (own or ordered)[0])
 
 
-def _started(work: Callable[[], None], wanted: int) -> list[threading.Thread]:
+def _start_threads(work: Callable[[], None], wanted: int) -> list[threading.Thread]:
+    """Start up to ``wanted`` threads, or as many as this process and the system allow."""
     global _FREE
     with _LOCK:
         count = max(0, min(wanted, _FREE))
@@ -165,13 +192,14 @@ def _started(work: Callable[[], None], wanted: int) -> list[threading.Thread]:
             thread.start()
             threads.append(thread)
     except RuntimeError:
-        pass  # the system gives no more of them: those that there are do the work
+        pass  # the system allows no more threads: those that were started do the work
     finally:
-        _give_back(count - len(threads))
+        _release(count - len(threads))
     return threads
 
 
-def _give_back(count: int) -> None:
+def _release(count: int) -> None:
+    """Note that ``count`` threads have ended."""
     global _FREE
     with _LOCK:
         _FREE += count

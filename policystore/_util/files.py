@@ -1,6 +1,6 @@
-"""Files: atomic durable writes, and reads that cannot change under the reader.
+"""Write files durably and atomically, and read files so that nobody can change what was read.
 
-The only module beside ``backends`` that opens files.
+Beside :mod:`policystore.backends` and the node cache, only this module opens files.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ __all__ = [
     "write_new",
 ]
 
-# Below this many bytes a read is cheaper than a map.
-_MAP_FROM = 64 << 10
+_MIN_MAPPED = 64 << 10  # bytes; of a smaller file a copy costs less than a map
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LOCAL_FILESYSTEMS = {
     "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "ramfs", "overlay", "bcachefs",
@@ -44,34 +43,54 @@ _LOCAL_FILESYSTEMS = {
 
 
 @contextlib.contextmanager
-def mapped_errors(doing: str, *, writing: bool = False) -> Iterator[None]:
-    """Turn the operating system's errors into ours, in one place; ``doing`` starts the message."""
+def mapped_errors(action: str, *, writing: bool = False) -> Iterator[None]:
+    """Turn errors of the operating system into those of :mod:`policystore.errors`.
+
+    Args:
+        action: what the ``with`` block does, such as ``"reading /a/b"``; the message begins so.
+        writing: whether the block writes.
+
+    Raises:
+        NotFoundError: the block reads, and the file does not exist.
+        ReadOnlyError: the block writes, and the user may not write at that place.
+        StorageError: any other error of the operating system.
+    """
     try:
         yield
     except PolicyStoreError:
         raise
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR) and not writing:
-            raise NotFoundError(f"{doing}: no such file: {error.filename}") from error
+            raise NotFoundError(f"{action}: no such file: {error.filename}") from error
         if writing and error.errno in _READ_ONLY:
             raise ReadOnlyError(
-                f"{doing}: writing is not allowed there ({error}). Use a folder that you may "
+                f"{action}: this user may not write to it ({error}). Use a folder that you may "
                 "write to, or open the store with read_only=True to read only."
             ) from error
         hint = {
             errno.ENOSPC: " The disk is full: free some space and try again.",
             errno.EDQUOT: " Your quota is used up: free some space and try again.",
             errno.EFBIG: " The file is larger than this process or filesystem may write.",
-            errno.ENOENT: " The folder is not there, or was removed meanwhile.",
+            errno.ENOENT: " The folder does not exist, or was removed meanwhile.",
             errno.EACCES: " Check the permissions of the folder and of its parents.",
         }.get(error.errno or 0, "")
-        raise StorageError(f"{doing}: {error}.{hint}") from error
+        raise StorageError(f"{action}: {error}.{hint}") from error
 
 
 def write_new(
     path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = 0o444, flush: bool = True
 ) -> None:
-    """Write a file that does not exist yet and flush it to the disk; removed again on failure."""
+    """Write a file that does not exist yet. After an error nothing of the file is left.
+
+    Args:
+        path: the file.
+        chunks: its bytes, in pieces.
+        mode: its permissions, whatever the umask is.
+        flush: whether the bytes are on the disk when this function returns.
+
+    Raises:
+        OSError: as the operating system raises it; FileExistsError if the file exists.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o600)
     try:
         try:
@@ -91,11 +110,19 @@ def write_new(
 
 
 def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Write ``path`` whole or not at all: a temporary file beside it, flushed, then renamed."""
+    """Write a file whole or not at all; an existing file is replaced.
+
+    The bytes go to a temporary file in the same folder, which is flushed and then renamed. A link
+    stays, and the file that it leads to is replaced.
+
+    Raises:
+        OSError: as the operating system raises it.
+        StorageError: ``path`` is a folder.
+    """
     if path.is_symlink():
         path = path.resolve()
     if path.is_dir():
-        raise StorageError(f"{path} is a folder; give the name of a file in it")
+        raise StorageError(f"{path} is a folder; give the path of a file in it")
     temporary = path.with_name(f".{secrets.token_hex(16)}.tmp")
     umask = _umask()
     write_new(temporary, chunks, mode=0o666 & ~umask)
@@ -119,21 +146,22 @@ def fsync_folder(folder: Path) -> None:
 
 
 def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
-    """The bytes of a file.
+    """Read all bytes of a file.
 
     Args:
         path: the file.
-        limit: refuse a file of more bytes than this (FormatError), before reading it.
-        share: allow a read-only map of the page cache instead of a copy, taken only where nobody
-            but this user can write file and folder, on a local filesystem: anywhere else a file
-            that is changed after verification would change arrays, or kill the process.
+        limit: how many bytes the file may have at most; a larger file is not read.
+        share: allow a read-only map of the page cache instead of a copy. A map is made only where
+            nobody but this user can write to the file and its folder, on a local filesystem:
+            anywhere else, somebody who changes the file after it was verified would change the
+            arrays of a snapshot, or kill the process.
 
     Raises:
-        OSError: as the operating system says.
-        FormatError: over ``limit``.
-        StorageError: not a regular file.
+        OSError: as the operating system raises it.
+        FormatError: the file has more than ``limit`` bytes.
+        StorageError: the path is not that of a regular file.
     """
-    # Without waiting: a pipe in a store's folder would hold its reader for ever.
+    # Opened without waiting: a pipe in the folder of a store would block its reader for ever.
     descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | _NONBLOCK)
     try:
         status = os.fstat(descriptor)
@@ -141,10 +169,10 @@ def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> b
             raise StorageError(f"{path} is not a regular file")
         if limit is not None and status.st_size > limit:
             raise FormatError(
-                f"{path} has {status.st_size} bytes; at most {limit} belong there: "
+                f"{path} has {status.st_size} bytes, and at most {limit} are allowed: "
                 "it was not written by policystore"
             )
-        if share and status.st_size >= _MAP_FROM and _is_private(status, path):
+        if share and status.st_size >= _MIN_MAPPED and _is_private(status, path):
             return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
         pieces = []
         left = status.st_size
@@ -160,23 +188,33 @@ def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> b
 
 
 def read_start(path: Path, count: int) -> bytes:
-    """The first ``count`` bytes of a regular file, or all of a shorter one."""
+    """Read the first ``count`` bytes of a file, or all bytes of a shorter file.
+
+    Raises:
+        OSError: as the operating system raises it.
+        StorageError: the path is not that of a regular file.
+    """
     descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | _NONBLOCK)
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise StorageError(f"{path} is {kind}; a file of policystore was expected")
+            raise StorageError(f"{path} is {kind}; expected a file that policystore wrote")
         return os.read(descriptor, count)
     finally:
         os.close(descriptor)
 
 
-def as_path(file: object, what: str) -> Path:
-    """``file`` as a path, if the system can have one like it.
+def as_path(file: object, label: str) -> Path:
+    """Return ``file`` as a path, if the system can have such a path.
+
+    Args:
+        file: a text or a path object.
+        label: what the path is for; the message begins so.
 
     Raises:
-        InvalidInputError: not a path, or one with a zero or a character that cannot be encoded.
+        InvalidInputError: ``file`` is no path, or holds a zero byte or a character that cannot be
+            encoded.
     """
     try:
         text = os.fspath(file)  # type: ignore[call-overload]
@@ -184,7 +222,7 @@ def as_path(file: object, what: str) -> Path:
             raise ValueError
         return Path(text)
     except (TypeError, ValueError):
-        raise InvalidInputError(f"{what}: expected a path, found {file!a}") from None
+        raise InvalidInputError(f"{label}: expected a path, found {file!a}") from None
 
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -192,7 +230,7 @@ _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 def _umask() -> int:
-    """The process's umask, read without changing it where the system offers that."""
+    """Return the umask of the process; 0o022 where it cannot be read without changing it."""
     try:
         with open("/proc/self/status", encoding="ascii") as lines:
             for line in lines:
@@ -204,6 +242,12 @@ def _umask() -> int:
 
 
 def _is_private(status: os.stat_result, path: Path) -> bool:
+    """Check that only this user can change a file, which is on a disk of this machine.
+
+    Args:
+        status: of the file.
+        path: the file.
+    """
     if sys.platform != "linux":
         return False
     folder = os.stat(path.parent)
@@ -215,11 +259,11 @@ def _is_private(status: os.stat_result, path: Path) -> bool:
     return _is_local(folder.st_dev)
 
 
-_LOCAL_DEVICES: dict[int, bool] = {}
+_LOCAL_DEVICES: dict[int, bool] = {}  # results of _is_local
 
 
 def _is_local(device: int) -> bool:
-    """Whether a device is a filesystem of this machine, by the kernel's table of mounts."""
+    """Look in the kernel's table of mounts whether a device is a filesystem of this machine."""
     if device not in _LOCAL_DEVICES:
         kinds = set()
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:

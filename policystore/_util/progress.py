@@ -1,4 +1,4 @@
-"""How far a push or pull has come, for a callback of the user's."""
+"""Count the bytes that a push or pull has moved, for the progress callback of the user."""
 
 from __future__ import annotations
 
@@ -11,55 +11,67 @@ from policystore.errors import InvalidInputError
 __all__ = ["BytesCallback", "Meter", "ObjectProgress", "Progress"]
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the bytes that have moved and those that will have in all."""
+"""Called with the bytes that have moved so far, and with all bytes that will move."""
 
 BytesCallback: TypeAlias = Callable[[int], None]
-"""Told how many more bytes have moved."""
+"""Called with the bytes that have moved since the last call."""
 
 
 class Meter:
-    """Adds up what several threads move.
+    """Add up the bytes that several threads move, and report the sums.
 
-    Calls come one at a time, from whichever thread has moved something, with numbers that never
-    fall; at the end both are the same. What the callback raises ends the push or pull.
+    The callback is called by one thread at a time, by the thread that has moved something. Its
+    numbers never fall, and both are equal at the end. An exception of the callback ends the push
+    or pull.
+
+    Args:
+        callback: the function that is told of progress; None for none.
+
+    Raises:
+        InvalidInputError: ``callback`` cannot be called.
     """
 
-    def __init__(self, report: Progress | None) -> None:
-        if report is not None and not callable(report):
+    def __init__(self, callback: Progress | None) -> None:
+        if callback is not None and not callable(callback):
             raise InvalidInputError(
-                "progress is a function of the bytes that have moved and of all, not "
-                f"{type(report).__qualname__}"
+                "progress is a function of two numbers, the bytes that have moved and all bytes, "
+                f"not {type(callback).__qualname__}"
             )
-        self._report = report
+        self._callback = callback
         self._lock = threading.Lock()
         self._done = self._total = 0
 
     def expect(self, nbytes: int) -> None:
-        """So many bytes more will move."""
+        """Add bytes to those that will move in all."""
         with self._lock:
             self._total += nbytes
 
-    def moved(self, nbytes: int) -> None:
-        """So many of them have."""
-        if self._report is not None and nbytes:
+    def add(self, nbytes: int) -> None:
+        """Add bytes to those that have moved, and call the callback."""
+        if self._callback is not None and nbytes:
             with self._lock:
                 self._done += nbytes
-                self._report(self._done, self._total)
+                self._callback(self._done, self._total)
 
 
 class ObjectProgress:
-    """One object of several, whose mover may or may not tell of its parts."""
+    """Count the bytes of one object, whether or not the backend reports parts of it.
+
+    Args:
+        meter: the meter of the whole push or pull, if there is one.
+        size: the bytes of the object.
+    """
 
     def __init__(self, meter: Meter | None, size: int) -> None:
         self._meter = meter
         self._left = size
 
-    def moved(self, nbytes: int) -> None:
-        """A part of it has moved."""
+    def add(self, nbytes: int) -> None:
+        """Count a part of the object."""
         if self._meter is not None:
             self._left -= nbytes
-            self._meter.moved(nbytes)
+            self._meter.add(nbytes)
 
-    def end(self) -> None:
-        """All of it is there, with nothing more to be told."""
-        self.moved(self._left)
+    def finish(self) -> None:
+        """Count all bytes of the object that were not counted as parts."""
+        self.add(self._left)

@@ -1,1 +1,1 @@
-"""Where the bytes of a store stand. The only room that touches storage."""
+"""Keep the bytes of a store. Only this package talks to disks and servers."""

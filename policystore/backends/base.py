@@ -1,7 +1,8 @@
-"""The seam between the store and what keeps its bytes: nine calls on keys.
+"""Define what a store asks of the storage that keeps its bytes: a few calls on keys.
 
-Keys are ``/``-separated ASCII text as :mod:`policystore.format.keys` builds it. A backend knows nothing
-of what it keeps. Tests replace it with a few lines.
+A key is ASCII text with parts between ``/``, as :mod:`policystore.format.keys` builds it. A backend
+knows nothing of what the bytes mean. ``docs/backends.md`` shows how to write one, and
+:mod:`policystore.testing` holds the tests that each backend has to pass.
 """
 
 from __future__ import annotations
@@ -14,24 +15,38 @@ from policystore._util.progress import BytesCallback
 __all__ = ["Backend", "Chunks", "Problems"]
 
 Chunks: TypeAlias = Sequence[bytes | memoryview]
+"""The bytes of one key in pieces, to be written one after the other."""
+
 Problems: TypeAlias = list[tuple[str, str]]
+"""Keys, and for each the reason why it could not be listed."""
 
 
 class Backend(Protocol):
-    """Bytes under keys.
+    """Keep bytes under keys.
 
-    Every call may raise :class:`~policystore.errors.StorageError` (the storage failed; what was
-    visible before is visible still) and writes may raise
-    :class:`~policystore.errors.ReadOnlyError`. Calls may come from several threads at once.
+    Several threads may call one backend at once. Every call may raise
+    :class:`~policystore.errors.StorageError`: the storage failed, and what readers could see
+    before, they still can see. Every write may raise
+    :class:`~policystore.errors.ReadOnlyError`: this user may not write.
     """
 
     @property
     def url(self) -> str:
-        """What the user opened, for messages and pickles."""
+        """The folder or URL that the user opened, for messages and pickles."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether requests go through a network.
+
+        Then the answer to a write may be lost after the write was applied, copies of objects are
+        kept in the node cache, and a push writes the hint of a name beside the record of a version
+        instead of after it (from version 2 on: a push that is cut off between the two must not
+        leave a name without versions).
+        """
 
     @property
     def parallel(self) -> int:
-        """How many calls at once are faster than one after the other; 1 where waiting is none."""
+        """How many calls should be made at once for speed; 1 where one call hardly waits."""
 
     def get(
         self,
@@ -40,79 +55,91 @@ class Backend(Protocol):
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: BytesCallback | None = None,
+        on_bytes: BytesCallback | None = None,
     ) -> bytes | memoryview:
-        """All bytes of a key, as a read-only buffer.
+        """Read all bytes of a key, as a read-only buffer.
 
         Args:
-            key: which.
-            limit: raise FormatError, without reading it, if there are more bytes than this.
-            share: allow a view of the storage itself where nobody else can change it.
-            size: how many bytes there are, where the caller knows; then many may come in parts.
-            moved: told of the parts, if they come in parts.
+            key: the key.
+            limit: how many bytes the key may have at most. More bytes are not read.
+            share: allow a view of the storage itself, where nobody else can change those bytes.
+            size: how many bytes the key has, if the caller knows it. A backend may then read a
+                large key in parts, several at once.
+            on_bytes: called with the bytes of each part, if the key is read in parts.
 
         Raises:
-            NotFoundError: no such key.
+            NotFoundError: the key does not exist.
+            FormatError: the key has more than ``limit`` bytes.
         """
 
     def head(self, key: str, count: int) -> bytes:
-        """The first ``count`` bytes of a key, or all of a shorter one.
+        """Read the first ``count`` bytes of a key, or all bytes of a shorter key.
 
         Raises:
-            NotFoundError: no such key.
+            NotFoundError: the key does not exist.
         """
 
     def size(self, key: str) -> int | None:
-        """Bytes of a key; None where there is no such key."""
+        """Return the number of bytes of a key; None if the key does not exist."""
 
-    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
-        """Store immutable bytes under a key that is their address, durably.
+    def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
+        """Write a key whose bytes never change, because the key is their address.
 
-        A reader sees all of them or nothing. If the key is there already with these bytes, it is
-        made as durable as a new one and left alone; a damaged copy is replaced as a whole.
+        The bytes are durable when this call returns. A reader sees all of them or no key at all.
+        If the key exists with these very bytes, they are made durable and are not written again.
+        If it exists with other bytes, a damaged copy, it is replaced as a whole.
 
         Args:
-            key: which.
-            chunks: the bytes, in pieces.
-            moved: told of the parts, if they go in parts.
+            key: the key.
+            chunks: its bytes, in pieces.
+            on_bytes: called with the bytes of each part, if the key is written in parts.
         """
 
     def create(self, key: str, data: bytes) -> bool:
-        """Create a key if it is absent; of several writers at once exactly one creates it.
+        """Create a key that does not exist; of several writers at once exactly one creates it.
 
         Returns:
-            True if this call created it, durably; False if the key was there.
+            True if this call created the key, which is then durable; False if the key exists.
         """
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
-        """Make sure that :meth:`create` refuses a key that is there: some servers say that
-        they do and overwrite. Costs nothing where the operating system promises it.
+        """Check that :meth:`create` refuses a key that exists: some servers overwrite it.
+
+        This does nothing where the operating system or the code of the backend guarantees it.
 
         Args:
-            key: one that is there.
-            data: its bytes, which stand there afterwards whatever happens.
+            key: a key that exists.
+            data: the bytes of the key; it has them afterwards, whatever happens.
 
         Raises:
-            StorageError: it does not, so that of two writers of one name one would be lost.
+            StorageError: the server overwrites, so that one of two versions that are pushed to
+                one name at the same time would be lost.
         """
 
     def replace(self, key: str, data: bytes) -> None:
-        """Create or overwrite a key; a reader sees the old bytes or the new, never a mixture."""
+        """Create or overwrite a key; a reader sees the old bytes or the new ones, never both."""
 
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
-        """All keys that start with ``prefix``, in no order; unfinished writes are none.
+        """List all keys that start with ``prefix``, in any order, without unfinished writes.
 
         Args:
-            prefix: what they start with.
-            problems: where parts that cannot be listed are noted, as key and reason; without it
-                the first of them raises StorageError.
+            prefix: the start of the keys; "" for all keys.
+            problems: a list that takes what cannot be listed. If it is None, the first problem
+                raises StorageError.
         """
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
-        """What keys that start with ``prefix`` hold up to and with the next ``delimiter`` behind
-        it, each once, in no particular order. ``prefix`` ends with ``/``; ``delimiter`` is ``/``
-        or ``/@``.
+        """List the different starts of keys, up to the first ``delimiter`` after ``prefix``.
+
+        Each start is listed once, with the delimiter at its end, in any order. Keys without the
+        delimiter after ``prefix`` are left out. With the keys ``names/a/@hint``,
+        ``names/b/c/@hint`` and ``names/b/c/@versions/1``, ``prefixes("names/", "/@")`` lists
+        ``names/a/@`` and ``names/b/c/@``.
+
+        Args:
+            prefix: the start of the keys; it ends with ``/``.
+            delimiter: ``/`` or ``/@``.
         """
 
     def location(self, key: str) -> str:
-        """Where a person finds the key: a path or URL, for messages."""
+        """Return the path or URL at which a person finds the key, for messages."""

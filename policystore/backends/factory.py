@@ -1,4 +1,4 @@
-"""Which backend a URL means."""
+"""Choose the backend for the URL of a store."""
 
 from __future__ import annotations
 
@@ -19,23 +19,27 @@ from policystore.errors import InvalidInputError
 
 __all__ = ["open_backend"]
 
-_WHAT = "a store is opened by a folder or URL"
+_LABEL = "the folder or URL of a store"
 
 
 def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = None) -> Backend:
-    """The backend for a folder, ``file:///folder``, ``memory://name``, ``s3://bucket/prefix``, the
-    like of it on ``gs://`` and ``az://``, or any other URL that fsspec knows, which is then for
-    reading only; touches nothing.
+    """Return the backend for a folder or URL, without touching the storage.
+
+    Args:
+        url: a folder, ``file:///folder``, ``memory://name``, ``s3://bucket/prefix``,
+            ``gs://bucket/prefix``, ``az://container/prefix``, or any other URL that fsspec knows,
+            which can only be read.
+        options: what a remote filesystem is opened with.
 
     Raises:
-        InvalidInputError: no such URL, a path that no system has, options where there are none,
-            or a package that is not installed.
+        InvalidInputError: a URL of an unknown form, a path that no system can have, options for a
+            local store, or a package that is not installed.
     """
     options = options or StorageOptions()
-    text = url if isinstance(url, str) else str(as_path(url, _WHAT))
+    text = url if isinstance(url, str) else str(as_path(url, _LABEL))
     scheme, separator, rest = text.partition("://")
     if separator and not scheme:
-        raise InvalidInputError(f"{text!r}: such a URL begins with a scheme, as in s3://bucket")
+        raise InvalidInputError(f"{text!r}: a URL begins with a scheme, as s3://bucket does")
     if separator and scheme not in ("memory", "file"):
         return _open_remote(text, scheme, rest, options)
     if options.given:
@@ -44,14 +48,14 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
             "memory:// take none"
         )
     if not separator:
-        path = as_path(text, _WHAT)
+        path = as_path(text, _LABEL)
     elif scheme == "memory":
         return MemoryBackend(rest)
     else:
-        host, slash, inner = rest.partition("/")
-        if host not in ("", "localhost") or not inner:
+        host, slash, folder = rest.partition("/")
+        if host not in ("", "localhost") or not folder:
             raise InvalidInputError(f"{text!r}: a file URL has the form file:///folder")
-        path = as_path(unquote(slash + inner), _WHAT)
+        path = as_path(unquote(slash + folder), _LABEL)
     try:
         return LocalBackend(path.expanduser() if not separator else path)
     except RuntimeError as error:
@@ -59,7 +63,7 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
 
 
 def _has_user(scheme: str, rest: str) -> bool:
-    """Whether there is a user or a password in a URL; keys of AWS often have slashes in them."""
+    """Return whether a URL holds a user or a password. Keys of AWS often hold slashes."""
     host = rest.partition("/")[0]
     if ":" in host and "@" in rest and not host.startswith("arn:"):
         return not re.match(r"[^:@]*:\d+\Z", host)  # a port, and a path with an @
@@ -68,27 +72,28 @@ def _has_user(scheme: str, rest: str) -> bool:
 
 
 def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> Backend:
+    """Return the backend for a URL of a remote filesystem; errors as of :func:`open_backend`."""
     if _has_user(scheme, rest):
-        # Not shown: there may be a password in it.
+        # The URL is not shown: it may hold a password.
         raise InvalidInputError(
-            f"a {scheme}:// URL with a user or a password in it would be printed and pickled with "
-            "them; give credentials by storage_options, a profile or the environment"
+            f"a {scheme}:// URL must not hold a user or a password, because URLs are printed and "
+            "pickled; give credentials by storage_options, a profile or the environment"
         )
     is_s3 = scheme in ("s3", "s3a")
     parts = rest.rstrip("/").split("/")
     if any(part in ("", ".", "..") for part in parts) or re.search("[?#]", rest):
         form = "s3://bucket or s3://bucket/prefix" if is_s3 else f"{scheme}://host/path"
-        # What may be a signature is not shown.
+        # What follows ? or # is not shown: it may be a signature.
         shown = re.split("[?#]", text)[0]
         raise InvalidInputError(
-            f"{shown!r}: such a URL has the form {form}, with nothing behind it after ? or #"
+            f"{shown!r}: the URL of such a store has the form {form}, without ? or # after it"
         )
     package = "s3fs" if is_s3 else CREATING.get(scheme, "fsspec")
     if importlib.util.find_spec(package) is None:
-        wanted = package if scheme in CREATING else "'policystore[s3]'"
+        requirement = package if scheme in CREATING else "'policystore[s3]'"
         raise InvalidInputError(
             f"{text!r}: {scheme}:// stores need the package {package}, which is not installed: "
-            f"pip install {wanted}"
+            f"pip install {requirement}"
         )
     if is_s3:
         return S3Backend(text, options)
@@ -99,6 +104,6 @@ def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> 
     except (ValueError, ImportError) as error:
         raise InvalidInputError(
             f"{text!r}: policystore opens a folder, file:///folder, memory://name, "
-            f"s3://bucket/prefix, gs://, az://, and for reading what else fsspec knows: {error}"
+            f"s3://bucket/prefix, gs:// and az://, and reads other URLs that fsspec knows: {error}"
         ) from None
     return CloudBackend(text, options) if scheme in CREATING else FsspecBackend(text, options)

@@ -1,7 +1,7 @@
-"""A store behind fsspec: one filesystem per process, every request tried a bounded number of times.
+"""Read a store through fsspec: one filesystem per process, and a limit on the tries of a request.
 
-By itself this reads only. Writing takes a filesystem that creates a key exclusively: S3
-(:mod:`policystore.backends.s3`) and some others (:mod:`policystore.backends.gcs_azure`).
+The backend of this module only reads. To write, a filesystem has to create keys exclusively: S3
+does (:mod:`policystore.backends.s3`), and so do :mod:`policystore.backends.gcs_azure`.
 """
 
 from __future__ import annotations
@@ -35,56 +35,56 @@ _FIRST_PAUSE = 0.1  # seconds, doubled each time: about 3 in all
 
 _Out = TypeVar("_Out")
 
-# Around making a filesystem. Another thread may have held it when this process was forked.
+# Held while a filesystem is made. Another thread may have held it when this process was forked.
 _LOCK: threading.Lock
-# Around every body of a megabyte or more: however many objects move at once, so many bytes of them
-# are in memory twice.
-_HEAVY: threading.BoundedSemaphore
-# Around every object that moves in parts: one after the other, so that what was cut off and is run
-# again finds some of them whole.
-_PARTED: threading.BoundedSemaphore
-# Filesystems of the process that this one was forked from. Ending one would write into sockets
-# that both processes have.
+# Held while a body of a megabyte or more is sent or received. It limits how many bytes are in
+# memory twice, however many objects move at once.
+_LARGE_BODIES: threading.BoundedSemaphore
+# Held while an object moves in parts. With few at once, a push that is cut off leaves some objects
+# complete, and the next push does not send them again.
+_MULTIPARTS: threading.BoundedSemaphore
+# Filesystems of the parent process. If one were deleted in this process, it would write to sockets
+# that the parent still uses.
 _INHERITED: list[Any] = []
 
 
 def _renew_locks() -> None:
-    global _LOCK, _HEAVY, _PARTED
+    global _LOCK, _LARGE_BODIES, _MULTIPARTS
     _LOCK = threading.Lock()
-    _HEAVY = threading.BoundedSemaphore(8)
-    _PARTED = threading.BoundedSemaphore(2)
+    _LARGE_BODIES = threading.BoundedSemaphore(8)
+    _MULTIPARTS = threading.BoundedSemaphore(2)
 
 
 _renew_locks()
 
 
-def _forked() -> None:
+def _reset_after_fork() -> None:
     _renew_locks()
-    # fsspec itself does this in newer versions (2026.9 does, 2025.2 does not): the parent's event
-    # loop, on which its calls would wait, is run by nobody in this process.
+    # Newer versions of fsspec do this themselves (2026.9 does, 2025.2 does not). Without it, calls
+    # would wait for the event loop of the parent, which no thread of this process runs.
     if (asyn := sys.modules.get("fsspec.asyn")) is not None:
         asyn.reset_lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def large_body_slots() -> threading.BoundedSemaphore:
-    """To be held while the bytes of a large request are copied and sent."""
-    return _HEAVY
+    """Return the semaphore to hold while the bytes of a large request are copied and sent."""
+    return _LARGE_BODIES
 
 
 def multipart_slots() -> threading.BoundedSemaphore:
-    """To be held while an object moves in parts."""
-    return _PARTED
+    """Return the semaphore to hold while an object moves in parts."""
+    return _MULTIPARTS
 
 
 class FsspecBackend:
-    """Keys below a URL of any filesystem that fsspec knows; for reading.
+    """Read keys below a URL of any filesystem that fsspec knows.
 
-    Nothing is imported or connected before the first request, and a forked process makes its own
-    connections.
+    Nothing is imported or connected before the first request. A forked process makes connections
+    of its own.
 
     Args:
         url: such as ``https://host/policies``.
@@ -99,6 +99,10 @@ class FsspecBackend:
     @property
     def url(self) -> str:
         return self._url
+
+    @property
+    def is_remote(self) -> bool:
+        return True
 
     @property
     def parallel(self) -> int:
@@ -116,54 +120,56 @@ class FsspecBackend:
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: BytesCallback | None = None,
+        on_bytes: BytesCallback | None = None,
     ) -> bytes | memoryview:
         if limit is None:
             return self._attempt("reading", key, lambda fs: bytes(fs.cat_file(self._path(fs, key))))
-        data = self._span(key, 0, limit + 1)
+        data = self._read_range(key, 0, limit + 1)
         if len(data) > limit:
             raise self._too_long(key, limit)
         return data
 
     def head(self, key: str, count: int) -> bytes:
-        return self._span(key, 0, count)
+        return self._read_range(key, 0, count)
 
-    def _span(self, key: str, start: int, end: int) -> bytes:
+    def _read_range(self, key: str, start: int, end: int) -> bytes:
+        """Read the bytes from ``start`` on and before ``end``, or as many as the key has."""
+
         def call(fs: Any) -> bytes:
             path = self._path(fs, key)
             if start == 0 and self._url.startswith(("http://", "https://")):
-                return _streamed(fs, path, end)
+                return _read_start(fs, path, end)
             return bytes(fs.cat_file(path, start=start, end=end)[: end - start])
 
         return self._attempt("reading", key, call, answers={"empty": b""})
 
     def size(self, key: str) -> int | None:
         def call(fs: Any) -> int | None:
-            found = fs.info(self._path(fs, key))
-            return None if found["type"] == "directory" else int(found["size"] or 0)
+            info = fs.info(self._path(fs, key))
+            return None if info["type"] == "directory" else int(info["size"] or 0)
 
         return self._attempt("looking at", key, call, answers={"missing": None})
 
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
         folder = prefix.rpartition("/")[0]
-        nothing: list[str] = []
+        empty: list[str] = []
 
         def call(fs: Any) -> list[str]:
             root = self._path(fs, "")
             return [path[len(root) :] for path in fs.find(self._path(fs, folder))]
 
         try:
-            found = self._attempt("listing", prefix, call, answers={"missing": nothing})
+            listed = self._attempt("listing", prefix, call, answers={"missing": empty})
         except StorageError as error:
             if problems is None:
                 raise
             problems.append((prefix, str(error)))
             return
-        yield from (key for key in found if key.startswith(prefix))
+        yield from (key for key in listed if key.startswith(prefix))
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
-        # Folder by folder, and never into what is behind a delimiter: a name has many versions.
-        found: set[str] = set()
+        # Folder by folder, and never into a folder after the delimiter: a name has many versions.
+        prefixes: set[str] = set()
         folders = [prefix]
         while folders:
             listed = in_parallel(self._folders, folders, workers=_PARALLEL)
@@ -171,28 +177,28 @@ class FsspecBackend:
             for folder in (folder for inner in listed for folder in inner):
                 outer, _, name = folder[:-1].rpartition("/")
                 if delimiter == "/":
-                    found.add(folder)
+                    prefixes.add(folder)
                 elif name.startswith("@"):
-                    found.add(f"{outer}/@")
+                    prefixes.add(f"{outer}/@")
                 else:
                     folders.append(folder)
-        yield from found
+        yield from prefixes
 
     def _folders(self, folder: str) -> list[str]:
-        """The folders right in one, with a slash behind each."""
-        nothing: list[str] = []
+        """List the folders directly inside a folder, each with a slash at its end."""
+        empty: list[str] = []
 
         def call(fs: Any) -> list[str]:
             root = self._path(fs, "")
-            found = fs.ls(self._path(fs, folder.rstrip("/")), detail=True)
-            names = [entry["name"].rstrip("/") for entry in found if entry["type"] == "directory"]
+            entries = fs.ls(self._path(fs, folder.rstrip("/")), detail=True)
+            names = [entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory"]
             return [f"{name[len(root) :]}/" for name in names]
 
-        return self._attempt("listing", folder, call, answers={"missing": nothing})
+        return self._attempt("listing", folder, call, answers={"missing": empty})
 
     # Writing
 
-    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         raise self._cannot_write()
 
     def create(self, key: str, data: bytes) -> bool:
@@ -202,22 +208,22 @@ class FsspecBackend:
         raise self._cannot_write()
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
-        # Twice: the first may rightly succeed where the key has just been taken away.
+        # Tried twice: the first try rightly succeeds if somebody has just deleted the key.
         if self.create(key, data) and self.create(key, data):
             raise StorageError(
                 f"{self.url}: this server, or the client library installed here, does not create "
-                f"exclusively (If-None-Match: *): it wrote {key} again, though that is there. Two "
-                "writers of one name could lose a version, so names are refused; push without a "
-                "name and pull by digest, or keep the store on a server that honours conditional "
-                "writes."
+                f"exclusively (If-None-Match: *): it wrote {key} again, though the key exists. Two "
+                "writers of one name could lose a version, so pushes to names are refused. Push "
+                "without a name and pull by digest, or keep the store on a server that supports "
+                "conditional writes."
             )
 
     def _cannot_write(self) -> ReadOnlyError:
         scheme = self._url.partition("://")[0]
         return ReadOnlyError(
-            f"{self._url}: policystore only reads from {scheme}:// URLs: it does not know that "
-            "filesystem to create a file exclusively, without which two writers of one name could "
-            "lose a version. Push to a folder, or to s3://, gs:// or az://."
+            f"{self._url}: policystore only reads from {scheme}:// URLs, because it does not know "
+            "whether that filesystem creates a file exclusively. Without that, two writers of one "
+            "name could lose a version. Push to a folder, or to s3://, gs:// or az://."
         )
 
     # Requests
@@ -226,49 +232,49 @@ class FsspecBackend:
         return f"{fs._strip_protocol(self._url)}/{key}"
 
     def _too_long(self, key: str, limit: int, size: int | None = None) -> FormatError:
-        many = f"more than {limit}" if size is None else str(size)
+        count = f"more than {limit}" if size is None else str(size)
         return FormatError(
-            f"{self.location(key)} has {many} bytes; at most {limit} belong there: "
+            f"{self.location(key)} has {count} bytes, and at most {limit} are allowed: "
             "it was not written by policystore"
         )
 
     def _attempt(
         self,
-        doing: str,
+        action: str,
         key: str,
         call: Callable[[Any], _Out],
         *,
         writing: bool = False,
         answers: Mapping[Kind, _Out] | None = None,
     ) -> _Out:
-        """What a request returns, tried again where it may well succeed then.
+        """Make a request, again if another try may succeed, and return its result.
 
         Args:
-            doing: the first word of a message.
-            key: what it is about.
-            call: the request; takes the filesystem.
-            writing: whether it writes.
-            answers: results that stand for a kind of failure.
+            action: the first word of the message, such as ``"reading"``.
+            key: the key that the request is about.
+            call: the request, a function of the filesystem.
+            writing: whether the request writes.
+            answers: what to return, instead of raising, for a kind of failure.
 
         Raises:
-            PolicyStoreError: the request failed; no exception of another library comes out.
+            PolicyStoreError: the request failed. No exception of another library is raised.
         """
         failure = Failure("other", "")
         for attempt in range(_ATTEMPTS):
             raise_if_cancelled()
             if attempt:
                 pause = _FIRST_PAUSE * 2 ** (attempt - 1)
-                # Writers that were refused together must not come back together.
+                # Writers that were refused at the same time must not all try again at one time.
                 time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
             outcome = self._try(call)
             if not isinstance(outcome, Failure):
                 return outcome
             failure = outcome
-            if not failure.again:
+            if not failure.may_pass:
                 break
         if answers and failure.kind in answers:
             return answers[failure.kind]
-        raise mapped_error(failure, doing, self.location(key), self._options, writing=writing)
+        raise mapped_error(failure, action, self.location(key), self._options, writing=writing)
 
     def _try(self, call: Callable[[Any], _Out]) -> _Out | Failure:
         try:
@@ -279,6 +285,7 @@ class FsspecBackend:
             return failure_of(error)
 
     def _filesystem(self) -> Any:
+        """Return the filesystem of this process, made at the first call."""
         self._options.check()
         with _LOCK:
             opened = self._opened
@@ -287,27 +294,27 @@ class FsspecBackend:
             if opened is not None:
                 _INHERITED.append(opened[1])
             try:
-                made = self._open()
+                filesystem = self._open()
             except (TypeError, ValueError, LookupError, AttributeError, ImportError) as error:
-                said = self._options.scrub(f"{type(error).__name__}: {error}")
+                reason = self._options.scrub(f"{type(error).__name__}: {error}")
                 raise InvalidInputError(
-                    f"{self._url} cannot be opened with the storage_options given: {said}"
+                    f"{self._url} cannot be opened with the storage_options given: {reason}"
                 ) from None
-            self._opened = (os.getpid(), made)
-            return made
+            self._opened = (os.getpid(), filesystem)
+            return filesystem
 
     def _open(self) -> Any:
         import fsspec  # late: a local store needs none of it
 
         scheme = self._url.partition("://")[0]
-        # Not shared with the user's own filesystems, and no listing or file is believed twice.
+        # Not shared with the user's own filesystems, and without their caches of listings.
         options = {**self._options.copy(), "use_listings_cache": False}
         return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
 
 
-def _streamed(fs: Any, url: str, count: int) -> bytes:
-    """The first bytes of what a web server sends, which may ignore ranges and send without end."""
-    # With a block size of 0 it is no file with seeks; with a size it need not be asked for one.
+def _read_start(fs: Any, url: str, count: int) -> bytes:
+    """Read the first bytes that a web server sends; it may ignore ranges and send without end."""
+    # With a block size of 0 fsspec streams; with a size given it does not ask the server for one.
     with fs.open(url, "rb", block_size=0, size=1) as stream:
         blocks, left = [], count
         while left and (block := stream.read(left)):

@@ -1,7 +1,8 @@
-"""What a remote filesystem's exception means, and the error of ours that says it.
+"""Turn exceptions of remote filesystems into errors of :mod:`policystore.errors`.
 
-The one place that maps them. Exceptions are told by the server's answer, or by the names of their
-classes: neither botocore nor aiohttp is imported here, and other filesystems need not have them.
+Only this module does so. It recognizes an exception by the answer of the server that it carries, or
+by the name of its class: neither botocore nor aiohttp is imported, because other filesystems do not
+need them.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from policystore.errors import (
 __all__ = ["Failure", "Kind", "failure_of", "mapped_error"]
 
 Kind: TypeAlias = Literal[
-    "missing",  # no such key
-    "taken",  # the key is there, and the write was only for an absent one
-    "conflict",  # another conditional write of the key is under way: ask again
-    "empty",  # a range of an object without bytes
+    "missing",  # the key does not exist
+    "taken",  # the key exists, and the write was only to create it
+    "conflict",  # another conditional write of the key is under way: try again
+    "empty",  # a range was asked for, of an object without bytes
     "busy",  # the server or the network failed: the request may or may not have been applied
-    "denied",  # these credentials may not do this
-    "credentials",  # there are none, or the server does not know them
-    "bucket",  # no such bucket
-    "unsupported",  # the server does not know the request
-    "options",  # the filesystem cannot be opened this way
+    "denied",  # these credentials do not allow the request
+    "credentials",  # there are no credentials, or the server does not know them
+    "bucket",  # the bucket does not exist
+    "unsupported",  # the server does not implement the request
+    "options",  # the filesystem cannot be opened with these options
     "other",
 ]
 
-_LONGEST = 300
+_MAX_TEXT = 300
 _CODES: dict[str, Kind] = {
     "NoSuchBucket": "bucket",
     "NoSuchKey": "missing",
@@ -65,7 +66,7 @@ _STATUSES: dict[int, Kind] = {
     401: "credentials", 403: "denied", 404: "missing", 408: "busy", 409: "conflict", 412: "taken",
     416: "empty", 429: "busy", 501: "unsupported",
 }  # fmt: skip
-# Class names, of the class itself or one of its bases, most telling first.
+# Names of classes or of their bases; the first that fits counts.
 _CLASSES: tuple[tuple[str, Kind], ...] = (
     ("ParamValidationError", "options"),
     ("InvalidRegionError", "options"),
@@ -94,114 +95,120 @@ _CLASSES: tuple[tuple[str, Kind], ...] = (
 
 @dataclass(frozen=True)
 class Failure:
-    """One request that failed: of which kind, and what the server or client said of it."""
+    """A request that failed.
+
+    Attributes:
+        kind: what went wrong.
+        reason: one line of text from the server or the client library.
+    """
 
     kind: Kind
-    said: str
+    reason: str
 
     @property
-    def again(self) -> bool:
-        """Whether the same request may well succeed in a moment."""
+    def may_pass(self) -> bool:
+        """Whether the same request may succeed in a moment."""
         return self.kind in ("busy", "conflict")
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What an exception of fsspec, s3fs, botocore or aiohttp means."""
+    """Classify an exception of fsspec, s3fs, botocore or aiohttp."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
-        # Causes only: an exception's context may be of another request, which a caller handled
-        # when it made this one.
+        # Causes only: the context of an exception may belong to another request, whose failure
+        # was being handled when this request was made.
         chain.append(cause)
         cause = cause.__cause__
     for link in chain:
         answer = getattr(link, "response", None)
         if isinstance(answer, Mapping):
-            return _answered(answer)
+            return _failure_of_answer(answer)
     for link in chain:
         status = getattr(link, "status", None)  # aiohttp's
         if type(status) is int and status >= 400:
-            return Failure(_of_status(status), _short(f"HTTP status {status}"))
+            return Failure(_kind_of_status(status), _one_line(f"HTTP status {status}"))
         names = {cls.__name__ for cls in type(link).__mro__}
         for name, kind in _CLASSES:
             if name in names:
-                return Failure(kind, _short(f"{type(link).__name__}: {link}"))
-    return Failure("other", _short(f"{type(error).__name__}: {error}"))
+                return Failure(kind, _one_line(f"{type(link).__name__}: {link}"))
+    return Failure("other", _one_line(f"{type(error).__name__}: {error}"))
 
 
-def _answered(answer: Mapping[str, Any]) -> Failure:
+def _failure_of_answer(answer: Mapping[str, Any]) -> Failure:
+    """Classify an answer of a server, as botocore attaches it to its exceptions."""
     fault = answer.get("Error") or {}
     code = str(fault.get("Code", ""))
     status = (answer.get("ResponseMetadata") or {}).get("HTTPStatusCode")
     if type(status) is not int:
         status = int(code) if code.isascii() and code.isdigit() else 0
-    kind = _CODES.get(code) or _of_status(status)
-    return Failure(kind, _short(f"{code or status}: {fault.get('Message', '')}"))
+    kind = _CODES.get(code) or _kind_of_status(status)
+    return Failure(kind, _one_line(f"{code or status}: {fault.get('Message', '')}"))
 
 
-def _of_status(status: int) -> Kind:
+def _kind_of_status(status: int) -> Kind:
     return _STATUSES.get(status) or ("busy" if status >= 500 else "other")
 
 
-def _short(text: str) -> str:
-    """One printable line: a server's words may be long, and of any characters."""
+def _one_line(text: str) -> str:
+    """Shorten a text to one printable line: a server may send long texts with any characters."""
     line = " ".join(text.split())
     line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
-    return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
+    return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"
 
 
 def mapped_error(
-    failure: Failure, doing: str, where: str, options: StorageOptions, *, writing: bool
+    failure: Failure, action: str, location: str, options: StorageOptions, *, writing: bool
 ) -> PolicyStoreError:
-    """The error of ours for a failed request, to be raised ``from None``.
+    """Build the error for a failed request; the caller raises it ``from None``.
 
     Args:
-        failure: what happened.
-        doing: ``"reading"``, ``"writing"`` or ``"listing"``.
-        where: the key's URL.
-        options: whose secrets the server's words may repeat.
-        writing: whether it was a write.
+        failure: the failure.
+        action: ``"reading"``, ``"writing"``, ``"listing"`` or ``"looking at"``.
+        location: the URL of the key.
+        options: the options whose secrets the text of the server may repeat.
+        writing: whether the request was a write.
     """
-    said = options.scrub(failure.said)
-    told = f"{doing} {where}: {said}."
+    report = f"{action} {location}: {options.scrub(failure.reason)}."
     if failure.kind == "missing" and not writing:
-        return NotFoundError(f"no key {where}")
+        return NotFoundError(f"no key {location}")
     if failure.kind == "bucket":
         return StorageError(
-            f"{told} There is no such bucket. Check its name and the endpoint_url; policystore "
+            f"{report} There is no such bucket. Check its name and the endpoint_url; policystore "
             "does not make buckets."
         )
     if failure.kind == "credentials":
-        return StorageError(f"{told} {_credentials(options)}")
+        return StorageError(f"{report} {_credentials_advice(options)}")
     if failure.kind == "denied" and writing:
         return ReadOnlyError(
-            f"{told} These credentials may not write there. Use some that may, or open the store "
-            "with read_only=True to read only."
+            f"{report} These credentials may not write to it. Use credentials that may, or open "
+            "the store with read_only=True to read only."
         )
     if failure.kind == "denied":
         return StorageError(
-            f"{told} These credentials may not read there. Some servers say this also of what is "
-            "not there, to those who may not list the bucket: grant s3:ListBucket beside "
-            "s3:GetObject."
+            f"{report} These credentials may not read it. Some servers also answer so for a key "
+            "that does not exist, if the credentials may not list the bucket: grant s3:ListBucket "
+            "beside s3:GetObject."
         )
     if failure.kind == "options":
-        return InvalidInputError(f"{told} Check the store's URL and storage_options.")
+        return InvalidInputError(f"{report} Check the store's URL and storage_options.")
     if failure.kind == "unsupported" and writing:
         return StorageError(
-            f"{told} The server does not implement this. Names rest on conditional writes, with "
-            "If-None-Match: push without a name and pull by digest, or keep the store on a server "
-            "that honours them."
+            f"{report} The server does not implement this request. Names need conditional writes, "
+            "with If-None-Match: push without a name and pull by digest, or keep the store on a "
+            "server that supports them."
         )
     if failure.kind == "busy":
-        done = "the write may or may not have been applied" if writing else "nothing was changed"
+        effect = "the write may or may not have been applied" if writing else "nothing was changed"
         return StorageError(
-            f"{told} Tried several times; {done}. Check the network, the endpoint_url and the "
+            f"{report} Tried several times; {effect}. Check the network, the endpoint_url and the "
             "server, and try again."
         )
-    return StorageError(f"{told} The server refused the request; nothing was changed.")
+    return StorageError(f"{report} The server refused the request; nothing was changed.")
 
 
-def _credentials(options: StorageOptions) -> str:
+def _credentials_advice(options: StorageOptions) -> str:
+    """Write what to do if a server does not know the credentials."""
     advice = (
         "Give credentials that the server knows, by storage_options, a profile, the environment "
         "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the instance."
@@ -209,6 +216,6 @@ def _credentials(options: StorageOptions) -> str:
     if not options.absent:
         return advice
     return (
-        f"{advice} This store came out of a pickle, in which secrets do not travel: "
+        f"{advice} This store came out of a pickle, and secrets are not pickled: "
         f"{', '.join(options.absent)} stayed behind."
     )

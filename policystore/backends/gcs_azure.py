@@ -1,8 +1,10 @@
-"""A store on Google Cloud Storage or Azure Blob Storage, through fsspec.
+"""Keep a store on Google Cloud Storage or Azure Blob Storage, through fsspec.
 
-Both servers create an object exclusively when asked to, and show an object whole or not at all.
-fsspec's ``pipe_file(mode="create")`` asks them only where the filesystem's own class does: its
-base class looks first and then writes, so that of two writers one loses. Hence the closed table.
+Both servers create an object exclusively if the request says so, and a reader sees an object whole
+or not at all. The ``pipe_file(mode="create")`` of fsspec sends such a request only if the class of
+the filesystem overrides it: fsspec's base class checks that the key is absent and then writes it,
+so that one of two writers at once is lost. That is why only the filesystems listed here are
+written.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ CREATING = {
     "abfs": "adlfs",
     "abfss": "adlfs",
 }
-"""The package whose filesystem creates exclusively, for each scheme that one does."""
+"""URL scheme -> the package whose filesystem creates keys exclusively."""
 
-_ASK_FIRST = 1 << 20  # bytes; below this sending them costs no more than asking
+_MIN_COMPARED = 1 << 20  # bytes; fewer are sent again without asking whether they are stored
 _BLOCK = 16 << 20
 
 
 class CloudBackend(FsspecBackend):
-    """Keys below ``gs://bucket/prefix``, ``az://container/prefix`` and the like."""
+    """Keep keys below ``gs://bucket/prefix``, ``az://container/prefix`` and similar URLs."""
 
-    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         size = sum(memoryview(chunk).nbytes for chunk in chunks)
-        if size < _ASK_FIRST:
+        if size < _MIN_COMPARED:
             self.replace(key, b"".join(chunks))
             return
         with large_body_slots():
@@ -44,13 +46,13 @@ class CloudBackend(FsspecBackend):
                 self.replace(key, data)
 
     def _holds(self, key: str, data: bytes) -> bool:
-        """Whether these very bytes are there; read, as the servers' checksums all differ."""
+        """Compare the key with these bytes by reading it: each server has its own checksums."""
         if self.size(key) != len(data):
             return False
         whole = memoryview(data)
         for start in range(0, len(data), _BLOCK):
             end = min(start + _BLOCK, len(data))
-            if self._span(key, start, end) != whole[start:end]:
+            if self._read_range(key, start, end) != whole[start:end]:
                 return False
         return True
 

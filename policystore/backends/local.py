@@ -1,9 +1,9 @@
-"""A store in a folder of a filesystem, safe between processes, threads and power cuts.
+"""Keep a store in a folder of a filesystem, safe between processes, threads and power cuts.
 
-Objects: a temporary file, flushed, then renamed onto its address; whoever comes second renames the
-same bytes. Records: a temporary file, flushed, then hard-linked to its number, which fails if the
-number is taken (zarr-python publishes the same way). A crash leaves a file in ``tmp/``, nothing
-else; old ones are swept.
+An object is written to a temporary file, flushed, and renamed to its address; a second writer
+renames a file with the same bytes. A record is written to a temporary file, flushed, and
+hard-linked to its number, which fails if the number is taken (zarr-python publishes in this way,
+too). A crash leaves at most a file in ``tmp/``; old files in ``tmp/`` are removed.
 """
 
 from __future__ import annotations
@@ -26,28 +26,32 @@ from policystore.format.keys import NAMES, OBJECTS, TEMPORARY
 
 __all__ = ["LocalBackend"]
 
-_SWEEP_AFTER = 24 * 3600.0  # seconds; no write takes this long
+_MAX_AGE = 24 * 3600.0  # seconds of a temporary file; no write takes so long
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _BLOCK = 1 << 20
-_FILES = (".json", ".safetensors", "/@hint")
+_FILES = (".json", ".safetensors", "/@hint")  # the ends of keys that a store writes
 
 
 class LocalBackend:
-    """Keys as files below one folder, which is made by the first write.
+    """Keep keys as files below one folder, which the first write makes.
 
     Args:
-        root: the folder; a relative path is taken from the working directory of now.
+        root: the folder; a relative path starts at the working directory of this moment.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(os.path.abspath(root))
         self._lock = threading.Lock()
-        self._durable: set[Path] = set()
+        self._durable: set[Path] = set()  # folders that exist and whose entries are flushed
         self._swept = False
 
     @property
     def url(self) -> str:
         return str(self._root)
+
+    @property
+    def is_remote(self) -> bool:
+        return False
 
     @property
     def parallel(self) -> int:
@@ -66,7 +70,7 @@ class LocalBackend:
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: BytesCallback | None = None,
+        on_bytes: BytesCallback | None = None,
     ) -> bytes | memoryview:
         path = self._path(key)
         try:
@@ -91,16 +95,16 @@ class LocalBackend:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
-    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         path = self._path(key)
         with self._writing(path):
             if self._holds(path, chunks):
-                # Whoever wrote it may not have flushed it yet: a record that names it must not
-                # survive a power cut that it does not survive.
+                # The process that wrote the file may not have flushed it yet. Without this flush,
+                # a power cut could leave a record whose object is gone.
                 _flush(path)
             else:
                 temporary = self._write_temporary(chunks)
-                with _removed(temporary):
+                with _removing(temporary):
                     os.replace(temporary, path)
             fsync_folder(path.parent)
 
@@ -108,19 +112,19 @@ class LocalBackend:
         path = self._path(key)
         with self._writing(path):
             temporary = self._write_temporary([data])
-            with _removed(temporary):
+            with _removing(temporary):
                 created = _publish(temporary, path)
             fsync_folder(path.parent)
             return created
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
-        return  # links refuse to overwrite, and where there are none, create says so
+        return  # a hard link never overwrites, and where links fail, create raises an error
 
     def replace(self, key: str, data: bytes) -> None:
         path = self._path(key)
         with self._writing(path):
             temporary = self._write_temporary([data])
-            with _removed(temporary):
+            with _removing(temporary):
                 os.replace(temporary, path)
 
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
@@ -146,6 +150,7 @@ class LocalBackend:
         return next(self._walk(folder, None), None) is not None
 
     def _walk(self, folder: str, problems: Problems | None) -> Iterator[str]:
+        """List the files below a folder, except temporary ones, as :meth:`keys` does."""
         pending = [folder]
         while pending:
             folder = pending.pop()
@@ -157,10 +162,10 @@ class LocalBackend:
                 problems.append((folder, str(error)))
                 continue
             if not entries and folder.endswith(_FILES):
-                yield folder  # an empty folder where a file should be
+                yield folder  # an empty folder in the place of a file
             for entry in entries:
                 key = f"{folder}/{entry.name}" if folder else entry.name
-                # Someone may keep objects/ on another disk; other links could lead in circles.
+                # A user may keep objects/ on another disk; other links could lead in circles.
                 linked = key + "/" in (OBJECTS, NAMES)
                 if not _is_folder(entry, linked):
                     yield key
@@ -168,6 +173,7 @@ class LocalBackend:
                     pending.append(key)
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        """List what is directly inside a folder; nothing if the folder does not exist."""
         path = self._path(folder)
         try:
             with mapped_errors(f"listing {path}"), os.scandir(path) as entries:
@@ -177,19 +183,20 @@ class LocalBackend:
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
-        """Around every write: folders are there and durable, errors are ours."""
+        """Prepare the folders for a write to ``path``, and map the errors of the write."""
         with mapped_errors(f"writing {path}", writing=True):
             try:
                 self._ensure_folder(path.parent)
                 self._sweep()
                 yield
             except OSError:
-                # The folder may have been taken away under us: believe nothing next time.
+                # Somebody may have removed the folders: check them again at the next write.
                 with self._lock:
                     self._durable.clear()
                 raise
 
     def _ensure_folder(self, folder: Path) -> None:
+        """Make a folder of the store and those around it, and flush their entries."""
         if folder in self._durable:
             return
         inside = folder.is_relative_to(self._root)
@@ -202,14 +209,15 @@ class LocalBackend:
         except FileExistsError:
             if not folder.is_dir():
                 raise
-        # Also where another process made it: it may not have come to its own flush yet. What is
-        # above the store may be a folder that this user cannot open.
+        # Flushed also if another process made the folder, because that process may not have
+        # flushed it yet. The folder around the store may be one that this user cannot open.
         with contextlib.suppress(*(() if folder != self._root else (PermissionError,))):
             fsync_folder(folder.parent)
         with self._lock:
             self._durable.add(folder)
 
     def _write_temporary(self, chunks: Chunks) -> Path:
+        """Write a new file in ``tmp/``, flush it, and return its path."""
         folder = self._root / TEMPORARY
         self._ensure_folder(folder)
         path = folder / secrets.token_hex(16)
@@ -217,7 +225,11 @@ class LocalBackend:
         return path
 
     def _holds(self, path: Path, chunks: Chunks) -> bool:
-        """Whether the file is there and holds exactly these bytes."""
+        """Return whether the file exists and holds exactly these bytes.
+
+        Raises:
+            StorageError: the file exists, and this user may not read it.
+        """
         try:
             if path.stat().st_size != sum(memoryview(chunk).nbytes for chunk in chunks):
                 return False
@@ -232,14 +244,14 @@ class LocalBackend:
             return False
         except PermissionError as error:
             raise StorageError(
-                f"{path} is there already, and this user may not read it ({error.strerror}), so it "
-                "cannot be vouched for. Its owner can open it and its folder to others, and a "
-                "umask such as 002 lets a group share a store."
+                f"{path} exists, and this user may not read it ({error.strerror}), so its bytes "
+                "cannot be checked. Its owner can let others read the file and its folder; with a "
+                "umask such as 002, a group can share a store."
             ) from None
         return True
 
     def _sweep(self) -> None:
-        """Once per process: remove what writers that died long ago have left."""
+        """Remove old temporary files, which dead writers left, once for each backend object."""
         with self._lock:
             if self._swept:
                 return
@@ -248,28 +260,28 @@ class LocalBackend:
         self._ensure_folder(folder)
         probe = folder / secrets.token_hex(16)
         write_new(probe, [b""])
-        with _removed(probe):
-            # The filesystem's clock, not this machine's: on a share they differ.
+        with _removing(probe):
+            # The clock of the filesystem: on a network share it differs from this machine's.
             now = probe.stat().st_mtime
             for entry in os.scandir(folder):
-                # Gone already, or another user's: whoever may sweep it will.
+                # A file may be gone already, or belong to another user, who will remove it.
                 with contextlib.suppress(FileNotFoundError, PermissionError):
-                    if entry.is_file() and now - entry.stat().st_mtime > _SWEEP_AFTER:
+                    if entry.is_file() and now - entry.stat().st_mtime > _MAX_AGE:
                         os.unlink(entry)
 
 
 @contextlib.contextmanager
-def _removed(temporary: Path) -> Iterator[None]:
-    """The temporary file is gone afterwards, whatever happens."""
+def _removing(temporary: Path) -> Iterator[None]:
+    """Remove a temporary file after the ``with`` block, whether or not the block fails."""
     try:
         yield
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _is_folder(entry: os.DirEntry[str], linked: bool) -> bool:
+def _is_folder(entry: os.DirEntry[str], follow_links: bool) -> bool:
     try:
-        return entry.is_dir(follow_symlinks=linked)
+        return entry.is_dir(follow_symlinks=follow_links)
     except OSError:
         return False  # a link that leads nowhere, or in a circle
 
@@ -283,7 +295,7 @@ def _flush(path: Path) -> None:
 
 
 def _publish(temporary: Path, path: Path) -> bool:
-    """Give a finished file its name unless the name is taken; never overwrites."""
+    """Link a finished file to its path, and return False if the path exists; never overwrite."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -296,7 +308,18 @@ def _publish(temporary: Path, path: Path) -> bool:
 
 
 def _rename_exclusive(temporary: Path, path: Path, link_error: OSError) -> bool:
-    """``renameat2(RENAME_NOREPLACE)``, for filesystems without hard links (Linux only)."""
+    """Rename a file unless the path exists, by ``renameat2(RENAME_NOREPLACE)`` of Linux.
+
+    This is for filesystems without hard links.
+
+    Args:
+        temporary: the finished file.
+        path: its path.
+        link_error: why no hard link could be made, for the message.
+
+    Raises:
+        StorageError: the filesystem offers neither.
+    """
     at_fdcwd, noreplace = -100, 1
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -315,5 +338,5 @@ def _rename_exclusive(temporary: Path, path: Path, link_error: OSError) -> bool:
     raise StorageError(
         f"{path.parent}: this filesystem offers neither hard links ({link_error}) nor renames that "
         "refuse to overwrite, so two writers of one name could lose a version. Push without a "
-        "name and pull by digest there, or keep the store on another filesystem."
+        "name and pull by digest, or keep the store on another filesystem."
     )

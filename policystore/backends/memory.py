@@ -1,4 +1,4 @@
-"""A store in this process's memory: for tests and notebooks."""
+"""Keep a store in the memory of this process, for tests and notebooks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ __all__ = ["MemoryBackend"]
 
 
 class _Space:
+    """The keys of one name, and the lock that every access to them takes."""
+
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.data: dict[str, bytes] = {}
@@ -23,7 +25,11 @@ _SPACES_LOCK = threading.Lock()
 
 
 class MemoryBackend:
-    """Keys in a dict; ``memory://x`` is the same dict everywhere in one process."""
+    """Keep keys in a dict; ``memory://x`` is the same dict everywhere in one process.
+
+    Args:
+        name: what follows ``memory://``.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -35,8 +41,15 @@ class MemoryBackend:
         return f"memory://{self._name}"
 
     @property
+    def is_remote(self) -> bool:
+        return False
+
+    @property
     def parallel(self) -> int:
         return 1
+
+    def location(self, key: str) -> str:
+        return f"{self.url}/{key}"
 
     def get(
         self,
@@ -45,7 +58,7 @@ class MemoryBackend:
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: BytesCallback | None = None,
+        on_bytes: BytesCallback | None = None,
     ) -> bytes | memoryview:
         with self._space.lock:
             data = self._space.data.get(key)
@@ -53,7 +66,7 @@ class MemoryBackend:
             raise NotFoundError(f"no key {self.location(key)}")
         if limit is not None and len(data) > limit:
             raise FormatError(
-                f"{self.location(key)} has {len(data)} bytes; at most {limit} belong there"
+                f"{self.location(key)} has {len(data)} bytes, and at most {limit} are allowed"
             )
         return data
 
@@ -65,7 +78,7 @@ class MemoryBackend:
             data = self._space.data.get(key)
         return None if data is None else len(data)
 
-    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         self.replace(key, b"".join(chunks))
 
     def create(self, key: str, data: bytes) -> bool:
@@ -76,7 +89,7 @@ class MemoryBackend:
             return True
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
-        return  # a lock is held
+        return  # create holds a lock
 
     def replace(self, key: str, data: bytes) -> None:
         with self._space.lock:
@@ -84,8 +97,8 @@ class MemoryBackend:
 
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
         with self._space.lock:
-            found = sorted(key for key in self._space.data if key.startswith(prefix))
-        yield from found
+            matching = sorted(key for key in self._space.data if key.startswith(prefix))
+        yield from matching
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
         last = ""
@@ -94,6 +107,3 @@ class MemoryBackend:
             if end >= 0 and key[: end + len(delimiter)] != last:
                 last = key[: end + len(delimiter)]
                 yield last
-
-    def location(self, key: str) -> str:
-        return f"{self.url}/{key}"

@@ -1,4 +1,4 @@
-"""What a remote filesystem is opened with, and the secrets in it, which are never shown."""
+"""Hold the options that a remote filesystem is opened with, and never show the secrets in them."""
 
 from __future__ import annotations
 
@@ -10,35 +10,40 @@ from policystore.errors import InvalidInputError
 
 __all__ = ["StorageOptions"]
 
-# ``key`` is s3fs's name for the access key's id.
+# Names of options with secrets. s3fs calls the id of an access key ``key``.
 _SECRET = re.compile(
     r"key\Z|auth\Z|.*(secret|token|passw|credential|connection_string|\bsas|access_key"
     r"|account_key|api[-_]?key|customer_?key|user_?name|authori[sz]ation|cookie|headers)",
     re.IGNORECASE,
 )
-# A user and a password, in which there may be a slash; what follows the colon of a port is none.
+# A user and a password, which may hold a slash. The number after a colon is a port, no password.
 _USER_IN_URL = re.compile(
     r"[a-z][a-z0-9+.-]*://(?:[^/\s@]*|[^/\s@:]*:(?!\d+/)[^\s@]*)@", re.IGNORECASE
 )
-_SHORTEST = 3  # what is shorter would star out ordinary words
+_MIN_SECRET = 3  # characters; to scrub shorter ones would replace parts of ordinary words
 
 
 class StorageOptions:
-    """Options as the user gave them; their secrets neither print nor pickle.
+    """Options as the user gave them, whose secrets are neither printed nor pickled.
 
     Args:
-        given: names and values, such as s3fs takes them. None: the backend may have none.
-        absent: names of options that did not travel with a pickle.
+        given: names and values, as s3fs takes them. None: the user gave no options, as is required
+            for a local store.
+        absent: names of the options that were left out of a pickle.
+
+    Attributes:
+        given: whether the user gave options, even an empty dict.
+        absent: as the argument.
 
     Raises:
-        InvalidInputError: not a dict with names as its keys.
+        InvalidInputError: ``given`` is not a dict with text as its keys.
     """
 
     def __init__(self, given: Mapping[str, Any] | None = None, absent: tuple[str, ...] = ()):
         if given is not None and (
             not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given)
         ):
-            # What was given is not shown: it may be a secret.
+            # The value is not shown: it may be a secret.
             raise InvalidInputError(
                 "storage_options is a dict such as {'endpoint_url': 'https://…'}, "
                 f"not {type(given).__qualname__}"
@@ -57,35 +62,38 @@ class StorageOptions:
         return (StorageOptions, (kept, tuple(dict.fromkeys(absent))))
 
     def check(self) -> None:
-        """Refuse what would hang or fail in words of somebody else's.
+        """Refuse options with which a request would hang, or fail with an unclear message.
 
         Raises:
-            InvalidInputError: names the option.
+            InvalidInputError: the message names the option.
         """
         for name in ("asynchronous", "loop"):
             if self._options.get(name):
                 raise InvalidInputError(
-                    f"storage_options: {name!r} is not for a store, whose calls wait; leave it out"
+                    f"storage_options: {name!r} is for asynchronous programs, and the calls of a "
+                    "store are not asynchronous; leave it out"
                 )
         config = self._options.get("config_kwargs")
         pool = config.get("max_pool_connections", 1) if isinstance(config, Mapping) else 1
         if type(pool) is not int or pool < 1:
             raise InvalidInputError(
-                f"storage_options: max_pool_connections is a number from 1 on, not {pool!r}"
+                f"storage_options: max_pool_connections is a whole number of 1 or more, "
+                f"not {pool!r}"
             )
 
     def copy(self) -> dict[str, Any]:
-        """All of them, secrets included, to be handed to the filesystem and nowhere else."""
+        """Return all options with their secrets, for the filesystem and for nothing else."""
         return _copied(self._options)
 
     def scrub(self, text: str) -> str:
-        """A text of somebody else's without the secrets that it may repeat."""
+        """Replace the secrets in a text of a server or a library by ``***``."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return _USER_IN_URL.sub("***@", text)
 
 
 def _copied(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the dicts of the options, to any depth."""
     return {
         name: _copied(value) if isinstance(value, Mapping) else value
         for name, value in options.items()
@@ -93,6 +101,7 @@ def _copied(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_secret(name: object, value: object) -> bool:
+    """Return whether an option is a secret, by its name, or is a URL with a password."""
     if isinstance(value, str) and _USER_IN_URL.match(value):
         return True
     return (
@@ -104,16 +113,18 @@ def _is_secret(name: object, value: object) -> bool:
 
 
 def _secret_texts(options: Mapping[str, Any]) -> set[str]:
-    found: set[str] = set()
+    """Collect the texts of all secrets, for :meth:`StorageOptions.scrub`."""
+    secrets: set[str] = set()
     for name, value in options.items():
         if _is_secret(name, value):
-            found |= {text for text in _texts(value) if len(text) >= _SHORTEST}
+            secrets |= {text for text in _texts(value) if len(text) >= _MIN_SECRET}
         elif isinstance(value, Mapping):
-            found |= _secret_texts(value)
-    return found
+            secrets |= _secret_texts(value)
+    return secrets
 
 
 def _texts(value: object) -> Iterator[str]:
+    """Yield all texts in a value, to any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, bytes):
@@ -126,7 +137,13 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _without_secrets(options: Mapping[str, Any], where: str, absent: list[str]) -> dict[str, Any]:
-    """What may travel in a pickle; the names of the rest are added to ``absent``."""
+    """Return the options that may be pickled, and add the names of the others to ``absent``.
+
+    Args:
+        options: options, of one level.
+        where: the names around this level, such as ``"client_kwargs."``.
+        absent: the list that takes the names.
+    """
     kept: dict[str, Any] = {}
     for name, value in options.items():
         if _is_secret(name, value) or not _is_plain(value):
@@ -139,6 +156,7 @@ def _without_secrets(options: Mapping[str, Any], where: str, absent: list[str]) 
 
 
 def _is_plain(value: object) -> bool:
+    """Return whether a value is plain, so that it can hold no secret of an unknown class."""
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return all(_is_plain(item) and not _is_secret("", item) for item in value)
     return value is None or isinstance(value, (str, bytes, bool, int, float, Mapping))

@@ -1,7 +1,8 @@
-"""A store in a bucket of S3, or of a server that speaks its protocol, through s3fs.
+"""Keep a store in a bucket of S3, or of a server with the same protocol, through s3fs.
 
-Each call of the seam is one request, except listings of more than a page and writes of large
-objects, which ask first. Names rest on ``If-None-Match: *`` alone: servers differ on ``If-Match``.
+Each call of the backend is one request, except listings of more than a page, and writes of large
+objects, which first ask whether the object exists. Names need ``If-None-Match: *`` and no other
+condition: servers differ on ``If-Match``.
 """
 
 from __future__ import annotations
@@ -22,33 +23,34 @@ from policystore.errors import FormatError, PolicyStoreError, StorageError
 
 __all__ = ["S3Backend"]
 
-_POOL = 96  # connections; s3fs's own 10 keep a hundred small reads waiting for one another
-_PART = 16 << 20  # bytes; larger objects move in parts
+_POOL = 96  # connections; with the 10 of s3fs, a hundred small reads wait for one another
+_PART = 16 << 20  # bytes; objects of two parts or more move in parts
 _PARTS_AT_ONCE = 8
-_MAX_PARTS = 10_000  # that S3 takes of one object
-_ASK_FIRST = 1 << 20  # bytes; below this sending them costs no more than asking
+_MAX_PARTS = 10_000  # of one object, a limit of S3
+_MIN_COMPARED = 1 << 20  # bytes; fewer are sent again without asking whether they are stored
 _BLOCK = 1 << 20
-_PATIENCE = 30.0  # seconds, after which an answer has to come at
-_SLOWEST = 8 << 10  # bytes per second
+_SLOW_START = 30.0  # seconds in which an answer may be slower than _MIN_SPEED
+_MIN_SPEED = 8 << 10  # bytes per second
 _CONFIG: dict[str, Any] = {
     "max_pool_connections": _POOL,
-    # Retries are counted in one place, ours; those of botocore and s3fs would multiply them.
+    # FsspecBackend counts the retries; those of botocore and s3fs would multiply them.
     "retries": {"total_max_attempts": 1, "mode": "standard"},
-    # Every byte is checked against its digest, and older servers refuse the newer checksums.
+    # Every byte is checked against a digest, and older servers refuse the newer checksums.
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
 
 
 class S3Backend(FsspecBackend):
-    """Keys below ``s3://bucket/prefix``; safe between threads, processes and machines.
+    """Keep keys below ``s3://bucket/prefix``, safe between threads, processes and machines.
 
-    A write that is answered is durable and seen by every later read (S3 is strongly consistent).
-    One whose answer is lost is tried again, and what a second try of :meth:`create` finds there
-    may be the caller's own first: records carry a nonce for that.
+    When the answer to a write arrives, the write is durable, and every later read sees it (S3 is
+    strongly consistent). If the answer is lost, the write is tried again. :meth:`create` may then
+    return False because the first try of the same call created the key: records carry a nonce, by
+    which a writer recognizes its own record.
     """
 
-    _bucket = _root = ""  # until it is opened
+    _bucket = _root = ""  # set when the filesystem is opened
 
     # Reading
 
@@ -59,57 +61,66 @@ class S3Backend(FsspecBackend):
         limit: int | None = None,
         share: bool = False,
         size: int | None = None,
-        moved: BytesCallback | None = None,
+        on_bytes: BytesCallback | None = None,
     ) -> bytes | memoryview:
         if size is not None and size >= 2 * _PART:
             with multipart_slots():
-                return self._get_parts(key, size, moved)
-        ranged = {} if limit is None else {"Range": f"bytes=0-{limit}"}
+                return self._get_parts(key, size, on_bytes)
+        header = {} if limit is None else {"Range": f"bytes=0-{limit}"}
 
         def call(fs: Any) -> bytes:
-            return bytes(_sync(fs, self._fetch, key, limit, ranged))
+            return bytes(_sync(fs, self._fetch, key, limit, header))
 
         return self._attempt("reading", key, call, answers={"empty": b""})
 
-    def _get_parts(self, key: str, size: int, moved: BytesCallback | None) -> memoryview:
-        """A large object, several parts at a time, each straight to its place."""
-        # The first alone: it shows that there is so much, before memory is taken for it.
-        first = self._part(key, 0, _PART, size)
+    def _get_parts(self, key: str, size: int, on_bytes: BytesCallback | None) -> memoryview:
+        """Read a large object in parts, several at once, into one buffer.
+
+        Raises:
+            FormatError: the object does not have ``size`` bytes, or the server ignores ranges.
+        """
+        # The first part comes alone: it shows that the object has this size, before the memory for
+        # all of it is taken.
+        first = self._get_part(key, 0, _PART, size)
         whole = np.empty(size, np.uint8)
 
         def put(start: int, part: bytes) -> None:
             whole[start : start + len(part)] = np.frombuffer(part, np.uint8)
-            if moved is not None:
-                moved(len(part))
+            if on_bytes is not None:
+                on_bytes(len(part))
 
         def fetch(start: int) -> None:
-            put(start, self._part(key, start, min(_PART, size - start), size))
+            put(start, self._get_part(key, start, min(_PART, size - start), size))
 
         put(0, first)
         del first
         in_parallel(fetch, range(_PART, size, _PART), workers=_PARTS_AT_ONCE)
-        # On the owner of the bytes: numpy lets nobody make arrays over them writeable again.
+        # Set on the owner of the bytes, so that no array over them can be made writeable again.
         whole.flags.writeable = False
         return whole.data
 
-    def _part(self, key: str, start: int, count: int, size: int) -> bytes:
+    def _get_part(self, key: str, start: int, count: int, size: int) -> bytes:
+        """Read ``count`` bytes from ``start`` on, of an object of ``size`` bytes."""
         with large_body_slots():
-            part = self._range(key, start, count, size)
+            part = self._get_range(key, start, count, size)
         if len(part) != count:
-            raise FormatError(f"{self.location(key)} is cut short: {size} bytes belong there")
+            raise FormatError(f"{self.location(key)} is cut short; it should have {size} bytes")
         return part
 
     def head(self, key: str, count: int) -> bytes:
-        return self._range(key, 0, count)
+        return self._get_range(key, 0, count)
 
-    def _range(self, key: str, start: int, count: int, size: int | None = None) -> bytes:
-        """``count`` bytes from ``start`` on, of an object that has ``size`` if that is given."""
+    def _get_range(self, key: str, start: int, count: int, size: int | None = None) -> bytes:
+        """Read ``count`` bytes from ``start`` on, or fewer where the object ends.
+
+        If ``size`` is given, an object of another size is a FormatError.
+        """
         span = f"{start}-{start + count - 1}"
         expected = None if size is None else f"bytes {span}/{size}"
 
         def call(fs: Any) -> bytes:
-            ranged = {"Range": f"bytes={span}"}
-            return bytes(_sync(fs, self._fetch, key, None, ranged, count, expected))
+            header = {"Range": f"bytes={span}"}
+            return bytes(_sync(fs, self._fetch, key, None, header, count, expected))
 
         return self._attempt("reading", key, call, answers={"empty": b""})
 
@@ -118,48 +129,63 @@ class S3Backend(FsspecBackend):
         fs: Any,
         key: str,
         limit: int | None,
-        ranged: dict[str, str],
+        header: dict[str, str],
         count: int | None = None,
         expected: str | None = None,
     ) -> bytes:
-        """The body of one GET; more bytes than ``limit`` are refused, than ``count`` left alone.
+        """Read the body of one GET request.
 
-        ``expected`` is the range that the server has to say it sends, of an object of that length.
+        Args:
+            fs: the filesystem of s3fs.
+            key: the key.
+            limit: how many bytes the object may have at most.
+            header: the range that is asked for, if any.
+            count: how many bytes to read at most; further bytes are not read.
+            expected: the ``Content-Range`` that the server has to send, which holds the size of
+                the object.
+
+        Raises:
+            FormatError: the object has more than ``limit`` bytes, or the server sends another
+                range than ``expected``.
+            ConnectionError: the body comes too slowly.
         """
-        answer = await fs._call_s3("get_object", **self._at(key), **ranged)
+        answer = await fs._call_s3("get_object", **self._at(key), **header)
         body = answer["Body"]
         try:
             sent = str(answer.get("ContentRange") or "")
             if expected is not None and sent != expected:
                 raise FormatError(
-                    f"{self.location(key)}: asked for {expected}, the server sends "
-                    f"{sent or 'everything'}: another object stands there, or it ignores ranges"
+                    f"{self.location(key)}: asked for {expected}, and the server sends "
+                    f"{sent or 'everything'}: either the object has another size, or the server "
+                    "ignores ranges"
                 )
             whole = sent.rpartition("/")[2]
             size = int(whole) if whole.isdigit() else answer.get("ContentLength")
             if limit is not None and size is not None and size > limit:
                 raise self._too_long(key, limit, size)
             # Joined to bytes at the end: an array over a bytearray could be made writeable.
-            blocks, got, began = [], 0, time.monotonic()
-            while (count is None or got < count) and (block := await body.read(_BLOCK)):
+            blocks, read, began = [], 0, time.monotonic()
+            while (count is None or read < count) and (block := await body.read(_BLOCK)):
                 blocks.append(block)
-                got += len(block)
-                # Each read has a limit of its own, which a drip never reaches.
-                if time.monotonic() - began > _PATIENCE + got / _SLOWEST:
+                read += len(block)
+                # Each read has a time-out of its own, which a body in tiny pieces never reaches.
+                if time.monotonic() - began > _SLOW_START + read / _MIN_SPEED:
                     raise ConnectionError(
-                        f"{got} bytes in {time.monotonic() - began:.0f} s: too slow to go on"
+                        f"{read} bytes in {time.monotonic() - began:.0f} s: too slow to go on"
                     )
-                if limit is not None and got > limit:
+                if limit is not None and read > limit:
                     raise self._too_long(key, limit)
             return b"".join(blocks)[:count]
         finally:
             body.close()
 
     def size(self, key: str) -> int | None:
-        found = self._head_object(key)
-        return None if found is None else int(found.get("ContentLength") or 0)
+        answer = self._head_object(key)
+        return None if answer is None else int(answer.get("ContentLength") or 0)
 
     def _head_object(self, key: str) -> dict[str, Any] | None:
+        """Return the answer to a HEAD request; None if the key does not exist."""
+
         def call(fs: Any) -> dict[str, Any] | None:
             return dict(fs.call_s3("head_object", **self._at(key)))
 
@@ -170,7 +196,7 @@ class S3Backend(FsspecBackend):
             for page in self._pages(prefix):
                 for entry in page.get("Contents") or ():
                     key = str(entry.get("Key", ""))
-                    # What ends with a slash was made by a console, as a folder.
+                    # A key that ends with a slash is a folder that a web console made.
                     if key.startswith(self._root + prefix) and not key.endswith("/"):
                         yield key[len(self._root) :]
         except StorageError as error:
@@ -181,11 +207,13 @@ class S3Backend(FsspecBackend):
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
         for page in self._pages(prefix, Delimiter=delimiter):
             for entry in page.get("CommonPrefixes") or ():
-                found = str(entry.get("Prefix", ""))
-                if found.startswith(self._root + prefix):
-                    yield found[len(self._root) :]
+                common = str(entry.get("Prefix", ""))
+                if common.startswith(self._root + prefix):
+                    yield common[len(self._root) :]
 
     def _pages(self, prefix: str, **request: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a listing."""
+
         def call(fs: Any) -> dict[str, Any]:
             at = {"Bucket": self._bucket, "Prefix": self._root + prefix}
             return dict(fs.call_s3("list_objects_v2", **at, **request))
@@ -198,46 +226,53 @@ class S3Backend(FsspecBackend):
             following = page.get("NextContinuationToken")
             if not following or following == request.get("ContinuationToken"):
                 raise StorageError(
-                    f"listing {self.location(prefix)}: the server says that there is more and not "
-                    "how to go on; it does not list as S3 does"
+                    f"listing {self.location(prefix)}: the server says that the listing goes on, "
+                    "and not how to get the next page; it does not list as S3 does"
                 )
             request["ContinuationToken"] = following
 
     # Writing
 
-    def put(self, key: str, chunks: Chunks, *, moved: BytesCallback | None = None) -> None:
+    def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         size = sum(memoryview(chunk).nbytes for chunk in chunks)
         part = max(_PART, -(-size // _MAX_PARTS))
-        if size >= _ASK_FIRST and self._holds(key, chunks, size, part):
+        if size >= _MIN_COMPARED and self._holds(key, chunks, size, part):
             return
         if size < 2 * part:
-            with large_body_slots() if size >= _ASK_FIRST else nullcontext():
+            with large_body_slots() if size >= _MIN_COMPARED else nullcontext():
                 self.replace(key, b"".join(chunks))
         else:
             with multipart_slots():
-                self._put_parts(key, chunks, size, part, moved)
+                self._put_parts(key, chunks, size, part, on_bytes)
 
     def _holds(self, key: str, chunks: Chunks, size: int, part: int) -> bool:
-        """Whether these very bytes are there, as far as the server says; if in doubt, no."""
-        found = self._head_object(key)
-        if found is None or found.get("ContentLength") != size:
+        """Compare the key with these bytes by the server's checksum; False if in doubt.
+
+        Args:
+            key: the key.
+            chunks: the bytes, in pieces.
+            size: how many bytes these are.
+            part: the size of the parts in which an object of two parts or more is written.
+        """
+        answer = self._head_object(key)
+        if answer is None or answer.get("ContentLength") != size:
             return False
-        # The MD5 of an object written in one request; of one that came in parts, the MD5 of their
-        # MD5s. Where the server keeps it encrypted with a key of its key service it is no MD5 of
-        # anything, and the bytes are sent again.
-        said = str(found.get("ETag", "")).strip('"')
+        # The ETag is the MD5 of an object that was written in one request, and the MD5 of the MD5s
+        # of the parts otherwise. If the server encrypts the object with a key of its key service,
+        # the ETag is no MD5 at all, and the bytes are sent again.
+        etag = str(answer.get("ETag", "")).strip('"')
         starts = range(0, size, part)
         if size < 2 * part:
-            return said == str(_md5(_pieces(chunks, 0, size)).hexdigest())
-        if not said.endswith(f"-{len(starts)}"):
+            return etag == str(_md5(_pieces(chunks, 0, size)).hexdigest())
+        if not etag.endswith(f"-{len(starts)}"):
             return False
         digests = (_md5(_pieces(chunks, start, part)).digest() for start in starts)
-        return said == f"{_md5(digests).hexdigest()}-{len(starts)}"
+        return etag == f"{_md5(digests).hexdigest()}-{len(starts)}"
 
     def _put_parts(
-        self, key: str, chunks: Chunks, size: int, part: int, moved: BytesCallback | None
+        self, key: str, chunks: Chunks, size: int, part: int, on_bytes: BytesCallback | None
     ) -> None:
-        """A large object in parts, several at a time; it appears whole, when all have come."""
+        """Write a large object in parts, several at once; readers see it when all have arrived."""
         request = self._at(key)
 
         def begin(fs: Any) -> str:
@@ -256,8 +291,8 @@ class S3Backend(FsspecBackend):
                     )
 
                 etag = self._attempt("writing", key, call, writing=True)
-            if moved is not None:
-                moved(len(data))
+            if on_bytes is not None:
+                on_bytes(len(data))
             return {"PartNumber": number, "ETag": etag}
 
         try:
@@ -265,7 +300,7 @@ class S3Backend(FsspecBackend):
             parts = in_parallel(send, numbers, workers=_PARTS_AT_ONCE)
             self._complete(key, request, {"Parts": parts}, chunks, size, part)
         except BaseException:
-            # What was sent would be kept, and paid for, until somebody looked for it.
+            # Otherwise the server would keep the parts, and the user would pay for them.
             with suppress(PolicyStoreError), shielded():
                 self._attempt(
                     "writing", key, lambda fs: fs.call_s3("abort_multipart_upload", **request)
@@ -281,14 +316,16 @@ class S3Backend(FsspecBackend):
         size: int,
         part: int,
     ) -> None:
+        """Finish an upload in parts, and accept an object that an unanswered try has finished."""
+
         def call(fs: Any) -> None:
             fs.call_s3("complete_multipart_upload", **request, MultipartUpload=parts)
 
         try:
             self._attempt("writing", key, call, writing=True)
         except StorageError:
-            # The answer to a first try that was applied may have been lost: the upload is unknown
-            # then, and the object is there.
+            # The answer to a try that was applied may have been lost. The server then does not
+            # know the upload any more, and the object exists.
             if not self._holds(key, chunks, size, part):
                 raise
 
@@ -308,6 +345,7 @@ class S3Backend(FsspecBackend):
     # Requests
 
     def _at(self, key: str) -> dict[str, str]:
+        """Return the parameters of a request that name the bucket and the key."""
         return {"Bucket": self._bucket, "Key": self._root + key}
 
     def _open(self) -> Any:
@@ -319,20 +357,20 @@ class S3Backend(FsspecBackend):
         fs = s3fs.S3FileSystem(config_kwargs=config, **options)
         fs.retries = 1
         fs.connect()
-        self._bucket, root, _ = fs.split_path(self.url)  # which knows access points, too
+        self._bucket, root, _ = fs.split_path(self.url)  # also splits URLs of access points
         self._root = f"{root}/" if root else ""
         return fs
 
 
-def _md5(blocks: Iterable[bytes | memoryview]) -> Any:
-    found = hashlib.md5(usedforsecurity=False)
+def _md5(blocks: Iterable[bytes | memoryview]) -> hashlib._Hash:
+    checksum = hashlib.md5(usedforsecurity=False)
     for block in blocks:
-        found.update(block)
-    return found
+        checksum.update(block)
+    return checksum
 
 
 def _pieces(chunks: Chunks, start: int, count: int) -> Iterator[memoryview]:
-    """``count`` bytes from ``start`` on of what the chunks are together, or what there is of it."""
+    """Yield up to ``count`` bytes from ``start`` on, of the chunks joined together."""
     for chunk in chunks:
         view = memoryview(chunk)
         if start >= view.nbytes:
@@ -345,7 +383,7 @@ def _pieces(chunks: Chunks, start: int, count: int) -> Iterator[memoryview]:
 
 
 def _sync(fs: Any, call: Any, *args: Any) -> Any:
-    """Run a coroutine of ours on the event loop of the filesystem's own thread."""
+    """Run one of our coroutines on the event loop of the filesystem, in its thread."""
     from fsspec.asyn import sync
 
     return sync(fs.loop, call, fs, *args)

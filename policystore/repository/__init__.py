@@ -1,1 +1,1 @@
-"""What a store does over one backend: read and write objects, number records, resolve refs, verify."""
+"""Do what a store does over one backend: objects, numbered records, refs, pushes, tags, verify."""

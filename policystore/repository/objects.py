@@ -1,4 +1,4 @@
-"""Objects out of a store: verified, parsed once, in parallel where there are several."""
+"""Read objects of a store, check each against its digest, and assemble policies from them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,20 @@ from policystore.snapshot import Snapshot
 __all__ = ["ObjectReader", "StoredPolicy"]
 
 _REPAIR = (
-    "Restore it from a backup, or push the policy again from where you have it: that replaces a "
+    "Restore it from a backup, or push the policy again from where you have it: a push replaces a "
     "damaged copy."
 )
 
 
 @dataclass(frozen=True)
 class StoredPolicy:
-    """A policy object as it was read: its digest, its size in bytes, and what it says."""
+    """A policy object that was read from a store.
+
+    Attributes:
+        digest: its address.
+        nbytes: its size in bytes.
+        parsed: what it holds.
+    """
 
     digest: Digest
     nbytes: int
@@ -41,11 +47,11 @@ class StoredPolicy:
 
 
 class ObjectReader:
-    """The objects of a store; every byte is checked against its address, always.
+    """Read the objects of a store; every byte is checked against the digest of its object.
 
     Args:
-        backend: where they are.
-        cache: where copies of them are kept on this machine, if anywhere.
+        backend: the storage of the store.
+        cache: the cache on this machine that keeps copies of the objects, if any.
     """
 
     def __init__(self, backend: Backend, cache: NodeCache | None = None) -> None:
@@ -58,103 +64,102 @@ class ObjectReader:
         *,
         limit: int | None = MAX_POLICY,
         size: int | None = None,
-        moved: BytesCallback | None = None,
+        on_bytes: BytesCallback | None = None,
     ) -> bytes | memoryview:
-        """The bytes of an object.
+        """Read the bytes of an object.
 
         Args:
-            digest: which.
-            limit: how many bytes it may have; more are refused unread. None: as many as its own
-                header promises.
-            size: how many it has, where that is known: then a large one may come in parts.
-            moved: told of the parts.
+            digest: the digest of the object.
+            limit: how many bytes the object may have at most; more are not read. None: as many as
+                the header of the object declares.
+            size: how many bytes the object has, if that is known. A large object may then be read
+                in parts.
+            on_bytes: called with the bytes of each part.
 
         Raises:
-            NotFoundError: no such object.
-            IntegrityError: other bytes stand there, or more than there may be.
+            NotFoundError: the object does not exist.
+            IntegrityError: the object has other bytes, or more than allowed.
         """
         limit = limit if size is None else size
 
         def fetch() -> bytes | memoryview:
-            return self._fetch(digest, limit, size, moved)
+            return self._fetch(digest, limit, size, on_bytes)
 
         return fetch() if self.cache is None else self.cache.fetched(digest, limit, fetch)
 
     def _fetch(
-        self, digest: Digest, limit: int | None, size: int | None, moved: BytesCallback | None
+        self, digest: Digest, limit: int | None, size: int | None, on_bytes: BytesCallback | None
     ) -> bytes | memoryview:
+        """Read an object from the backend; arguments and errors as of :meth:`read`."""
         backend, key = self.backend, object_key(digest)
-        where = backend.location(key)
+        location = backend.location(key)
         try:
             if limit is None:
-                limit = declared_size(backend.head(key, 8 + MAX_HEADER), where)
-            data = backend.get(key, limit=limit, share=True, size=size, moved=moved)
+                limit = declared_size(backend.head(key, 8 + MAX_HEADER), location)
+            data = backend.get(key, limit=limit, share=True, size=size, on_bytes=on_bytes)
         except NotFoundError:
             raise NotFoundError(f"no object {digest} in {backend.url}") from None
         except FormatError as error:
-            raise IntegrityError(f"{where} is damaged: {error}. {_REPAIR}") from None
-        found = digest_of(data)
-        if found != digest:
+            raise IntegrityError(f"{location} is damaged: {error}. {_REPAIR}") from None
+        actual = digest_of(data)
+        if actual != digest:
             raise IntegrityError(
-                f"{where} is damaged: its {memoryview(data).nbytes} bytes have the digest "
-                f"{found.short}, not {digest.short}. {_REPAIR}"
+                f"{location} is damaged: its {memoryview(data).nbytes} bytes have the digest "
+                f"{actual.short}, not {digest.short}. {_REPAIR}"
             )
         return data
 
     def policy(self, digest: Digest) -> StoredPolicy:
-        """A policy object without the tensors that stand outside it; errors as of ``read``, and
-        FormatError for an object that is no policy, or one of a newer format.
-        """
-        data = self.read(digest)
-        where = self.backend.location(object_key(digest))
-        return StoredPolicy(
-            digest, memoryview(data).nbytes, decode_policy(data, where, inline=False)
-        )
-
-    def snapshot(self, digest: Digest, meter: Meter | None = None) -> Snapshot:
-        """A whole policy, every byte of it verified.
+        """Read a policy object, without the tensors that are objects of their own.
 
         Raises:
-            NotFoundError: no such policy.
-            IntegrityError: an object is damaged, or one that the policy needs is missing.
-            FormatError: the object is not a policy, or of a newer format.
-            StorageError: the storage failed.
+            NotFoundError, IntegrityError: as of :meth:`read`.
+            FormatError: the object is not a policy, or is of a newer format.
         """
-        return self.whole(self.policy(digest), meter)
+        data = self.read(digest)
+        location = self.backend.location(object_key(digest))
+        return StoredPolicy(
+            digest, memoryview(data).nbytes, decode_policy(data, location, inline=False)
+        )
 
-    def whole(self, policy: StoredPolicy, meter: Meter | None = None) -> Snapshot:
-        """A policy object that was read, with its tensors in objects of their own.
+    def snapshot(self, policy: StoredPolicy, meter: Meter | None = None) -> Snapshot:
+        """Read the tensors of a policy that are objects of their own, and make the snapshot.
 
         Args:
             policy: the policy object.
-            meter: told of all bytes, those of the policy object first.
+            meter: counts all bytes of the policy, first those of the policy object.
+
+        Raises:
+            IntegrityError: a tensor object is damaged or missing.
+            StorageError: the storage failed.
         """
         parsed = policy.parsed
-        # Each object once, however many names it has: tied tensors share their memory.
-        alone = {(item.digest, item.dtype, item.shape): item for item in parsed.external.values()}
+        # Each object is read once, however many names it has: tied tensors share their memory.
+        unique = {(item.digest, item.dtype, item.shape): item for item in parsed.external.values()}
         if meter is not None:
-            meter.expect(policy.nbytes + sum(item.size for item in alone.values()))
-            meter.moved(policy.nbytes)
+            meter.expect(policy.nbytes + sum(item.size for item in unique.values()))
+            meter.add(policy.nbytes)
         arrays = in_parallel(
-            lambda external: self._external(external, meter),
-            alone.values(),
+            lambda external: self._tensor(external, meter),
+            unique.values(),
             workers=max(self.backend.parallel, min(8, os.cpu_count() or 1)),
         )
-        found = dict(zip(alone, arrays, strict=True))
-        external = {
-            name: found[item.digest, item.dtype, item.shape]
+        by_content = dict(zip(unique, arrays, strict=True))
+        by_name = {
+            name: by_content[item.digest, item.dtype, item.shape]
             for name, item in parsed.external.items()
         }
-        return Snapshot._of_parsed(parsed, external, policy.digest)
+        return Snapshot._of_parsed(parsed, by_name, policy.digest)
 
-    def _external(self, external: External, meter: Meter | None) -> Array:
-        item = ObjectProgress(meter, external.size)
+    def _tensor(self, external: External, meter: Meter | None) -> Array:
+        """Read a tensor object that a policy object names."""
+        progress = ObjectProgress(meter, external.size)
         try:
-            data = self.read(external.digest, size=external.size, moved=item.moved)
+            data = self.read(external.digest, size=external.size, on_bytes=progress.add)
         except NotFoundError as error:
             raise IntegrityError(
-                f"{error}, though a policy there needs it: the store has lost it. {_REPAIR}"
+                f"{error}, though a policy in that store needs it: the store has lost it. {_REPAIR}"
             ) from None
-        item.end()
-        where = self.backend.location(object_key(external.digest))
-        return decode_tensor(data, external, where)
+        progress.finish()
+        location = self.backend.location(object_key(external.digest))
+        return decode_tensor(data, external, location)

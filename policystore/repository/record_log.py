@@ -1,8 +1,9 @@
-"""Names and tags: append-only lists of numbered records, moved only by creating the next number.
+"""Read and extend append-only lists of numbered records: the versions of a name, moves of a tag.
 
-Numbers are dense: N+1 is created only after N was read, so that the newest is found by doubling
-probes, and two writers at once cannot leave a gap or share a number. Where requests take their
-time, several go at once, and a probe brings the record along: who asks for the newest wants it.
+Numbers are dense: number N+1 is created only after N was read. So doubling probes find the newest
+number, and two writers at once can neither leave a gap nor share a number. Where requests take
+long, several probes go at once, and each probe reads the whole record, because a caller that asks
+for the newest number wants its record next.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from policystore.format.keys import MAX_RECORD, hint_key, tag_key, version_key
 from policystore.format.records import Hint
 from policystore.format.refs import MAX_NUMBER
 
-__all__ = ["Probe", "RecordLog", "tag_list", "version_list"]
+__all__ = ["Probe", "RecordLog", "tag_log", "version_log"]
 
-_PROBES = 16
-_TRIES = 10_000  # each that is lost is another writer's success
-# Where nothing is known: one step for most tags, two up to 16 moves.
-_FIRST = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_PROBES = 16  # at once
+_MAX_TRIES = 10_000  # to create a number; each try that is lost is another writer's success
+# The numbers to probe if nothing is known: one round for most tags, two for up to 16 moves.
+_FIRST_PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The newest number of a list and its record.
+    """The newest number of a list.
 
     Attributes:
-        number: the newest that was seen; 0 for an empty list.
-        data: its bytes, if they came along.
+        number: the newest number that was seen; 0 for an empty list.
+        data: the bytes of its record, if the probe has read them.
     """
 
     number: int
@@ -44,9 +45,9 @@ class RecordLog:
     """Records 1, 2, 3, … under keys of one backend.
 
     Attributes:
-        backend: where.
-        key: the key of a number.
-        hint: the key of the hint, if there is one.
+        backend: the storage.
+        key: returns the key of a number.
+        hint: the key of the hint, if the list has one.
     """
 
     backend: Backend
@@ -54,60 +55,63 @@ class RecordLog:
     hint: str | None = None
 
     def read(self, number: int) -> bytes:
-        """The bytes of one record.
+        """Read the bytes of one record.
 
         Raises:
-            NotFoundError: there is no such number.
+            NotFoundError: there is no record of that number.
         """
         return bytes(self.backend.get(self.key(number), limit=MAX_RECORD))
 
-    def hinted(self) -> Hint | None:
-        """What the hint says, unchecked; None where there is none that can be read."""
+    def read_hint(self) -> Hint | None:
+        """Read the hint, which may be outdated; None if there is none, or none that can be read."""
         if self.hint is None:
             return None
         try:
             data = self.backend.get(self.hint, limit=MAX_RECORD)
             return Hint.from_bytes(data, self.backend.location(self.hint))
         except (NotFoundError, FormatError, StorageError):
-            # The hint only saves probes; verify() reports one that cannot be read.
+            # The hint only saves probes; verify() reports a hint that cannot be read.
             return None
 
     def first_look(self) -> tuple[Hint | None, Probe | None]:
-        """What the hint says, and the first record with it, which has none where requests take
-        their time: a list of one is found as fast as others.
+        """Read the hint and, in a remote store, the first record beside it.
+
+        A remote store writes no hint with the first record. Read together, a list of one record is
+        found as fast as a longer one.
         """
-        if self.backend.parallel < 2:
-            return self.hinted(), None
-        hint, first = run_both(self.hinted, partial(self._probe, 1), at_once=True)
+        if not self.backend.is_remote:
+            return self.read_hint(), None
+        at_once = self.backend.parallel > 1
+        hint, first = run_both(self.read_hint, partial(self._probe, 1), at_once=at_once)
         return hint, Probe(0, None) if first is None else first
 
     def newest(self, hint: Hint | None = None, first: Probe | None = None) -> Probe:
-        """The newest number; in a number of rounds that hardly grows with it.
+        """Find the newest number, in a number of rounds that grows with its logarithm at most.
 
-        A number created meanwhile may or may not be seen.
+        A number that is created during the search may or may not be found.
 
         Args:
-            hint: where to look first.
-            first: what :meth:`first_look` saw.
+            hint: the hint, where the search begins.
+            first: the first record, as :meth:`first_look` returned it.
         """
         at_once = min(_PROBES, self.backend.parallel)
-        low, high = 0, MAX_NUMBER + 1  # the one is there (or 0), the other is not
+        low, high = 0, MAX_NUMBER + 1  # low exists (or is 0), high does not exist
         step = 1
         seen: dict[int, bytes | None] = {}
         if hint is not None:
             points = [hint.number, hint.number + 1]
         elif first is None:
-            points = list(_FIRST[:at_once] if self.hint is None else (1, 2)[:at_once])
+            points = list(_FIRST_PROBES[:at_once] if self.hint is None else (1, 2)[:at_once])
         elif first.number == 0:
             return first
         else:
             low, points, seen = 1, [2], {1: first.data}
         while True:
             points = sorted({min(number, high - 1) for number in points if number > low})
-            found = dict(zip(points, self._read_some(points), strict=True))
-            seen |= {number: probe.data for number, probe in found.items() if probe is not None}
+            probes = dict(zip(points, self._probe_all(points), strict=True))
+            seen |= {number: probe.data for number, probe in probes.items() if probe is not None}
             low = max(low, *seen) if seen else low
-            high = min([high, *(n for n, probe in found.items() if probe is None and n > low)])
+            high = min([high, *(n for n, probe in probes.items() if probe is None and n > low)])
             if high - low <= 1:
                 return Probe(low, seen.get(low))
             if high > MAX_NUMBER:
@@ -117,90 +121,100 @@ class RecordLog:
                 width = high - low
                 points = [low + max(1, width * i // (at_once + 1)) for i in range(1, at_once + 1)]
 
-    def _read_some(self, numbers: list[int]) -> list[Probe | None]:
+    def _probe_all(self, numbers: list[int]) -> list[Probe | None]:
         return in_parallel(self._probe, numbers, workers=self.backend.parallel)
 
     def _probe(self, number: int) -> Probe | None:
+        """Return whether a number exists, with its record if requests take long."""
         if self.backend.parallel < 2:
-            there = self.backend.size(self.key(number)) is not None
-            return Probe(number, None) if there else None
+            exists = self.backend.size(self.key(number)) is not None
+            return Probe(number, None) if exists else None
         try:
             return Probe(number, self.read(number))
         except NotFoundError:
             return None
         except FormatError:
-            return Probe(number, None)  # too long; whoever needs it reads it and is told
+            return Probe(number, None)  # too long: the caller that reads it gets this error
 
     def append(
         self,
-        make: Callable[[int, bytes | None], bytes],
+        make_record: Callable[[int, bytes | None], bytes],
         nonce: str,
         *,
-        after: Probe | None = None,
-        then: Callable[[int], None] | None = None,
+        newest: Probe | None = None,
+        write_hint: Callable[[int], None] | None = None,
     ) -> bytes:
-        """Create the next number, whoever else is creating.
+        """Create the next number, also while other writers create numbers.
 
         Args:
-            make: the record for a number, given the one before it; called again for each number
-                that somebody else took. What it raises ends this, with nothing created.
-            nonce: what the record holds as its nonce, by which it is known again.
-            after: the newest number, where the caller has just looked.
-            then: called with the number when its record stands; where requests take their time,
-                with each that is tried, at the same time, but not with the first.
+            make_record: returns the record for a number, given the record before it. It is called
+                again for each number that another writer took. An exception of it ends this call,
+                with nothing created.
+            nonce: the nonce in the record, by which this writer recognizes its own record.
+            newest: the newest number, if the caller has just looked for it.
+            write_hint: writes the hint for a number; it must not raise. It is called after the
+                record was created. In a remote store it is called at the same time as each try to
+                create a record, and not at all for number 1.
 
         Returns:
-            The bytes of the record that now stands.
+            The bytes of the record, which is durable.
+
+        Raises:
+            StorageError: the storage failed, the server contradicts itself, or no number is free.
         """
-        found = self.newest(self.hinted()) if after is None else after
-        previous = found.data
-        if found.number and previous is None:
-            previous = self.read(found.number)
-        along = then if self.backend.parallel > 1 else None
-        for number in range(found.number + 1, min(found.number + _TRIES, MAX_NUMBER) + 1):
-            stands = make(number, previous)
-            create = partial(self.backend.create, self.key(number), stands)
-            # Not with the first: cut off between the two, it would leave a name of no version.
+        if newest is None:
+            newest = self.newest(self.read_hint())
+        previous = newest.data
+        if newest.number and previous is None:
+            previous = self.read(newest.number)
+        hint_beside = write_hint if self.backend.is_remote else None
+        for number in range(newest.number + 1, min(newest.number + _MAX_TRIES, MAX_NUMBER) + 1):
+            record = make_record(number, previous)
+            create = partial(self.backend.create, self.key(number), record)
+            # Not beside the first record: a push that is cut off between the two would leave a
+            # name without versions.
             created = (
                 create()
-                if along is None or number == 1
-                else run_both(create, partial(along, number), at_once=True)[0]
+                if hint_beside is None or number == 1
+                else run_both(
+                    create, partial(hint_beside, number), at_once=self.backend.parallel > 1
+                )[0]
             )
             if not created:
-                previous = self._taken(number)
-                if previous != stands and nonce.encode("ascii") not in previous:
+                previous = self._read_taken(number)
+                if previous != record and nonce.encode("ascii") not in previous:
                     continue
-                # Refused because of our own first try, whose answer was lost on the way.
-                stands = previous
-            if then is not None and along is None:
-                then(number)
-            return stands
-        if found.number + _TRIES >= MAX_NUMBER:
+                # It is our own record: an earlier try created it, and the answer was lost.
+                record = previous
+            if write_hint is not None and hint_beside is None:
+                write_hint(number)
+            return record
+        if newest.number + _MAX_TRIES >= MAX_NUMBER:
             raise StorageError(
                 f"{self.backend.location(self.key(1))}: no numbers are left after it"
             )
         raise StorageError(
-            f"{self.backend.location(self.key(found.number + 1))}: this and the next {_TRIES:,} "
-            "numbers were taken, one after the other. Either a great many write there at once, or "
-            "the server says so of every key; nothing was recorded."
+            f"{self.backend.location(self.key(newest.number + 1))}: this and the next "
+            f"{_MAX_TRIES:,} numbers were taken, one after the other. Either a great many writers "
+            "write at once, or the server says of every key that it exists. Nothing was recorded."
         )
 
-    def _taken(self, number: int) -> bytes:
-        """The record that is in the way."""
+    def _read_taken(self, number: int) -> bytes:
+        """Read the record of a number that could not be created."""
         try:
             return self.read(number)
         except NotFoundError:
             raise StorageError(
                 f"{self.backend.location(self.key(number))}: the server refuses to create this "
-                "key, as if it were there, and does not find it; nothing was recorded."
+                "key, as if it existed, and does not find it. Nothing was recorded."
             ) from None
 
 
-def version_list(backend: Backend, name: str) -> RecordLog:
-    """The versions of a name."""
+def version_log(backend: Backend, name: str) -> RecordLog:
+    """Return the list of the versions of a name."""
     return RecordLog(backend, lambda number: version_key(name, number), hint_key(name))
 
 
-def tag_list(backend: Backend, name: str, tag: str) -> RecordLog:
-    """The moves of a tag."""
+def tag_log(backend: Backend, name: str, tag: str) -> RecordLog:
+    """Return the list of the moves of a tag."""
     return RecordLog(backend, lambda number: tag_key(name, tag, number))

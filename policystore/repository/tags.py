@@ -1,4 +1,4 @@
-"""Moves of a tag: each one a record of its own, made on what the one before it says."""
+"""Move tags: each move is a record of its own, made from the record before it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TypeAlias
 
 from policystore.digest import digest_of
 from policystore.format.records import TagMove, Version
-from policystore.repository.record_log import tag_list
+from policystore.repository.record_log import tag_log
 from policystore.repository.resolver import Resolver
 
 __all__ = ["When", "move_tag"]
 
 When: TypeAlias = Callable[[Version | None], bool]
-"""Whether to move a tag, given the version that it points to; None where it points to none."""
+"""Tells whether to move a tag. It is called with the version that the tag points to, or None."""
 
 
 def move_tag(
-    find: Resolver,
+    resolver: Resolver,
     name: str,
     tag: str,
     target: Version | None,
@@ -28,47 +28,53 @@ def move_tag(
     author: str,
     when: When | None = None,
 ) -> Version | None:
-    """Move a tag, or take it away, whoever else is moving it; its history is kept.
+    """Move a tag, or take it away, also while others move it; its history is kept.
 
     Args:
-        find: looks at the store.
-        name, tag: which.
-        target: the version it is to point to; None to take it away.
-        time, author: for the record.
-        when: whether to move it, asked again if another writer moves it meanwhile: the move
-            follows the very one that it was asked about.
+        resolver: reads the store.
+        name: the name that the tag stands on.
+        tag: the tag.
+        target: the version that the tag is to point to; None to take the tag away.
+        time: the time for the record.
+        author: the author for the record.
+        when: tells whether to move the tag. It is called again if another writer moves the tag at
+            the same time, so that the move always follows the version that it was asked about.
 
     Returns:
-        Where the tag stands now.
+        The version that the tag points to now.
     """
     nonce = secrets.token_hex(16)
 
-    def make(number: int, before: bytes | None) -> bytes:
+    def make_record(number: int, previous: bytes | None) -> bytes:
         if when is not None:
-            current = None if before is None else find.moved_to(name, tag, before)
+            current = None if previous is None else resolver.target_of(name, tag, previous)
             if not when(current):
-                raise _StaysError(current)
+                raise _NotMovedError(current)
         return TagMove(
             name=name,
             tag=tag,
             number=number,
             target=None if target is None else target.number,
             digest=None if target is None else target.digest,
-            previous=None if before is None else digest_of(before),
+            previous=None if previous is None else digest_of(previous),
             time=time,
             author=author,
             nonce=nonce,
         ).to_bytes()
 
     try:
-        tag_list(find.backend, name, tag).append(make, nonce)
-    except _StaysError as stays:
-        return stays.version
+        tag_log(resolver.backend, name, tag).append(make_record, nonce)
+    except _NotMovedError as error:
+        return error.version
     return target
 
 
-class _StaysError(Exception):
-    """A tag is not to be moved."""
+class _NotMovedError(Exception):
+    """End a move that ``when`` has refused.
+
+    Attributes:
+        version: the version that the tag points to.
+    """
 
     def __init__(self, version: Version | None) -> None:
         super().__init__(version)

@@ -1,14 +1,15 @@
-"""Verify: every object against its digest, every record readable and chained, nothing missing."""
+"""Verify a store: each object against its digest, each record and its place in its chain."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from policystore.backends.base import Backend, Problems
 from policystore.digest import Digest, digest_of
-from policystore.errors import IntegrityError, NotFoundError, PolicyStoreError, StorageError
+from policystore.errors import NotFoundError, PolicyStoreError, StorageError
 from policystore.format.keys import (
     MARKER,
     MAX_RECORD,
@@ -29,135 +30,109 @@ from policystore.format.keys import (
 from policystore.format.policy import MAX_POLICY, check_object, decode_policy
 from policystore.format.records import Hint, TagMove, Version, check_marker
 from policystore.repository.objects import ObjectReader, StoredPolicy
+from policystore.repository.verify_report import Fault, VerifyReport
 
-__all__ = ["Fault", "VerifyReport", "verify_store"]
+__all__ = ["verify_store"]
 
 _Record = TypeVar("_Record", Version, TagMove)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong: the key it was seen at, and a sentence on it."""
-
-    key: str
-    problem: str
-
-
-@dataclass(repr=False)
-class VerifyReport:
-    """What verify saw. ``ok`` means that everything pushed can be pulled.
-
-    Attributes:
-        url: the store.
-        objects, nbytes: objects read, and their bytes.
-        policies, tensors: how many of them are of which kind.
-        names, versions, tags: how many records of each were read; tags that were taken away count.
-        faults: everything that is wrong, in the order of the walk.
-    """
-
-    url: str
-    objects: int = 0
-    nbytes: int = 0
-    policies: int = 0
-    tensors: int = 0
-    names: int = 0
-    versions: int = 0
-    tags: int = 0
-    faults: list[Fault] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no fault."""
-        return not self.faults
-
-    def raise_if_bad(self) -> None:
-        """Raise IntegrityError with the whole report if there is a fault."""
-        if self.faults:
-            raise IntegrityError(str(self))
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.url}: {self.objects} objects ({self.nbytes:,} bytes: {self.policies} policies, "
-            f"{self.tensors} tensors), {self.names} names, {self.versions} versions, "
-            f"{self.tags} tags: " + ("ok" if self.ok else f"{len(self.faults)} faults")
-        ]
-        lines += [f"  {fault.key}: {fault.problem}" for fault in self.faults]
-        return "\n".join(lines)
+_FOREIGN = "policystore does not write this key, or not at this place"
 
 
 def verify_store(backend: Backend) -> VerifyReport:
-    """Read everything and report what is wrong; changes nothing, and needs no quiet store.
+    """Read everything and report what is wrong; change nothing.
 
-    One policy at a time is in memory. What is pushed meanwhile may or may not be looked at.
+    Others may write at the same time; what they write may or may not be checked. One policy at a
+    time is in memory.
     """
-    return _Walk(backend).run()
+    return _Verification(backend).run()
 
 
 @dataclass(frozen=True)
-class _Policy:
+class _PolicyFacts:
+    """What the records of a policy have to say.
+
+    Attributes:
+        objects: digest -> size in bytes of each object of the policy.
+        weights: the digest of its weights.
+        acting: the digest of the weights that acting needs.
+        state: the digest of its state.
+    """
+
     objects: Mapping[Digest, int]
     weights: Digest
     acting: Digest
     state: Digest
 
 
-class _Walk:
+class _Verification:
+    """One run through a store.
+
+    Args:
+        backend: the storage of the store.
+    """
+
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.objects = ObjectReader(backend)
         self.report = VerifyReport(backend.url)
-        self.policies: dict[Digest, _Policy | None] = {}  # None: not whole, and noted
+        self.policies: dict[Digest, _PolicyFacts | None] = {}  # None: damaged, and reported
 
     def run(self) -> VerifyReport:
-        with self._noting(MARKER):
+        """Check the marker, all objects and all names, and look for other keys."""
+        with self._fault_recorder(MARKER):
             marker = self.backend.get(MARKER, limit=MAX_RECORD)
             check_marker(marker, self.backend.location(MARKER))
-        with self._noting(OBJECTS):
+        with self._fault_recorder(OBJECTS):
             for key in sorted(self.backend.keys(OBJECTS, problems=[])):
-                self._object(key)
+                self._check_object(key)
         known = {MARKER}
-        with self._noting(NAMES):
+        with self._fault_recorder(NAMES):
             for prefix in sorted(self.backend.prefixes(NAMES, "/@")):
                 name = name_of_prefix(prefix)
                 if name is None:
-                    self._fault(prefix, "this is no name as policystore writes it")
+                    self._add_fault(prefix, "policystore does not write names of this form")
                     continue
-                with self._noting(prefix):
-                    known.update(self._name(name))
+                with self._fault_recorder(prefix):
+                    known.update(self._check_name(name))
         problems: Problems = []
         for key in sorted(self.backend.keys("", problems=problems)):
-            # What has come since the walk began has the form of a key of ours.
             if key in known or key.startswith(OBJECTS):
                 continue
+            # A key that was written since the run began has a valid form.
             if not is_key(key) or self._is_absent(key):
-                self._fault(key, "policystore did not write this key, or not there")
+                self._add_fault(key, _FOREIGN)
         for key, problem in problems:
-            self._fault(key, problem)
+            self._add_fault(key, problem)
         return self.report
 
-    def _fault(self, key: str, problem: str) -> None:
-        # Names on a disk may be any bytes; a report can be printed.
+    def _add_fault(self, key: str, problem: str) -> None:
+        # The names of files may be any bytes, and a report has to be printable.
         shown = (text.encode("utf-8", "backslashreplace").decode() for text in (key, problem))
         self.report.faults.append(Fault(*shown))
 
+    @contextlib.contextmanager
+    def _fault_recorder(self, key: str) -> Iterator[None]:
+        """Turn an error of the ``with`` block into a fault of ``key``, so that the run goes on."""
+        try:
+            yield
+        except NotFoundError as error:
+            self._add_fault(key, f"missing: {error}")
+        except PolicyStoreError as error:
+            self._add_fault(key, str(error))
+
     def _is_absent(self, key: str) -> bool:
         try:
-            return self.backend.size(key) is None  # listed, but no file
+            return self.backend.size(key) is None  # a listed key may be no file
         except StorageError:
             return True
 
-    def _noting(self, key: str) -> _Noting:
-        return _Noting(self, key)
-
-    def _object(self, key: str) -> None:
+    def _check_object(self, key: str) -> None:
+        """Check a key below ``objects/``: its form, its digest, and that it is an object."""
         digest = digest_of_key(key)
         if digest is None:
-            self._fault(key, "policystore did not write this key, or not there")
+            self._add_fault(key, _FOREIGN)
             return
-        with self._noting(key):
+        with self._fault_recorder(key):
             data = self.objects.read(digest, limit=None)
             self.report.objects += 1
             self.report.nbytes += memoryview(data).nbytes
@@ -166,162 +141,196 @@ class _Walk:
             else:
                 self.report.policies += 1
                 if memoryview(data).nbytes > MAX_POLICY:
-                    self._fault(key, f"a policy object of more than {MAX_POLICY} bytes")
+                    self._add_fault(key, f"a policy object of more than {MAX_POLICY} bytes")
                 else:
-                    self._policy(digest, data)
+                    self._policy_facts(digest, data)
 
-    def _policy(self, digest: Digest, data: bytes | memoryview | None = None) -> _Policy | None:
-        """What a policy really is; None where it is not whole, which is noted once."""
+    def _policy_facts(
+        self, digest: Digest, data: bytes | memoryview | None = None
+    ) -> _PolicyFacts | None:
+        """Read a policy with all its tensors, once.
+
+        Args:
+            digest: the digest of the policy object.
+            data: the bytes of the policy object, if they were read already.
+
+        Returns:
+            What the records of the policy have to say; None if a part of the policy is damaged or
+            missing, which is reported once.
+        """
         if digest not in self.policies:
             self.policies[digest] = None
-            with self._noting(object_key(digest)):
+            with self._fault_recorder(object_key(digest)):
                 data = self.objects.read(digest) if data is None else data
                 parsed = decode_policy(data, object_key(digest), inline=False)
                 objects = {item.digest: item.size for item in parsed.external.values()}
                 objects[digest] = memoryview(data).nbytes
-                snap = self.objects.whole(StoredPolicy(digest, objects[digest], parsed))
-                self.policies[digest] = _Policy(
+                snap = self.objects.snapshot(StoredPolicy(digest, objects[digest], parsed))
+                self.policies[digest] = _PolicyFacts(
                     objects, snap.weights_digest, snap.acting_digest, snap.state_digest
                 )
         return self.policies[digest]
 
-    def _name(self, name: str) -> Iterator[str]:
-        """Check one name; gives the keys that belong to it."""
+    def _check_name(self, name: str) -> Iterator[str]:
+        """Check the versions, the hint and the tags of a name, and yield the keys of these."""
         versions: dict[int, Version] = {}
-        for key, version in self._chain(
+        for key, version in self._check_chain(
             versions_prefix(name), lambda number: version_key(name, number), Version.from_bytes
         ):
             yield key
             if version is not None:
                 self.report.versions += 1
-                self._version(key, name, version)
+                self._check_version(key, name, version)
                 versions[version.number or 0] = version
         if versions:
             self.report.names += 1
         if not self._is_absent(hint_key(name)):
             yield hint_key(name)
-            with self._noting(hint_key(name)):
-                data = self.backend.get(hint_key(name), limit=MAX_RECORD)
-                hint = Hint.from_bytes(data, hint_key(name))
-                newest = version_key(name, hint.number)
-                # A push to a remote store writes both at once, and may be cut off in between.
-                ahead = self.backend.parallel > 1 and hint.number == max(versions, default=0) + 1
-                if not ahead and self.backend.size(newest) is None:
-                    self._fault(newest, "the hint knows of this version, and it is not there")
+            self._check_hint(name, newest=max(versions, default=0))
         for prefix in sorted(self.backend.prefixes(tags_prefix(name), "/")):
             tag = tag_of_prefix(prefix, name)
             if tag is None:
-                self._fault(prefix, "this is no tag as policystore writes it")
+                self._add_fault(prefix, "policystore does not write tags of this form")
                 continue
-            yield from self._tag(name, tag, prefix, versions)
+            yield from self._check_tag(name, tag, prefix, versions)
 
-    def _version(self, key: str, name: str, version: Version) -> None:
+    def _check_hint(self, name: str, newest: int) -> None:
+        """Check that the version that the hint names exists.
+
+        Args:
+            name: the name of the hint.
+            newest: the newest version that was found; 0 for none.
+        """
+        with self._fault_recorder(hint_key(name)):
+            data = self.backend.get(hint_key(name), limit=MAX_RECORD)
+            hint = Hint.from_bytes(data, hint_key(name))
+            # A push to a remote store writes hint and record at the same time, and may be cut off
+            # before the record is created.
+            one_ahead = self.backend.is_remote and hint.number == newest + 1
+            key = version_key(name, hint.number)
+            if not one_ahead and self.backend.size(key) is None:
+                self._add_fault(key, "the hint names this version, and its record does not exist")
+
+    def _check_version(self, key: str, name: str, version: Version) -> None:
+        """Check the place of a version record, and compare it with the objects of its policy."""
         if version.name != name or version_key(name, version.number or 0) != key:
-            self._fault(key, f"the record is of {version.ref}: it was moved or copied here")
-        present = True
+            self._add_fault(
+                key, f"the record is of {version.ref}: it was moved or copied to this key"
+            )
+        policy_exists = True
         for digest in version.objects or [version.digest]:
-            with self._noting(key):
+            with self._fault_recorder(key):
                 if self.backend.size(object_key(digest)) is None:
-                    self._fault(key, f"the object {digest} that it needs is missing")
-                    present &= digest != version.digest
-        if not present:
+                    self._add_fault(key, f"the object {digest}, which it needs, is missing")
+                    policy_exists &= digest != version.digest
+        if not policy_exists:
             return
-        policy = self._policy(version.digest)
-        if policy is not None:
-            said = (version.weights_digest, version.acting_digest, version.state_digest)
-            if (policy.weights, policy.acting, policy.state) != said:
-                self._fault(key, "the digests of the parts are not those of the policy")
-            if version.objects is not None and dict(version.objects) != dict(policy.objects):
-                self._fault(key, "the objects that it lists are not those of the policy")
+        facts = self._policy_facts(version.digest)
+        if facts is not None:
+            recorded = (version.weights_digest, version.acting_digest, version.state_digest)
+            if (facts.weights, facts.acting, facts.state) != recorded:
+                self._add_fault(key, "the digests of the parts are not those of the policy")
+            if version.objects is not None and dict(version.objects) != dict(facts.objects):
+                self._add_fault(key, "the objects that it lists are not those of the policy")
 
-    def _tag(self, name: str, tag: str, prefix: str, versions: dict[int, Version]) -> Iterator[str]:
+    def _check_tag(
+        self, name: str, tag: str, prefix: str, versions: dict[int, Version]
+    ) -> Iterator[str]:
+        """Check the moves of a tag, and yield their keys.
+
+        Args:
+            name: the name that the tag stands on.
+            tag: the tag.
+            prefix: the start of the keys of its moves.
+            versions: the versions of the name, by number.
+        """
         self.report.tags += 1
-        for key, move in self._chain(
+        for key, move in self._check_chain(
             prefix, lambda number: tag_key(name, tag, number), TagMove.from_bytes
         ):
             yield key
             if move is None:
                 continue
             if (move.name, move.tag) != (name, tag) or tag_key(name, tag, move.number) != key:
-                self._fault(key, "the record is of another tag: it was moved or copied here")
+                self._add_fault(
+                    key, "the record is of another tag: it was moved or copied to this key"
+                )
             if move.target is None:
                 continue
             target = versions.get(move.target)
             if target is None:
-                # It may have come since the versions were listed.
-                with self._noting(key):
-                    at = version_key(name, move.target)
-                    found = self.backend.get(at, limit=MAX_RECORD)
-                    target = Version.from_bytes(found, self.backend.location(at))
+                # The version may have been pushed since the versions were listed.
+                with self._fault_recorder(key):
+                    target_key = version_key(name, move.target)
+                    data = self.backend.get(target_key, limit=MAX_RECORD)
+                    target = Version.from_bytes(data, self.backend.location(target_key))
             if target is not None and target.digest != move.digest:
-                self._fault(key, f"its digest is not that of {name}@{move.target}")
+                self._add_fault(key, f"its digest is not that of {name}@{move.target}")
 
-    def _chain(
+    def _check_chain(
         self,
         prefix: str,
         key_of: Callable[[int], str],
         parse: Callable[[bytes | memoryview, str], _Record],
     ) -> Iterator[tuple[str, _Record | None]]:
-        """Every key under ``prefix``, with its record where that is readable."""
+        """Check a list of numbered records, and yield each key below ``prefix`` with its record.
+
+        Args:
+            prefix: the start of the keys.
+            key_of: returns the key of a number.
+            parse: reads the bytes of a record.
+
+        Yields:
+            A key and its record; None for a record that cannot be read and for a foreign key.
+        """
         numbers: dict[int, str] = {}
         for key in sorted(self.backend.keys(prefix)):
             number = number_of(key)
             if number is None or key_of(number) != key:
-                self._fault(key, "policystore did not write this key, or not there")
+                self._add_fault(key, _FOREIGN)
                 yield key, None
             else:
                 numbers[number] = key
-        before: bytes | None = None
+        previous: bytes | None = None
         number = 0
         for listed in [*sorted(numbers), None]:
-            # Numbers are dense, so one that a listing lacks has come since, or is missing.
+            # Numbers are dense: a number that the listing lacks is new since then, or missing.
             while listed is None or number + 1 < listed:
                 if self.backend.size(key_of(number + 1)) is None:
                     break
                 number += 1
-                record, before = self._link(key_of(number), before, parse)
+                record, previous = self._check_link(key_of(number), previous, parse)
                 yield key_of(number), record
             if listed is None or listed <= number:
                 continue
             if listed > number + 1:
                 gap = f"{number + 1}" + (f" to {listed - 1}" if listed > number + 2 else "")
-                self._fault(key_of(number + 1), f"missing: {gap}, and later ones are there")
-                before = None
+                self._add_fault(key_of(number + 1), f"missing: {gap}, and later numbers exist")
+                previous = None
             number = listed
-            record, before = self._link(key_of(number), before, parse)
+            record, previous = self._check_link(key_of(number), previous, parse)
             yield key_of(number), record
 
-    def _link(
+    def _check_link(
         self,
         key: str,
-        before: bytes | None,
+        previous: bytes | None,
         parse: Callable[[bytes | memoryview, str], _Record],
     ) -> tuple[_Record | None, bytes | None]:
-        """One record of a chain and its bytes; None where it cannot be read, which is noted."""
+        """Read a record of a chain, and compare it with the record before.
+
+        Args:
+            key: the key of the record.
+            previous: the bytes of the record before; None if there is none that can be read.
+            parse: reads the bytes of a record.
+
+        Returns:
+            The record and its bytes; None for what cannot be read, which is reported.
+        """
         record, data = None, None
-        with self._noting(key):
+        with self._fault_recorder(key):
             data = bytes(self.backend.get(key, limit=MAX_RECORD))
             record = parse(data, self.backend.location(key))
-            if before is not None and record.previous != digest_of(before):
-                self._fault(key, "it does not continue the record before: history was changed")
+            if previous is not None and record.previous != digest_of(previous):
+                self._add_fault(key, "it does not follow the record before: history was changed")
         return record, data
-
-
-class _Noting:
-    """Turns an error of the store into a fault, so that the walk goes on."""
-
-    def __init__(self, walk: _Walk, key: str) -> None:
-        self.walk = walk
-        self.key = key
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, NotFoundError):
-            self.walk._fault(self.key, f"missing: {error}")
-            return True
-        if isinstance(error, PolicyStoreError):
-            self.walk._fault(self.key, str(error))
-            return True
-        return False

@@ -1,7 +1,7 @@
-"""A push: the store's marker, the objects, and last the record that makes them a version.
+"""Push policies and move tags: first the marker and the objects, last the record of a version.
 
-Where requests take their time, what does not wait for one another goes at once: three in a row for
-a small policy, whatever the number of versions.
+Where requests take long, those that do not depend on one another go at the same time: a push of a
+small policy waits for three requests one after the other, however many versions the name has.
 """
 
 from __future__ import annotations
@@ -9,147 +9,248 @@ from __future__ import annotations
 import datetime
 import getpass
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from policystore._util.concurrency import in_parallel, run_both
-from policystore._util.log import warn
+from policystore._util.log import logger
 from policystore._util.progress import Meter, ObjectProgress
 from policystore.digest import digest_of
-from policystore.errors import ReadOnlyError, StorageError
+from policystore.errors import InvalidInputError, ReadOnlyError, StorageError
 from policystore.format.keys import MARKER, hint_key, object_key
 from policystore.format.policy import EncodedPolicy
 from policystore.format.records import Hint, Version, marker_bytes
+from policystore.format.refs import MAX_NUMBER
 from policystore.format.safetensors import EncodedObject
+from policystore.repository.marker import store_exists
 from policystore.repository.objects import ObjectReader
-from policystore.repository.record_log import Probe, RecordLog, version_list
+from policystore.repository.record_log import Probe, RecordLog, version_log
+from policystore.repository.ref_like import RefLike
 from policystore.repository.resolver import Resolver
+from policystore.repository.tags import When, move_tag
+from policystore.snapshot import Snapshot
 
-__all__ = ["Writer", "default_author", "now"]
+__all__ = ["PushNotes", "Writer"]
 
-_ASK_LEAVE = 1 << 20  # bytes; below this sending them costs no more than asking
+_MIN_PROBED = 1 << 20  # bytes; before fewer are sent, it costs more to ask whether they may be
+
+
+@dataclass(frozen=True)
+class PushNotes:
+    """What the caller of a push tells about it; all of it is kept in the record of the version.
+
+    Attributes:
+        message: why the policy is pushed.
+        metrics: plain values to choose versions by.
+        source: where the policy comes from, as plain values.
+        parents: refs of the policies that it was trained from.
+        author: who pushes; None for ``$POLICYSTORE_AUTHOR`` or the name of the user.
+
+    Raises:
+        InvalidInputError: ``metrics`` or ``source`` is not a mapping.
+    """
+
+    message: str = ""
+    metrics: Mapping[Any, Any] = field(default_factory=dict)
+    source: Mapping[Any, Any] = field(default_factory=dict)
+    parents: tuple[RefLike, ...] = ()
+    author: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("metrics", self.metrics), ("source", self.source)):
+            if not isinstance(value, Mapping):
+                raise InvalidInputError(
+                    f"{name} is a dict of plain values, not {type(value).__qualname__}"
+                )
+
+    @property
+    def need_name(self) -> bool:
+        """Whether there are notes that only the record of a version can keep."""
+        return bool(self.message or self.metrics or self.source or self.parents)
 
 
 class Writer:
-    """Writes policies into one store; remembers what was seen of it, and nothing else.
+    """Write policies and tags into one store.
+
+    It remembers that the store exists and that its storage creates keys exclusively, and nothing
+    else.
 
     Args:
-        objects: the objects of the store.
-        find: looks at the store.
+        objects: reads the objects of the store.
+        resolver: reads the names of the store.
     """
 
-    def __init__(self, objects: ObjectReader, find: Resolver) -> None:
+    def __init__(self, objects: ObjectReader, resolver: Resolver) -> None:
         self._backend = objects.backend
-        self._find = find
+        self._resolver = resolver
         self._at_once = self._backend.parallel > 1
-        self._marked = False
-        self._proved = False
+        self._store_exists = False
+        self._creates_exclusively = False
 
-    def push(
-        self, encoded: EncodedPolicy, version: Version, name: str | None, meter: Meter
-    ) -> Version:
+    def push(self, snap: Snapshot, name: str | None, notes: PushNotes, meter: Meter) -> Version:
         """Write the objects of a policy and, with a name, the record of its next version.
 
         Args:
-            encoded: the policy.
-            version: its record, without number.
-            name: which name; None for a policy that is kept by digest alone.
-            meter: told of the bytes of the objects.
+            snap: the policy.
+            name: the name; None to keep the policy by its digest alone.
+            notes: what the record of the version tells about the push.
+            meter: counts the bytes of the objects.
+
+        Raises:
+            InvalidInputError: a record cannot hold the notes; nothing was written.
+            NotFoundError: a parent does not exist; nothing was written.
+            FormatError: the storage holds other files, or a store of a newer format.
+            ReadOnlyError: this user may not write.
+            StorageError: the storage failed.
         """
+        encoded = snap._encode()
+        version = self._version(snap, encoded, name, notes)
+        # Refuses what no record can hold before anything is written.
+        replace(version, number=MAX_NUMBER, previous=version.digest).to_bytes()
         items = [*encoded.tensors.values(), encoded.policy]
         size = sum(item.size for item in items)
         meter.expect(size)
         upload = partial(self._upload, items, meter)
-        asks = self._at_once and size >= _ASK_LEAVE
+        probes = self._backend.is_remote and size >= _MIN_PROBED
         try:
             if name is None:
                 self._ensure_store()
-                if asks:
-                    self._ask_leave()
+                if probes:
+                    self._probe_permission()
                 upload()
                 return version
-            versions = version_list(self._backend, name)
-            _, hint = run_both(self._ensure_store, versions.hinted, at_once=self._at_once)
-            if asks:
-                self.prove()
-            look = partial(self._look, versions, hint)
-            _, newest = run_both(upload, look, at_once=self._at_once)
+            versions = version_log(self._backend, name)
+            _, hint = run_both(self._ensure_store, versions.read_hint, at_once=self._at_once)
+            if probes:
+                self._verify_exclusive_create()
+            find_newest = partial(self._find_newest, versions, hint)
+            _, newest = run_both(upload, find_newest, at_once=self._at_once)
             return self._append(name, versions, version, newest)
         except StorageError:
-            self._marked = False  # the store may be gone altogether: look again next time
+            self._store_exists = False  # somebody may have removed it: look again at the next push
             raise
 
-    def _look(self, versions: RecordLog, hint: Hint | None) -> Probe:
-        at_once = self._at_once and not self._proved
-        return run_both(partial(versions.newest, hint), self.prove, at_once=at_once)[0]
+    def move_tag(
+        self, name: str, tag: str, target: Version | None, when: When | None = None
+    ) -> Version | None:
+        """Move a tag, or take it away; arguments and result as of :func:`tags.move_tag`."""
+        self._verify_exclusive_create()
+        return move_tag(
+            self._resolver, name, tag, target, time=_now(), author=_default_author(), when=when
+        )
+
+    def _version(
+        self, snap: Snapshot, encoded: EncodedPolicy, name: str | None, notes: PushNotes
+    ) -> Version:
+        """Put together the record of a version, without its number."""
+        resolve, workers = self._resolver.resolve, self._backend.parallel
+        return Version(
+            name=name,
+            number=None,
+            digest=encoded.policy.digest,
+            weights_digest=snap.weights_digest,
+            acting_digest=snap.acting_digest,
+            state_digest=snap.state_digest,
+            objects=encoded.objects,
+            previous=None,
+            time=_now(),
+            author=_default_author() if notes.author is None else notes.author,
+            message=notes.message,
+            metrics=dict(notes.metrics),
+            source=dict(notes.source),
+            parents=tuple(in_parallel(resolve, notes.parents, workers=workers)),
+            nonce=secrets.token_hex(16),
+        )
+
+    def _find_newest(self, versions: RecordLog, hint: Hint | None) -> Probe:
+        """Find the newest version and, at the first push, check the storage at the same time."""
+        at_once = self._at_once and not self._creates_exclusively
+        find = partial(versions.newest, hint)
+        return run_both(find, self._verify_exclusive_create, at_once=at_once)[0]
 
     def _ensure_store(self) -> None:
-        """Make the store if it is not there; refuse what is not one."""
-        if self._marked:
-            return
-        if not self._find.check_marker() and not self._backend.create(MARKER, marker_bytes()):
-            self._find.check_marker()
-        self._marked = True
+        """Make the store if the storage is empty.
 
-    def _ask_leave(self) -> None:
-        """Find out, before many bytes are sent, whether these credentials may write at all."""
-        with suppress(StorageError):  # no matter here: what does not serve names serves digests
-            self.prove()
+        Raises:
+            FormatError: the storage holds other files, or a store of a newer format.
+        """
+        if self._store_exists:
+            return
+        if not store_exists(self._backend) and not self._backend.create(MARKER, marker_bytes()):
+            store_exists(self._backend)  # another process has made it: check its marker
+        self._store_exists = True
+
+    def _probe_permission(self) -> None:
+        """Find out, before many bytes are sent, whether these credentials may write at all.
+
+        Raises:
+            ReadOnlyError: they may not.
+        """
+        with suppress(StorageError):  # a storage that cannot keep names can keep digests
+            self._verify_exclusive_create()
 
     def _upload(self, items: Iterable[EncodedObject], meter: Meter) -> None:
+        """Write the tensor objects, and then the policy object, which is the last item."""
         *tensors, policy = items
         in_parallel(partial(self._put, meter), tensors, workers=max(8, self._backend.parallel))
         self._put(meter, policy)
 
     def _put(self, meter: Meter, encoded: EncodedObject) -> None:
-        item = ObjectProgress(meter, encoded.size)
-        self._backend.put(object_key(encoded.digest), encoded.chunks, moved=item.moved)
-        item.end()
+        progress = ObjectProgress(meter, encoded.size)
+        self._backend.put(object_key(encoded.digest), encoded.chunks, on_bytes=progress.add)
+        progress.finish()
 
-    def prove(self) -> None:
-        """Refuse names on a storage that does not create exclusively; asked once."""
-        if not self._proved:
+    def _verify_exclusive_create(self) -> None:
+        """Check once that the storage creates keys exclusively, as names need it.
+
+        Raises:
+            StorageError: it does not.
+        """
+        if not self._creates_exclusively:
             self._backend.verify_exclusive_create(MARKER, marker_bytes())
-            self._proved = True
+            self._creates_exclusively = True
 
     def _append(self, name: str, versions: RecordLog, version: Version, newest: Probe) -> Version:
-        def make(number: int, before: bytes | None) -> bytes:
-            previous = None if before is None else digest_of(before)
-            return replace(version, number=number, previous=previous).to_bytes()
+        """Create the record of a version under the next free number, and write the hint."""
 
-        def hint(number: int) -> None:
+        def make_record(number: int, previous: bytes | None) -> bytes:
+            digest = None if previous is None else digest_of(previous)
+            return replace(version, number=number, previous=digest).to_bytes()
+
+        def write_hint(number: int) -> None:
             self._write_hint(name, Hint(number, version.digest))
 
-        data = versions.append(make, version.nonce, after=newest, then=hint)
+        data = versions.append(make_record, version.nonce, newest=newest, write_hint=write_hint)
         return Version.from_bytes(data, f"the record of {name}")
 
     def _write_hint(self, name: str, hint: Hint) -> None:
         try:
             self._backend.replace(hint_key(name), hint.to_bytes())
         except (StorageError, ReadOnlyError) as error:
-            # The version stands and is durable; an error here would make callers push it twice.
-            warn(
-                "the hint of %s could not be written, which only makes finding the newest version "
-                "slower: %s",
+            # The version exists and is durable. After an error, callers would push it twice.
+            logger.warning(
+                "the hint of %s could not be written, which only makes it slower to find the "
+                "newest version: %s",
                 name,
                 error,
             )
 
 
-def now() -> datetime.datetime:
-    """The time by this machine's clock, in UTC."""
+def _now() -> datetime.datetime:
+    """Return the time of this machine's clock, in UTC."""
     return datetime.datetime.now(datetime.timezone.utc)
 
 
-def default_author() -> str:
-    """``$POLICYSTORE_AUTHOR``, or the user's name."""
-    named = os.environ.get("POLICYSTORE_AUTHOR")
-    if named:
-        return named
+def _default_author() -> str:
+    """Return ``$POLICYSTORE_AUTHOR``, or the name of the user."""
+    author = os.environ.get("POLICYSTORE_AUTHOR")
+    if author:
+        return author
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
-        # A container's user without an entry in the password file.
-        return "unknown"
+        return "unknown"  # the user of a container may have no entry in the password file

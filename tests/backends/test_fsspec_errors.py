@@ -84,7 +84,7 @@ def test_an_earlier_failure_that_was_handled_says_nothing_of_this_one() -> None:
 
 def test_what_a_server_says_becomes_one_short_printable_line() -> None:
     answer = {"Error": {"Code": "Odd", "Message": "a\nb\x1b[31m" + "x" * 10_000}}
-    said = failure_of(boto.ClientError(answer, "GetObject")).said
+    said = failure_of(boto.ClientError(answer, "GetObject")).reason
     assert said.isprintable()
     assert said.startswith("Odd: a b\\x1b[31mxxx")
     assert len(said) < 400

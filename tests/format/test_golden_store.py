@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from policystore import PolicyStore, Snapshot, Spec
-from policystore import store as store_module
+from policystore.repository import writer
 from tests.support import DATA
 
 STORE = DATA / "store-v1"
@@ -85,15 +85,15 @@ def test_todays_code_writes_the_same_digests() -> None:
 
 def write() -> None:
     shutil.rmtree(STORE, ignore_errors=True)
-    store_module._now = lambda: datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc)
-    store_module.secrets.token_hex = lambda _: "0123456789abcdef" * 2
+    writer._now = lambda: datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc)
+    writer.secrets.token_hex = lambda _: "0123456789abcdef" * 2
     store = PolicyStore(STORE)
     made = snapshot_all()
     first = store.push(made["small"], "Soccer/main", message="first", author="ann",
                        metrics={"return": 21.5, "nan": float("nan")})  # fmt: skip
     store.push(made["small"], "Soccer/main", author="bob", parents=[first], source={"it": 3})
     store.push(made["large"], "big", author="ann")
-    store_module.default_author = lambda: "ann"
+    writer._default_author = lambda: "ann"
     store.tag("Soccer/main@1", "champion")
     (STORE / "tmp").rmdir()
     DIGESTS.write_text("".join(f"{key} {snap.digest}\n" for key, snap in made.items()))

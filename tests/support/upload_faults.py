@@ -30,7 +30,7 @@ class Faulty:
 
     def __getattr__(self, name: str) -> Any:
         inner = getattr(self._inner, name)
-        if name in ("url", "location", "parallel"):
+        if name in ("url", "location", "is_remote", "parallel"):
             return inner
 
         def call(key: str, *args: Any, **kwargs: Any) -> Any:

@@ -138,13 +138,13 @@ def test_without_threads_the_caller_does_it_all(
 def test_an_interrupt_ends_what_is_under_way_and_comes_out() -> None:
     program = """
         import time
-        from policystore._util.concurrency import check_wanted, in_parallel
+        from policystore._util.concurrency import in_parallel, raise_if_cancelled
         done = []
         def call(index):
             if index == 0:
                 print("under way", flush=True)
             for _ in range(200):
-                check_wanted()
+                raise_if_cancelled()
                 time.sleep(0.05)
             done.append(index)
         try:
@@ -171,7 +171,8 @@ def test_a_forked_process_has_all_its_threads(monkeypatch: pytest.MonkeyPatch) -
         if child == 0:
             os._exit(
                 0
-                if concurrency._FREE == concurrency._MOST and concurrency._LOCK.acquire(False)
+                if concurrency._FREE == concurrency._MAX_THREADS
+                and concurrency._LOCK.acquire(False)
                 else 1
             )
     assert os.waitpid(child, 0)[1] == 0

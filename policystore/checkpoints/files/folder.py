@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from policystore._util.messages import brief
 from policystore.backends.base import Backend
 from policystore.backends.factory import open_backend
 from policystore.backends.options import StorageOptions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import re
 import uuid
@@ -14,7 +13,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
-from policystore._util.log import warn
+from policystore._util.log import logger
 from policystore.errors import InvalidInputError, NotFoundError, PolicyStoreError, StorageError
 from policystore.format.refs import check_name
 from policystore.rllib.api import snapshot
@@ -130,7 +129,7 @@ def publish(
             "metric is a path in training results, such as 'env_runners/episode_return_mean', not "
             f"{metric!r}"
         )
-    store.check_writable("publish")
+    store._check_writable("publish")
     settings = {
         "store": store,
         "policies": dict(policies),
@@ -230,7 +229,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
                 except StorageError as error:
                     reason = f"policy {policy_id!r} of iteration {iteration}: {error}"
                     uploader.note_lost(policy_id, reason)
-                    warn("no copy was made of %s", reason)
+                    logger.warning("no copy was made of %s", reason)
                     continue
                 uploader.put(Copy(policy_id, name, snap, self._run, iteration, value, metrics))
         add_to_result(result, "publish", uploader.status())
@@ -261,7 +260,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         if not is_finite_number(value):
             self._without_metric += 1
             if self._without_metric == _PATIENCE and known_keys is not None:
-                warn(
+                logger.warning(
                     "publish: training results have no %r; at that place they have %s",
                     metric,
                     ", ".join(sorted(map(str, known_keys))[:30]) or "nothing",
@@ -288,7 +287,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         text = f"{self._description()}: {len(lost)} copies were not pushed:\n" + "\n".join(
             f"  {each}" for each in lost[-20:]
         )
-        logging.getLogger("policystore").error("%s", text)
+        logger.error("%s", text)
         return text
 
 

@@ -9,7 +9,6 @@ weights (``algorithms/algorithm.py:3377``), and sometimes training workers do.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -21,6 +20,7 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from policystore._util.log import logger
 from policystore.errors import MismatchError, PolicyStoreError
 from policystore.rllib.api import snapshot
 from policystore.rllib.live.add_remove import add_policy
@@ -128,7 +128,7 @@ def _broadcast_weights(algo: Algorithm) -> None:
             group.foreach_env_runner(functools.partial(_set_weights, state, number))
     wrong = [row for row in check_sync(algo, timeout=_TIMEOUT) if row.status == "bad"]
     if wrong:
-        logging.getLogger("policystore").error(
+        logger.error(
             "after the restore these workers hold other weights than the learners:\n%s",
             "\n".join(f"  {row.worker}: {row.policy}: {row.note}" for row in wrong),
         )
@@ -164,7 +164,7 @@ def _add_missing_modules(algo: Algorithm, path: Any, filesystem: Any) -> None:
     lacking = [pid for pid in saved if pid not in there]
     without = [pid for pid in there if pid not in saved]
     if saved and without:
-        logging.getLogger("policystore").warning(
+        logger.warning(
             "the checkpoint %s has no module %s, so the Algorithm keeps its present weights there",
             text,
             ", ".join(map(repr, without)),

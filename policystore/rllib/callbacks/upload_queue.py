@@ -7,7 +7,6 @@ kept until it is asked for.
 from __future__ import annotations
 
 import atexit
-import logging
 import random
 import threading
 import time
@@ -15,7 +14,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from policystore._util.log import warn
+from policystore._util.log import logger
 from policystore.errors import PolicyStoreError, StorageError
 from policystore.format.records import Version
 from policystore.rllib.callbacks.upload_history import Copy, PolicyUploads, read_back
@@ -212,7 +211,7 @@ class Uploader:
                     uploads.error = str(error)
                     if last:
                         self._lose(uploads, f"{copy}: {error}")
-                warn(
+                logger.warning(
                     "publish of %s in %s failed (%d of %d tries)%s: %s", copy, self._store.url,
                     attempt, _TRIES, "" if last else f", again in {pause:.1f} s", error,
                 )  # fmt: skip
@@ -312,7 +311,7 @@ class Uploader:
     def say_at_exit(self) -> None:
         """Log the copies that are lost as Python ends; no caller is left to raise to."""
         if self._deadline is None and (count := self.waiting()):
-            logging.getLogger("policystore").error(
+            logger.error(
                 "%d copies of policies were not pushed: the process ends, and algorithm.stop(), "
                 "which waits for them, was not called",
                 count,

@@ -9,7 +9,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
-from policystore._util.log import warn
+from policystore._util.log import logger
 from policystore.digest import Digest
 from policystore.errors import (
     IntegrityError,
@@ -20,7 +20,7 @@ from policystore.errors import (
     StorageError,
 )
 from policystore.format.records import Version
-from policystore.repository.resolver import RefLike
+from policystore.repository.ref_like import RefLike
 from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker
 from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
 from policystore.rllib.callbacks.results import add_to_result
@@ -133,7 +133,7 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
             snaps = {pid: pulled[digest] for pid, digest in digests.items()}
         except _STORE_ERRORS as error:
             described = error.within(_describe(self._refs, self._store))
-            warn(
+            logger.warning(
                 "%s\nThe Algorithm will not train without these weights, unless it is restored "
                 "from a checkpoint now.",
                 described,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Iterator
 
@@ -15,6 +14,7 @@ from torch.nn.modules.module import (
 )
 from torch.nn.parameter import is_lazy
 
+from policystore._util.log import logger
 from policystore.errors import InvalidInputError, MismatchError, PolicyStoreError
 from policystore.format.spec import Spec
 from policystore.snapshot import Snapshot
@@ -69,7 +69,7 @@ def building(snap: Snapshot) -> Iterator[None]:
     """
     lost = lost_config(snap.spec)
     if lost:
-        logging.getLogger("policystore").warning(
+        logger.warning(
             "%r is rebuilt without %s, which had no form in a snapshot: if its class reads that, "
             "the policy acts in another way than the original",
             snap,

@@ -21,7 +21,6 @@ object store, once for each policy, until the policy gets others or leaves.
 from __future__ import annotations
 
 import functools
-import logging
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,6 +28,7 @@ from typing import Any
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 
+from policystore._util.log import logger
 from policystore.rllib.live.transaction import Payload
 from policystore.rllib.worker_code.replay import catch_up, replay_then_call
 from policystore.rllib.workers.by_value import ship
@@ -279,6 +279,6 @@ def _restarts(actors: list[str]) -> dict[str, int]:
 
 @functools.cache
 def _warn(why: str) -> None:
-    logging.getLogger("policystore").warning(
+    logger.warning(
         "Env runners that restart unnoticed may lack what RLlib restores others with: %s", why
     )

@@ -10,8 +10,8 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.typing import AgentID
 
-from policystore.errors import FormatError, InvalidInputError, NotFoundError
 from policystore._util.messages import brief
+from policystore.errors import FormatError, InvalidInputError, NotFoundError
 from policystore.rllib.common.player_args import observation_mismatch
 from policystore.rllib_schema.env_interface import PIPELINES
 from policystore.snapshot import Snapshot

@@ -1,0 +1,204 @@
+"""Which requests a bucket gets, how many, and how many one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policystore import (
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    PolicyStore,
+    Snapshot,
+    Spec,
+)
+from tests.support.s3_server import Answer, Proxy, Request, client
+from tests.support.s3_stores import (
+    RECORD,
+    open_store,
+    request_lines,
+)
+
+Make = Callable[..., Snapshot]
+
+
+def test_the_requests_of_every_call(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, make_snapshot: Make
+) -> None:
+    """How many, and how many after one another; whoever changes a number here says so."""
+    counts: dict[str, tuple[int, int]] = {}
+    lines: dict[str, list[str]] = {}
+    proxy.quiet = 0.12
+
+    def count(what: str, call: Callable[[], Any]) -> Any:
+        proxy.told()
+        proxy.rounds()
+        result = call()
+        lines[what] = request_lines(proxy, s3_bucket)
+        counts[what] = (len(lines[what]), proxy.rounds())
+        return result
+
+    def other() -> PolicyStore:
+        return open_store(proxy, s3_bucket)
+
+    count("push, new store", lambda: store.push(make_snapshot(0), "a"))
+    version = count("push", lambda: store.push(make_snapshot(1), "a"))
+    count("push, new process", lambda: other().push(make_snapshot(2), "a"))
+    count("push, new name", lambda: store.push(make_snapshot(2), "b"))
+    count("push without a name", lambda: store.push(make_snapshot(3)))
+    large = count("push, large", lambda: store.push(make_snapshot(4, large=True), "a"))
+    count("push, large, again", lambda: store.push(make_snapshot(4, large=True), "a"))
+    count("tag", lambda: store.tag("a@2", "champion"))
+    for number in (1, 3, 1, 2):
+        store.tag(f"a@{number}", "champion")
+    count("pull by digest", lambda: store.pull(version.digest))
+    count("pull by digest, large", lambda: store.pull(large.digest))
+    count("pull by number", lambda: store.pull("a@2"))
+    count("pull by name", lambda: store.pull("b"))
+    count("pull by name, large", lambda: store.pull("a"))
+    count("pull by tag", lambda: store.pull("a@champion"))
+    client(proxy.endpoint).delete_object(Bucket=s3_bucket, Key="p/names/a/@hint")
+    count("pull by name, no hint", lambda: store.pull("a"))
+    count("resolve", lambda: store.resolve("b"))
+    count("names", store.names)
+    for what, each in lines.items():
+        print(f"{what}: {counts[what]}")
+        for line in each:
+            print(f"    {line}")
+    # Sixteen at once open connections of their own, on a busy machine one after another.
+    wide = {what: counts.pop(what)[0] for what in ("tag", "pull by tag", "pull by name, no hint")}
+    assert wide == {"tag": 18, "pull by tag": 19, "pull by name, no hint": 24}
+    assert counts == {
+        "push, new store": (9, 5),
+        "push": (6, 3),
+        "push, new process": (8, 3),
+        "push, new name": (5, 3),
+        "push without a name": (1, 1),
+        "push, large": (9, 5),
+        "push, large, again": (8, 4),
+        "pull by digest": (1, 1),
+        "pull by digest, large": (3, 2),
+        "pull by number": (2, 2),
+        "pull by name": (4, 2),
+        "pull by name, large": (7, 3),
+        "resolve": (3, 2),
+        "names": (1, 1),
+    }
+    # Tensors of less than a MiB are sent again, larger ones are asked for.
+    again_sent = sorted(line for line in lines["push, large, again"] if "objects" in line)
+    assert [line.split()[0] for line in again_sent] == ["HEAD", "PUT", "PUT"]
+
+
+def test_every_get_is_one_ranged_request(
+    store: PolicyStore, proxy: Proxy, make_snapshot: Make
+) -> None:
+    store.push(make_snapshot(large=True), "a")
+    proxy.told()
+    store.pull("a")
+    gets = [request for request in proxy.seen if request.method == "GET"]
+    assert gets
+    assert all("range" in request.headers for request in gets)
+    small = [r.headers["range"] for r in gets if "names/" in r.path]
+    assert set(small) == {"bytes=0-65536"}  # the byte over the limit tells of more
+
+
+def test_more_bytes_than_belong_there_are_not_read(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, make_snapshot: Make
+) -> None:
+    store.push(make_snapshot(), "a")
+    key = f"p/{RECORD}0000000001.json"
+    client(s3_endpoint).put_object(Bucket=s3_bucket, Key=key, Body=b"x" * (8 << 20))
+    sent: list[int] = []
+
+    def measured(request: Request, answer: Answer) -> Answer:
+        sent.append(len(answer.body))
+        return answer
+
+    proxy.after = measured
+    with pytest.raises(FormatError, match=r"8388608 bytes, and at most 65536"):
+        store.pull("a")
+    assert max(sent) <= (64 << 10) + 1
+
+
+def test_a_server_that_ignores_ranges_is_cut_off(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, make_snapshot: Make
+) -> None:
+    store.push(make_snapshot(), "a")
+
+    for headers, said in (
+        ({}, "8388608 bytes"),
+        ({"Transfer-Encoding": "chunked"}, "more than 65536"),
+    ):
+
+        def everything(request: Request, headers: dict[str, str] = headers) -> Answer | None:
+            if request.method == "GET" and "versions" in request.path:
+                return Answer(200, headers, b"x" * (8 << 20))
+            return None
+
+        proxy.before = everything
+        with pytest.raises(FormatError, match=f"{said}.*at most 65536"):
+            store.pull("a")
+
+
+def test_objects_without_bytes(s3_endpoint: str, proxy: Proxy, s3_bucket: str) -> None:
+    client(s3_endpoint).put_object(Bucket=s3_bucket, Key="p/x", Body=b"")
+    backend = open_store(proxy, s3_bucket)._backend
+    assert bytes(backend.get("x")) == bytes(backend.get("x", limit=5)) == b""
+    assert backend.head("x", 10) == b""
+    assert backend.size("x") == 0
+
+
+def test_what_a_console_makes_as_a_folder_is_no_file(
+    s3_endpoint: str, store: PolicyStore, s3_bucket: str, make_snapshot: Make
+) -> None:
+    client(s3_endpoint).put_object(Bucket=s3_bucket, Key="p/", Body=b"")
+    store.push(make_snapshot(), "a")
+    assert store.verify().ok
+
+
+def test_listings_of_more_than_a_page(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str
+) -> None:
+    raw = client(s3_endpoint)
+    with ThreadPoolExecutor(8) as pool:
+        keys = {f"names/n{i:04d}/@versions/0000000001.json" for i in range(1005)}
+        list(pool.map(lambda k: raw.put_object(Bucket=s3_bucket, Key=f"p/{k}", Body=b"x"), keys))
+    assert set(store._backend.keys("names/")) == keys
+    assert len(store.names()) == 1005
+    assert set(store._backend.prefixes("names/", "/")) == {k.partition("@")[0] for k in keys}
+    assert len([line for line in proxy.told() if "list-type" in line]) == 6
+
+
+def test_objects_of_one_mib_are_not_sent_twice_and_damaged_ones_are(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str
+) -> None:
+    snap = Snapshot(weights={"w": np.arange(2 << 20, dtype=np.float32)}, spec=Spec())
+    version = store.push(snap, "a")
+    assert version.objects is not None
+    tensor = next(d for d in version.objects if d != version.digest).hex
+    key = f"p/objects/{tensor[:2]}/{tensor}.safetensors"
+    proxy.told()
+    store.push(snap, "a")
+    assert not [request for request in proxy.seen if len(request.body) >= 1 << 20]
+    raw = client(s3_endpoint)
+    data = bytearray(raw.get_object(Bucket=s3_bucket, Key=key)["Body"].read())
+    data[-1] ^= 1
+    raw.put_object(Bucket=s3_bucket, Key=key, Body=bytes(data))
+    with pytest.raises(IntegrityError):
+        store.pull("a")
+    store.push(snap, "a")
+    assert store.pull("a") == snap
+
+
+def test_what_is_missing_is_not_found(store: PolicyStore, make_snapshot: Make) -> None:
+    store.push(make_snapshot(), "a")
+    with pytest.raises(NotFoundError, match="no key s3://"):
+        store._backend.get("x")
+    with pytest.raises(NotFoundError):
+        store._backend.head("x", 5)
+    assert store._backend.size("x") is None
