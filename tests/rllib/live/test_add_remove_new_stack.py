@@ -25,6 +25,7 @@ from policystore.errors import (
 )
 from policystore.rllib import add_policy, check_sync, remove_policy, snapshot, snapshot_all
 from tests.support.added_modules import NEW, by
+from tests.support.cells import sampled
 
 CELLS: dict[str, dict[str, Any]] = {
     "PPO": {"runners": 2, "evals": 1},
@@ -35,10 +36,17 @@ CELLS: dict[str, dict[str, Any]] = {
     "SAC": {"kind": SACConfig, "runners": 1},
     "DQN": {"kind": DQNConfig},
 }
+ALWAYS = ("PPO", "DQN")
 ASYNCHRONOUS = ("IMPALA", "APPO")
 
 
-@pytest.fixture(scope="module", params=parts.sampled(CELLS, "PPO, no local runner"))
+def only(*cells: str) -> Any:
+    """Return the mark of a test of some of the cells."""
+    always = [cell for cell in cells if cell in ALWAYS]
+    return pytest.mark.parametrize("algo", sampled(cells, *always), indirect=True)
+
+
+@pytest.fixture(scope="module", params=sampled(CELLS, *ALWAYS))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     with parts.built(join.configured(**CELLS[request.param])) as made:
         # As in real training: updates behind it, and samples under way.
@@ -158,7 +166,7 @@ def trainers(algo: Any) -> dict[str, Any]:
     return {name: join.on(algo, name, join.trainer_of, NEW) for name in learners}
 
 
-@pytest.mark.parametrize("algo", ["APPO", "SAC", "DQN"], indirect=True)
+@only("APPO", "SAC", "DQN")
 def test_target_networks_that_a_snapshot_lacks(algo: Any) -> None:
     """They are copies of their networks, and no random ones."""
     full = join.pretrained(algo, 3.0)
@@ -175,7 +183,7 @@ def test_target_networks_that_a_snapshot_lacks(algo: Any) -> None:
     join.goes_on(algo)
 
 
-@pytest.mark.parametrize("algo", ["PPO"], indirect=True)
+@only("PPO")
 def test_what_acts_is_enough_for_a_frozen_one(algo: Any) -> None:
     full = join.pretrained(algo, 3.0)
     snap = join.without(full, *(set(full.weights) - parts.acting(full)))
@@ -192,7 +200,7 @@ def test_what_acts_is_enough_for_a_frozen_one(algo: Any) -> None:
     remove_policy(algo, NEW, policy_mapping_fn=by())
 
 
-@pytest.mark.parametrize("algo", ["PPO"], indirect=True)
+@only("PPO")
 def test_a_class_of_the_user(algo: Any) -> None:
     snap = join.pretrained(algo, 3.0, cls=join.OfTheUser)
     before = join.everything(algo)
@@ -207,7 +215,7 @@ def test_a_class_of_the_user(algo: Any) -> None:
     remove_policy(algo, NEW, policy_mapping_fn=by())
 
 
-@pytest.mark.parametrize("algo", ["PPO"], indirect=True)
+@only("PPO")
 def test_target_networks_that_the_learner_does_not_make(algo: Any) -> None:
     """An opponent that APPO trained, in PPO, with all it has."""
     snap = join.pretrained(algo, 3.0, cls=DefaultAPPOTorchRLModule)
@@ -268,7 +276,7 @@ FAULTS: dict[str, tuple[str, str, str, str, bool]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("algo", ["PPO", "PPO, two learners", "IMPALA", "SAC"], indirect=True)
+@only("PPO", "PPO, two learners", "IMPALA", "SAC")
 def test_all_or_nothing(algo: Any) -> None:
     """One of them fails: everyone is as before, training goes on, and then it works."""
     asynchronous = type(algo).__name__ in ASYNCHRONOUS
@@ -312,7 +320,7 @@ def test_all_or_nothing(algo: Any) -> None:
     join.goes_on(algo)
 
 
-@pytest.mark.parametrize("algo", ["PPO"], indirect=True)
+@only("PPO")
 def test_an_id_that_one_runner_has(algo: Any) -> None:
     join.on(algo, "train 2", join.smuggle, NEW)
     before = join.everything(algo)
@@ -326,7 +334,7 @@ def test_an_id_that_one_runner_has(algo: Any) -> None:
 # Refusals ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algo", ["PPO, two learners"], indirect=True)
+@only("PPO, two learners")
 def test_several_learners_train_one_only(algo: Any) -> None:
     """They may list two in different orders, and would abort then."""
     snap = join.pretrained(algo, 3.0)
@@ -336,7 +344,7 @@ def test_several_learners_train_one_only(algo: Any) -> None:
     join.goes_on(algo)
 
 
-@pytest.mark.parametrize("algo", ["APPO"], indirect=True)
+@only("APPO")
 def test_what_a_learner_cannot_train(algo: Any) -> None:
     """APPO needs target networks, and PPO's modules have none; to play one is fine."""
     snap = join.pretrained(algo, 3.0, cls=DefaultPPOTorchRLModule)
@@ -349,7 +357,7 @@ def test_what_a_learner_cannot_train(algo: Any) -> None:
     join.goes_on(algo)
 
 
-@pytest.mark.parametrize("algo", ["APPO", "SAC", "DQN"], indirect=True)
+@only("APPO", "SAC", "DQN")
 def test_setups_that_rllib_could_not_go_on_with(algo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     field, number, words = {
         "APPO": ("num_aggregator_actors_per_learner", 1, "aggregator actors"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +22,18 @@ from policystore.rllib import snapshot
 from policystore.rllib.live.add_remove import add_policy, remove_policy
 from tests.support.added_policies import first, instead, made
 
+pytestmark = pytest.mark.xdist_group("crowd")  # shared with the tests of what comes and goes
 NEW = "newcomer"
-
-
-@pytest.fixture(scope="module")
-def pair(ray_session: None) -> Iterator[Any]:
-    """Two agents, two workers that train and one that evaluates."""
-    with parts.built(parts.configured(runners=2, evals=1)) as algo:
-        algo.train()
-        parts.even_out(algo)
-        yield algo
-
-
-@pytest.fixture(scope="module")
-def lone(ray_session: None) -> Iterator[Any]:
-    """Without any remote worker."""
-    with parts.built(parts.configured()) as algo:
-        algo.train()
-        yield algo
 
 
 # Someone does not take part ----------------------------------------------------------------------
 
 
-def test_one_that_refuses_undoes_it_for_all(pair: Any) -> None:
-    before, held = parts.ask(pair, parts.functions), parts.prints(pair)
+def test_one_that_refuses_undoes_it_for_all(crowd: Any) -> None:
+    before, held = parts.ask(crowd, parts.functions), parts.prints(crowd)
     with pytest.raises(SyncError, match="takes no such policy") as caught:
         add_policy(
-            pair,
+            crowd,
             "refused",
             made("wide", 23),
             policy_mapping_fn=instead("wide", "refused"),
@@ -58,43 +41,45 @@ def test_one_that_refuses_undoes_it_for_all(pair: Any) -> None:
         )
     assert caught.value.report is not None
     assert caught.value.report.ok
-    parts.assert_gone(pair, "refused")
-    assert (parts.ask(pair, parts.functions), parts.prints(pair)) == (before, held)
-    assert "p_box" in parts.learned(pair.train())
-    assert parts.healthy(pair)
+    parts.assert_gone(crowd, "refused")
+    assert (parts.ask(crowd, parts.functions), parts.prints(crowd)) == (before, held)
+    assert "p_box" in parts.learned(crowd.train())
+    assert parts.healthy(crowd)
 
 
-def test_one_that_is_late_undoes_it_for_all(pair: Any, tmp_path: Path) -> None:
+def test_one_that_is_late_undoes_it_for_all(crowd: Any, tmp_path: Path) -> None:
     """What it is sent too late it takes back once it comes to that."""
-    before, flag = parts.ask(pair, parts.functions), tmp_path / "flag"
+    before, flag = parts.ask(crowd, parts.functions), tmp_path / "flag"
     pid = "late@" + str(flag).replace("/", "!")
     with pytest.raises(SyncError, match="no answer in time") as caught:
-        add_policy(pair, pid, made("wide", 24), policy_mapping_fn=instead("wide", pid), timeout=5.0)
+        add_policy(
+            crowd, pid, made("wide", 24), policy_mapping_fn=instead("wide", pid), timeout=5.0
+        )
     assert caught.value.report is not None
     assert "train 2" in {row.worker for row in caught.value.report.bad}
     flag.touch()
-    parts.assert_gone(pair, pid)
-    assert parts.ask(pair, parts.functions) == before
-    assert "p_box" in parts.learned(pair.train())
+    parts.assert_gone(crowd, pid)
+    assert parts.ask(crowd, parts.functions) == before
+    assert "p_box" in parts.learned(crowd.train())
 
 
-def test_one_that_does_not_let_go_keeps_it_for_all(pair: Any) -> None:
+def test_one_that_does_not_let_go_keeps_it_for_all(crowd: Any) -> None:
     snap = made("wide", 25)
-    add_policy(pair, NEW, snap, policy_mapping_fn=instead("wide", NEW))
-    parts.until(lambda: pair.train() and all(parts.at_play(pair, NEW)), "it plays")
-    before, held = parts.ask(pair, parts.functions), parts.prints(pair)
-    parts.ask(pair, parts.set_broken, 2, True)
+    add_policy(crowd, NEW, snap, policy_mapping_fn=instead("wide", NEW))
+    parts.until(lambda: crowd.train() and all(parts.at_play(crowd, NEW)), "it plays")
+    before, held = parts.ask(crowd, parts.functions), parts.prints(crowd)
+    parts.ask(crowd, parts.set_broken, 2, True)
     with pytest.raises(SyncError, match="does not start anew") as caught:
-        remove_policy(pair, NEW, policy_mapping_fn=first)
-    parts.ask(pair, parts.set_broken, 2, False)
+        remove_policy(crowd, NEW, policy_mapping_fn=first)
+    parts.ask(crowd, parts.set_broken, 2, False)
     assert caught.value.report is not None
     assert caught.value.report.ok
-    assert (parts.ask(pair, parts.functions), parts.prints(pair)) == (before, held)
-    pair.train()
-    parts.assert_held(pair, {NEW: snap})
-    remove_policy(pair, NEW, policy_mapping_fn=first)
-    parts.assert_gone(pair, NEW)
-    assert "p_box" in parts.learned(pair.train())
+    assert (parts.ask(crowd, parts.functions), parts.prints(crowd)) == (before, held)
+    crowd.train()
+    parts.assert_held(crowd, {NEW: snap})
+    remove_policy(crowd, NEW, policy_mapping_fn=first)
+    parts.assert_gone(crowd, NEW)
+    assert "p_box" in parts.learned(crowd.train())
 
 
 # Refusals ----------------------------------------------------------------------------------------
@@ -214,10 +199,10 @@ def test_algorithms_that_would_fail_later(
         parts.assert_gone(algo, NEW)
 
 
-def test_what_cannot_go(pair: Any) -> None:
+def test_what_cannot_go(crowd: Any) -> None:
     snap = made("wide", 30)
-    add_policy(pair, NEW, snap, policy_mapping_fn=instead("wide", NEW), policies_to_train=[NEW])
-    before, held = parts.ask(pair, parts.functions), parts.prints(pair)
+    add_policy(crowd, NEW, snap, policy_mapping_fn=instead("wide", NEW), policies_to_train=[NEW])
+    before, held = parts.ask(crowd, parts.functions), parts.prints(crowd)
     for kind, message, pid, options in (
         (NotFoundError, "has no policy 'nobody'", "nobody", {}),
         (InvalidInputError, "Algorithm's config", "p_wide", {}),
@@ -237,8 +222,8 @@ def test_what_cannot_go(pair: Any) -> None:
         (InvalidInputError, "only one in training", NEW, {"policy_mapping_fn": first}),
     ):
         with pytest.raises(kind, match=message):
-            remove_policy(pair, pid, **options)
-    assert (parts.ask(pair, parts.functions), parts.prints(pair)) == (before, held)
-    pair.train()
-    remove_policy(pair, NEW, policy_mapping_fn=first, policies_to_train=["p_box"])
-    parts.assert_gone(pair, NEW)
+            remove_policy(crowd, pid, **options)
+    assert (parts.ask(crowd, parts.functions), parts.prints(crowd)) == (before, held)
+    crowd.train()
+    remove_policy(crowd, NEW, policy_mapping_fn=first, policies_to_train=["p_box"])
+    parts.assert_gone(crowd, NEW)
