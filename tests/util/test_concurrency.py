@@ -137,8 +137,10 @@ def test_without_threads_the_caller_does_it_all(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_an_interrupt_ends_what_is_under_way_and_comes_out() -> None:
     program = """
-        import time
+        import signal, time
         from policystore._util.concurrency import in_parallel, raise_if_cancelled
+        # A shell lets what it starts in the background ignore interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         done = []
         def call(index):
             if index == 0:

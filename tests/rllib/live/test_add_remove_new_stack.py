@@ -96,30 +96,46 @@ def test_a_frozen_one_comes_and_goes(algo: Any) -> None:
     assert join.frozen(algo) == frozen
 
 
-def test_a_trained_one_comes_and_goes(algo: Any) -> None:
+@pytest.fixture
+def trained(algo: Any) -> Iterator[tuple[Any, Snapshot, list[str]]]:
+    """An Algorithm that trains a new module, its snapshot, and the ids of all that are trained."""
     two = algo.config.num_learners == 2
     ids = [NEW] if two else ["main", NEW]
     snap = join.pretrained(algo, 5.0, agent="a" if two else "b")
-    names = by(a=NEW) if two else by(b=NEW)
     to_train: Any = ids
     if type(algo).__name__ in ("PPO", "SAC", "IMPALA") and algo.env_runner is not None:
         to_train = lambda mid, *_: mid in ids  # noqa: E731
-    report = add_policy(algo, NEW, snap, policy_mapping_fn=names, policies_to_train=to_train)
+    report = add_policy(
+        algo,
+        NEW,
+        snap,
+        policy_mapping_fn=by(a=NEW) if two else by(b=NEW),
+        policies_to_train=to_train,
+    )
     parts.assert_proven(report, algo, {NEW: snap})
     join.assert_joined(algo, NEW, snap)
+    yield algo, snap, ids
+    if NEW in algo.config.policies:
+        remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
+
+
+def test_a_trained_one_learns_all_of_it_and_workers_follow(
+    trained: tuple[Any, Snapshot, list[str]],
+) -> None:
+    algo, snap, ids = trained
     alphas = trainers(algo)
     parts.ask(algo, join.forget)
-    until_acts(algo, ("a" if two else "b", NEW))
+    until_acts(algo, ("a" if ids == [NEW] else "b", NEW))
     join.goes_on(algo, ids)
     # All of it: not only what a wrong optimizer happens to hold.
     matrices = [n for n in snap.weights if n.endswith(".weight") and not join.is_target(n)]
 
-    def trained() -> bool:
+    def moved() -> bool:
         algo.train()
         now = join.at_rest(algo, NEW)
         return all((now[name] != snap.weights[name]).any() for name in matrices)
 
-    parts.until(trained, "every matrix of it moved")
+    parts.until(moved, "every matrix of it moved")
     for name, each in trainers(algo).items():
         assert each["all its own"], name
         assert each["steps"] >= 3, name
@@ -139,6 +155,12 @@ def test_a_trained_one_comes_and_goes(algo: Any) -> None:
 
     parts.until(followed, "samples with what it has learned")
 
+
+def test_a_trained_one_goes_once_no_agent_is_mapped_to_it(
+    trained: tuple[Any, Snapshot, list[str]],
+) -> None:
+    algo, _, ids = trained
+    join.goes_on(algo, ids)
     with pytest.raises(Exception, match="names 'newcomer'"):
         remove_policy(algo, NEW, policies_to_train=["main"])
     report = remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
@@ -147,7 +169,13 @@ def test_a_trained_one_comes_and_goes(algo: Any) -> None:
     join.goes_on(algo)
     assert algo.config.policies_to_train == ["main"]
 
-    # The same id again, for something else.
+
+def test_an_id_that_was_removed_serves_another_policy(
+    trained: tuple[Any, Snapshot, list[str]],
+) -> None:
+    algo, _, ids = trained
+    join.goes_on(algo, ids)
+    remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
     again = join.pretrained(algo, -7.0)
     report = add_policy(algo, NEW, again, policy_mapping_fn=by(c=NEW))
     parts.assert_proven(report, algo, {NEW: again})
@@ -276,46 +304,54 @@ FAULTS: dict[str, tuple[str, str, str, str, bool]] = {
 }  # fmt: skip
 
 
-@only("PPO", "PPO, two learners", "IMPALA", "SAC")
-def test_all_or_nothing(algo: Any) -> None:
-    """One of them fails: everyone is as before, training goes on, and then it works."""
-    asynchronous = type(algo).__name__ in ASYNCHRONOUS
-    names = list(parts.workers(algo))
-    victims = {"learner": [n for n in names if "learner" in n][-1], "runner": names[-1]}
+FAULTY = [
+    pytest.param(cell, fault, marks=() if cell in ALWAYS else pytest.mark.long)
+    for cell in ("PPO", "PPO, two learners", "IMPALA", "SAC")
+    for fault in FAULTS
+    # The other learner would wait for this one, in torch's DistributedDataParallel.
+    if (cell, fault) != ("PPO, two learners", "added half-way by a learner")
+]
+
+
+@pytest.mark.parametrize(("algo", "fault"), FAULTY, indirect=["algo"], scope="module")
+def test_what_fails_on_one_is_undone_on_all(algo: Any, fault: str) -> None:
+    """Everyone is as before, training goes on, and then it works."""
+    how, who, where, method, after = FAULTS[fault]
     two = algo.config.num_learners == 2
+    names = list(parts.workers(algo))
+    victim = [n for n in names if "learner" in n][-1] if who == "learner" else names[-1]
     snap = join.pretrained(algo, 3.0)
-    to_train = None if two else ["main", NEW]
-    trained = ["main"] if two else ["main", NEW]
-    there = ["main"]
-    for what, (how, who, where, method, after) in FAULTS.items():
-        if two and who == "learner" and not after:
-            continue  # the others would wait for it, in torch's DistributedDataParallel
-        if how == "remove" and NEW not in algo.config.policies:
-            add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW), policies_to_train=to_train)
-            there = trained
-            join.goes_on(algo, there)
-        before = join.everything(algo)
-        with (
-            join.planted(algo, victims[who], where, method, after=after),
-            pytest.raises(SyncError, match="planted") as caught,
-        ):
-            if how == "add":
-                add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW), policies_to_train=to_train)
-            else:
-                remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
-        assert f"{victims[who]}: RuntimeError: planted" in str(caught.value)
-        now = join.everything(algo)
-        if asynchronous:
-            before, now = join.less_what_moves(before), join.less_what_moves(now)
-        assert not join.differing(before, now), what
-        report: Any = caught.value.report
-        assert {row.policy for row in report} == set(before["driver"]["policies"])
-        if not asynchronous:
-            assert report.rows == check_sync(algo).rows
-        parts.ask(algo, join.forget)
-        join.goes_on(algo, there)
-        assert (("c", NEW) in join.acting_now(algo)) == (how == "remove")
-    remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
+    adding: Any = {"policy_mapping_fn": by(c=NEW)}
+    adding["policies_to_train"] = None if two else ["main", NEW]
+    removing: Any = {"policy_mapping_fn": by(), "policies_to_train": ["main"]}
+    trained = ["main"]
+    if how == "remove":
+        add_policy(algo, NEW, snap, **adding)
+        trained = ["main"] if two else ["main", NEW]
+        join.goes_on(algo, trained)
+    before = join.everything(algo)
+    with (
+        join.planted(algo, victim, where, method, after=after),
+        pytest.raises(SyncError, match=f"{victim}: RuntimeError: planted") as caught,
+    ):
+        if how == "add":
+            add_policy(algo, NEW, snap, **adding)
+        else:
+            remove_policy(algo, NEW, **removing)
+    now = join.everything(algo)
+    report: Any = caught.value.report
+    assert {row.policy for row in report} == set(before["driver"]["policies"])
+    if type(algo).__name__ in ASYNCHRONOUS:
+        assert not join.differing(join.less_what_moves(before), join.less_what_moves(now))
+    else:
+        assert not join.differing(before, now)
+        assert report.rows == check_sync(algo).rows
+    parts.ask(algo, join.forget)
+    join.goes_on(algo, trained)
+    assert (("c", NEW) in join.acting_now(algo)) == (how == "remove")
+    if how == "add":
+        add_policy(algo, NEW, snap, **adding)
+    remove_policy(algo, NEW, **removing)
     join.assert_gone(algo, NEW)
     join.goes_on(algo)
 
