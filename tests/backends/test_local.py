@@ -238,11 +238,12 @@ def test_a_folder_that_may_only_be_read(tmp_path: Path, make_snapshot: Make) -> 
         if folder.stat().st_mode & 0o005 == 0o005:
             break
         os.chmod(folder, 0o755)
-    root = tmp_path / "s"
+    shelf = tmp_path / "shelf"
+    root = shelf / "s"
     PolicyStore(root).push(make_snapshot(large=True), "a")
-    for path in [root, *root.rglob("*")]:
-        if path.is_dir():
-            path.chmod(0o555)
+    folders = [path for path in [shelf, *shelf.rglob("*")] if path.is_dir()]
+    for folder in folders:
+        folder.chmod(0o555)
     before = tree(root)
     program = """
     from policystore import PolicyStore, ReadOnlyError, Snapshot
@@ -260,9 +261,8 @@ def test_a_folder_that_may_only_be_read(tmp_path: Path, make_snapshot: Make) -> 
     try:
         assert as_nobody(program, str(root)).split() == ["refused"] * 3
     finally:
-        for path in [root, *root.rglob("*")]:
-            if path.is_dir():
-                path.chmod(0o755)
+        for folder in folders:
+            folder.chmod(0o755)
     assert tree(root) == before
 
 
