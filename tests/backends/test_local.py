@@ -36,12 +36,20 @@ def tree(root: Path) -> dict[str, bytes]:
 def as_nobody(program: str, *args: str) -> str:
     """Run a program as a user without rights: the test's own, or nobody where that is root."""
     drop = "import os\nif os.getuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
-    # Imported before the rights are dropped: the interpreter may live in a private folder.
-    code = (
-        "import concurrent.futures.thread, numpy, policystore, sys\n"
-        + drop
-        + textwrap.dedent(program)
-    )
+    # Imported, and used once, before the rights are dropped: the interpreter and the checkout may
+    # be in private folders, and some imports are made by calls.
+    before = """
+    import sys, tempfile
+    import numpy as np
+    import policystore
+    with tempfile.TemporaryDirectory() as folder:
+        store = policystore.PolicyStore(folder)
+        store.push(policystore.Snapshot(weights={"w": np.ones(1)}), "a")
+        store.tag("a", "t")
+        store.pull("a@t")
+        store.verify()
+    """
+    code = textwrap.dedent(before) + drop + textwrap.dedent(program)
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -92,11 +100,12 @@ def test_a_folder_that_may_only_be_read(tmp_path: Path, make_snapshot: Make) -> 
         if folder.stat().st_mode & 0o005 == 0o005:
             break
         os.chmod(folder, 0o755)
-    root = tmp_path / "s"
+    shelf = tmp_path / "shelf"
+    root = shelf / "s"
     PolicyStore(root).push(make_snapshot(large=True), "a")
-    for path in [root, *root.rglob("*")]:
-        if path.is_dir():
-            path.chmod(0o555)
+    folders = [path for path in [shelf, *shelf.rglob("*")] if path.is_dir()]
+    for folder in folders:
+        folder.chmod(0o555)
     before = tree(root)
     program = """
     from policystore import PolicyStore, ReadOnlyError, Snapshot
@@ -114,9 +123,8 @@ def test_a_folder_that_may_only_be_read(tmp_path: Path, make_snapshot: Make) -> 
     try:
         assert as_nobody(program, str(root)).split() == ["refused"] * 3
     finally:
-        for path in [root, *root.rglob("*")]:
-            if path.is_dir():
-                path.chmod(0o755)
+        for folder in folders:
+            folder.chmod(0o755)
     assert tree(root) == before
 
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pytest
 import ray
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -310,11 +309,6 @@ def configured(
     config.training(**training)
     torch.set_num_threads(1)
     return config
-
-
-def sampled(cells: Iterable[str], *long: str) -> list[Any]:
-    """Cells as parameters of a fixture; the long ones run with ``-m "long or not long"`` only."""
-    return [pytest.param(cell, marks=pytest.mark.long) if cell in long else cell for cell in cells]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The matrix of the new stack: what is trained and kept, one cell each.
 
-``make(name, folder)`` runs in the parent process, leaves ``<name>.safetensors`` and
+``make`` runs in the parent process, and leaves for each ``<name>.safetensors`` and
 ``<name>.expected`` behind; ``new_stack_replay.py`` rebuilds all of them in one fresh process.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -515,8 +515,8 @@ MULTI_AGENT = {"multi-agent": ["multi-agent-0", "multi-agent-1", "multi-agent-bo
 ALL = [*ONLINE, *OFFLINE, *MODULES, *(cell for cells in MULTI_AGENT.values() for cell in cells)]
 
 
-def make_all(folder: Path) -> dict[str, str]:
-    """Make every cell; gives what went wrong, by cell."""
+def make(wanted: Collection[str], folder: Path) -> dict[str, str]:
+    """Make the wanted cells; gives what went wrong, by cell."""
     makers = (
         (ONLINE, make_online),
         (OFFLINE, make_offline),
@@ -524,15 +524,16 @@ def make_all(folder: Path) -> dict[str, str]:
         (MULTI_AGENT, make_multi_agent),
     )
     failed: dict[str, str] = {}
-    for cells, make in makers:
+    for cells, maker in makers:
         for name in cells:
-            failed |= _attempt(make, name, folder)
+            if not set(MULTI_AGENT.get(name, [name])).isdisjoint(wanted):
+                failed |= _attempt(maker, name, folder)
     return failed
 
 
-def _attempt(make: Callable[[str, Path], None], name: str, folder: Path) -> dict[str, str]:
+def _attempt(maker: Callable[[str, Path], None], name: str, folder: Path) -> dict[str, str]:
     try:
-        make(name, folder)
+        maker(name, folder)
     except Exception as error:  # Reported by the test of that cell.
         why = f"{type(error).__name__}: {error}"
         return dict.fromkeys(MULTI_AGENT.get(name, [name]), why)

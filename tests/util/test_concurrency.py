@@ -137,8 +137,10 @@ def test_without_threads_the_caller_does_it_all(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_an_interrupt_ends_what_is_under_way_and_comes_out() -> None:
     program = """
-        import time
+        import signal, time
         from policystore._util.concurrency import in_parallel, raise_if_cancelled
+        # A shell lets what it starts in the background ignore interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         done = []
         def call(index):
             if index == 0:
@@ -152,14 +154,16 @@ def test_an_interrupt_ends_what_is_under_way_and_comes_out() -> None:
         except KeyboardInterrupt:
             print("interrupted", len(done), flush=True)
         """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "under way\n"
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert out == "interrupted 0\n"
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "under way\n"
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=60)
+            assert out == "interrupted 0\n"
+        finally:
+            process.kill()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

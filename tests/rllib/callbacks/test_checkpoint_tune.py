@@ -11,6 +11,7 @@ from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
 from policystore.checkpoints import inspect_checkpoint, list_checkpoints, read_checkpoint
 
+pytestmark = pytest.mark.long
 METRIC = "env_runners/episode_return_mean"
 
 

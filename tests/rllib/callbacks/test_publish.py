@@ -25,6 +25,7 @@ from policystore import (
 from policystore.rllib import publish, snapshot_all, warm_start
 from policystore.rllib.callbacks import publish as publishing
 from policystore.rllib.callbacks import upload_queue
+from tests.support.cells import sampled
 
 BY_POLICY = {"new": "module_episode_returns_mean", "old": "policy_reward_mean"}
 STACKS = pytest.mark.parametrize("stack", ["new", "old"])
@@ -76,7 +77,7 @@ def until(algo: Any, condition: Any) -> Any:
 
 
 @STACKS
-@pytest.mark.parametrize("runners", [0, 1])
+@pytest.mark.parametrize("runners", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_what_is_pushed_is_what_was_held(
     own: Any, store: PolicyStore, runners: int, stack: str
 ) -> None:
@@ -295,7 +296,7 @@ def test_what_is_no_store(own: Any, tmp_path: Path) -> None:
 # Tune --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stack", ["new", pytest.param("old", marks=pytest.mark.long)])
+@pytest.mark.parametrize("stack", sampled(["new", "old"], "new"))
 def test_a_trial_that_crashes_pushes_nothing_twice(
     own: Any, store: PolicyStore, tmp_path: Path
 ) -> None:
@@ -325,6 +326,7 @@ def test_a_trial_that_crashes_pushes_nothing_twice(
     assert str(store.log("duo/main")[-shown["pushed"]].digest) == shown["digest"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"])
 def test_a_trial_that_begins_anew_pushes_nothing_twice(
     own: Any, store: PolicyStore, tmp_path: Path
@@ -354,6 +356,7 @@ def test_trials_keep_their_own_names() -> None:
     assert publishing._in_a_name("PPO_Duo_79fa0_00000") == "PPO_Duo_79fa0_00000"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"])
 def test_a_trial_says_why_it_failed(own: Any, store: PolicyStore, tmp_path: Path) -> None:
     config = own.configured().callbacks(publish(store, {"nobody": "duo/main"}))

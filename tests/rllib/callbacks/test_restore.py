@@ -21,9 +21,10 @@ from policystore.rllib import add_policy, check_sync, load_into, snapshot, snaps
 from policystore.rllib.callbacks.factory import CallbackFactory
 from policystore.rllib.callbacks.restore import restore_added_policies
 from policystore.rllib.callbacks.warm_start import warm_start
+from tests.support.cells import sampled
 
 other = parts.new_stack_algorithms.other
-STACKS = pytest.mark.parametrize("stack", ["new", "old"], scope="module")
+STACKS = pytest.mark.parametrize("stack", sampled(["new", "old"], "new"), scope="module")
 
 
 def third(agent: str, *_: Any, **__: Any) -> str:
@@ -40,7 +41,7 @@ class Life:
         with self.own.built(self.own.configured()) as algo:
             snap = snapshot(algo, "foe")
         self.store.push(other(snap, 3.0), "duo/foe")
-        with self.own.built(self.config()) as algo:
+        with self.own.built(self.config(workers=False)) as algo:
             add_policy(
                 algo,
                 "third",
@@ -55,8 +56,9 @@ class Life:
             self.held = snapshot_all(algo)
             self.moments = moments(algo) if stack == "new" else None
 
-    def config(self) -> Any:
-        config = self.own.configured(runners=1, evals=1)
+    def config(self, *, workers: bool = True) -> Any:
+        """Return the config that it began with; ``workers`` says whether there are remote ones."""
+        config = self.own.configured(runners=1, evals=1) if workers else self.own.configured()
         return config.callbacks(warm_start(self.store, {"foe": "duo/foe"}))
 
 
@@ -138,10 +140,12 @@ def test_who_restarts_gets_what_was_restored(life: Life, restored: Any) -> None:
 
 
 @STACKS
-def test_a_checkpoint_needs_its_store_no_more(life: Life, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runners", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_checkpoint_needs_its_store_no_more(life: Life, tmp_path: Path, runners: int) -> None:
     away = PolicyStore(tmp_path / "away")
     away.push(life.held["foe"], "duo/foe")
-    config = life.own.configured(runners=1).callbacks(warm_start(away, {"foe": "duo/foe"}))
+    config = life.own.configured(runners=runners)
+    config.callbacks(warm_start(away, {"foe": "duo/foe"}))
     with life.own.built(config) as algo:
         algo.train()
         algo.save(str(tmp_path / "checkpoint"))
@@ -178,6 +182,7 @@ class Adds(RLlibCallback):
         result["third"] = str(snapshot(algorithm, "third").weights_digest)
 
 
+@pytest.mark.long
 @STACKS
 def test_a_trial_that_crashed_has_it_again(life: Life, tmp_path: Path) -> None:
     """In Tune, which restores into the config that the trial began with."""
@@ -196,8 +201,9 @@ def test_a_trial_that_crashed_has_it_again(life: Life, tmp_path: Path) -> None:
     assert len(set(result.metrics_dataframe["third"])) == 1  # not trained, and never another
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"], scope="module")
-@pytest.mark.parametrize("scheme", [pytest.param("", marks=pytest.mark.long), "file://"])
+@pytest.mark.parametrize("scheme", ["", "file://"])
 def test_runners_that_rllib_does_not_reach(life: Life, tmp_path: Path, scheme: str) -> None:
     """Busy ones, as they are just after they were made; and those with newer numbers."""
     path = str(tmp_path / "checkpoint")
@@ -252,7 +258,7 @@ def test_what_cannot_come_back_is_named(life: Life, tmp_path: Path, monkeypatch:
     shutil.copytree(life.folder, copy)
     made_of = copy / "learner_group" / "learner" / "rl_module" / "third"
     (made_of / "class_and_ctor_args.pkl").write_bytes(b"\x80\x04cnowhere\nNothing\n.")
-    with life.own.built(life.config()) as algo:
+    with life.own.built(life.config(workers=False)) as algo:
         was: dict[str, Snapshot] = snapshot_all(algo)
         with pytest.raises(MismatchError, match="could not be added: 'third' .*nowhere"):
             algo.restore(str(copy))

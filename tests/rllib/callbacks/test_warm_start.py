@@ -24,9 +24,12 @@ from policystore import (
 )
 from policystore.rllib import check_sync, snapshot, snapshot_all
 from policystore.rllib.callbacks.warm_start import warm_start
+from tests.support.cells import sampled
 
 other = parts.new_stack_algorithms.other
 STACKS = pytest.mark.parametrize("stack", ["new", "old"], scope="module")
+NEW = pytest.mark.parametrize("stack", sampled(["new", "old"], "new"), scope="module")
+OLD = pytest.mark.parametrize("stack", sampled(["new", "old"], "old"), scope="module")
 
 
 class Pushed:
@@ -56,7 +59,7 @@ def foe_is_main(agent: str, *_: Any, **__: Any) -> str:
     return "main"
 
 
-@STACKS
+@NEW
 def test_load_one_of_n_agents_and_keep_using_tune(pushed: Pushed, tmp_path: Path) -> None:
     """Of a trained pair one is taken, the other begins anew; and it is all Tune's."""
     pages = tmp_path / "diary"
@@ -76,7 +79,7 @@ def test_load_one_of_n_agents_and_keep_using_tune(pushed: Pushed, tmp_path: Path
         assert not parts.within(prints["foe"], wanted["foe"])
 
 
-@STACKS
+@OLD
 def test_my_new_policy_mapping_fn_is_overwritten_by_the_one_in_the_checkpoint(
     pushed: Pushed, tmp_path: Path
 ) -> None:
@@ -97,6 +100,7 @@ def mapping_of(worker: Any) -> Any:
     return worker.config.policy_mapping_fn
 
 
+@pytest.mark.long
 @STACKS
 def test_a_restored_c_new_with_another_observation_space(pushed: Pushed, tmp_path: Path) -> None:
     """``main`` comes from a store of another environment; ``c`` sees something else, and is new."""
@@ -238,6 +242,7 @@ def test_a_snapshot_that_does_not_fit(pushed: Pushed) -> None:
     assert list(again.wrong) == [name]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"], scope="module")
 def test_a_trial_says_why_it_failed(pushed: Pushed, tmp_path: Path) -> None:
     """In Tune as well, and before any sample: a misfit, and a store that is gone by then."""

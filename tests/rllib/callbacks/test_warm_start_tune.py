@@ -21,14 +21,8 @@ CELLS = {
 }
 
 
-# Each stack, each way to start, no and some runners, a crash and a pause are in the quick ones, too.
-LONG = ("new, tune.run, two runners, a pause",)
-
-
-@pytest.mark.parametrize(
-    "cell",
-    [pytest.param(cell, marks=[pytest.mark.long] if cell in LONG else []) for cell in CELLS],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("cell", CELLS)
 def test_trials(cell: str, ray_session: None, tmp_path: Path) -> None:
     """Two trials at once begin with what was pushed, and go on with what they learned."""
     stack, by, runners, interruption = CELLS[cell]

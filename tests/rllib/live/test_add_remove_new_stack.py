@@ -25,6 +25,7 @@ from policystore.errors import (
 )
 from policystore.rllib import add_policy, check_sync, remove_policy, snapshot, snapshot_all
 from tests.support.added_modules import NEW, by
+from tests.support.cells import sampled
 
 CELLS: dict[str, dict[str, Any]] = {
     "PPO": {"runners": 2, "evals": 1},
@@ -35,10 +36,17 @@ CELLS: dict[str, dict[str, Any]] = {
     "SAC": {"kind": SACConfig, "runners": 1},
     "DQN": {"kind": DQNConfig},
 }
+ALWAYS = ("PPO", "DQN")
 ASYNCHRONOUS = ("IMPALA", "APPO")
 
 
-@pytest.fixture(scope="module", params=parts.sampled(CELLS, "PPO, no local runner"))
+def only(*cells: str) -> Any:
+    """Return the mark of a test of some of the cells."""
+    always = [cell for cell in cells if cell in ALWAYS]
+    return pytest.mark.parametrize("algo", sampled(cells, *always), indirect=True)
+
+
+@pytest.fixture(scope="module", params=sampled(CELLS, *ALWAYS))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     with parts.built(join.configured(**CELLS[request.param])) as made:
         # As in real training: updates behind it, and samples under way.
@@ -88,30 +96,46 @@ def test_a_frozen_one_comes_and_goes(algo: Any) -> None:
     assert join.frozen(algo) == frozen
 
 
-def test_a_trained_one_comes_and_goes(algo: Any) -> None:
+@pytest.fixture
+def trained(algo: Any) -> Iterator[tuple[Any, Snapshot, list[str]]]:
+    """An Algorithm that trains a new module, its snapshot, and the ids of all that are trained."""
     two = algo.config.num_learners == 2
     ids = [NEW] if two else ["main", NEW]
     snap = join.pretrained(algo, 5.0, agent="a" if two else "b")
-    names = by(a=NEW) if two else by(b=NEW)
     to_train: Any = ids
     if type(algo).__name__ in ("PPO", "SAC", "IMPALA") and algo.env_runner is not None:
         to_train = lambda mid, *_: mid in ids  # noqa: E731
-    report = add_policy(algo, NEW, snap, policy_mapping_fn=names, policies_to_train=to_train)
+    report = add_policy(
+        algo,
+        NEW,
+        snap,
+        policy_mapping_fn=by(a=NEW) if two else by(b=NEW),
+        policies_to_train=to_train,
+    )
     parts.assert_proven(report, algo, {NEW: snap})
     join.assert_joined(algo, NEW, snap)
+    yield algo, snap, ids
+    if NEW in algo.config.policies:
+        remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
+
+
+def test_a_trained_one_learns_all_of_it_and_workers_follow(
+    trained: tuple[Any, Snapshot, list[str]],
+) -> None:
+    algo, snap, ids = trained
     alphas = trainers(algo)
     parts.ask(algo, join.forget)
-    until_acts(algo, ("a" if two else "b", NEW))
+    until_acts(algo, ("a" if ids == [NEW] else "b", NEW))
     join.goes_on(algo, ids)
     # All of it: not only what a wrong optimizer happens to hold.
     matrices = [n for n in snap.weights if n.endswith(".weight") and not join.is_target(n)]
 
-    def trained() -> bool:
+    def moved() -> bool:
         algo.train()
         now = join.at_rest(algo, NEW)
         return all((now[name] != snap.weights[name]).any() for name in matrices)
 
-    parts.until(trained, "every matrix of it moved")
+    parts.until(moved, "every matrix of it moved")
     for name, each in trainers(algo).items():
         assert each["all its own"], name
         assert each["steps"] >= 3, name
@@ -131,6 +155,12 @@ def test_a_trained_one_comes_and_goes(algo: Any) -> None:
 
     parts.until(followed, "samples with what it has learned")
 
+
+def test_a_trained_one_goes_once_no_agent_is_mapped_to_it(
+    trained: tuple[Any, Snapshot, list[str]],
+) -> None:
+    algo, _, ids = trained
+    join.goes_on(algo, ids)
     with pytest.raises(Exception, match="names 'newcomer'"):
         remove_policy(algo, NEW, policies_to_train=["main"])
     report = remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
@@ -139,7 +169,13 @@ def test_a_trained_one_comes_and_goes(algo: Any) -> None:
     join.goes_on(algo)
     assert algo.config.policies_to_train == ["main"]
 
-    # The same id again, for something else.
+
+def test_an_id_that_was_removed_serves_another_policy(
+    trained: tuple[Any, Snapshot, list[str]],
+) -> None:
+    algo, _, ids = trained
+    join.goes_on(algo, ids)
+    remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
     again = join.pretrained(algo, -7.0)
     report = add_policy(algo, NEW, again, policy_mapping_fn=by(c=NEW))
     parts.assert_proven(report, algo, {NEW: again})
@@ -158,7 +194,7 @@ def trainers(algo: Any) -> dict[str, Any]:
     return {name: join.on(algo, name, join.trainer_of, NEW) for name in learners}
 
 
-@pytest.mark.parametrize("algo", ["APPO", "SAC", "DQN"], indirect=True)
+@only("APPO", "SAC", "DQN")
 def test_target_networks_that_a_snapshot_lacks(algo: Any) -> None:
     """They are copies of their networks, and no random ones."""
     full = join.pretrained(algo, 3.0)
@@ -175,7 +211,7 @@ def test_target_networks_that_a_snapshot_lacks(algo: Any) -> None:
     join.goes_on(algo)
 
 
-@pytest.mark.parametrize("algo", ["PPO"], indirect=True)
+@only("PPO")
 def test_what_acts_is_enough_for_a_frozen_one(algo: Any) -> None:
     full = join.pretrained(algo, 3.0)
     snap = join.without(full, *(set(full.weights) - parts.acting(full)))
@@ -192,7 +228,7 @@ def test_what_acts_is_enough_for_a_frozen_one(algo: Any) -> None:
     remove_policy(algo, NEW, policy_mapping_fn=by())
 
 
-@pytest.mark.parametrize("algo", ["PPO"], indirect=True)
+@only("PPO")
 def test_a_class_of_the_user(algo: Any) -> None:
     snap = join.pretrained(algo, 3.0, cls=join.OfTheUser)
     before = join.everything(algo)
@@ -207,7 +243,7 @@ def test_a_class_of_the_user(algo: Any) -> None:
     remove_policy(algo, NEW, policy_mapping_fn=by())
 
 
-@pytest.mark.parametrize("algo", ["PPO"], indirect=True)
+@only("PPO")
 def test_target_networks_that_the_learner_does_not_make(algo: Any) -> None:
     """An opponent that APPO trained, in PPO, with all it has."""
     snap = join.pretrained(algo, 3.0, cls=DefaultAPPOTorchRLModule)
@@ -268,51 +304,59 @@ FAULTS: dict[str, tuple[str, str, str, str, bool]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("algo", ["PPO", "PPO, two learners", "IMPALA", "SAC"], indirect=True)
-def test_all_or_nothing(algo: Any) -> None:
-    """One of them fails: everyone is as before, training goes on, and then it works."""
-    asynchronous = type(algo).__name__ in ASYNCHRONOUS
-    names = list(parts.workers(algo))
-    victims = {"learner": [n for n in names if "learner" in n][-1], "runner": names[-1]}
+FAULTY = [
+    pytest.param(cell, fault, marks=() if cell in ALWAYS else pytest.mark.long)
+    for cell in ("PPO", "PPO, two learners", "IMPALA", "SAC")
+    for fault in FAULTS
+    # The other learner would wait for this one, in torch's DistributedDataParallel.
+    if (cell, fault) != ("PPO, two learners", "added half-way by a learner")
+]
+
+
+@pytest.mark.parametrize(("algo", "fault"), FAULTY, indirect=["algo"], scope="module")
+def test_what_fails_on_one_is_undone_on_all(algo: Any, fault: str) -> None:
+    """Everyone is as before, training goes on, and then it works."""
+    how, who, where, method, after = FAULTS[fault]
     two = algo.config.num_learners == 2
+    names = list(parts.workers(algo))
+    victim = [n for n in names if "learner" in n][-1] if who == "learner" else names[-1]
     snap = join.pretrained(algo, 3.0)
-    to_train = None if two else ["main", NEW]
-    trained = ["main"] if two else ["main", NEW]
-    there = ["main"]
-    for what, (how, who, where, method, after) in FAULTS.items():
-        if two and who == "learner" and not after:
-            continue  # the others would wait for it, in torch's DistributedDataParallel
-        if how == "remove" and NEW not in algo.config.policies:
-            add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW), policies_to_train=to_train)
-            there = trained
-            join.goes_on(algo, there)
-        before = join.everything(algo)
-        with (
-            join.planted(algo, victims[who], where, method, after=after),
-            pytest.raises(SyncError, match="planted") as caught,
-        ):
-            if how == "add":
-                add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW), policies_to_train=to_train)
-            else:
-                remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
-        assert f"{victims[who]}: RuntimeError: planted" in str(caught.value)
-        now = join.everything(algo)
-        if asynchronous:
-            before, now = join.less_what_moves(before), join.less_what_moves(now)
-        assert not join.differing(before, now), what
-        report: Any = caught.value.report
-        assert {row.policy for row in report} == set(before["driver"]["policies"])
-        if not asynchronous:
-            assert report.rows == check_sync(algo).rows
-        parts.ask(algo, join.forget)
-        join.goes_on(algo, there)
-        assert (("c", NEW) in join.acting_now(algo)) == (how == "remove")
-    remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
+    adding: Any = {"policy_mapping_fn": by(c=NEW)}
+    adding["policies_to_train"] = None if two else ["main", NEW]
+    removing: Any = {"policy_mapping_fn": by(), "policies_to_train": ["main"]}
+    trained = ["main"]
+    if how == "remove":
+        add_policy(algo, NEW, snap, **adding)
+        trained = ["main"] if two else ["main", NEW]
+        join.goes_on(algo, trained)
+    before = join.everything(algo)
+    with (
+        join.planted(algo, victim, where, method, after=after),
+        pytest.raises(SyncError, match=f"{victim}: RuntimeError: planted") as caught,
+    ):
+        if how == "add":
+            add_policy(algo, NEW, snap, **adding)
+        else:
+            remove_policy(algo, NEW, **removing)
+    now = join.everything(algo)
+    report: Any = caught.value.report
+    assert {row.policy for row in report} == set(before["driver"]["policies"])
+    if type(algo).__name__ in ASYNCHRONOUS:
+        assert not join.differing(join.less_what_moves(before), join.less_what_moves(now))
+    else:
+        assert not join.differing(before, now)
+        assert report.rows == check_sync(algo).rows
+    parts.ask(algo, join.forget)
+    join.goes_on(algo, trained)
+    assert (("c", NEW) in join.acting_now(algo)) == (how == "remove")
+    if how == "add":
+        add_policy(algo, NEW, snap, **adding)
+    remove_policy(algo, NEW, **removing)
     join.assert_gone(algo, NEW)
     join.goes_on(algo)
 
 
-@pytest.mark.parametrize("algo", ["PPO"], indirect=True)
+@only("PPO")
 def test_an_id_that_one_runner_has(algo: Any) -> None:
     join.on(algo, "train 2", join.smuggle, NEW)
     before = join.everything(algo)
@@ -326,7 +370,7 @@ def test_an_id_that_one_runner_has(algo: Any) -> None:
 # Refusals ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algo", ["PPO, two learners"], indirect=True)
+@only("PPO, two learners")
 def test_several_learners_train_one_only(algo: Any) -> None:
     """They may list two in different orders, and would abort then."""
     snap = join.pretrained(algo, 3.0)
@@ -336,7 +380,7 @@ def test_several_learners_train_one_only(algo: Any) -> None:
     join.goes_on(algo)
 
 
-@pytest.mark.parametrize("algo", ["APPO"], indirect=True)
+@only("APPO")
 def test_what_a_learner_cannot_train(algo: Any) -> None:
     """APPO needs target networks, and PPO's modules have none; to play one is fine."""
     snap = join.pretrained(algo, 3.0, cls=DefaultPPOTorchRLModule)
@@ -349,7 +393,7 @@ def test_what_a_learner_cannot_train(algo: Any) -> None:
     join.goes_on(algo)
 
 
-@pytest.mark.parametrize("algo", ["APPO", "SAC", "DQN"], indirect=True)
+@only("APPO", "SAC", "DQN")
 def test_setups_that_rllib_could_not_go_on_with(algo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     field, number, words = {
         "APPO": ("num_aggregator_actors_per_learner", 1, "aggregator actors"),

@@ -15,21 +15,12 @@ from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.examples._old_api_stack.policy.random_policy import RandomPolicy
 
 import tests.support.added_policies as parts
-from policystore import Snapshot
 from policystore.rllib import check_sync, snapshot
 from policystore.rllib.live.add_remove import add_policy, remove_policy
 from tests.support.added_policies import first, instead, made
 
+pytestmark = pytest.mark.xdist_group("crowd")  # shared with the tests of what is refused
 NEW = "newcomer"
-
-
-@pytest.fixture(scope="module")
-def crowd(ray_session: None) -> Iterator[Any]:
-    """PPO of four agents; episodes straddle samples."""
-    with parts.built(parts.configured(agents=parts.SPACES, runners=2, evals=1)) as algo:
-        algo.train()
-        parts.even_out(algo)
-        yield algo
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +32,19 @@ def filtering(ray_session: None) -> Iterator[Any]:
         yield algo
 
 
-@pytest.fixture(scope="module")
-def lone(ray_session: None) -> Iterator[Any]:
-    """PPO without any remote worker."""
-    with parts.built(parts.configured()) as algo:
-        algo.train()
-        yield algo
-
-
 @pytest.mark.parametrize(
-    ("agent", "snap"),
+    ("agent", "of"),
     [
-        ("wide", made("wide", 1)),
-        ("wide", made("wide", 2, lstm=True)),
-        ("dict", made("dict", 3)),
-        ("box", made("box", 4, by_hand=True)),
-        ("reach", made("reach", 5)),
+        ("wide", {"seed": 1}),
+        ("wide", {"seed": 2, "lstm": True}),
+        ("dict", {"seed": 3}),
+        ("box", {"seed": 4, "by_hand": True}),
+        ("reach", {"seed": 5}),
     ],
     ids=["other net", "lstm", "dict", "by hand", "sac"],
 )
-def test_a_policy_comes_plays_and_goes(crowd: Any, agent: str, snap: Snapshot) -> None:
+def test_a_policy_comes_plays_and_goes(crowd: Any, agent: str, of: dict[str, Any]) -> None:
+    snap = made(agent, **of)
     before = parts.ask(crowd, parts.functions)
     report = add_policy(
         crowd, NEW, snap, policy_mapping_fn=instead(agent, NEW), policies_to_train=["p_box"]
@@ -133,6 +117,7 @@ def test_training_by_a_function(crowd: Any) -> None:
     parts.assert_gone(crowd, NEW)
 
 
+@pytest.mark.long
 def test_workers_that_restart(crowd: Any) -> None:
     """One dies before, one each after: they come back with all, and then without."""
     snaps = {"n_wide": made("wide", 7, lstm=True), "n_dict": made("dict", 8)}
@@ -248,6 +233,7 @@ def test_a_filter_that_nobody_merges(lone: Any) -> None:
 
 
 # RLlib's metrics, before the first update.
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:(Mean of empty slice|Degrees of freedom):RuntimeWarning")
 def test_impala(ray_session: None) -> None:
     with parts.built(parts.configured(IMPALAConfig, runners=2)) as algo:
@@ -311,6 +297,7 @@ def test_sac_trains_it_and_forgets_its_samples(ray_session: None) -> None:
         parts.until(lambda: NEW in parts.learned(algo.train()), "an update")
 
 
+@pytest.mark.long
 def test_more_policies_than_a_worker_keeps(ray_session: None) -> None:
     config = parts.configured(runners=1, policy_map_capacity=2)
     with parts.built(config) as algo:

@@ -42,6 +42,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 ONE = "default_policy"
 REF = "plant/main"
+RUNNERS = pytest.mark.parametrize("runners", [0, pytest.param(1, marks=pytest.mark.long)])
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +125,7 @@ def answered_by(snap: Snapshot, asked: list[Any]) -> int:
     return sum(player.act(seen) == action for seen, action in asked)
 
 
-@pytest.mark.parametrize("runners", [0, 1])
+@RUNNERS
 def test_an_external_env_gets_the_actions_of_the_loaded_snapshot(
     runners: int, names: dict[str, Any], store: PolicyStore, trained: Snapshot
 ) -> None:
@@ -179,7 +180,7 @@ def test_a_multi_agent_external_env_gets_one_of_its_policies(
         assert check_sync(algo).ok
 
 
-@pytest.mark.parametrize("runners", [0, 1])
+@RUNNERS
 def test_rllib_refuses_its_own_adapter(runners: int, names: dict[str, Any]) -> None:
     class Bare(names["Plant"]):  # type: ignore[misc, name-defined]
         to_base_env = ExternalEnv.to_base_env
@@ -368,6 +369,7 @@ def test_what_reaches_a_client_of_rllink(names: dict[str, Any], store: PolicySto
         assert abs(parts.level_of(snapshot(algo).weights) - 5.0) < 1.0
 
 
+@pytest.mark.long
 def test_warm_start_handing_over_and_asking(names: dict[str, Any], store: PolicyStore) -> None:
     module = RLModuleSpec(
         module_class=DefaultPPOTorchRLModule,

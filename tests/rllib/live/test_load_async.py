@@ -16,6 +16,7 @@ import tests.support.envs as envs
 import tests.support.new_stack_algorithms as parts
 from policystore.errors import StorageError
 from policystore.rllib import check_sync, load_into, snapshot_all
+from tests.support.cells import sampled
 
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "IMPALA": (IMPALAConfig, {"runners": 2, "evals": 1}),
@@ -28,9 +29,7 @@ CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(
-    scope="module", params=parts.sampled(CELLS, "IMPALA, two learners", "IMPALA, no runners")
-)
+@pytest.fixture(scope="module", params=sampled(CELLS, "APPO"))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     kind, cell = CELLS[request.param]
     cell = dict(cell)
@@ -208,7 +207,7 @@ SLOW = {
 }
 
 
-@pytest.fixture(scope="module", params=SLOW)
+@pytest.fixture(scope="module", params=sampled(SLOW))
 def slow(request: Any, ray_session: None) -> Iterator[Any]:
     """With a remote learner that works on while train() returns: four times of five it does not
     wait for its thread (algorithms/impala/impala_learner.py:update).

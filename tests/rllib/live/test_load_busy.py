@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import ray
 from ray._private.state import actors
 
@@ -28,6 +29,7 @@ def living() -> set[str]:
     return {name for name, row in actors().items() if row["State"] == "ALIVE"}
 
 
+@pytest.mark.long
 def test_a_full_cluster(ray_session: None, tmp_path: Path) -> None:
     """Pull, rebuild and load take no CPU, actor or task slot, so they do not wait for any."""
     with built(configured(runners=1, evals=1)) as algo:

@@ -23,13 +23,14 @@ from policystore import (
 from policystore.rllib import check_sync, load_into, snapshot
 from policystore.rllib.live import transaction
 from policystore.spaces import space_to_json
+from tests.support.cells import sampled
 from tests.support.new_stack_algorithms import other, until
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 PARTS: dict[str, Any] = {"new": new, "old": old}
 
 
-@pytest.fixture(scope="module", params=["new", "old"])
+@pytest.fixture(scope="module", params=sampled(["new", "old"], "new"))
 def running(request: pytest.FixtureRequest, ray_session: None) -> Iterator[tuple[Any, Any]]:
     """An Algorithm with two remote workers whose policies are known everywhere."""
     parts = PARTS[request.param]
@@ -219,6 +220,7 @@ def test_a_stopped_algorithm(ray_session: None) -> None:
                 call()
 
 
+@pytest.mark.long
 def test_a_learner_that_is_killed(ray_session: None) -> None:
     with new.built(new.configured(runners=1, learners=2)) as algo:
         algo.train()

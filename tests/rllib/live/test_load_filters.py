@@ -16,6 +16,7 @@ import tests.support.new_stack_algorithms as parts
 from policystore import Snapshot
 from policystore.errors import InvalidInputError, MismatchError
 from policystore.rllib import load_into, snapshot
+from tests.support.cells import sampled
 
 ONE = "default_policy"
 
@@ -28,9 +29,9 @@ def filtering(*, multi: bool, local: bool = True) -> Any:
     )
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["local runner", "no local runner"])
+@pytest.fixture(scope="module", params=sampled(["local runner", "no local runner"]))
 def lone(request: Any, ray_session: None) -> Iterator[Any]:
-    with parts.built(filtering(multi=False, local=request.param)) as algo:
+    with parts.built(filtering(multi=False, local=request.param == "local runner")) as algo:
         yield algo
 
 
@@ -115,6 +116,7 @@ def test_statistics_come_along(lone: Any) -> None:
     train_and_count(lone)
 
 
+@pytest.mark.long
 def test_statistics_on_an_asynchronous_algorithm(ray_session: None) -> None:
     """Neither what samples of before bring nor what runners pull puts old statistics back."""
     config = parts.configured(IMPALAConfig, runners=2, multi=False, lr=1e-5)

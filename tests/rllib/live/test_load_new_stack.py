@@ -12,6 +12,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 
 import tests.support.new_stack_algorithms as parts
 from policystore.rllib import check_sync, load_into, snapshot_all
+from tests.support.cells import sampled
 
 CELLS: dict[str, dict[str, Any]] = {
     "alone": {"runners": 0},
@@ -21,7 +22,7 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=parts.sampled(CELLS, "evaluating locally"))
+@pytest.fixture(scope="module", params=sampled(CELLS, "alone", "all remote"))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     made = parts.configured(PPOConfig, lr=1e-4, **CELLS[request.param]).build_algo()
     yield made

@@ -10,7 +10,7 @@ from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.policy.policy import PolicySpec
 
 from policystore import InvalidInputError, MismatchError
-from policystore.rllib import check_sync, load_into, snapshot
+from policystore.rllib import SyncReport, check_sync, load_into, snapshot
 from tests.support.new_stack_algorithms import other
 from tests.support.old_stack_algorithms import (
     ScaledPolicy,
@@ -25,10 +25,19 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.fixture(scope="module")
-def wide(ray_session: None) -> Iterator[Any]:
-    """Two remote workers, a local one, and both kinds for evaluation."""
-    with built(configured(runners=2, evals=1)) as algo:
-        yield algo
+def unsynced(ray_session: None) -> Iterator[tuple[Any, SyncReport]]:
+    """Filters, two remote workers, a local one, and both kinds for evaluation.
+
+    With what ``check_sync`` said after the first iteration, before any load.
+    """
+    with built(configured(runners=2, evals=1, observation_filter="MeanStdFilter")) as algo:
+        algo.train()
+        yield algo, check_sync(algo)
+
+
+@pytest.fixture(scope="module")
+def wide(unsynced: tuple[Any, SyncReport]) -> Any:
+    return unsynced[0]
 
 
 def test_everyone_holds_what_was_loaded_and_frozen_stays(wide: Any) -> None:
@@ -51,18 +60,19 @@ def test_everyone_holds_what_was_loaded_and_frozen_stays(wide: Any) -> None:
     assert check_sync(wide).ok
 
 
-def test_what_rllib_leaves_behind_is_seen(ray_session: None) -> None:
+def test_frozen_policies_that_differ_are_seen_and_a_load_mends_them(
+    unsynced: tuple[Any, SyncReport],
+) -> None:
     """Workers start with other random weights each, and training never sends the frozen ones."""
-    with built(configured(runners=2)) as algo:
-        algo.train()
-        found = {(row.worker, row.policy): row.status for row in check_sync(algo)}
-        assert found["train 1", "foe"] == found["train 2", "foe"] == "bad"
-        assert found["train 1", "main"] == found["train local", "foe"] == "ok"
-        snap = snapshot(algo, "foe")
-        load_into(algo, {"foe": snap})
-        assert check_sync(algo).ok
-        algo.train()
-        assert_held(algo, {"foe": snap})
+    algo, first = unsynced
+    found = {(row.worker, row.policy): row.status for row in first}
+    assert found["train 1", "foe"] == found["train 2", "foe"] == "bad"
+    assert found["train 1", "main"] == found["train local", "foe"] == "ok"
+    snap = snapshot(algo, "foe")
+    load_into(algo, {"foe": snap})
+    assert check_sync(algo, ["foe"]).ok
+    algo.train()
+    assert_held(algo, {"foe": snap})
 
 
 def test_alone_and_recurrent(ray_session: None) -> None:
@@ -75,6 +85,7 @@ def test_alone_and_recurrent(ray_session: None) -> None:
             algo.train()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # RLlib's means of no episode
 def test_impala(ray_session: None) -> None:
     with built(configured(IMPALAConfig, runners=2)) as algo:
@@ -90,6 +101,7 @@ def test_impala(ray_session: None) -> None:
         assert statuses <= {"ok", "behind"}
 
 
+@pytest.mark.long
 def test_sac_gets_new_targets(ray_session: None) -> None:
     with built(configured(SACConfig, runners=1, multi=False)) as algo:
         for _ in range(3):
@@ -107,33 +119,38 @@ def test_sac_gets_new_targets(ray_session: None) -> None:
         algo.train()
 
 
-def test_filters_come_along_and_are_merged_again(ray_session: None) -> None:
-    with built(configured(runners=2, evals=1, observation_filter="MeanStdFilter")) as algo:
-        algo.train()
-        snap = snapshot(algo, "main")
-        (loaded,) = {found["main"]["count"] for found in [ask(algo, read)["train local"]]}
-        assert loaded > 0
-        for _ in range(2):
-            algo.train()
-        load_into(algo, {"main": snap})
-        for name, found in ask(algo, read).items():
-            assert found["main"]["count"] == loaded, name
-        before = ask(algo, read)["train local"]["foe"]["count"]
-        algo.train()
-        after = ask(algo, read)
-        sampled = after["train local"]["foe"]["count"] - before
-        assert sampled > 0
-        for name in ("train local", "train 1", "train 2"):
-            assert after[name]["main"]["count"] == loaded + sampled, name
-        bare = snap.replace(state={})
-        with pytest.raises(MismatchError, match="without an observation filter"):
-            load_into(algo, {"main": bare})
-        with pytest.raises(InvalidInputError, match="new API stack"):
-            load_into(algo, {"main": snap}, agent_ids=["a"])
-        with built(configured()) as plain, pytest.raises(MismatchError, match="has none"):
-            load_into(plain, {"main": snap})
+def test_filters_come_along_and_are_merged_again(wide: Any) -> None:
+    wide.train()
+    snap = snapshot(wide, "main")
+    loaded = ask(wide, read)["train local"]["main"]["count"]
+    assert loaded > 0
+    for _ in range(2):
+        wide.train()
+    load_into(wide, {"main": snap})
+    for name, found in ask(wide, read).items():
+        assert found["main"]["count"] == loaded, name
+    before = ask(wide, read)["train local"]["foe"]["count"]
+    wide.train()
+    after = ask(wide, read)
+    sampled = after["train local"]["foe"]["count"] - before
+    assert sampled > 0
+    for name in ("train local", "train 1", "train 2"):
+        assert after[name]["main"]["count"] == loaded + sampled, name
 
 
+def test_a_snapshot_without_the_filter_is_refused_and_so_is_one_with_it_elsewhere(
+    wide: Any,
+) -> None:
+    snap = snapshot(wide, "main")
+    with pytest.raises(MismatchError, match="without an observation filter"):
+        load_into(wide, {"main": snap.replace(state={})})
+    with pytest.raises(InvalidInputError, match="new API stack"):
+        load_into(wide, {"main": snap}, agent_ids=["a"])
+    with built(configured()) as plain, pytest.raises(MismatchError, match="has none"):
+        load_into(plain, {"main": snap})
+
+
+@pytest.mark.long
 def test_more_policies_than_are_kept_in_memory(ray_session: None) -> None:
     """Swapped-out ones as well; a policy that is held goes stale as soon as others are used."""
     ids = ["main", "foe", "p2", "p3", "p4"]
@@ -150,6 +167,7 @@ def test_more_policies_than_are_kept_in_memory(ray_session: None) -> None:
         assert {row.status for row in frozen} == {"ok"}
 
 
+@pytest.mark.long
 def test_a_policy_with_weights_of_its_own_form(ray_session: None) -> None:
     policies = {"main": PolicySpec(), "foe": PolicySpec(policy_class=ScaledPolicy)}
     with built(configured(runners=1, policies=policies)) as algo:

@@ -30,6 +30,7 @@ from ray.rllib.examples.rl_modules.classes.vpg_using_shared_encoder_rlm import (
 import tests.support.envs as envs
 import tests.support.new_stack_algorithms as parts
 from policystore.rllib import check_sync, load_into, snapshot_all
+from tests.support.cells import sampled
 
 # torch.compile looks at .grad of what is no leaf, and hides the warning of it only by default.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -79,9 +80,7 @@ TARGETS = ["DQN", "SAC", "SAC, remote learner", "DQN, one frozen"]
 
 @pytest.fixture(
     scope="module",
-    params=parts.sampled(
-        CELLS, "PPO, no local runner", "PPO, compiled by RLlib", "SAC, remote learner"
-    ),
+    params=sampled(CELLS, "PPO", "DQN"),
 )
 def cell(request: Any, ray_session: None) -> Iterator[Any]:
     with parts.built(CELLS[request.param]()) as algo:
@@ -103,7 +102,7 @@ def load_and_sample(algo: Any, level: float) -> None:
         if group == "eval":
             algo.evaluate()
         else:
-            parts.until(lambda: algo.train() and sampled(algo), "a sample of each runner")
+            parts.until(lambda: algo.train() and all_sampled(algo), "a sample of each runner")
         parts.assert_first_sample(algo, snaps, group)
     for name, found in parts.ask(algo, parts.read).items():
         for pid in snaps:
@@ -113,7 +112,7 @@ def load_and_sample(algo: Any, level: float) -> None:
         parts.assert_frozen(algo, snaps["foe"], "foe")
 
 
-def sampled(algo: Any) -> bool:
+def all_sampled(algo: Any) -> bool:
     found = parts.ask(algo, parts.read)
     remote = [n for n in found if n.startswith("train") and not n.endswith("local")]
     return all(found[name]["drawn"] for name in remote or ["train local"])
@@ -130,7 +129,7 @@ def test_after_many_updates(cell: Any) -> None:
     load_and_sample(cell, -4.0)
 
 
-@pytest.mark.parametrize("cell", TARGETS, indirect=True)
+@pytest.mark.parametrize("cell", sampled(TARGETS, "DQN"), indirect=True)
 def test_target_networks(cell: Any) -> None:
     """They go along; those that a snapshot lacks become copies, and are no old ones."""
     algo = cell
@@ -154,6 +153,7 @@ def test_target_networks(cell: Any) -> None:
                 assert held[each].tobytes() == held[source].tobytes(), (who, each)
 
 
+@pytest.mark.long
 def test_frozen_stays_frozen(ray_session: None) -> None:
     """Also where target networks of frozen modules move with every update (DQN)."""
     with parts.built(parts.configured(DQNConfig, runners=1, evals=0, learners=1)) as algo:
@@ -202,6 +202,7 @@ def sharing() -> Any:
     )
 
 
+@pytest.mark.long
 def test_modules_that_share_an_encoder(ray_session: None) -> None:
     with parts.built(sharing()) as algo:
         parts.train_until_seq(algo, 10)

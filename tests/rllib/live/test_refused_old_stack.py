@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +23,18 @@ from policystore.rllib import snapshot
 from policystore.rllib.live.add_remove import add_policy, remove_policy
 from tests.support.added_policies import first, instead, made
 
+pytestmark = pytest.mark.xdist_group("crowd")  # shared with the tests of what comes and goes
 NEW = "newcomer"
-
-
-@pytest.fixture(scope="module")
-def pair(ray_session: None) -> Iterator[Any]:
-    """Two agents, two workers that train and one that evaluates."""
-    with parts.built(parts.configured(runners=2, evals=1)) as algo:
-        algo.train()
-        parts.even_out(algo)
-        yield algo
-
-
-@pytest.fixture(scope="module")
-def lone(ray_session: None) -> Iterator[Any]:
-    """Without any remote worker."""
-    with parts.built(parts.configured()) as algo:
-        algo.train()
-        yield algo
 
 
 # Someone does not take part ----------------------------------------------------------------------
 
 
-def test_one_that_refuses_undoes_it_for_all(pair: Any) -> None:
-    before, held = parts.ask(pair, parts.functions), parts.prints(pair)
+def test_one_that_refuses_undoes_it_for_all(crowd: Any) -> None:
+    before, held = parts.ask(crowd, parts.functions), parts.prints(crowd)
     with pytest.raises(SyncError, match="takes no such policy") as caught:
         add_policy(
-            pair,
+            crowd,
             "refused",
             made("wide", 23),
             policy_mapping_fn=instead("wide", "refused"),
@@ -58,124 +42,152 @@ def test_one_that_refuses_undoes_it_for_all(pair: Any) -> None:
         )
     assert caught.value.report is not None
     assert caught.value.report.ok
-    parts.assert_gone(pair, "refused")
-    assert (parts.ask(pair, parts.functions), parts.prints(pair)) == (before, held)
-    assert "p_box" in parts.learned(pair.train())
-    assert parts.healthy(pair)
+    parts.assert_gone(crowd, "refused")
+    assert (parts.ask(crowd, parts.functions), parts.prints(crowd)) == (before, held)
+    assert "p_box" in parts.learned(crowd.train())
+    assert parts.healthy(crowd)
 
 
-def test_one_that_is_late_undoes_it_for_all(pair: Any, tmp_path: Path) -> None:
+def test_one_that_is_late_undoes_it_for_all(crowd: Any, tmp_path: Path) -> None:
     """What it is sent too late it takes back once it comes to that."""
-    before, flag = parts.ask(pair, parts.functions), tmp_path / "flag"
+    before, flag = parts.ask(crowd, parts.functions), tmp_path / "flag"
     pid = "late@" + str(flag).replace("/", "!")
     with pytest.raises(SyncError, match="no answer in time") as caught:
-        add_policy(pair, pid, made("wide", 24), policy_mapping_fn=instead("wide", pid), timeout=5.0)
+        add_policy(
+            crowd, pid, made("wide", 24), policy_mapping_fn=instead("wide", pid), timeout=5.0
+        )
     assert caught.value.report is not None
     assert "train 2" in {row.worker for row in caught.value.report.bad}
     flag.touch()
-    parts.assert_gone(pair, pid)
-    assert parts.ask(pair, parts.functions) == before
-    assert "p_box" in parts.learned(pair.train())
+    parts.assert_gone(crowd, pid)
+    assert parts.ask(crowd, parts.functions) == before
+    assert "p_box" in parts.learned(crowd.train())
 
 
-def test_one_that_does_not_let_go_keeps_it_for_all(pair: Any) -> None:
+def test_one_that_does_not_let_go_keeps_it_for_all(crowd: Any) -> None:
     snap = made("wide", 25)
-    add_policy(pair, NEW, snap, policy_mapping_fn=instead("wide", NEW))
-    parts.until(lambda: pair.train() and all(parts.at_play(pair, NEW)), "it plays")
-    before, held = parts.ask(pair, parts.functions), parts.prints(pair)
-    parts.ask(pair, parts.set_broken, 2, True)
+    add_policy(crowd, NEW, snap, policy_mapping_fn=instead("wide", NEW))
+    parts.until(lambda: crowd.train() and all(parts.at_play(crowd, NEW)), "it plays")
+    before, held = parts.ask(crowd, parts.functions), parts.prints(crowd)
+    parts.ask(crowd, parts.set_broken, 2, True)
     with pytest.raises(SyncError, match="does not start anew") as caught:
-        remove_policy(pair, NEW, policy_mapping_fn=first)
-    parts.ask(pair, parts.set_broken, 2, False)
+        remove_policy(crowd, NEW, policy_mapping_fn=first)
+    parts.ask(crowd, parts.set_broken, 2, False)
     assert caught.value.report is not None
     assert caught.value.report.ok
-    assert (parts.ask(pair, parts.functions), parts.prints(pair)) == (before, held)
-    pair.train()
-    parts.assert_held(pair, {NEW: snap})
-    remove_policy(pair, NEW, policy_mapping_fn=first)
-    parts.assert_gone(pair, NEW)
-    assert "p_box" in parts.learned(pair.train())
+    assert (parts.ask(crowd, parts.functions), parts.prints(crowd)) == (before, held)
+    crowd.train()
+    parts.assert_held(crowd, {NEW: snap})
+    remove_policy(crowd, NEW, policy_mapping_fn=first)
+    parts.assert_gone(crowd, NEW)
+    assert "p_box" in parts.learned(crowd.train())
 
 
 # Refusals ----------------------------------------------------------------------------------------
 
 
-def test_what_cannot_come(lone: Any) -> None:
+def missing(snap: Snapshot) -> Snapshot:
+    """Return it without its first tensor."""
+    return Snapshot(weights=dict([*snap.weights.items()][1:]), spec=snap.spec)
+
+
+def with_first(snap: Snapshot, change: Callable[[Any], Any]) -> Snapshot:
+    """Return it with its first tensor changed."""
+    name, array = next(iter(snap.weights.items()))
+    return Snapshot(weights={**snap.weights, name: change(array)}, spec=snap.spec)
+
+
+def of_class(snap: Snapshot, cls: str) -> Snapshot:
+    return snap.replace(spec=snap.spec.replace(cls=cls))
+
+
+REFUSED: dict[str, tuple[type[Exception], str, Callable[[], Snapshot], dict[str, Any]]] = {
+    "SAC in training": (
+        InvalidInputError,
+        "cannot train a SAC",
+        lambda: made("reach", 27),
+        {"policies_to_train": [NEW]},
+    ),
+    "sequences above a minibatch": (
+        InvalidInputError,
+        "max_seq_len 20 is above the minibatch_size 14",
+        lambda: made("wide", 28, lstm=True, max_seq_len=20),
+        {"policies_to_train": [NEW]},
+    ),
+    "a mapping to nobody": (
+        InvalidInputError,
+        "names 'nobody' for agent 'wide'",
+        lambda: made("wide", 26),
+        {"policy_mapping_fn": instead("wide", "nobody")},
+    ),
+    "another agent's": (
+        InvalidInputError,
+        "agent 'wide' would come from 'p_wide', made for observations .*, to 'newcomer', made",
+        lambda: made("box", 29),
+        {"policy_mapping_fn": instead("wide", NEW)},
+    ),
+    "a mapping that fails": (
+        InvalidInputError,
+        "policy_mapping_fn raised ZeroDivisionError",
+        lambda: made("wide", 26),
+        {"policy_mapping_fn": lambda *_, **__: 1 / 0},
+    ),
+    "there already": (
+        InvalidInputError,
+        "has a policy 'p_wide' already",
+        lambda: made("wide", 26),
+        {"policy_id": "p_wide"},
+    ),
+    "missing": (MismatchError, "missing", lambda: missing(made("wide", 26)), {}),
+    "extra": (
+        MismatchError,
+        "not in the target: more",
+        lambda: Snapshot(
+            weights={**made("wide", 26).weights, "more": np.zeros(2)}, spec=made("wide", 26).spec
+        ),
+        {},
+    ),
+    "dtype": (
+        MismatchError,
+        "float64",
+        lambda: with_first(made("wide", 26), lambda array: array.astype(np.float64)),
+        {},
+    ),
+    "no policy of the old stack": (
+        InvalidInputError,
+        "only a snapshot of an old-stack policy",
+        lambda: Snapshot(weights=made("wide", 26).weights),
+        {},
+    ),
+    "not trusted": (
+        UntrustedError,
+        "trust",
+        lambda: of_class(made("wide", 26), "somewhere.else:Policy"),
+        {},
+    ),
+    "not to be imported": (
+        NotFoundError,
+        "cannot be imported",
+        lambda: of_class(made("wide", 26), "ray.rllib.nowhere:Policy"),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_come_changes_nothing(lone: Any, case: str) -> None:
+    kind, message, make, options = REFUSED[case]
+    snap = make()
     before, held = parts.ask(lone, parts.functions), parts.prints(lone)
-    good = made("wide", 26)
-    name, array = next(iter(good.weights.items()))
-    wrong: list[tuple[type[Exception], str, Snapshot, dict[str, Any]]] = [
-        (InvalidInputError, "cannot train a SAC", made("reach", 27), {"policies_to_train": [NEW]}),
-        (
-            InvalidInputError,
-            "max_seq_len 20 is above the minibatch_size 14",
-            made("wide", 28, lstm=True, max_seq_len=20),
-            {"policies_to_train": [NEW]},
-        ),
-        (
-            InvalidInputError,
-            "names 'nobody' for agent 'wide'",
-            good,
-            {"policy_mapping_fn": instead("wide", "nobody")},
-        ),
-        (
-            InvalidInputError,
-            "agent 'wide' would come from 'p_wide', made for observations .*, to 'newcomer', made",
-            made("box", 29),
-            {"policy_mapping_fn": instead("wide", NEW)},
-        ),
-        (
-            InvalidInputError,
-            "policy_mapping_fn raised ZeroDivisionError",
-            good,
-            {"policy_mapping_fn": lambda *_, **__: 1 / 0},
-        ),
-        (InvalidInputError, "has a policy 'p_wide' already", good, {"policy_id": "p_wide"}),
-        (
-            MismatchError,
-            "missing",
-            Snapshot(weights={k: a for k, a in good.weights.items() if k != name}, spec=good.spec),
-            {},
-        ),
-        (
-            MismatchError,
-            "not in the target: more",
-            Snapshot(weights={**good.weights, "more": array}, spec=good.spec),
-            {},
-        ),
-        (
-            MismatchError,
-            name,
-            Snapshot(weights={**good.weights, name: array.astype(np.float64)}, spec=good.spec),
-            {},
-        ),
-        (
-            InvalidInputError,
-            "only a snapshot of an old-stack policy",
-            Snapshot(weights=good.weights),
-            {},
-        ),
-        (
-            UntrustedError,
-            "trust",
-            good.replace(spec=good.spec.replace(cls="somewhere.else:Policy")),
-            {},
-        ),
-        (
-            NotFoundError,
-            "cannot be imported",
-            good.replace(spec=good.spec.replace(cls="ray.rllib.nowhere:Policy")),
-            {},
-        ),
-    ]
-    for kind, message, snap, options in wrong:
-        with pytest.raises(kind, match=message):
-            add_policy(lone, options.pop("policy_id", NEW), snap, **options)
-        parts.assert_gone(lone, NEW)
+    with pytest.raises(kind, match=message):
+        add_policy(lone, **{"policy_id": NEW, "snap": snap, **options})
+    parts.assert_gone(lone, NEW)
     assert (parts.ask(lone, parts.functions), parts.prints(lone)) == (before, held)
     assert parts.learned(lone.train()) == {"p_box"}
-    # NaN is a value.
-    odd = Snapshot(weights={**good.weights, name: np.full_like(array, np.nan)}, spec=good.spec)
+
+
+def test_nan_is_a_value_and_is_told(lone: Any) -> None:
+    odd = with_first(made("wide", 26), lambda array: np.full_like(array, np.nan))
     report = add_policy(lone, NEW, odd)
     assert "NaN" in report.notes[0]
     parts.assert_held(lone, {NEW: odd})
@@ -214,31 +226,45 @@ def test_algorithms_that_would_fail_later(
         parts.assert_gone(algo, NEW)
 
 
-def test_what_cannot_go(pair: Any) -> None:
+def now_and_then(agent: str, episode: Any, *_: Any, **__: Any) -> str:
+    return NEW if agent == "wide" and episode.episode_id % 4 == 0 else f"p_{agent}"
+
+
+LEAVING: dict[str, tuple[type[Exception], str, str, dict[str, Any]]] = {
+    "nobody": (NotFoundError, "has no policy 'nobody'", "nobody", {}),
+    "of the config": (InvalidInputError, "Algorithm's config", "p_wide", {}),
+    # Whether or not an episode plays it right now.
+    "mapped": (InvalidInputError, f"names '{NEW}'", NEW, {"policies_to_train": ["p_box"]}),
+    "mapped by some episodes": (
+        InvalidInputError,
+        f"names '{NEW}'",
+        NEW,
+        {"policies_to_train": ["p_box"], "policy_mapping_fn": now_and_then},
+    ),
+    "the one in training": (
+        InvalidInputError,
+        "only one in training",
+        NEW,
+        {"policy_mapping_fn": first},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def joined(crowd: Any) -> Iterator[Any]:
+    """The crowd with one more, for ``wide``, and the only one that is trained."""
     snap = made("wide", 30)
-    add_policy(pair, NEW, snap, policy_mapping_fn=instead("wide", NEW), policies_to_train=[NEW])
-    before, held = parts.ask(pair, parts.functions), parts.prints(pair)
-    for kind, message, pid, options in (
-        (NotFoundError, "has no policy 'nobody'", "nobody", {}),
-        (InvalidInputError, "Algorithm's config", "p_wide", {}),
-        # Whether or not an episode plays it right now.
-        (InvalidInputError, f"names '{NEW}'", NEW, {"policies_to_train": ["p_box"]}),
-        (
-            InvalidInputError,
-            f"names '{NEW}'",
-            NEW,
-            {
-                "policies_to_train": ["p_box"],
-                "policy_mapping_fn": lambda agent, episode, *_, **__: (
-                    NEW if agent == "wide" and episode.episode_id % 4 == 0 else f"p_{agent}"
-                ),
-            },
-        ),
-        (InvalidInputError, "only one in training", NEW, {"policy_mapping_fn": first}),
-    ):
-        with pytest.raises(kind, match=message):
-            remove_policy(pair, pid, **options)
-    assert (parts.ask(pair, parts.functions), parts.prints(pair)) == (before, held)
-    pair.train()
-    remove_policy(pair, NEW, policy_mapping_fn=first, policies_to_train=["p_box"])
-    parts.assert_gone(pair, NEW)
+    add_policy(crowd, NEW, snap, policy_mapping_fn=instead("wide", NEW), policies_to_train=[NEW])
+    yield crowd
+    crowd.train()
+    remove_policy(crowd, NEW, policy_mapping_fn=first, policies_to_train=["p_box"])
+    parts.assert_gone(crowd, NEW)
+
+
+@pytest.mark.parametrize("case", LEAVING)
+def test_what_cannot_go_changes_nothing(joined: Any, case: str) -> None:
+    kind, message, policy_id, options = LEAVING[case]
+    before, held = parts.ask(joined, parts.functions), parts.prints(joined)
+    with pytest.raises(kind, match=message):
+        remove_policy(joined, policy_id, **options)
+    assert (parts.ask(joined, parts.functions), parts.prints(joined)) == (before, held)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
@@ -21,13 +21,9 @@ from policystore.rllib.worker_code.replay import catch_up
 from policystore.rllib.worker_code.weights import MARK
 from policystore.rllib.workers.by_value import ship
 from policystore.rllib.workers.calls import GUARD
+from tests.support.cells import sampled
 
-CELLS = [
-    "PPO",
-    pytest.param("PPO, no local runner", marks=pytest.mark.long),
-    "IMPALA",
-    "old PPO",
-]
+CELLS = ["PPO", "PPO, no local runner", "IMPALA", "old PPO"]
 pytestmark = [
     # RLlib's metrics average what has no entries yet (utils/metrics/window_stat.py).
     pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning"),
@@ -35,12 +31,15 @@ pytestmark = [
 ]
 
 
-def only(*cells: str) -> Any:
-    """A test for some of the cells."""
-    return pytest.mark.parametrize("cell", cells, indirect=True, scope="module")
+def only(*cells: str, always: Collection[str] = ()) -> Any:
+    """Return the mark of a test of some of the cells, of which only ``always`` are not long.
+
+    Each test takes seconds, because it waits for processes to start anew.
+    """
+    return pytest.mark.parametrize("cell", sampled(cells, *always), indirect=True, scope="module")
 
 
-@pytest.fixture(scope="module", params=CELLS)
+@pytest.fixture(scope="module")
 def cell(request: Any) -> str:
     return str(request.param)
 
@@ -103,6 +102,7 @@ def test_what_was_never_loaded(algo: Any) -> None:
     restarts.assert_drawn(algo, "train 1", {}, 2.0, "first")
 
 
+@only(*CELLS, always=["PPO"])
 def test_a_restart_that_nobody_noticed(algo: Any, cell: str) -> None:
     snaps = load(algo, 3.0)
     for group in (algo.env_runner_group, algo.eval_env_runner_group):
@@ -215,6 +215,7 @@ def test_a_policy_of_the_config_that_left(algo: Any, cell: str) -> None:
     assert check_sync(algo, ["foe"]).ok
 
 
+@only(*CELLS)
 def test_an_added_policy(algo: Any, cell: str) -> None:
     from policystore.rllib import add_policy
 
@@ -246,6 +247,7 @@ def test_a_removed_policy(algo: Any) -> None:
     assert found["mapping"] == "second"
 
 
+@only(*CELLS)
 def test_workers_that_are_added(algo: Any, cell: str) -> None:
     """Last, as there is one more from here on."""
     mapping = restarts.ask(algo, "train 1")["mapping"]

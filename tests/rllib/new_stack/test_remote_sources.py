@@ -24,6 +24,7 @@ def remote(config: Any, learners: int, runners: int, **more: Any) -> Any:
     )
 
 
+@pytest.mark.long
 def test_same_policy_same_digest_whatever_the_cluster(ray_session: Any) -> None:
     """Also with two learners, whose modules are wrapped for distributed training."""
     digests = set()
@@ -42,7 +43,7 @@ def test_same_policy_same_digest_whatever_the_cluster(ray_session: Any) -> None:
     assert sorted(snap.weights) == sorted(weights["default_policy"])
 
 
-@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_statistics_of_all_env_runners_are_merged(ray_session: Any, local: bool) -> None:
     config = remote(cells.behind(cells.ppo(), MeanStdFilter), 0, 2, create_local_env_runner=local)
     algorithm = config.build_algo()
@@ -62,6 +63,7 @@ def test_statistics_of_all_env_runners_are_merged(ray_session: Any, local: bool)
     algorithm.stop()
 
 
+@pytest.mark.long
 def test_target_networks_and_bf16_come_from_a_remote_learner(ray_session: Any) -> None:
     algorithm = cells.asynchronous(cells.APPOConfig()).learners(num_learners=1).build_algo()
     algorithm.train()

@@ -52,6 +52,7 @@ def insert(policy: Any, connector: type, *args: Any) -> None:
     policy.agent_connectors.insert_after("ObsPreprocessorConnector", connector(ctx, *args))
 
 
+@pytest.mark.long
 def test_merged_statistics_of_remote_runners_are_carried_and_applied() -> None:
     config = ppo().env_runners(num_env_runners=2, observation_filter="MeanStdFilter")
     algorithm = build(config)

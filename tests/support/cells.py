@@ -1,0 +1,30 @@
+"""Cells of a matrix as parameters: a fixed sample always runs, the rest with ``--all``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def sampled(cells: Iterable[str], *always: str) -> list[Any]:
+    """Return the cells as parameters of a test or fixture; all but ``always`` are marked long."""
+    cells = list(cells)
+    assert set(always) <= set(cells), set(always) - set(cells)
+    return [
+        cell if cell in always else pytest.param(cell, marks=pytest.mark.long) for cell in cells
+    ]
+
+
+def chosen(request: pytest.FixtureRequest, name: str) -> list[str]:
+    """Return the cells that this run will ask a fixture for, in the order of their tests.
+
+    ``name`` is the parameter that the tests of the fixture's module have them by.
+    """
+    cells = [
+        item.callspec.params[name]
+        for item in request.session.items
+        if item.path == request.path and name in item.callspec.params  # type: ignore[attr-defined]
+    ]
+    return list(dict.fromkeys(cells))
