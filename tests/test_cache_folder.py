@@ -155,12 +155,9 @@ def holding(folder: Path, digest: Digest) -> subprocess.Popen[str]:
             print("holding", flush=True)
             time.sleep(600)
         """
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "holding\n"
-    return process
 
 
 @pytest.fixture
@@ -168,8 +165,11 @@ def holder() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*args: Any) -> subprocess.Popen[str]:
-        started.append(holding(*args))
-        return started[-1]
+        process = holding(*args)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holding\n"
+        return process
 
     yield start
     for process in started:

@@ -90,7 +90,9 @@ class ModuleDescription:
         catalog = class_path(given.get("catalog_class"))
         if catalog is not None:
             model = {**MODEL_DEFAULTS, **model}
-        plain_model = CheckpointConfigWalker(label, self.omitted).mapping(model, "config.model_config")
+        plain_model = CheckpointConfigWalker(label, self.omitted).mapping(
+            model, "config.model_config"
+        )
         self.config = {"model_config": plain_model}
         if catalog is not None:
             self.config["catalog_class"] = Tagged("import", todays_path(catalog))

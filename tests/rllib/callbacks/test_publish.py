@@ -121,7 +121,9 @@ def test_what_is_pushed_is_what_was_held(
 @STACKS
 def test_beside_others(own: Any, store: PolicyStore, stack: str) -> None:
     made = publish(store, {"main": "duo/main"}, metric="score", max_pending=9)
-    forms = {"with the user's": publish(store, {"main": "duo/other"}, metric="score", callbacks=Scores)}
+    forms = {
+        "with the user's": publish(store, {"main": "duo/other"}, metric="score", callbacks=Scores)
+    }
     if stack == "new":
         forms["a list"] = [Scores, made]
     with own.built(own.configured().callbacks(forms["with the user's"])) as algo:
