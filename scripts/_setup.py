@@ -108,10 +108,11 @@ def _set_up(lock: int) -> None:
     _make_venv(lock, fresh=bool(fault))
     pip = [str(PYTHON), "-m", "pip", "--no-input", "install", "--no-user"]
     # torch before everything that depends on it, so that its version and build stay the pinned one.
-    _step(lock, 2, "pip", [*pip, "pip>=22.3"])
+    _step(lock, 2, "pip", [*pip, "pip>=25.1"])
     _step(lock, 3, shlex.split(TORCH)[0], [*pip, *shlex.split(TORCH)])
     _step(lock, 4, shlex.split(RAY)[0], [*pip, *shlex.split(RAY), *_held_torch()])
-    _step(lock, 5, "policystore and its tools", [*pip, "-e", f"{ROOT}[rllib,dev]", *_held_torch()])
+    ours = ["-e", f"{ROOT}[rllib]", "--group", "dev"]  # the group of pyproject.toml in ROOT
+    _step(lock, 5, "policystore and its tools", [*pip, *ours, *_held_torch()])
     STAMP.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     print(f"Ready in {time.monotonic() - started:.0f} s.", flush=True)
 
