@@ -6,19 +6,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 
 import policystore
 from tests.support.doc_blocks import DOCS, PAGES, README, anchors, blocks, links, run_blocks
 
 # Where the Python blocks of each page are run.
-HERE = {"store.md", "torch.md", "errors.md"}
+HERE = {"store.md", "torch.md", "errors.md", "spaces.md"}
 WITH_RLLIB = {"README.md", "rllib.md", "filters.md", "trust.md"}  # rllib/test_readme_rllib.py
 ELSEWHERE = {
     "callbacks.md",  # rllib/callbacks/test_documented.py
     "external.md",  # rllib/live/test_external.py
-    "spaces.md",  # spaces/test_spaces.py
-    "backends.md",  # the tests of backends
+    "backends.md",  # contracts/test_contract_documented.py
 }
 
 
@@ -38,9 +38,12 @@ def test_every_python_block_is_of_a_kind_that_is_run(page: Path):
         assert fences.count("first") == 1
 
 
-def run_page(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def run_page(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any
+) -> dict[str, Any]:
+    """Run the blocks of a page in a folder, with these names; return all names."""
     monkeypatch.chdir(folder)
-    names: dict[str, Any] = {}
+    names = dict(given)
     run_blocks("", names, DOCS / name)
     return names
 
@@ -66,6 +69,13 @@ def test_the_blocks_about_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (left == right).all()
         for left, right in zip(names["net"].parameters(), names["again"].parameters(), strict=True)
     )
+
+
+def test_the_blocks_about_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    space = gymnasium.spaces.Discrete(4)
+    names = run_page("spaces.md", tmp_path, monkeypatch, space=space)
+
+    assert names["again"] == space
 
 
 def test_the_blocks_about_errors(
