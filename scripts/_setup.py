@@ -1,7 +1,7 @@
-"""Makes .venv in the repository's root and installs policystore with all it needs.
+"""Make .venv in the repository's root and install policystore with all it needs.
 
-Run by the commands beside it with any Python 3.10 or newer; needs nothing but the standard library.
-A second run finds its stamp and does nothing. Environment variables:
+The commands beside this file run it with any Python 3.10 or newer; it needs only the standard
+library. A second run finds its stamp and does nothing. Environment variables:
 
     POLICYSTORE_PYTHON  the Python to make .venv with
     POLICYSTORE_TORCH   what to install as torch, with pip's options if need be
@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-OURS = VENV / "made-by-policystore"  # so that nobody else's .venv is ever deleted
+OURS = VENV / "made-by-policystore"  # so that a .venv of somebody else is never deleted
 STAMP = VENV / "policystore-setup.json"
 LOG = VENV / "policystore-setup.log"
 TORCH = os.environ.get("POLICYSTORE_TORCH") or "torch==2.13.0"
@@ -76,7 +76,7 @@ ADVICE = (
 
 
 class SetupError(Exception):
-    """A step failed; the message says why and what to do."""
+    """A step failed; the message gives the reason and what to do."""
 
 
 def main() -> int:
@@ -108,10 +108,11 @@ def _set_up(lock: int) -> None:
     _make_venv(lock, fresh=bool(fault))
     pip = [str(PYTHON), "-m", "pip", "--no-input", "install", "--no-user"]
     # torch before everything that depends on it, so that its version and build stay the pinned one.
-    _step(lock, 2, "pip", [*pip, "pip>=22.3"])
+    _step(lock, 2, "pip", [*pip, "pip>=25.1"])
     _step(lock, 3, shlex.split(TORCH)[0], [*pip, *shlex.split(TORCH)])
     _step(lock, 4, shlex.split(RAY)[0], [*pip, *shlex.split(RAY), *_held_torch()])
-    _step(lock, 5, "policystore and its tools", [*pip, "-e", f"{ROOT}[rllib,dev]", *_held_torch()])
+    ours = ["-e", f"{ROOT}[rllib]", "--group", "dev"]  # the group of pyproject.toml in ROOT
+    _step(lock, 5, "policystore and its tools", [*pip, *ours, *_held_torch()])
     STAMP.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     print(f"Ready in {time.monotonic() - started:.0f} s.", flush=True)
 
@@ -120,7 +121,7 @@ def _set_up(lock: int) -> None:
 
 
 def _wanted() -> dict[str, str]:
-    """Whatever, if it changes, makes the installation out of date."""
+    """Return everything that the installation depends on, as the stamp records it."""
     return {
         "python": os.environ.get("POLICYSTORE_PYTHON", ""),
         "torch": TORCH,
@@ -131,14 +132,14 @@ def _wanted() -> dict[str, str]:
 
 def _stamped() -> dict[str, str]:
     try:
-        found = json.loads(STAMP.read_text(encoding="utf-8"))
+        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return stamp if isinstance(stamp, dict) else {}
 
 
 def _fault() -> str:
-    """What is wrong with .venv as an environment, or nothing."""
+    """Return what is wrong with .venv as an environment, or an empty text."""
     if not VENV.is_dir():
         return "it is not there"
     if not PYTHON.exists():
@@ -159,7 +160,7 @@ def _fault() -> str:
         return f"it belongs to {prefix}"
     if os.environ.get("POLICYSTORE_PYTHON") and (major, minor) != sys.version_info[:2]:
         return f"it is of Python {major}.{minor}, not of POLICYSTORE_PYTHON"
-    # Scripts and the editable installation hold the path that they were made for.
+    # Scripts and the editable installation contain the path that they were made for.
     made_for = OURS.read_text(encoding="utf-8") if OURS.is_file() else str(ROOT)
     return "" if made_for == str(ROOT) else f"it was made for {made_for}"
 
@@ -201,7 +202,7 @@ def _make_venv(lock: int, *, fresh: bool) -> None:
 
 
 def _held_torch() -> list[str]:
-    """A constraint that keeps the torch of step 3, however new a torch Ray would take."""
+    """Return pip options that keep the torch of step 3, whichever torch Ray would take."""
     code = "import importlib.metadata as m; print(m.version('torch'))"
     ran = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -214,9 +215,9 @@ def _held_torch() -> list[str]:
 # Steps
 
 
-def _step(lock: int, number: int, what: str, command: list[str]) -> None:
-    """Run a command with its output in the log; a line that says how long it took."""
-    label = f"  [{number}/{STEPS}] {what:<28}"
+def _step(lock: int, number: int, name: str, command: list[str]) -> None:
+    """Run a command with its output in the log, and print a line with the seconds it took."""
+    label = f"  [{number}/{STEPS}] {name:<28}"
     env = {k: v for k, v in os.environ.items() if k not in ("PIP_USER", "PIP_TARGET", "PIP_PREFIX")}
     env |= {"PYTHONNOUSERSITE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     started = time.monotonic()
@@ -245,7 +246,7 @@ def _step(lock: int, number: int, what: str, command: list[str]) -> None:
     ends = "\r" + label if sys.stdout.isatty() else ""
     print(f"{ends}{time.monotonic() - started:4.0f} s", flush=True)
     if process.returncode:
-        raise SetupError(_failure(what, process.returncode, offset))
+        raise SetupError(_failure(name, process.returncode, offset))
 
 
 def _running(process: subprocess.Popen[bytes]) -> bool:
@@ -256,7 +257,8 @@ def _running(process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _failure(what: str, code: int, offset: int) -> str:
+def _failure(name: str, code: int, offset: int) -> str:
+    """Return the message about a step that failed: the end of its output, and what to do."""
     with LOG.open("rb") as log:
         log.seek(offset)
         output = log.read().decode("utf-8", "replace")
@@ -264,14 +266,14 @@ def _failure(what: str, code: int, offset: int) -> str:
     advice = [text for signs, text in ADVICE if any(sign in output for sign in signs)]
     then = advice[0] if advice else "Put right what it says and run the command again."
     return (
-        f"step '{what}' failed with exit status {code}. Its last lines:\n\n{last}\n\n"
+        f"step '{name}' failed with exit status {code}. Its last lines:\n\n{last}\n\n"
         f"{then}\nThe whole log: {LOG}"
     )
 
 
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[int]:
-    """Hold back a second set-up of this checkout; the lock goes with the process."""
+    """Make a second set-up of this checkout wait; the lock is released when the process ends."""
     with Path(__file__).open("rb+") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,21 +35,21 @@ _TURNS = 4
 
 @ray.remote(num_cpus=1)
 class Holder:
-    """Takes a CPU slot, and keeps it."""
+    """An actor that takes a CPU slot and keeps it."""
 
     def ready(self) -> bool:
-        """Whether it has one."""
+        """Return True once the actor has its slot."""
         return True
 
 
 @ray.remote(num_cpus=1)
 def waits_for_a_slot() -> bool:
-    """Runs once a slot is free."""
+    """Return as soon as a slot is free."""
     return True
 
 
 def timed(call: Callable[[], Any], into: list[float]) -> Any:
-    """Call, and note the seconds."""
+    """Call, and append the seconds that the call took."""
     start = time.perf_counter()
     found = call()
     into.append(time.perf_counter() - start)
@@ -57,7 +57,7 @@ def timed(call: Callable[[], Any], into: list[float]) -> Any:
 
 
 def one_round(algo: Any, store: PolicyStore, times: dict[str, list[float]]) -> None:
-    """Each call once."""
+    """Make and time each of the calls once."""
     snap = timed(lambda: store.pull("busy/main"), times.setdefault("pull", []))
     timed(lambda: rebuild_module(snap), times.setdefault("rebuild_module", []))
     report = timed(
@@ -68,7 +68,7 @@ def one_round(algo: Any, store: PolicyStore, times: dict[str, list[float]]) -> N
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure, and print the medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40, help="of each kind")
     rounds = parser.parse_args().rounds

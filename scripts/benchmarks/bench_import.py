@@ -1,8 +1,10 @@
-"""Prints how long `import policystore` takes beyond numpy's own import.
+"""Print how long `import policystore` takes beyond numpy's own import.
 
-Fresh interpreters, in turn, so that a slow moment of the machine hits both; medians. What is
-imported beyond numpy is the standard library and policystore's own dependencies, ml_dtypes and
-blake3; never torch or ray.
+    ./.venv/bin/python scripts/benchmarks/bench_import.py [--runs N]
+
+Fresh interpreters run in turn, so that a slow moment of the machine hits both; medians are printed.
+Beyond numpy, the standard library and policystore's own dependencies are imported, ml_dtypes and
+blake3, and never torch or ray.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def main() -> int:
 
 
 def seconds(statement: str) -> float:
-    """Seconds that a statement takes in a fresh interpreter, the interpreter's start left out."""
+    """Return the seconds that a statement takes in a fresh interpreter, without its start."""
     command = [sys.executable, "-c", _TIMED.format(what=statement)]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     elapsed, heavy = ran.stdout.splitlines()

@@ -1,9 +1,10 @@
-"""A large policy to S3 and back: time, peak memory, and a push that is killed and run again.
+"""Push a large policy to S3 and pull it: time, peak memory, and a push that is killed.
 
     ./.venv/bin/python scripts/benchmarks/bench_large.py [--mib 1024]
 
-runs against the server that POLICYSTORE_TEST_S3 names (scripts/tools/ceph.py starts one), else moto's,
-which keeps everything in the memory of a process of its own. Every step is a fresh process.
+The server is the one that POLICYSTORE_TEST_S3 names (scripts/tools/ceph.py starts one), else
+moto's, which keeps everything in the memory of a process of its own. Every step is a fresh process.
+The push that was killed is run again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MIB = 1 << 20
 
 
 def policy(mib: int) -> Any:
-    """Tensors of 64 MiB and one of what is left, half of it in one."""
+    """Return a policy of this size: half of it one tensor, the rest tensors of 64 MiB."""
     from policystore import Snapshot, Spec
 
     random = np.random.default_rng(0)
@@ -44,7 +45,7 @@ def policy(mib: int) -> Any:
 
 
 def step(what: str, given: argparse.Namespace) -> None:
-    """What a fresh process does; prints one line of JSON."""
+    """Do one step in this fresh process, and print one line of JSON."""
     from policystore import PolicyStore
 
     options = {"endpoint_url": given.endpoint, "key": KEY, "secret": SECRET}
@@ -70,7 +71,7 @@ def step(what: str, given: argparse.Namespace) -> None:
 
 
 def peak() -> float:
-    """The most memory that this process had so far, in MiB."""
+    """Return the most memory that this process has had so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -124,14 +125,14 @@ def s3(endpoint: str) -> Any:
 
 
 def bytes_of(client: Any, bucket: str) -> int:
-    """How many bytes of objects there are."""
+    """Return the bytes of all objects in the bucket."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     return sum(entry["Size"] for page in pages for entry in page.get("Contents", ()))
 
 
 @contextlib.contextmanager
 def moto() -> Any:
-    """Moto's server in a process of its own, ended by its handle."""
+    """Run moto's server in a process of its own as long as the block; give its URL."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from tests.support import s3_server\n"
         "with s3_server.moto_server() as endpoint:\n"
@@ -149,7 +150,7 @@ def moto() -> Any:
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
-    """The first line that a process prints."""
+    """Return the first line that a process prints."""
     line = process.stdout.readline().strip() if process.stdout else ""
     if not line:
         raise SystemExit(f"error: {process.args!r} did not start")

@@ -1,13 +1,14 @@
-"""What publishing costs a training, with a store that takes 2 s for each request.
+"""Measure what publishing costs a training, with a store that takes 2 s for each request.
 
-    ./.venv/bin/python scripts/benchmarks/bench_publish.py [--s3] [--stack new|old] [--rounds N] [--delay S]
+    ./.venv/bin/python scripts/benchmarks/bench_publish.py [--s3] [--stack new|old] [--rounds N]
+        [--delay SECONDS]
 
-Two Algorithms of the same config, one of them with ``publish(…, interval=1)``, train an iteration each
-in turn. Prints the median time of an iteration of both and their ratio, which noise of the machine
-moves by some percent; and, hardly moved by it, what publishing takes itself: the time of its
-callback, and the processor time of its uploading thread, which shares one interpreter with the
-training. Then all that results had reported as pushed is looked up and pulled, by a store that is
-not slow; the script fails if one version is missing or another.
+Two Algorithms of the same config, one of them with ``publish(…, interval=1)``, train an iteration
+each in turn. Prints the median time of an iteration of both and their ratio, which noise of the
+machine moves by some percent. Prints also what publishing takes itself, which noise hardly
+moves: the time of its callback, and the processor time of its uploading thread, which shares one
+interpreter with the training. Then all versions that results had reported as pushed are looked up
+and pulled, by a store that is not slow. The script fails if one of them is missing or differs.
 
 The store is a folder behind a storage that sleeps before each call. With ``--s3`` it is a bucket on
 moto's server, in a process of its own, which sleeps before it answers.
@@ -40,7 +41,7 @@ WARM_UP = 5
 
 
 def serve(delay: float) -> None:
-    """A process that is a slow S3; says its port first."""
+    """Serve a slow S3 in this process, and print its port first."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
@@ -58,7 +59,7 @@ def serve(delay: float) -> None:
 
 @contextmanager
 def s3_store(delay: float) -> Iterator[tuple[Any, Any]]:
-    """A slow store in a bucket, and a way to it that is as slow: only the answers count there."""
+    """Give a slow store in a bucket, and a second object for it, to look things up afterwards."""
     from policystore import PolicyStore
 
     command = [sys.executable, __file__, "--serve", str(delay)]
@@ -82,7 +83,7 @@ def s3_store(delay: float) -> Iterator[tuple[Any, Any]]:
 
 
 class Slow:
-    """A storage of which each call takes so long."""
+    """A backend whose calls each take a given time longer."""
 
     def __init__(self, inner: Any, delay: float) -> None:
         self._inner = inner
@@ -103,7 +104,7 @@ class Slow:
 
 @contextmanager
 def folder_store(delay: float) -> Iterator[tuple[Any, Any]]:
-    """A slow store in a folder, and the same one without delays."""
+    """Give a slow store in a folder, and the same store without delays."""
     from policystore import PolicyStore
 
     class SlowStore(PolicyStore):
@@ -141,7 +142,7 @@ def built(stack: str, steps: int, callbacks: Any = None) -> Any:
 
 
 def timed(what: Any, name: str, clock: Any, into: list[float]) -> None:
-    """From now on, how long each call of a method takes."""
+    """Append the time of each call of a method from now on."""
     inner = getattr(what, name)
 
     @functools.wraps(inner)
@@ -226,7 +227,7 @@ def main() -> int:
 
 
 def check(store: Any, reported: list[dict[str, Any]]) -> list[str]:
-    """What was reported as pushed and is not there, or is another policy."""
+    """Return what was reported as pushed and is missing, or is another policy."""
     wrong = []
     versions = {version.number: version for version in store.log(NAME)}
     for number, digest in {(each["pushed"], each["digest"]) for each in reported}:

@@ -1,10 +1,10 @@
-"""Pulls over a slow line: one policy and a hundred, by digest and by name.
+"""Pull over a slow line: one policy and a hundred, by digest and by name.
 
     ./.venv/bin/python scripts/benchmarks/bench_pulls.py [--delay 20] [--policies 100]
 
 Every request takes the delay longer, by a relay in a process of its own. The server is the one that
-POLICYSTORE_TEST_S3 names (scripts/tools/ceph.py starts one), else moto's, which itself takes milliseconds
-of one processor for each request.
+POLICYSTORE_TEST_S3 names (scripts/tools/ceph.py starts one), else moto's, which itself takes
+milliseconds of one processor for each request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROUNDS = 7
 
 
 async def relay(target: str, delay: float) -> None:
-    """Pass bytes on in both directions; those of a client wait for the delay."""
+    """Pass bytes on in both directions; bytes of a client wait for the delay."""
     host, _, port = target.rpartition(":")
 
     async def pump(reader: Any, writer: Any, wait: float) -> None:
@@ -50,7 +50,7 @@ async def relay(target: str, delay: float) -> None:
 
 
 def median(call: Callable[[], Any]) -> float:
-    """Of the wall time in seconds, the first call left out."""
+    """Return the median of the wall times in seconds; the first call does not count."""
     times = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()

@@ -1,28 +1,30 @@
-"""What proof costs: load_into beside the cheapest calls of plain RLlib that reach everyone.
+"""Measure what proof costs: load_into beside the cheapest calls of RLlib that reach all workers.
 
-    ./.venv/bin/python scripts/benchmarks/bench_sync.py [--quick] [--cells new:20:2:0:0,…] [--profile]
+    ./.venv/bin/python scripts/benchmarks/bench_sync.py [--quick] [--cells new:20:2:0:0,…]
+        [--profile]
 
-Prints a Markdown table of medians. Both are taken in turn, after a ``train()``, on two Algorithms
-of the same make: load_into guards its own against restarts, which later calls of RLlib's pay for.
-Each round loads other weights than the one before, in arrays and Snapshots made for that round
-outside of the time taken. First every way is shown to reach each learner and worker: each says, by
-a function of this file, which bytes it holds.
+Prints a Markdown table of medians. Both are measured in turn, after a ``train()``, on two
+Algorithms of the same config. They have to be two: load_into guards its own Algorithm against restarts, and
+later calls of RLlib pay for that. Each round loads other weights than the round before, in arrays
+and Snapshots that are made for that round and whose making is not measured. First each way is shown
+to reach all learners and workers: a function of this file, run in each of them, returns the bytes
+that it holds.
 
-Which calls of RLlib reach everyone once ``train()`` has run (Ray 2.60, paths in ``ray/rllib``):
+These calls of RLlib reach all workers once ``train()`` has run (Ray 2.60, paths in ``ray/rllib``):
 
 New stack. Runners drop weights whose number is not newer than their own
-(``env/multi_agent_env_runner.py:771``), so ``Algorithm.set_weights`` and ``sync_weights`` are out.
-What is left is ``LearnerGroup.set_weights``, one wave to the learners, and ``EnvRunner.set_state``
-without a number, one wave to each group of runners: the least there can be. The arrays lie in the
+(``env/multi_agent_env_runner.py:771``), so ``Algorithm.set_weights`` and ``sync_weights`` do not
+count. The least that does is ``LearnerGroup.set_weights``, one call of all learners, and
+``EnvRunner.set_state`` without a number, one call of each group of runners. The arrays lie in the
 object store once. A function fetches them (``apply``), or they are the argument of ``set_state``
 (``argument``); all of them, or only those that runners hold (``acting part``).
 
-Old stack. The local worker is the learner. ``RolloutWorker.set_weights`` in one wave to each group
-(``one wave``), or ``Policy.set_weights`` for each policy of the local worker and
-``EnvRunnerGroup.sync_weights`` from it, with a timeout of None, without which it does not wait
+Old stack. The local worker is the learner. Either ``RolloutWorker.set_weights``, one call of each
+group (``one wave``), or ``Policy.set_weights`` for each policy of the local worker and
+``EnvRunnerGroup.sync_weights`` from it. Without a timeout of None that does not wait
 (``sync_weights``).
 
-The ratio is against the fastest of them, whichever that is in a cell.
+The ratio is against the fastest of these ways in each cell.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ def _groups(algo: Any) -> list[Any]:
 
 
 def _actors(algo: Any) -> list[tuple[bool, Any]]:
-    """Whether it is a learner, and its handle."""
+    """Return each actor's handle, with whether it is a learner."""
     learners = algo.learner_group
     found = [] if learners is None or learners.is_local else [(True, learners)]
     found += [(False, group) for group in _groups(algo)]
@@ -124,12 +126,12 @@ def _actors(algo: Any) -> list[tuple[bool, Any]]:
 
 
 def _shared(algo: Any, value: Any) -> Any:
-    """A reference for remote workers, if there are any."""
+    """Return a reference to the value where there are remote workers, else the value."""
     return ray.put(value) if any(g.num_remote_workers() for g in _groups(algo)) else None
 
 
 def _needed_to_act(algo: Any, weights: Weights) -> Weights:
-    """The part of the weights that runners hold, as the local one shows."""
+    """Return the part of the weights that env runners hold, as the local one shows."""
     module = algo.env_runner.module
     return {
         mid: {name: held[name] for name in module[mid].state_dict()}
@@ -198,7 +200,7 @@ PLAIN: dict[str, dict[str, Plain]] = {
 
 
 def _sums(worker: Any, ids: list[str]) -> Any:
-    """A checksum of each parameter, read inside a worker; RLlib ends one whose function raises."""
+    """Return a checksum of each parameter; runs in a worker, so it must not raise."""
     try:
         found = {}
         for pid in ids:
@@ -217,7 +219,7 @@ def _sums(worker: Any, ids: list[str]) -> Any:
 
 
 def show_all_reached(algo: Any, weights: Weights, way: str) -> int:
-    """How many learners and workers there are, each of which holds exactly these weights.
+    """Return the number of learners and workers, all of which hold exactly these weights.
 
     Raises:
         SystemExit: one of them does not.
@@ -296,7 +298,7 @@ def measure(cell: Cell, rounds: int, profile: bool) -> Times:
 
 
 class _Material:
-    """Two sets of weights, by turns, each time in new arrays."""
+    """Two sets of weights in turn, each time in new arrays."""
 
     def __init__(self, algo: Any) -> None:
         first = snapshot_all(algo)
@@ -310,12 +312,12 @@ class _Material:
         ]
 
     def weights(self) -> Weights:
-        """As plain RLlib takes them."""
+        """Return them as RLlib takes them."""
         self._sets.append(self._sets.pop(0))
         return {pid: {n: a.copy() for n, a in w.items()} for pid, w in self._sets[0].items()}
 
     def snaps(self) -> dict[str, Snapshot]:
-        """As load_into takes them."""
+        """Return them as load_into takes them."""
         return {
             pid: Snapshot(weights=arrays, spec=self._specs[pid])
             for pid, arrays in self.weights().items()
@@ -338,7 +340,7 @@ def _show_all(ways: Any) -> int:
 
 
 def _wait_until_idle(algo: Any) -> None:
-    """What the last way sent without waiting for it costs the next one nothing."""
+    """Wait for what the last way sent without waiting, so that it costs the next way nothing."""
     ray.get([actor.apply.remote(lambda _worker: None) for _, actor in _actors(algo)])
 
 

@@ -1,7 +1,7 @@
-"""Self-play against a growing league, and what every remote worker really plays with.
+"""Play against a growing league, and show what every remote worker really plays with.
 
-    ./.venv/bin/python scripts/examples/league_demo.py             # with policystore.rllib.add_policy
-    ./.venv/bin/python scripts/examples/league_demo.py --naive     # as RLlib's own examples do it
+    ./.venv/bin/python scripts/examples/league_demo.py            # with add_policy of policystore
+    ./.venv/bin/python scripts/examples/league_demo.py --naive    # as RLlib's own examples do it
 
 After each iteration the trained policy is pushed to a store and joins the league under a new id.
 Then every worker says which logits each member of the league gives for the same observations, and
@@ -54,12 +54,12 @@ class RockPaperScissors(MultiAgentEnv):  # type: ignore[misc]
         self._round = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
-        """Both have seen nothing yet."""
+        """Start a game; both agents have seen nothing yet."""
         self._round = 0
         return {agent: np.zeros(2 * MOVES, np.float32) for agent in AGENTS}, {}
 
     def step(self, action_dict: Any) -> tuple[Any, ...]:
-        """One round."""
+        """Play one round."""
         self._round += 1
         left, right = (int(action_dict[agent]) for agent in AGENTS)
         won = ((left - right + 1) % MOVES) - 1  # 1: left wins, 0: a draw, -1: right wins
@@ -86,7 +86,7 @@ class Pairing:
         self.league = list(league)
 
     def __call__(self, agent_id: Any, episode: Any, *_args: Any, **_more: Any) -> str:
-        """Who plays for an agent in an episode."""
+        """Return the policy that plays for an agent in an episode."""
         # Both agents of an episode must get the same answer: no lots are drawn here.
         named = getattr(episode, "id_", None) or getattr(episode, "episode_id", "")
         drawn = zlib.crc32(str(named).encode())
@@ -96,7 +96,7 @@ class Pairing:
 
 
 def build(stack: str, runners: int) -> Any:
-    """PPO that trains ``main``, which plays itself until there is a league."""
+    """Return PPO that trains ``main``, which plays itself until there is a league."""
     config = (
         PPOConfig()
         .environment(RockPaperScissors)
@@ -115,7 +115,7 @@ def build(stack: str, runners: int) -> Any:
 
 
 def add_as_rllib_does(algo: Any, stack: str, policy_id: str, mapping: Pairing) -> None:
-    """A copy of ``main`` under a new id, as it is usually written with RLlib alone.
+    """Add a copy of ``main`` under a new id, as it is usually written with RLlib alone.
 
     New stack: the calls of ``rllib/examples/multi_agent/utils/self_play_callback.py``. Old stack:
     ``add_policy``, then ``set_weights`` on the driver's policy. (RLlib's example of the old stack
@@ -145,13 +145,13 @@ def add_as_rllib_does(algo: Any, stack: str, policy_id: str, mapping: Pairing) -
 
 
 def observations() -> Any:
-    """Everything that can be seen: the first round, and each pair of moves."""
+    """Return all observations that there are: the first round, and each pair of moves."""
     pairs = [_seen(own, other) for own in range(MOVES) for other in range(MOVES)]
     return np.stack([np.zeros(2 * MOVES, np.float32), *pairs])
 
 
 def logits_of(policy: Any, seen: Any) -> Any:
-    """What a policy or module makes of observations, before any action is drawn."""
+    """Return the logits that a policy or module computes from observations."""
     batch = {"obs": torch.from_numpy(seen)}
     with torch.no_grad():
         if hasattr(policy, "forward_inference"):
@@ -160,7 +160,7 @@ def logits_of(policy: Any, seen: Any) -> Any:
 
 
 def logits_on_workers(algo: Any, stack: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Worker -> policy -> logits, computed inside each worker."""
+    """Return logits by worker and policy, computed inside each worker."""
     seen = observations()
 
     def of_one(worker: Any, policy_id: str) -> Any:
@@ -182,14 +182,14 @@ def logits_on_workers(algo: Any, stack: str, ids: list[str]) -> dict[str, dict[s
 
 
 def largest_difference(given: Any, expected: Any) -> float:
-    """Infinity where a worker could not answer."""
+    """Return the largest difference; infinity where a worker could not answer."""
     if isinstance(given, str) or given.shape != expected.shape:
         return float("inf")
     return float(np.abs(given - expected).max())
 
 
 def show(league: dict[str, Any], on_workers: dict[str, dict[str, Any]]) -> tuple[int, int]:
-    """The table of one iteration; how many cells differ, of how many."""
+    """Print the table of one iteration; return how many cells differ, and of how many."""
     width = max(len(policy_id) for policy_id in league)
     say("largest difference of logits from the snapshot's own:")
     say(" " * width + "".join(f"{worker:>13}" for worker in on_workers))
@@ -203,7 +203,7 @@ def show(league: dict[str, Any], on_workers: dict[str, dict[str, Any]]) -> tuple
 
 
 def run(options: argparse.Namespace, store: PolicyStore) -> tuple[int, int]:
-    """All iterations; how many comparisons differ, of how many."""
+    """Run all iterations; return how many comparisons differ, and of how many."""
     algo = build(options.stack, options.runners)
     differing = compared = 0
     league: dict[str, Any] = {}
@@ -240,7 +240,7 @@ def rebuilt(snap: Snapshot, stack: str) -> Any:
 
 
 def mean_return(result: Any, stack: str) -> float:
-    """The mean return of ``main`` in the episodes of an iteration."""
+    """Return the mean return of ``main`` in the episodes of an iteration."""
     found = result["env_runners"]
     key = "module_episode_returns_mean" if stack == "new" else "policy_reward_mean"
     return float(found[key]["main"])

@@ -1,4 +1,4 @@
-"""The whole way once: train with RLlib, push, and play from a fresh process on a busy cluster.
+"""Train with RLlib, push the policies, and play them from a fresh process on a busy cluster.
 
 ``./scripts/quickstart [STORE]`` runs it. Exit status 0 only if the rebuilt policies did exactly
 what the trained ones did.
@@ -88,7 +88,7 @@ def _run(store: Any, scratch: Path) -> bool:
 
 
 def _train_and_push(store: Any) -> dict[str, Any]:
-    """Train both, push three policies; what the fresh process must find again."""
+    """Train both, push three policies, and return what the fresh process must do again."""
     import quickstart_train as training
     from quickstart_episodes import mean_return
 
@@ -131,7 +131,7 @@ def _play_while_busy(store: Any, expected: Path) -> bool:
 
     @ray.remote(num_cpus=1, max_concurrency=2)
     class Busy:
-        """Holds a CPU and really uses it."""
+        """An actor that holds a CPU and really uses it."""
 
         def __init__(self) -> None:
             self.rounds = 0
@@ -165,7 +165,7 @@ def _play_while_busy(store: Any, expected: Path) -> bool:
 
 @contextlib.contextmanager
 def _stderr_into(log: Path) -> Iterator[None]:
-    """Keep what Ray writes to stderr, from C++ too, out of our lines; show it if we fail."""
+    """Keep what Ray writes to stderr, from C++ too, out of our lines; show it after an error."""
     sys.stderr.flush()
     real = os.dup(2)
     with log.open("wb") as kept:

@@ -1,4 +1,4 @@
-"""Seeded episodes, played the same way by a trained Algorithm and by a rebuilt player."""
+"""Play seeded episodes in the same way with a trained Algorithm and with a rebuilt player."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 Act = Callable[[Any], Any]
-"""One agent's observation in, its action out; one call per step of an episode."""
+"""A function of one agent's observation that returns its action; called once a step."""
 
 
 class Episode(TypedDict):
-    """What one agent did in one episode, as JSON can hold it."""
+    """The actions and the return of one agent in one episode, as JSON can hold them."""
 
     actions: list[int]
     reward: float
 
 
 def play_alone(env: Any, seed: int, act: Act) -> Episode:
-    """One episode of a gymnasium environment with discrete actions."""
+    """Play one episode of a gymnasium environment with discrete actions."""
     observation, _ = env.reset(seed=seed)
     episode = Episode(actions=[], reward=0.0)
     over = False
@@ -31,7 +31,7 @@ def play_alone(env: Any, seed: int, act: Act) -> Episode:
 
 
 def play_together(env: Any, seed: int, acts: Mapping[int, Act]) -> dict[int, Episode]:
-    """One episode of an RLlib MultiAgentEnv, whose agents end one by one."""
+    """Play one episode of an RLlib MultiAgentEnv, whose agents end one by one."""
     observations, _ = env.reset(seed=seed)
     episodes = {agent: Episode(actions=[], reward=0.0) for agent in acts}
     playing = set(acts)
@@ -47,17 +47,17 @@ def play_together(env: Any, seed: int, acts: Mapping[int, Act]) -> dict[int, Epi
 
 
 def mean_return(episodes: Sequence[Episode]) -> float:
-    """The mean of the episodes' undiscounted returns."""
+    """Return the mean of the episodes' undiscounted returns."""
     return sum(episode["reward"] for episode in episodes) / len(episodes)
 
 
 def count_actions(episodes: Sequence[Episode]) -> int:
-    """How many actions the episodes hold."""
+    """Return the number of actions in the episodes."""
     return sum(len(episode["actions"]) for episode in episodes)
 
 
 def differing_actions(given: Sequence[Episode], got: Sequence[Episode]) -> int:
-    """Steps at which two plays of the same episodes differ; one that ends early differs after."""
+    """Count the steps at which two plays differ; steps that only one play has count too."""
     differing = 0
     for left, right in zip(given, got, strict=True):
         pairs = zip(left["actions"], right["actions"], strict=False)

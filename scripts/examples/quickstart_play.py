@@ -1,4 +1,4 @@
-"""The playing half of the quickstart: a process that never had an Algorithm or a Ray cluster.
+"""Play what the quickstart has pushed, in a process without an Algorithm or a Ray cluster.
 
 Arguments: the store, and a JSON file with the refs to pull and what the trained Algorithm did.
 Exit status 1 if any action or return differs, or if anything started Ray.

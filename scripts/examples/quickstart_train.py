@@ -1,4 +1,4 @@
-"""The training half of the quickstart: two small PPO runs, and what their policies then do."""
+"""Train the two small PPO runs of the quickstart, and record what their policies then do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HIDDEN = [64, 64]
 
 
 def new_stack_algorithm() -> Any:
-    """PPO on CartPole-v1, on RLlib's new API stack."""
+    """Return PPO on CartPole-v1, on RLlib's new API stack."""
     config = (
         PPOConfig()
         .environment("CartPole-v1")
@@ -32,7 +32,7 @@ def new_stack_algorithm() -> Any:
 
 
 def old_stack_algorithm() -> Any:
-    """PPO with two policies of a two-agent CartPole behind MeanStdFilter, on the old stack."""
+    """Return PPO with two policies of a two-agent CartPole, MeanStdFilter, on the old stack."""
     config = (
         PPOConfig()
         .api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
@@ -57,12 +57,15 @@ def _policy_of(agent_id: int, *_args: Any, **_more: Any) -> str:
 
 
 def train(algorithm: Any, iterations: int, say: Callable[[str], None]) -> dict[str, float]:
-    """Train, saying each iteration's return; the last mean return by policy, or under ''."""
+    """Train, say the return of each iteration, and return the last mean returns.
+
+    They are by policy id; of an Algorithm with one policy under the empty text.
+    """
     returns: dict[str, float] = {}
     for iteration in range(1, iterations + 1):
         started = time.monotonic()
-        found = algorithm.train()["env_runners"]
-        by_policy = found.get("policy_reward_mean") or {"": found["episode_return_mean"]}
+        result = algorithm.train()["env_runners"]
+        by_policy = result.get("policy_reward_mean") or {"": result["episode_return_mean"]}
         returns = {policy: float(by_policy[policy]) for policy in sorted(by_policy)}
         shown = "  ".join(f"{policy} {value:6.1f}".strip() for policy, value in returns.items())
         seconds = time.monotonic() - started
@@ -71,7 +74,7 @@ def train(algorithm: Any, iterations: int, say: Callable[[str], None]) -> dict[s
 
 
 def record_new_stack(algorithm: Any) -> list[Episode]:
-    """Ten seeded episodes, each step through the Algorithm's own connectors and module."""
+    """Play ten seeded episodes, each step through the Algorithm's own connectors and module."""
     env = gym.make("CartPole-v1")
     return [play_alone(env, seed, _NewStackAct(algorithm)) for seed in SEEDS]
 
@@ -102,7 +105,7 @@ class _NewStackAct:
 
 
 def record_old_stack(algorithm: Any) -> dict[int, list[Episode]]:
-    """Ten seeded episodes with ``Algorithm.compute_single_action``, by agent."""
+    """Play ten seeded episodes with ``Algorithm.compute_single_action``; return them by agent."""
 
     def act(policy: str) -> Act:
         return lambda observation: algorithm.compute_single_action(

@@ -1,4 +1,4 @@
-"""Two people on one bucket: push, tag, pull, move the tag, and a key that may only read.
+"""Show two people on one bucket: push, tag, pull, move the tag, and a key that may only read.
 
     ./.venv/bin/python scripts/examples/team_demo.py
 
@@ -13,6 +13,7 @@ on moto's server, which checks keys as S3 does, unless these name another:
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -41,7 +42,7 @@ ALL = {
 
 @contextlib.contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal, and the callback that moves it."""
+    """Show a bar on the terminal, and give the callback that moves it."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     columns = ("  {task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -51,7 +52,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def policy(seed: int) -> Any:
-    """A policy with a frozen encoder of 48 MiB, which all of them share, and a head."""
+    """Return a policy with a frozen encoder of 48 MiB, which all policies share, and a head."""
     from policystore import Snapshot, Spec
 
     frozen, head = np.random.default_rng(0), np.random.default_rng(seed)
@@ -119,10 +120,16 @@ STEPS = {step.__name__: step for step in (ann_pushes, pulls_champion, ben_moves,
 
 
 def main() -> int:
-    if len(sys.argv) == 4:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    # One step, in the process that is started for it: its name, the store, its options as JSON.
+    parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.step is not None:
         from policystore import PolicyStore
 
-        step, url, options = sys.argv[1:]
+        step, url, options = given.step
         STEPS[step](PolicyStore(url, storage_options=json.loads(options)))
         return 0
     with contextlib.ExitStack() as stack:
@@ -148,7 +155,8 @@ def main() -> int:
             env = {**os.environ, "HOME": str(home), "POLICYSTORE_AUTHOR": who}
             for name in ("POLICYSTORE_CACHE", "XDG_CACHE_HOME"):
                 env.pop(name, None)
-            command = [sys.executable, __file__, step, url, json.dumps({**options, **keys})]
+            asked = [step, url, json.dumps({**options, **keys})]
+            command = [sys.executable, __file__, "--step", *asked]
             subprocess.run(command, env=env, check=True)
 
         print(f"The store is {url}")
@@ -165,7 +173,9 @@ def main() -> int:
 
 @contextlib.contextmanager
 def moto(bucket: str) -> Iterator[tuple[dict[str, str], dict[str, str], dict[str, str]]]:
-    """Moto's server with a bucket, in a process of its own: options, a key for all, one to read.
+    """Run moto's server with a bucket as long as the block, in a process of its own.
+
+    Gives the storage options, a key that may do everything, and a key that may only read.
 
     From the fifth request on it checks keys: four are needed for the bucket, and for a user who may
     do everything.

@@ -62,13 +62,13 @@ class Poles(MultiAgentEnv):  # type: ignore[misc]
         return observation if agent != "small" else observation[2:]
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        """Everyone's pole upright again."""
+        """Put the poles of all agents upright again."""
         self._up = list(self.possible_agents)
         seen = {agent: self._poles[agent].reset(seed=seed)[0] for agent in self._up}
         return {agent: self._seen(agent, each) for agent, each in seen.items()}, {}
 
     def step(self, actions: dict[str, Any]) -> Any:
-        """A step of those whose pole is up."""
+        """Step the agents whose pole is still up."""
         seen, rewards, down = {}, {}, {}
         for agent, action in actions.items():
             observation, rewards[agent], fell, late, _ = self._poles[agent].step(action)
@@ -80,12 +80,12 @@ class Poles(MultiAgentEnv):  # type: ignore[misc]
 
 
 def _own(agent: str, *_: Any, **__: Any) -> str:
-    """In the first experiment: a policy for each agent."""
+    """Return the policy of an agent in the first experiment: one for each agent."""
     return agent
 
 
 def _veteran_on_the_right(agent: str, *_: Any, **__: Any) -> str:
-    """In the second: the policy that learned on the left plays on the right."""
+    """Return the policy in the second one: what learned on the left plays on the right."""
     return {"left": "rookie", "right": "veteran", "small": "half_blind"}[agent]
 
 
@@ -130,7 +130,7 @@ def _run(config: PPOConfig, iterations: int, folder: str) -> Any:
 
 
 def main() -> int:
-    """Both experiments."""
+    """Run both experiments."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("store", nargs="?", help="folder or URL; a new folder if left out")
     parser.add_argument("--stack", choices=("new", "old"), default="new")

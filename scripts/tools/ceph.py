@@ -1,10 +1,10 @@
-"""A real S3 server for tests: one node of Ceph with its gateway, in memory, on loopback.
+"""Run a command beside a real S3 server: one node of Ceph, in memory, on loopback.
 
     ./.venv/bin/python scripts/tools/ceph.py COMMAND…
 
-starts it, runs the command with the gateway's address in POLICYSTORE_TEST_S3, and stops it again.
-On Debian, Ceph is: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr
-ceph-common
+starts the server and its gateway, runs the command with the gateway's address in
+POLICYSTORE_TEST_S3, and stops the server again. On Debian, Ceph is installed by: apt-get install
+--no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr ceph-common
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ rgw enable usage log = false
 
 @contextmanager
 def gateway() -> Iterator[str]:
-    """The URL of a gateway that runs as long as the block; its daemons end by their handles."""
+    """Run a gateway as long as the block, and give its URL; daemons are ended by their handles."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         raise SystemExit(f"error: {', '.join(missing)} not found. {__doc__}")
@@ -88,7 +88,7 @@ def gateway() -> Iterator[str]:
 
 
 def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> str:
-    """Bring it up in a folder; what was started stands in ``daemons``."""
+    """Start all daemons with their files in a folder, and append them to ``daemons``."""
     for name in ("mon", "mgr", "osd", "rgw", "run", "log"):
         (folder / name).mkdir()
     mon2, mon1, port = free_ports(3)
@@ -135,7 +135,7 @@ def start(folder: Path, daemons: list[subprocess.Popen[bytes]]) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ones."""
+    """Return this many different ports that are free."""
     with ExitStack() as open_ones:
         sockets = [
             open_ones.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)

@@ -1,4 +1,4 @@
-"""Another Ray, in an environment of its own: what it writes is read here, and plays there too.
+"""Check another Ray, in an environment of its own: what it writes is read here, and plays there.
 
     ./.venv/bin/python scripts/tools/check_ray.py 2.40.0 [--folder FOLDER]
 
@@ -34,7 +34,7 @@ NEEDED = ["numpy", "blake3", "ml_dtypes", "filelock", "msgpack", "gymnasium"]
 
 
 def environment(folder: Path, version: str) -> Path:
-    """A Python with that Ray."""
+    """Return the Python of an environment with that Ray; make the environment if need be."""
     python = folder / "bin" / "python"
     marker = folder / "complete"
     if not marker.exists():
@@ -48,12 +48,12 @@ def environment(folder: Path, version: str) -> Path:
 
 
 def is_supported(version: str) -> bool:
-    """Whether policystore.rllib works with it; reading its checkpoints does in any case."""
+    """Return whether policystore.rllib supports this Ray; its checkpoints are read anyway."""
     return tuple(map(int, version.split(".")[:2])) >= (2, 40)
 
 
 def earlier(folder: Path) -> None:
-    """What is done with a Ray before 2.40, without policystore."""
+    """Train and save with a Ray before 2.40, without policystore."""
     import ray
     from ray.rllib.algorithms.ppo import PPOConfig
 
@@ -120,7 +120,7 @@ def rebuilt(stack: str, snap: Any) -> Any:
 
 
 def there(folder: Path) -> None:
-    """What is done with the other Ray."""
+    """Train, save, push and rebuild with the other Ray."""
     import ray
 
     from policystore import PolicyStore
@@ -151,7 +151,7 @@ def there(folder: Path) -> None:
 
 
 def here(folder: Path) -> None:
-    """What is done with the Ray that is installed here."""
+    """Read and rebuild with the Ray that is installed here."""
     import ray
 
     from policystore import PolicyStore

@@ -1,14 +1,15 @@
-"""Reads what policystore writes with other releases of safetensors, the oldest supported first.
+"""Read what policystore writes with other releases of safetensors, the oldest one first.
 
-    python scripts/tools/check_safetensors.py [VERSION…]
+    ./.venv/bin/python scripts/tools/check_safetensors.py [VERSION…]
 
-Installs each release into a folder of its own and opens a file that holds every dtype (float8
-from 0.4.2 on, which is when safetensors learned it), shapes from 0-d to empty, names outside ASCII,
-spec and state. Exits with 1 if one of them reads anything else than was written.
+Each release is installed into a folder of its own, and opens a file that holds every dtype (float8
+from 0.4.2 on, the first release that has it), shapes from 0-d to empty, names outside ASCII, spec
+and state. The exit status is 1 if one of them reads anything else than was written.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
@@ -61,7 +62,10 @@ def expected(snap: Snapshot) -> list[str]:
     ]
 
 
-def main(versions: tuple[str, ...]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("versions", nargs="*", metavar="VERSION", default=VERSIONS)
+    versions = parser.parse_args().versions
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "all.safetensors"
@@ -87,4 +91,4 @@ def main(versions: tuple[str, ...]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tuple(sys.argv[1:]) or VERSIONS))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What becomes of real checkpoints of five Ray versions: with the Ray that is installed, and here.
+"""Compare who reads real checkpoints of five Ray versions: the Ray installed, and policystore.
 
     ./.venv/bin/python scripts/tools/compare_checkpoints.py [--write]
 
@@ -32,11 +32,11 @@ PATIENCE = 90  # seconds for one of Ray's loaders
 
 
 class TooLongError(Exception):
-    """A loader that does not come back."""
+    """A loader did not return in time."""
 
 
 def by_ray(one: Given) -> str:
-    """``"yes"``, or what its loaders say."""
+    """Return ``"yes"`` if Ray loads the checkpoint, else the errors of its loaders."""
     said: list[str] = []
     for load in (by_algorithm, by_policy, by_module):
         signal.signal(signal.SIGALRM, too_long)
@@ -104,7 +104,7 @@ def by_module(one: Given) -> Iterator[tuple[str, Any]]:
 
 
 def by_policystore(one: Given) -> str:
-    """``"yes"``, or what is not as it was."""
+    """Return ``"yes"`` if policystore rebuilds the checkpoint, else what differs."""
     from policystore.checkpoints import read_checkpoint
     from tests.rllib.test_checkpoints import check_new, check_old
 

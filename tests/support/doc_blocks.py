@@ -1,4 +1,4 @@
-"""The Python blocks of the README, run in order, as a reader would paste them."""
+"""Read and run the Python blocks of README and docs, in order, as a reader would paste them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from typing import Any
 from tests.support import ROOT
 
 README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+"""Every page that people read."""
+
 _BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(kind: str, page: Path = README) -> list[tuple[int, str]]:
-    """Line number and code of the blocks of a kind: ``""`` or ``"rllib"``."""
+    """Return line number and code of a page's blocks of one kind.
+
+    The kind stands behind ``python`` on the line of the fence: ``""`` for blocks that need no Ray,
+    ``"rllib"`` for those that do, ``"first"`` for the README's program. Blocks that begin with
+    ``py`` are not run.
+    """
     text = page.read_text(encoding="utf-8")
     return [
         (text.count("\n", 0, match.start(2)), match[2])
@@ -23,5 +32,30 @@ def blocks(kind: str, page: Path = README) -> list[tuple[int, str]]:
 
 
 def run_blocks(kind: str, names: dict[str, Any], page: Path = README) -> None:
+    """Run a page's blocks of one kind, one after the other, with these names."""
     for line, code in blocks(kind, page):
         exec(compile("\n" * line + code, str(page), "exec"), names)
+
+
+def first_program() -> tuple[str, str]:
+    """Return the README's first Python block, and the output that is printed below it."""
+    text = README.read_text(encoding="utf-8")
+    match = re.search(r"^```python first\n(.*?)^```$.*?^```text\n(.*?)^```$", text, re.M | re.S)
+    assert match is not None
+    return match[1], match[2]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def links(page: Path) -> list[str]:
+    """Return the targets of a page's links to files and headings of the repository."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", _without_code(page))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def _without_code(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
