@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from policystore import FormatError
-from policystore.checkpoints.convert.filter_stats import StatisticsReader
+from policystore.checkpoints.convert.filter_stats import StatsReader
 from policystore.checkpoints.convert.spaces import described_space
 from policystore.rllib_schema import packed_arrays
 from policystore.rllib_schema.packed_arrays import is_packed_array, unpack_array
@@ -99,7 +99,7 @@ def of_space(text: str) -> Any:
 
 
 def of_statistics(text: str) -> Any:
-    return StatisticsReader("it")({"num_pushes": 1, "mean_array": text, "std_array": text})
+    return StatsReader("it").read({"num_pushes": 1, "mean_array": text, "std_array": text})
 
 
 CALLERS = pytest.mark.parametrize("read", [of_space, of_statistics])
