@@ -226,6 +226,7 @@ def test_runners_that_rllib_does_not_reach(life: Life, tmp_path: Path, scheme: s
         assert {row.seq for row in check_sync(algo) if row.worker.startswith("train")} == {2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"], scope="module")
 def test_what_rllib_added_comes_back_too(life: Life, tmp_path: Path) -> None:
     """Without a word of policystore in the Algorithm that wrote the checkpoint."""
