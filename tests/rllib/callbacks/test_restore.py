@@ -121,6 +121,7 @@ def test_it_plays_and_trains_as_before(life: Life, restored: Any) -> None:
     assert check_sync(restored).ok
 
 
+@pytest.mark.long
 @STACKS
 def test_who_restarts_gets_what_was_restored(life: Life, restored: Any) -> None:
     """Not the warm start, which the guard of the fresh Algorithm had been given."""
