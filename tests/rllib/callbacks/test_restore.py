@@ -121,6 +121,7 @@ def test_it_plays_and_trains_as_before(life: Life, restored: Any) -> None:
     assert check_sync(restored).ok
 
 
+@pytest.mark.long
 @STACKS
 def test_who_restarts_gets_what_was_restored(life: Life, restored: Any) -> None:
     """Not the warm start, which the guard of the fresh Algorithm had been given."""
@@ -226,6 +227,7 @@ def test_runners_that_rllib_does_not_reach(life: Life, tmp_path: Path, scheme: s
         assert {row.seq for row in check_sync(algo) if row.worker.startswith("train")} == {2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"], scope="module")
 def test_what_rllib_added_comes_back_too(life: Life, tmp_path: Path) -> None:
     """Without a word of policystore in the Algorithm that wrote the checkpoint."""

@@ -29,7 +29,6 @@ from tests.support.cells import sampled
 other = parts.new_stack_algorithms.other
 STACKS = pytest.mark.parametrize("stack", ["new", "old"], scope="module")
 NEW = pytest.mark.parametrize("stack", sampled(["new", "old"], "new"), scope="module")
-OLD = pytest.mark.parametrize("stack", sampled(["new", "old"], "old"), scope="module")
 
 
 class Pushed:
@@ -79,7 +78,7 @@ def test_load_one_of_n_agents_and_keep_using_tune(pushed: Pushed, tmp_path: Path
         assert not parts.within(prints["foe"], wanted["foe"])
 
 
-@OLD
+@NEW
 def test_my_new_policy_mapping_fn_is_overwritten_by_the_one_in_the_checkpoint(
     pushed: Pushed, tmp_path: Path
 ) -> None:

@@ -194,6 +194,7 @@ def test_an_interrupt_in_the_middle(running: Any, monkeypatch: pytest.MonkeyPatc
     assert check_sync(algo, ["foe"]).ok
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed(running: Any) -> None:
     parts, algo = running
     good = other(snapshot(algo, "foe"), 0.5)

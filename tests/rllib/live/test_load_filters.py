@@ -139,6 +139,7 @@ def test_statistics_on_an_asynchronous_algorithm(ray_session: None) -> None:
             np.testing.assert_allclose(mean, 7.0, atol=0.01)
 
 
+@pytest.mark.long
 def test_statistics_of_agents(pair: Any) -> None:
     for _ in range(3):
         pair.train()
@@ -169,6 +170,7 @@ def test_statistics_of_agents(pair: Any) -> None:
     assert numbers(pair) == kept
 
 
+@pytest.mark.long
 def test_a_refusal_leaves_statistics_alone(pair: Any) -> None:
     pair.train()
     one = snapshot(pair, "main", agent_ids=["a"])

@@ -43,7 +43,8 @@ def test_same_policy_same_digest_whatever_the_cluster(ray_session: Any) -> None:
     assert sorted(snap.weights) == sorted(weights["default_policy"])
 
 
-@pytest.mark.parametrize("local", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("local", [True, False])
 def test_statistics_of_all_env_runners_are_merged(ray_session: Any, local: bool) -> None:
     config = remote(cells.behind(cells.ppo(), MeanStdFilter), 0, 2, create_local_env_runner=local)
     algorithm = config.build_algo()
