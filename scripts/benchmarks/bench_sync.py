@@ -4,11 +4,11 @@
         [--profile]
 
 Prints a Markdown table of medians. Both are measured in turn, after a ``train()``, on two
-Algorithms of the same config. They have to be two: load_into guards its own Algorithm against restarts, and
-later calls of RLlib pay for that. Each round loads other weights than the round before, in arrays
-and Snapshots that are made for that round and whose making is not measured. First each way is shown
-to reach all learners and workers: a function of this file, run in each of them, returns the bytes
-that it holds.
+Algorithms of the same config. They have to be two: load_into guards its own Algorithm against
+restarts, and later calls of RLlib pay for that. Each round loads other weights than the round
+before, in arrays and Snapshots that are made for that round and whose making is not measured. First
+each way is shown to reach all learners and workers: a function of this file, run in each of them,
+returns the bytes that it holds.
 
 These calls of RLlib reach all workers once ``train()`` has run (Ray 2.60, paths in ``ray/rllib``):
 
