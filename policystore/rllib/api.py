@@ -25,6 +25,7 @@ from policystore.rllib.new_stack.snapshot import (
 )
 from policystore.rllib.old_stack.player import PolicyPlayer
 from policystore.rllib.old_stack.snapshot import snapshot_policy
+from policystore.rllib.workers.compat import is_new_stack
 from policystore.snapshot import Snapshot
 
 __all__ = ["Player", "Source", "rebuild_player", "snapshot", "snapshot_all"]
@@ -66,7 +67,7 @@ def snapshot(
         StorageError: a learner that does not answer.
     """
     if isinstance(source, Algorithm):
-        if _is_new(source):
+        if is_new_stack(source):
             return snapshot_from_algorithm(source, policy_id, agent_ids=agent_ids, omit=omit)
         _refuse(agent_ids=agent_ids)
         chosen = known_module(_policies(source), policy_id, "the Algorithm", "policy")
@@ -116,7 +117,7 @@ def snapshot_all(
             f"snapshots takes an Algorithm, not {type(algorithm).__qualname__}; "
             "snapshot takes single policies and modules"
         )
-    if _is_new(algorithm):
+    if is_new_stack(algorithm):
         return snapshots_from_algorithm(algorithm, agent_ids=agent_ids, omit=omit)
     _refuse(agent_ids=agent_ids)
     left = tuple(omit) if not isinstance(omit, str) else omit
@@ -186,10 +187,6 @@ def rebuild_player(
         f"{snap!r} is no policy of RLlib (its stack is {snap.spec.stack!r}). "
         "Weights of a plain torch module go back with policystore.torch.load_into."
     )
-
-
-def _is_new(algorithm: Algorithm) -> bool:
-    return bool(algorithm.config.enable_rl_module_and_learner)
 
 
 def _policies(algorithm: Algorithm) -> list[str]:

@@ -9,15 +9,9 @@ from __future__ import annotations
 import numpy as np
 from ray.rllib.utils.filter import RunningStat
 
-__all__ = ["running_stat", "squares_name"]
+from policystore.rllib.worker_code.compat import squares_name
 
-
-def squares_name(stat: RunningStat) -> str:
-    """The attribute with the sum of squared differences.
-
-    utils/filter.py of Ray 2.40 calls it ``std_array``, which it is not.
-    """
-    return "sum_sq_diff_array" if hasattr(stat, "sum_sq_diff_array") else "std_array"
+__all__ = ["running_stat"]
 
 
 def running_stat(count: object, mean: object, squares: object) -> RunningStat:

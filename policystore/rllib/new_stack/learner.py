@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from policystore.errors import InvalidInputError, NotFoundError, StorageError
 from policystore.format.arrays import Array
 from policystore.rllib.common.trust import path_of
+from policystore.rllib.worker_code.answers import ModuleContent, MultiModuleContent
 from policystore.rllib.worker_code.read_modules import (
     read_ids,
     read_learner,
     read_module,
     read_multi,
 )
-from policystore.rllib.workers.calls import Deadline, learners_of, send
+from policystore.rllib.workers.answers import Answer
+from policystore.rllib.workers.calls import Deadline, send
+from policystore.rllib.workers.discovery import learners_of
 from policystore.torch.tensors import to_numpy
 
 __all__ = ["ModuleFacts", "MultiFacts", "describe", "describe_multi", "learner_modules"]
@@ -23,6 +26,7 @@ __all__ = ["ModuleFacts", "MultiFacts", "describe", "describe_multi", "learner_m
 # Seconds for a learner's updates to end, and for its answer: it may have others to do before.
 _REST = 60.0
 _ANSWER = 3600.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,75 +86,84 @@ def learner_modules(algorithm: Any, ids: Iterable[str] | None = None) -> MultiFa
         InvalidInputError: weights that cannot be kept; named.
     """
     wanted = None if ids is None else list(ids)
-    found = _ask_learner(algorithm, read_learner, wanted, _REST)
-    if found.get("unsteady"):
-        raise StorageError(
-            f"the learner was at work for {_REST:g} s without a pause; make the snapshot between "
-            "two calls of train(), when no update is under way"
-        )
-    return _multi_facts(found)
+    return _multi_facts(_ask_learner(algorithm, read_learner, wanted, _REST))
 
 
 def learner_module_ids(algorithm: Any) -> tuple[tuple[str, ...], bool]:
     """Module ids of an Algorithm's learner, and whether its MultiRLModule is RLlib's plain one."""
     found = _ask_learner(algorithm, read_ids)
     # RLlib keeps policies in sets, whose order changes from process to process.
-    return tuple(sorted(found["ids"])), found["plain"]
+    return tuple(sorted(found.ids)), found.plain
 
 
-def _ask_learner(algorithm: Any, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+def _ask_learner(algorithm: Any, function: Callable[..., T], *args: Any) -> T:
     # One learner is enough: after each update all hold the same (learner_group.py:update).
     leader = learners_of(algorithm)[:1]
     if not leader:
         raise StorageError("the Algorithm has no learner left. Nothing was read.")
-    answer = send(leader, function, lambda _: args).collect(Deadline(_ANSWER))[leader[0]]
-    if answer.get("pending") or "unreachable" in answer:
-        why = answer.get("unreachable") or f"no answer within {_ANSWER:g} s"
+    answer: Answer[T] = send(leader, function, lambda _: args).collect(Deadline(_ANSWER))[leader[0]]
+    if answer.pending and answer.error:
+        raise StorageError(
+            f"the learner was at work for {_REST:g} s without a pause; make the snapshot between "
+            "two calls of train(), when no update is under way"
+        )
+    if answer.pending or answer.unreachable:
+        why = answer.unreachable or f"no answer within {_ANSWER:g} s"
         raise StorageError(f"the Algorithm's learner does not answer: {why}. Nothing was read.")
-    if "error" in answer:
-        raise InvalidInputError(f"reading the modules inside the learner failed: {answer['error']}")
-    return answer
+    if answer.error:
+        raise InvalidInputError(f"reading the modules inside the learner failed: {answer.error}")
+    return answer.get()
 
 
-def _facts(raw: dict[str, Any], what: str) -> ModuleFacts:
+def _facts(raw: ModuleContent, what: str) -> ModuleFacts:
     import torch
 
-    if raw.pop("clash", False):
+    if raw.names_clash:
         raise InvalidInputError(
             f"{what}: two tensors have the same name once the prefixes of compile and "
             "DistributedDataParallel wrappers are gone"
         )
-    if raw.pop("own_get_state", False):
+    if raw.own_get_state:
         raise InvalidInputError(
-            f"{what}: {path_of(raw['cls'])} has a get_state of its own, so its state is not its "
+            f"{what}: {path_of(raw.cls)} has a get_state of its own, so its state is not its "
             "torch state_dict. Keep what it adds in a persistent buffer instead."
         )
     weights = {}
-    for name, value in raw["weights"].items():
+    for name, value in raw.weights.items():
         if not isinstance(name, str):
             raise InvalidInputError(f"{what}: a weight is named {name!r}, which is no string")
         weights[name] = (
             to_numpy(value, f"{what}: {name!r}") if isinstance(value, torch.Tensor) else value
         )
-    raw["weights"] = weights
-    return ModuleFacts(**raw)
+    return ModuleFacts(
+        cls=raw.cls,
+        observation_space=raw.observation_space,
+        action_space=raw.action_space,
+        inference_only=raw.inference_only,
+        learner_only=raw.learner_only,
+        model_config=raw.model_config,
+        catalog_class=raw.catalog_class,
+        weights=weights,
+        acting=raw.acting,
+        learner_only_values=raw.learner_only_values,
+    )
 
 
-def _multi_facts(raw: dict[str, Any]) -> MultiFacts:
-    if raw["outside"]:
+def _multi_facts(raw: MultiModuleContent) -> MultiFacts:
+    if raw.outside:
         raise InvalidInputError(
-            f"{path_of(raw['cls'])} holds {raw['outside']} outside of its modules, which RLlib's "
+            f"{path_of(raw.cls)} holds {raw.outside} outside of its modules, which RLlib's "
             "own get_state leaves out as well. Make it a module of the MultiRLModule (as the "
             "shared encoder of RLlib's example is)."
         )
     return MultiFacts(
-        cls=raw["cls"],
-        observation_space=raw["observation_space"],
-        action_space=raw["action_space"],
-        inference_only=raw["inference_only"],
-        model_config=raw["model_config"],
+        cls=raw.cls,
+        observation_space=raw.observation_space,
+        action_space=raw.action_space,
+        inference_only=raw.inference_only,
+        model_config=raw.model_config,
         modules={
-            mid: _facts(facts, f"module {mid!r}") for mid, facts in sorted(raw["modules"].items())
+            mid: _facts(content, f"module {mid!r}") for mid, content in sorted(raw.modules.items())
         },
     )
 

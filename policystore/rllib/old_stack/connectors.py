@@ -38,10 +38,11 @@ from ray.rllib.policy.policy import Policy
 
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.values import Tagged
-from policystore.rllib.common.running_stats import running_stat, squares_name
+from policystore.rllib.common.running_stats import running_stat
 from policystore.rllib.common.trust import Trust, resolve
 from policystore.rllib.old_stack.config import lasting_path
 from policystore.rllib.old_stack.exploration import check_plain_state
+from policystore.rllib.worker_code.compat import squares_name
 
 __all__ = ["MakeConnector", "attach", "connectors_to_spec", "default_connectors", "make_connectors"]
 
