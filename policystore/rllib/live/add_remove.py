@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TypeAlias
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.metrics import ALL_MODULES
@@ -16,14 +15,12 @@ from policystore.rllib.live.add_remove_old_stack import add_old, remove_old
 from policystore.rllib.live.filters import AgentIds
 from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.transaction import Transaction
+from policystore.rllib.worker_code.answers import ToTrain
 from policystore.rllib.workers.by_value import check_picklable
 from policystore.rllib.workers.compat import is_new_stack
 from policystore.snapshot import Snapshot
 
 __all__ = ["ToTrain", "add_policy", "remove_policy"]
-
-ToTrain: TypeAlias = Collection[str] | Callable[..., bool]
-"""Ids of the policies that training updates, or RLlib's function of an id and a batch."""
 
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _LONGEST = 200  # bytes; names of folders end at 255 on most disks

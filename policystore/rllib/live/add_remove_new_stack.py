@@ -66,7 +66,7 @@ def add_new(
     snap: Snapshot,
     *,
     policy_mapping_fn: Callable[..., str] | None,
-    policies_to_train: ToTrain,
+    policies_to_train: ToTrain | None,
     agent_ids: AgentIds,
     trust: Trust,
 ) -> SyncReport:
@@ -133,7 +133,7 @@ def remove_new(
     policy_id: str,
     *,
     policy_mapping_fn: Callable[..., str] | None,
-    policies_to_train: ToTrain,
+    policies_to_train: ToTrain | None,
 ) -> SyncReport:
     """Remove a module on the new stack: see :func:`policystore.rllib.remove_policy`.
 
@@ -222,7 +222,7 @@ def _check_setup(algo: Algorithm, change: str) -> None:
 
 
 def _check_order(
-    learners: int, ids: list[str], before: WorkerInfo, policies_to_train: ToTrain
+    learners: int, ids: list[str], before: WorkerInfo, policies_to_train: ToTrain | None
 ) -> None:
     """Check that several learners would list the modules in training in one order.
 
@@ -287,7 +287,7 @@ def _present_spec(transaction: Transaction) -> MultiRLModuleSpec:
 
 
 def _follow(
-    config: AlgorithmConfig, mapping: Callable[..., str] | None, policies_to_train: ToTrain
+    config: AlgorithmConfig, mapping: Callable[..., str] | None, policies_to_train: ToTrain | None
 ) -> None:
     """Set the mapping function and the policies to train in a config, where given."""
     if mapping is not None:

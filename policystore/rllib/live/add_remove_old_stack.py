@@ -51,7 +51,7 @@ def add_old(
     snap: Snapshot,
     *,
     policy_mapping_fn: Callable[..., str] | None,
-    policies_to_train: ToTrain,
+    policies_to_train: ToTrain | None,
     trust: Trust,
 ) -> SyncReport:
     """Add a policy on the old stack: see :func:`policystore.rllib.add_policy`.
@@ -111,7 +111,7 @@ def remove_old(
     policy_id: str,
     *,
     policy_mapping_fn: Callable[..., str] | None,
-    policies_to_train: ToTrain,
+    policies_to_train: ToTrain | None,
 ) -> SyncReport:
     """Remove a policy on the old stack: see :func:`policystore.rllib.remove_policy`.
 

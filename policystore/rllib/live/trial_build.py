@@ -159,7 +159,7 @@ class _SinglePolicy:
 
 
 def build_on_driver(
-    local: RolloutWorker, recipe: PolicyRecipe, snap: Snapshot, policies_to_train: ToTrain
+    local: RolloutWorker, recipe: PolicyRecipe, snap: Snapshot, policies_to_train: ToTrain | None
 ) -> tuple[Policy, PolicyInfo]:
     """Build a policy on the driver, and make it anew in the ways that RLlib does.
 

@@ -7,8 +7,9 @@ imports nothing of policystore but its own modules.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from policystore.rllib.worker_code.wire import Message
 
@@ -28,8 +29,8 @@ __all__ = [
 Spaces = tuple[Any, Any]
 """Observation space and action space; either may be None."""
 
-ToTrain = Any
-"""Ids of the policies that training updates, RLlib's function of an id and a batch, or None."""
+ToTrain: TypeAlias = "list[str] | tuple[str, ...] | set[str] | Callable[..., bool]"
+"""Ids of the policies that training updates, or RLlib's function of an id and a batch."""
 
 
 @dataclass(eq=False, repr=False)
@@ -69,7 +70,7 @@ class WorkerInfo(Message):
     asynchronous: bool
     policies: dict[str, PolicyInfo]
 
-    def is_trained(self, pid: str, policies_to_train: ToTrain = None) -> bool:
+    def is_trained(self, pid: str, policies_to_train: ToTrain | None = None) -> bool:
         """Return whether training will update a policy, present or new.
 
         Args:

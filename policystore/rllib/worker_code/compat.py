@@ -235,9 +235,9 @@ def is_asynchronous(worker: AnyWorker) -> bool:
 def loader_threads(owner: Any) -> list[threading.Thread]:
     """Return the threads that hand batches to the learner thread.
 
-    The new stack keeps them on the learner. The learner thread that ``simple_optimizer=False`` gives
-    on the old stack keeps only the last one (``execution/multi_gpu_learner_thread.py:127``), and each
-    of them knows its learner thread.
+    The new stack keeps them on the learner. On the old stack the learner thread that
+    ``simple_optimizer=False`` gives keeps only the last one
+    (``execution/multi_gpu_learner_thread.py:127``), and each of them knows its learner thread.
     """
     thread = learner_thread(owner)
     of_thread = [

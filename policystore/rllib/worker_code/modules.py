@@ -79,7 +79,7 @@ def make_targets(module: RLModule, names: list[str]) -> None:
         inner.make_target_networks()
 
 
-def without(to_train: ToTrain, pid: str) -> ToTrain:
+def without(to_train: ToTrain | None, pid: str) -> ToTrain | None:
     """Return ``policies_to_train`` less one; None (all) and functions stay as they are."""
     if to_train is None or callable(to_train):
         return to_train
@@ -132,15 +132,16 @@ def _keep(worker: AnyWorker, token: str) -> None:
         pipeline = env_to_module(worker)
         state = None if pipeline is None else pipeline.get_state()
         kept = _Kept(tables=tables, multi=multi, flags=flags, connectors=state)
-    keep_for_rollback(worker, token, functools.partial(_put_back, worker, kept))
+    keep_for_rollback(worker, token, functools.partial(_put_back, kept))
 
 
 def _shallow_copy(value: Any) -> Any:
     return copy.copy(value) if isinstance(value, (dict, list, set)) else value
 
 
-def _put_back(worker: AnyWorker, kept: _Kept) -> None:
+def _put_back(kept: _Kept, access: PolicyAccess) -> None:
     """Give a worker back what :func:`_keep` kept."""
+    worker = access.worker
     with updates_paused(worker, 5.0):
         for table, was in kept.tables:
             table.clear()
@@ -228,7 +229,7 @@ def _add_to_runner(runner: EnvRunner, request: AddModuleRequest) -> None:
 
 
 def _follow(
-    runner: EnvRunner, mapping: Callable[..., str] | None, policies_to_train: ToTrain
+    runner: EnvRunner, mapping: Callable[..., str] | None, policies_to_train: ToTrain | None
 ) -> None:
     """Set the mapping function and the policies to train in a runner's config, where given."""
     if mapping is not None:

@@ -177,7 +177,7 @@ def _insert(
 
 
 def _follow(
-    worker: RolloutWorker, mapping: Callable[..., str] | None, policies_to_train: ToTrain
+    worker: RolloutWorker, mapping: Callable[..., str] | None, policies_to_train: ToTrain | None
 ) -> None:
     """Set a worker's mapping function and policies to train, where given."""
     if mapping is not None:
@@ -258,16 +258,17 @@ def _keep(
 ) -> None:
     """Keep for a roll-back all that adding or removing a policy changes on a worker."""
     functions = (worker.policy_mapping_fn, worker.is_policy_to_train)
-    keep_for_rollback(worker, token, functools.partial(_put_back, worker, pid, present, functions))
+    keep_for_rollback(worker, token, functools.partial(_put_back, pid, present, functions))
 
 
 def _put_back(
-    worker: RolloutWorker,
     pid: str,
     present: tuple[Policy, PolicySpec | None, Preprocessor | None] | None,
     functions: tuple[Callable[..., str], Callable[..., bool] | None],
+    access: PolicyAccess,
 ) -> None:
     """Give a worker back what :func:`_keep` kept."""
+    worker = access.worker
     worker.policy_mapping_fn, worker.is_policy_to_train = functions
     if present is None:
         _forget(worker, pid)

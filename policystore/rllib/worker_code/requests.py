@@ -84,7 +84,7 @@ class AddModuleRequest(Message):
     weight_names: list[str]
     load: LoadRequest
     policy_mapping_fn: Callable[..., str] | None = None
-    policies_to_train: ToTrain = None
+    policies_to_train: ToTrain | None = None
     restart_episodes: bool = False
 
 
@@ -127,7 +127,7 @@ class AddPolicyRequest(Message):
     recipe: PolicyRecipe
     load: LoadRequest
     policy_mapping_fn: Callable[..., str] | None = None
-    policies_to_train: ToTrain = None
+    policies_to_train: ToTrain | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -137,7 +137,7 @@ class RemoveRequest(Message):
     token: str
     policy_id: str
     policy_mapping_fn: Callable[..., str] | None
-    policies_to_train: ToTrain
+    policies_to_train: ToTrain | None
     timeout: float
 
 

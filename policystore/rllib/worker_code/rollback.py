@@ -37,7 +37,7 @@ MISSED = "_policystore_missed"
 RESTARTED = "_policystore_restarted"
 
 
-def keep_for_rollback(worker: AnyWorker, token: str, undo: Callable[[], None]) -> None:
+def keep_for_rollback(worker: AnyWorker, token: str, undo: Callable[[PolicyAccess], None]) -> None:
     """Keep the function that takes back what a transaction is about to change."""
     setattr(worker, UNDO, (token, undo))
 
@@ -48,12 +48,12 @@ def rollback(worker: AnyWorker | PolicyAccess, token: str) -> bool:
     Returns:
         Whether there was anything to take back: False if the worker did not take part.
     """
-    worker = access_to(worker).worker
-    kept = getattr(worker, UNDO, None)
+    access = access_to(worker)
+    kept = getattr(access.worker, UNDO, None)
     if kept is None or kept[0] != token:
         return False
-    kept[1]()
-    delattr(worker, UNDO)
+    kept[1](access)
+    delattr(access.worker, UNDO)
     return True
 
 
@@ -68,7 +68,7 @@ def commit(worker: AnyWorker | PolicyAccess, token: str) -> None:
 
 
 @contextlib.contextmanager
-def rolled_back_on_error(worker: AnyWorker, token: str) -> Iterator[None]:
+def rolled_back_on_error(worker: AnyWorker | PolicyAccess, token: str) -> Iterator[None]:
     """Give a worker back what it held before, if the block raises; then raise the same error."""
     try:
         yield

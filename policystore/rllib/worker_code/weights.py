@@ -190,7 +190,7 @@ def apply_weights(
     if wrong:
         raise RefusedError("; ".join(wrong[:5]))
     keep_for_rollback(access.worker, request.token, _undoing(access, request))
-    with rolled_back_on_error(access.worker, request.token):
+    with rolled_back_on_error(access, request.token):
         for pid in plans:
             write_policy(access, pid, payload[pid])
         write_filters(access, request)
@@ -232,21 +232,19 @@ def _undoing(access: PolicyAccess, request: LoadRequest) -> functools.partial[No
     if request.pipeline and pipeline is not None:
         state = pipeline.get_state()
         connector_states = {name: state[name] for name in request.pipeline if name in state}
-    return functools.partial(
-        _put_back, access.worker, weights, targets, filters, connector_states, access.seq
-    )
+    return functools.partial(_put_back, weights, targets, filters, connector_states, access.seq)
 
 
 def _put_back(
-    worker: AnyWorker,
     weights: dict[str, dict[str, Any]],
     targets: dict[str, list[dict[str, Any]]],
     filters: dict[str, Any],
     connector_states: dict[str, Any] | None,
     seq: int | None,
+    access: PolicyAccess,
 ) -> None:
     """Give a worker back what :func:`_undoing` copied."""
-    access = PolicyAccess(worker)
+    worker = access.worker
     if not access.is_old:
         wait_until_idle(worker, 5.0)
     for pid, kept in weights.items():
