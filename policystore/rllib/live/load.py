@@ -1,6 +1,6 @@
 """Load snapshots into a running Algorithm, on all its learners and workers, with proof.
 
-What RLlib offers for this does not do it. On the old stack weights set on the driver reach no
+RLlib's own ways do not do this. On the old stack weights set on the driver reach no
 remote worker (``algorithms/algorithm.py:set_weights``). On the new one runners drop weights whose
 number is not newer than their own (``env/single_agent_env_runner.py:596``), and keys that do not
 fit are skipped silently (``core/rl_module/torch/torch_rl_module.py:153``).

@@ -95,7 +95,10 @@ def weights_seq(worker: AnyWorker) -> int | None:
 
 
 def set_weights_seq(worker: Learner | EnvRunner, number: int | None) -> None:
-    """Set that number (``env/single_agent_env_runner.py:596`` compares it)."""
+    """Set the number of the update that a worker's weights are of.
+
+    Runners drop weights of a lower number (``env/single_agent_env_runner.py:596``).
+    """
     worker._weights_seq_no = number
 
 
@@ -174,7 +177,7 @@ def optimizer_names(learner: Learner) -> dict[str, list[str]]:
 
 
 def optimizer_parameters(learner: Learner, name: str) -> list[Any] | None:
-    """Return the parameters of the optimizer of a name; None where there is no such one."""
+    """Return the parameters of the optimizer with a name; None if there is none."""
     optimizer = learner._named_optimizers.get(name)
     if optimizer is None:
         return None
@@ -187,7 +190,7 @@ def set_module_spec(learner: Learner, spec: Any) -> None:
 
 
 def module_spec(learner: Learner) -> Any:
-    """Return that spec."""
+    """Return the spec that a learner's own modules are described by."""
     return learner._module_spec
 
 
@@ -202,8 +205,8 @@ def remove_learner_module(learner: Learner, policy_id: str) -> None:
     parameters = [ref for optimizer in own for ref in learner._optimizer_parameters[optimizer]]
     names = list(learner._module_optimizers[policy_id])
     for made_on_demand in ("entropy_coeff_schedulers_per_module", "curr_kl_coeffs_per_module"):
-        # IMPALA and APPO pop, without a default, what a frozen module may never have had
-        # (algorithms/impala/impala_learner.py:306); asking makes it.
+        # IMPALA and APPO pop, without a default, an entry that a frozen module may never have had
+        # (algorithms/impala/impala_learner.py:306); reading the entry makes it.
         if hasattr(learner, made_on_demand):
             getattr(learner, made_on_demand)[policy_id]
     # Without new_should_module_be_updated, which IMPALA, APPO and SAC do not take.

@@ -73,7 +73,7 @@ def add_policy(
     with rolled_back_on_error(worker, load.token):
         _insert(worker, pid, policy, _spec_of(policy), None)
         worker.callbacks.on_create_policy(policy_id=pid, policy=policy)
-        # After the callback: what is proven is what is held.
+        # After the callback, which may change the policy: the report tells what the worker holds.
         access = PolicyAccess(worker)
         wrong = differences(access.entries(pid), load.plans[pid][1])
         if wrong:

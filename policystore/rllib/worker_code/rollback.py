@@ -1,8 +1,8 @@
 """Take part in a transaction: keep what undoes a change, and undo it or let go of it.
 
-One implementation for all changes: whatever changes a worker first gives :func:`keep_for_rollback`
-a function that takes the change back. Imports nothing of policystore but what is sent along
-(``wire.py`` says why).
+One implementation for all changes: any function that changes a worker first gives
+:func:`keep_for_rollback` a function that takes the change back. Imports nothing of policystore but
+what is sent along (``wire.py`` says why).
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def has_learner_thread(algorithm: Algorithm) -> bool:
 
 
 def has_multi_gpu_thread(algorithm: Algorithm) -> bool:
-    """Return whether that thread is the one that ``simple_optimizer=False`` gives."""
+    """Return whether an Algorithm learns in the thread that ``simple_optimizer=False`` gives."""
     return type(learner_thread(algorithm)).__name__ == "MultiGPULearnerThread"
 
 
@@ -138,7 +138,9 @@ def forget_old_policy(algorithm: Algorithm, policy_id: str) -> None:
     getattr(buffer, "replay_buffers", {}).pop(policy_id, None)
     thread = learner_thread(algorithm)
     updated = getattr(thread, "policy_ids_updated", [])
-    while policy_id in updated:  # each is looked up next (algorithms/impala/impala.py:1392)
+    while (
+        policy_id in updated
+    ):  # RLlib looks each of them up next (algorithms/impala/impala.py:1392)
         updated.remove(policy_id)
     getattr(thread, "learner_info", {}).pop(policy_id, None)
 
