@@ -26,6 +26,7 @@ from policystore.rllib.new_stack.snapshot import (
 )
 from policystore.rllib.old_stack.player import PolicyPlayer
 from policystore.rllib.old_stack.snapshot import snapshot_policy
+from policystore.rllib.workers.compat import is_new_stack
 from policystore.snapshot import Snapshot
 
 __all__ = ["Player", "Source", "rebuild_player", "snapshot", "snapshot_all"]
@@ -63,7 +64,7 @@ def snapshot(
         StorageError: a learner does not answer.
     """
     if isinstance(source, Algorithm):
-        if _is_new(source):
+        if is_new_stack(source):
             return snapshot_from_algorithm(source, policy_id, agent_ids=agent_ids, omit=omit)
         _refuse(agent_ids=agent_ids)
         chosen = pick_id(_policy_ids(source), policy_id, "the Algorithm", "policy")
@@ -113,7 +114,7 @@ def snapshot_all(
             f"snapshot_all takes an Algorithm, not {type(algorithm).__qualname__}; "
             "snapshot() takes single policies and modules"
         )
-    if _is_new(algorithm):
+    if is_new_stack(algorithm):
         return snapshots_from_algorithm(algorithm, agent_ids=agent_ids, omit=omit)
     _refuse(agent_ids=agent_ids)
     names = omit if isinstance(omit, str) else tuple(omit)  # an iterator would serve one policy
@@ -189,10 +190,6 @@ def rebuild_player(
         normalize_actions=normalize_actions,
         clip_actions=clip_actions,
     )
-
-
-def _is_new(algorithm: Algorithm) -> bool:
-    return bool(algorithm.config.enable_rl_module_and_learner)
 
 
 def _policy_ids(algorithm: Algorithm) -> list[str]:

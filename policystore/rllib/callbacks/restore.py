@@ -25,10 +25,11 @@ from policystore.errors import MismatchError, PolicyStoreError
 from policystore.rllib.api import snapshot
 from policystore.rllib.live.add_remove import add_policy
 from policystore.rllib.live.load import check_sync, load_into
-from policystore.rllib.live.restart_guard import remembered
-from policystore.rllib.live.transaction import deadline_of, describe_policies
+from policystore.rllib.live.restart_guard import remembered_policies
+from policystore.rllib.live.session import Session
 from policystore.rllib.new_stack.snapshot import snapshot_module
-from policystore.rllib.workers.calls import GROUPS, is_new_stack, workers_of
+from policystore.rllib.worker_code.compat import set_weights_seq
+from policystore.rllib.workers.compat import groups_of, is_new_stack
 from policystore.snapshot import Snapshot
 
 __all__ = ["block_until_restored", "restore_added_policies"]
@@ -117,15 +118,13 @@ def _broadcast_weights(algo: Algorithm) -> None:
     does not see the learners' folder (``algorithms/algorithm.py:3385``). And RLlib leaves out the
     evaluation runners.
     """
-    number = describe_policies(workers_of(algo), [], deadline_of(_TIMEOUT))["seq"]
+    number = Session(algo, _TIMEOUT).describe([]).seq
     learner_state = algo.learner_group.get_state(
         components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
     )
     state = ray.put(learner_state[COMPONENT_LEARNER][COMPONENT_RL_MODULE])
-    for _, attribute in GROUPS:
-        group = getattr(algo, attribute, None)
-        if group is not None:
-            group.foreach_env_runner(functools.partial(_set_weights, state, number))
+    for _, group in groups_of(algo):
+        group.foreach_env_runner(functools.partial(_set_weights, state, number))
     wrong = [row for row in check_sync(algo, timeout=_TIMEOUT) if row.status == "bad"]
     if wrong:
         logger.error(
@@ -134,9 +133,9 @@ def _broadcast_weights(algo: Algorithm) -> None:
         )
 
 
-def _set_weights(state: Any, number: int, runner: Any) -> None:
+def _set_weights(state: Any, number: int | None, runner: Any) -> None:
     """Set weights and their number on an env runner, whatever its own number. Runs in actors."""
-    runner._weights_seq_no = 0
+    set_weights_seq(runner, 0)
     runner.set_state({COMPONENT_RL_MODULE: ray.get(state), WEIGHTS_SEQ_NO: number})
 
 
@@ -144,7 +143,7 @@ def _reload_for_restarts(algo: Algorithm) -> None:
     """Load the restored weights again, so that workers that restart later get these weights."""
     snaps = {
         pid: Snapshot(weights=snap.weights, spec=snap.spec)
-        for pid in remembered(algo)
+        for pid in remembered_policies(algo)
         for snap in [snapshot(algo, pid)]
     }
     if snaps:
@@ -160,7 +159,7 @@ def _add_missing_modules(algo: Algorithm, path: Any, filesystem: Any) -> None:
         filesystem, text = FileSystem.from_uri(text)
     text = text.rstrip("/")
     saved = _modules_of(filesystem, f"{text}/{_MODULES}")
-    there = describe_policies(workers_of(algo), [], deadline_of(_TIMEOUT))["ids"]
+    there = Session(algo, _TIMEOUT).describe([]).ids
     lacking = [pid for pid in saved if pid not in there]
     without = [pid for pid in there if pid not in saved]
     if saved and without:

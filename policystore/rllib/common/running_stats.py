@@ -9,15 +9,9 @@ from __future__ import annotations
 import numpy as np
 from ray.rllib.utils.filter import RunningStat
 
-__all__ = ["running_stat", "squares_name"]
+from policystore.rllib.worker_code.compat import squares_name
 
-
-def squares_name(stat: RunningStat) -> str:
-    """Return the name of the attribute that holds the sum of squared differences.
-
-    Ray 2.40 calls it ``std_array`` (utils/filter.py), although it is no standard deviation.
-    """
-    return "sum_sq_diff_array" if hasattr(stat, "sum_sq_diff_array") else "std_array"
+__all__ = ["running_stat"]
 
 
 def running_stat(count: object, mean: object, squares: object) -> RunningStat:

@@ -1,9 +1,8 @@
-"""Policies that come to and leave a running Algorithm, on all its learners and workers at once."""
+"""Add policies to a running Algorithm and remove them, on all its learners and workers at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, TypeAlias
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.metrics import ALL_MODULES
@@ -13,16 +12,15 @@ from policystore.rllib.common.build_guard import check_snapshot
 from policystore.rllib.common.trust import Trust, listed
 from policystore.rllib.live.add_remove_new_stack import add_new, remove_new
 from policystore.rllib.live.add_remove_old_stack import add_old, remove_old
+from policystore.rllib.live.filters import AgentIds
 from policystore.rllib.live.report import SyncReport
-from policystore.rllib.live.transaction import deadline_of, describe_policies, settle_old
-from policystore.rllib.workers.by_value import check_ships
-from policystore.rllib.workers.calls import is_new_stack, workers_of
+from policystore.rllib.live.transaction import Transaction
+from policystore.rllib.worker_code.answers import ToTrain
+from policystore.rllib.workers.by_value import check_picklable
+from policystore.rllib.workers.compat import is_new_stack
 from policystore.snapshot import Snapshot
 
-__all__ = ["add_policy", "remove_policy"]
-
-ToTrain: TypeAlias = Collection[str] | Callable[..., bool]
-"""Ids of the policies that training updates, or RLlib's function of an id and a batch."""
+__all__ = ["ToTrain", "add_policy", "remove_policy"]
 
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _LONGEST = 200  # bytes; names of folders end at 255 on most disks
@@ -35,25 +33,25 @@ def add_policy(
     *,
     policy_mapping_fn: Callable[..., str] | None = None,
     policies_to_train: ToTrain | None = None,
-    agent_ids: Any = None,
+    agent_ids: AgentIds = None,
     trust: Trust = (),
     timeout: float = 60.0,
 ) -> SyncReport:
     """Add a policy to a running Algorithm, with its weights, on every learner and worker at once.
 
-    Its spaces and network may be others than its neighbours'. Env runners of the new stack get it
-    inference-only. All or nothing, as :func:`load_into <policystore.rllib.live.load.load_into>`.
-    Episodes that have begun keep the mapping that they began with; with several learners they start
-    anew.
+    The policy may have other spaces and another network than the others. Env runners of the new
+    stack get it inference-only. All or nothing, as
+    :func:`load_into <policystore.rllib.live.load.load_into>`. Episodes that have begun keep the
+    mapping that they began with; with several learners they start anew.
 
     Args:
         algo: multi-agent, of either API stack, not inside ``train()``.
         policy_id: a new id.
         snap: of the same stack.
         policy_mapping_fn: RLlib's function of agent id and episode, from now on; None keeps the
-            one there is.
-        policies_to_train: which policies training updates from now on; None keeps what there is. If
-            that trains everything (RLlib's default), it trains this one too.
+            present one.
+        policies_to_train: which policies training updates from now on; None keeps the present
+            choice. If that choice is all policies (RLlib's default), this policy is trained too.
         agent_ids: as for ``load_into``.
         trust: classes outside of ``ray.rllib`` that the snapshot may name, as for
             :func:`rebuild_module <policystore.rllib.new_stack.rebuild.rebuild_module>`.
@@ -63,51 +61,50 @@ def add_policy(
         A row for this policy on each learner and worker.
 
     Raises:
-        InvalidInputError: an id that is there, a single-agent Algorithm, aggregator actors, a
-            stopped Algorithm, or what RLlib cannot train or restore; nothing was changed.
+        InvalidInputError: an id that the Algorithm has already, a single-agent Algorithm,
+            aggregator actors, a stopped Algorithm, or a policy that RLlib cannot train or restore;
+            nothing was changed.
         MismatchError: weights or filters that do not fit; nothing was changed.
         UntrustedError, NotFoundError: a class that may not or cannot be imported.
-        SyncError: someone did not take it; everyone is as before.
+        SyncError: a worker did not take the policy; all are as before.
         StorageError: a learner did not answer before anything was changed.
     """
-    deadline = deadline_of(timeout)
+    transaction = Transaction(algo, timeout)
     _check_id(policy_id)
     check_snapshot(snap)
     _check_functions(policy_mapping_fn, policies_to_train)
     trust = listed(trust)
-    team = workers_of(algo)
-    settle_old(algo, deadline)
-    there = describe_policies(team, [], deadline)["ids"]
-    if policy_id in there:
+    before = transaction.describe(None)
+    if policy_id in before.ids:
         raise InvalidInputError(
             f"the Algorithm has a policy {policy_id!r} already; load_into() gives it other "
-            f"weights. It has {', '.join(map(repr, there))}. Nothing was changed."
+            f"weights. It has {', '.join(map(repr, before.ids))}. Nothing was changed."
         )
     if policies_to_train is not None and not callable(policies_to_train):
-        _check_known(policies_to_train, [*there, policy_id], "policies_to_train")
-    if not is_new_stack(algo):
-        if agent_ids is not None:
-            raise InvalidInputError(
-                "agent_ids= is for the new API stack; on the old one filters belong to policies"
-            )
-        return add_old(
-            algo,
+        _check_known(policies_to_train, [*before.ids, policy_id])
+    if is_new_stack(algo):
+        return add_new(
+            transaction,
+            before,
             policy_id,
             snap,
             policy_mapping_fn=policy_mapping_fn,
             policies_to_train=policies_to_train,
+            agent_ids=agent_ids,
             trust=trust,
-            deadline=deadline,
         )
-    return add_new(
-        algo,
+    if agent_ids is not None:
+        raise InvalidInputError(
+            "agent_ids= is for the new API stack; on the old one filters belong to policies"
+        )
+    return add_old(
+        transaction,
+        before,
         policy_id,
         snap,
         policy_mapping_fn=policy_mapping_fn,
         policies_to_train=policies_to_train,
-        agent_ids=agent_ids,
         trust=trust,
-        deadline=deadline,
     )
 
 
@@ -125,10 +122,12 @@ def remove_policy(
 
     Args:
         algo: multi-agent, of either API stack, not inside ``train()``.
-        policy_id: which.
-        policy_mapping_fn: from now on, where the one there is still names the policy. A function
-            that draws lots is asked 64 times per agent: no proof.
-        policies_to_train: from now on; None keeps what there is, less this one.
+        policy_id: id of the policy.
+        policy_mapping_fn: RLlib's function of agent id and episode, from now on; needed if the
+            present one names the policy. A function that draws lots is asked 64 times for each
+            agent, which proves nothing.
+        policies_to_train: which policies training updates from now on; None keeps the present
+            choice, less this policy.
         timeout: seconds for all of it.
 
     Returns:
@@ -138,30 +137,27 @@ def remove_policy(
         NotFoundError: no such policy; lists those there are.
         InvalidInputError: the only policy, the only one in training, one that the mapping function
             names, or what RLlib could not go on without; nothing was changed.
-        SyncError: someone did not let go of it; everyone who answers is as before.
+        SyncError: a worker did not remove the policy; all that answer are as before.
         StorageError: a learner did not answer before anything was changed.
     """
-    deadline = deadline_of(timeout)
+    transaction = Transaction(algo, timeout)
     _check_functions(policy_mapping_fn, policies_to_train)
-    team = workers_of(algo)
-    settle_old(algo, deadline)
-    there = describe_policies(team, [], deadline)["ids"]
-    if policy_id not in there:
+    before = transaction.describe(None)
+    if policy_id not in before.ids:
         raise NotFoundError(
-            f"the Algorithm has no policy {policy_id!r}; it has {', '.join(map(repr, there))}. "
-            "Nothing was changed."
+            f"the Algorithm has no policy {policy_id!r}; it has "
+            f"{', '.join(map(repr, before.ids))}. Nothing was changed."
         )
     if policies_to_train is not None and not callable(policies_to_train):
-        left = [pid for pid in there if pid != policy_id]
-        _check_known(policies_to_train, left, "policies_to_train")
-    changes: dict[str, Any] = {
-        "policy_mapping_fn": policy_mapping_fn,
-        "policies_to_train": policies_to_train,
-        "deadline": deadline,
-    }
-    if is_new_stack(algo):
-        return remove_new(algo, policy_id, **changes)
-    return remove_old(algo, policy_id, **changes)
+        _check_known(policies_to_train, [pid for pid in before.ids if pid != policy_id])
+    remove = remove_new if is_new_stack(algo) else remove_old
+    return remove(
+        transaction,
+        before,
+        policy_id,
+        policy_mapping_fn=policy_mapping_fn,
+        policies_to_train=policies_to_train,
+    )
 
 
 def _check_id(policy_id: object) -> None:
@@ -187,7 +183,7 @@ def _check_functions(mapping: object, to_train: object) -> None:
         raise InvalidInputError(f"policy_mapping_fn is a function, not {mapping!r}")
     for name, given in (("policy_mapping_fn", mapping), ("policies_to_train", to_train)):
         if callable(given):
-            check_ships(given, name)
+            check_picklable(given, name)
     if to_train is None or callable(to_train):
         return
     if isinstance(to_train, (str, bytes)) or not isinstance(to_train, (list, tuple, set)):
@@ -198,10 +194,10 @@ def _check_functions(mapping: object, to_train: object) -> None:
         raise InvalidInputError("policies_to_train is empty: nothing would be trained")
 
 
-def _check_known(given: Collection[str], known: list[str], what: str) -> None:
-    unknown = [pid for pid in given if pid not in known]
+def _check_known(policies_to_train: Collection[str], known: list[str]) -> None:
+    unknown = [pid for pid in policies_to_train if pid not in known]
     if unknown:
         raise NotFoundError(
-            f"{what} names {unknown!r}, which the Algorithm would not have; it would have "
-            f"{', '.join(map(repr, known))}. Nothing was changed."
+            f"policies_to_train names {unknown!r}, which the Algorithm would not have; it would "
+            f"have {', '.join(map(repr, known))}. Nothing was changed."
         )

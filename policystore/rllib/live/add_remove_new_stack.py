@@ -1,235 +1,251 @@
-"""Modules that come to and leave a running Algorithm of the new API stack.
+"""Add modules to a running Algorithm of the new API stack, and remove them.
 
 RLlib's ``add_module`` leaves the runners with random weights until the next ``train()``
 (``algorithms/algorithm.py:2497``), and its ``remove_module`` fails for IMPALA, APPO and SAC, whose
-learners do not take its arguments. Here everyone gets a module with its weights at once, or nobody.
+learners do not take its arguments. Here all workers get a module with its weights at once, or none.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.policy.policy import PolicySpec
 
-from policystore.errors import InvalidInputError, StorageError, SyncError
+from policystore.errors import InvalidInputError
 from policystore.rllib.common.trust import Trust
-from policystore.rllib.live.compatibility import PreparedWeights, fit
-from policystore.rllib.live.filters import new_stack_filters
+from policystore.rllib.live.compatibility import prepare
+from policystore.rllib.live.filters import AgentIds, new_stack_filters
 from policystore.rllib.live.report import SyncReport
-from policystore.rllib.live.restart_guard import forget, mapping, remember, watch
-from policystore.rllib.live.transaction import Payload, Steps, carry_out, compare, describe_policies
+from policystore.rllib.live.session import Session
+from policystore.rllib.live.transaction import Payload, StepFailedError, Transaction
 from policystore.rllib.new_stack.rebuild import module_spec
+from policystore.rllib.worker_code.answers import WorkerInfo
+from policystore.rllib.worker_code.compat import is_multi_agent, overrides_per_module
+from policystore.rllib.worker_code.module_checks import check_addition, check_removal
 from policystore.rllib.worker_code.modules import (
-    can_join,
-    can_leave,
-    drop_module,
-    join_module,
-    leave_module,
-    spec_of,
-    step_aside,
+    add_module,
+    quiesce_runner,
+    remove_module,
+    spec_of_modules,
 )
-from policystore.rllib.worker_code.weights import commit
-from policystore.rllib.workers.calls import Deadline, Worker, send, workers_of
+from policystore.rllib.worker_code.requests import (
+    AddModuleRequest,
+    LoadRequest,
+    RemoveRequest,
+    ReplayEntry,
+)
+from policystore.rllib.workers.calls import Deadline
+from policystore.rllib.workers.compat import (
+    actor_manager,
+    clear_waiting_batches,
+    take_replay_tables,
+    unfrozen,
+)
 from policystore.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+    from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+
+    from policystore.rllib.worker_code.answers import ToTrain
 
 __all__ = ["add_new", "remove_new"]
 
-_STEPS = Steps(put=join_module, undo=leave_module, commit=commit, failed="the module was not added")
-_REPLAY = ("SAC", "DQN")
+_NOTHING = "Nothing was changed."
+# Algorithms whose replay buffer RLlib splits by module.
+_SPLITTING = ("SAC", "DQN")
 
 
 def add_new(
-    algo: Algorithm,
+    transaction: Transaction,
+    before: WorkerInfo,
     policy_id: str,
     snap: Snapshot,
     *,
-    policy_mapping_fn: Any,
-    policies_to_train: Any,
-    agent_ids: Any,
+    policy_mapping_fn: Callable[..., str] | None,
+    policies_to_train: ToTrain | None,
+    agent_ids: AgentIds,
     trust: Trust,
-    deadline: Deadline,
 ) -> SyncReport:
-    """:func:`policystore.rllib.add_policy` on the new stack."""
-    team = workers_of(algo)
-    _refuse_setup(algo, "added")
-    before = describe_policies(team, None, deadline)
-    spec = _plain(module_spec(snap, trust))
-    job: dict[str, Any] = {
-        "token": uuid.uuid4().hex,
-        "pid": policy_id,
-        "spec": spec,
-        "names": sorted(snap.weights),
-        "mapping": policy_mapping_fn,
-        "to_train": policies_to_train,
-        "reset": policy_mapping_fn is not None and _learners(team) > 1,
-        "timeout": deadline.left(),
-    }
-    _refuse_split(team, [*before["ids"], policy_id], before, policies_to_train)
-    described = _described(team, job, deadline)
-    fitting = fit(policy_id, snap, described, "new")
-    pipeline, notes = new_stack_filters(algo, {policy_id: snap}, agent_ids)
-    job |= {"plans": {policy_id: fitting.plan}, "pipeline": pipeline, "seq": None}
-    fits: Mapping[str, PreparedWeights] = {policy_id: fitting}
-    payload = Payload(team, fits)
-    watch(algo)
-    report = carry_out(
-        team,
-        job,
-        payload,
-        {policy_id: fitting.expected},
-        {**before, "policies": {policy_id: described}},
-        deadline,
-        notes=fitting.notes + notes,
-        steps=_STEPS,
-        before=before,
+    """Add a module on the new stack: see :func:`policystore.rllib.add_policy`.
+
+    Args:
+        transaction: of this change.
+        before: all modules that the Algorithm has.
+        policy_id: of the new module.
+        snap: the module.
+        policy_mapping_fn: from now on, or None.
+        policies_to_train: from now on, or None.
+        agent_ids: agents whose filters get the snapshot's statistics, or None.
+        trust: classes that the snapshot may name.
+    """
+    algo = transaction.algo
+    learners = len(transaction.learners)
+    _check_setup(algo, "added")
+    request = AddModuleRequest(
+        policy_id=policy_id,
+        spec=_plain(module_spec(snap, trust)),
+        weight_names=sorted(snap.weights),
+        load=LoadRequest(transaction.token, {}, transaction.deadline.left()),
+        policy_mapping_fn=policy_mapping_fn,
+        policies_to_train=policies_to_train,
+        restart_episodes=policy_mapping_fn is not None and learners > 1,
     )
-    remember(algo, team, job, payload, join=join_module)
-    if policy_mapping_fn is not None:
-        mapping(algo, policy_mapping_fn)
-    changed = _spec_now(team, _afterwards(deadline))
+    _check_order(learners, [*before.ids, policy_id], before, policies_to_train)
+    answers = transaction.check(
+        check_addition,
+        request,
+        description=f"module {policy_id!r} cannot be added",
+        advice=_NOTHING,
+    )
+    # Only learners say what the module would hold.
+    info = next(each for each in answers.values_of(transaction.learners) if each is not None)
+    prepared = prepare(policy_id, snap, info, "new")
+    pipeline, notes = new_stack_filters(algo, {policy_id: snap}, agent_ids)
+    load = request.load.replace(plans={policy_id: prepared.plan}, pipeline=pipeline)
+    request = request.replace(load=load)
+    payload = Payload(transaction.workers, {policy_id: prepared})
+    with transaction.changes(before, "the module was not added"):
+        report = transaction.apply_and_prove(
+            add_module,
+            request,
+            payload=payload,
+            info=before.replace(policies={policy_id: info}),
+            expected={policy_id: prepared.expected},
+            notes=prepared.notes + notes,
+        )
+    transaction.commit(transaction.replay_of(request, payload, add_module), policy_mapping_fn)
+    spec = _present_spec(transaction)
     for config in (algo.config, algo.learner_group.config):
-        with _Thawed(config):
+        with unfrozen(config):
             config.policies[policy_id] = PolicySpec()
-            config.rl_module(rl_module_spec=changed)
+            config.rl_module(rl_module_spec=spec)
             _follow(config, policy_mapping_fn, policies_to_train)
     return report
 
 
 def remove_new(
-    algo: Algorithm,
+    transaction: Transaction,
+    before: WorkerInfo,
     policy_id: str,
     *,
-    policy_mapping_fn: Any,
-    policies_to_train: Any,
-    deadline: Deadline,
+    policy_mapping_fn: Callable[..., str] | None,
+    policies_to_train: ToTrain | None,
 ) -> SyncReport:
-    """:func:`policystore.rllib.remove_policy` on the new stack."""
-    team = workers_of(algo)
-    _refuse_setup(algo, "removed")
-    before = describe_policies(team, None, deadline)
-    if len(before["ids"]) < 2:
-        raise InvalidInputError(
-            f"{policy_id!r} is the only module of the Algorithm; nothing was sent"
-        )
-    left = [pid for pid in before["ids"] if pid != policy_id]
-    _refuse_split(team, left, before, policies_to_train)
-    job: dict[str, Any] = {
-        "token": uuid.uuid4().hex,
-        "pid": policy_id,
-        "mapping": policy_mapping_fn,
-        "to_train": policies_to_train,
-        "timeout": deadline.left(),
-    }
-    _refuse_any(
-        send(team, can_leave, lambda worker: (job,)).collect(deadline),
-        f"module {policy_id!r} cannot be removed",
-        "Nothing was changed. Pass policy_mapping_fn= that names others, and policies_to_train=.",
+    """Remove a module on the new stack: see :func:`policystore.rllib.remove_policy`.
+
+    Args:
+        transaction: of this change.
+        before: all modules that the Algorithm has.
+        policy_id: of the module.
+        policy_mapping_fn: from now on, or None.
+        policies_to_train: from now on, or None.
+    """
+    algo = transaction.algo
+    learners = transaction.learners
+    runners = [worker for worker in transaction.workers if not worker.is_learner]
+    _check_setup(algo, "removed")
+    if len(before.ids) < 2:
+        raise InvalidInputError(f"{policy_id!r} is the only module of the Algorithm. {_NOTHING}")
+    left = [pid for pid in before.ids if pid != policy_id]
+    _check_order(len(learners), left, before, policies_to_train)
+    request = RemoveRequest(
+        token=transaction.token,
+        policy_id=policy_id,
+        policy_mapping_fn=policy_mapping_fn,
+        policies_to_train=policies_to_train,
+        timeout=transaction.deadline.left(),
     )
-    runners = [worker for worker in team if worker.group != "learner"]
-    learners = [worker for worker in team if worker.group == "learner"]
-    watch(algo)
-    forgotten: list[tuple[dict[Any, Any], Any]] = []
-    try:
+    transaction.check(
+        check_removal,
+        request,
+        description=f"module {policy_id!r} cannot be removed",
+        advice=f"{_NOTHING} Pass policy_mapping_fn= that names others, and policies_to_train=.",
+    )
+    with transaction.changes(before, f"module {policy_id!r} was not removed"):
         # Runners first, as their samples name the module; learners before the runners let go of it.
-        _all(runners, step_aside, job, deadline)
-        _drop_samples(algo, deadline)
-        forgotten = _forget_replay(algo, policy_id)
-        _all(learners, drop_module, job, deadline)
-        _all(runners, drop_module, job, deadline)
-    except BaseException as error:
-        send(team, leave_module, lambda worker: (job["token"],)).collect(Deadline(10.0))
-        for table, entry in forgotten:
-            table[policy_id] = entry
-        if isinstance(error, _NotAllError):
-            raise SyncError(
-                f"module {policy_id!r} was not removed; everyone who answers has it as before:\n"
-                + "\n".join(error.reasons),
-                report=compare(team, before, Deadline(10.0), error.silent),
-            ) from None
-        raise
-    deadline = _afterwards(deadline)
-    changed = _spec_now(team, deadline)
+        transaction.apply(quiesce_runner, request, workers=runners)
+        _drop_samples(algo, transaction.deadline)
+        transaction.undo_on_driver(take_replay_tables(algo, policy_id))
+        transaction.apply(remove_module, request, workers=learners)
+        transaction.apply(remove_module, request, workers=runners)
+    transaction.commit(ReplayEntry("remove", (policy_id,)), policy_mapping_fn)
+    spec = _present_spec(transaction)
     for config in (algo.config, algo.learner_group.config):
-        with _Thawed(config):
+        with unfrozen(config):
             config.policies = {k: v for k, v in config.policies.items() if k != policy_id}
             config.algorithm_config_overrides_per_module.pop(policy_id, None)
-            getattr(config, "_per_module_overrides", {}).pop(policy_id, None)
-            config.rl_module(rl_module_spec=changed)
-            wanted = policies_to_train or config.policies_to_train
-            if wanted is not None and not callable(wanted):
-                wanted = type(wanted)(mid for mid in wanted if mid != policy_id)
-            _follow(config, policy_mapping_fn, wanted)
-    send(team, commit, lambda worker: (job["token"],))
-    forget(algo, policy_id)
-    if policy_mapping_fn is not None:
-        mapping(algo, policy_mapping_fn)
-    team = workers_of(algo)  # anew: what was found out before still knows the module
-    return compare(team, describe_policies(team, None, deadline), deadline)
+            overrides_per_module(config).pop(policy_id, None)
+            config.rl_module(rl_module_spec=spec)
+            to_train = policies_to_train or config.policies_to_train
+            if to_train is not None and not callable(to_train):
+                to_train = type(to_train)(mid for mid in to_train if mid != policy_id)
+            _follow(config, policy_mapping_fn, to_train)
+    # Anew: what the transaction has found out about workers still knows the module.
+    after = Session(algo, _time_left(transaction))
+    return after.report(after.describe(None))
 
 
-def _refuse_setup(algo: Algorithm, what: str) -> None:
+def _check_setup(algo: Algorithm, change: str) -> None:
+    """Check that an Algorithm can go on with other modules.
+
+    Args:
+        algo: of the new stack.
+        change: ``added`` or ``removed``, for messages.
+
+    Raises:
+        InvalidInputError: it could not; says why.
+    """
     config = algo.config
-    multi = config.is_multi_agent
-    if not (multi() if callable(multi) else multi):
+    if not is_multi_agent(config):
         raise InvalidInputError(
-            f"modules can be {what} in a multi-agent Algorithm only; this one has a single agent. "
-            "Give its config .multi_agent(policies=…, policy_mapping_fn=…). Nothing was sent."
+            f"modules can be {change} in a multi-agent Algorithm only; this one has a single "
+            f"agent. Give its config .multi_agent(policies=…, policy_mapping_fn=…). {_NOTHING}"
         )
     if getattr(config, "num_aggregator_actors_per_learner", 0):
         raise InvalidInputError(
             "this Algorithm has aggregator actors, which keep the modules they were made with: "
-            f"once one is {what}, its learner never learns again. Use "
-            "num_aggregator_actors_per_learner=0. Nothing was sent."
+            f"once one is {change}, its learner never learns again. Use "
+            f"num_aggregator_actors_per_learner=0. {_NOTHING}"
         )
     if (config.num_learners or 0) > 1 and any(
-        cls.__name__ in _REPLAY for cls in type(algo).__mro__
+        cls.__name__ in _SPLITTING for cls in type(algo).__mro__
     ):
         raise InvalidInputError(
             f"{type(algo).__name__} with {config.num_learners} learners: RLlib splits samples of "
             "its replay buffer by module, and learners that hold other modules abort. Use "
-            "num_learners of 0 or 1. Nothing was sent."
+            f"num_learners of 0 or 1. {_NOTHING}"
         )
 
 
-def _refuse_split(
-    team: list[Worker], ids: list[str], before: Mapping[str, Any], to_train: Any
+def _check_order(
+    learners: int, ids: list[str], before: WorkerInfo, policies_to_train: ToTrain | None
 ) -> None:
-    """With several learners, two modules in training and a changed set of them.
+    """Check that several learners would list the modules in training in one order.
 
     Learners average gradients in the order in which their batches list the modules. That order
     changes with ids and mapping, from process to process; where it differs between learners they
     abort, in RLlib's own ``add_module`` as well.
+
+    Raises:
+        InvalidInputError: several learners, and more than one of ``ids`` in training.
     """
-    if _learners(team) < 2:
+    if learners < 2:
         return
-    trained = [pid for pid in ids if _is_trained(pid, before, to_train)]
+    trained = [pid for pid in ids if before.is_trained(pid, policies_to_train)]
     if len(trained) > 1:
         raise InvalidInputError(
-            f"with {_learners(team)} learners and {', '.join(map(repr, trained))} in training the "
+            f"with {learners} learners and {', '.join(map(repr, trained))} in training the "
             "learners may list them in different orders, and abort. Let policies_to_train= name "
-            "one policy only, or use num_learners of 0 or 1. Nothing was sent."
+            f"one policy only, or use num_learners of 0 or 1. {_NOTHING}"
         )
 
 
-def _is_trained(pid: str, before: Mapping[str, Any], to_train: Any) -> bool:
-    if to_train is None:
-        known = before["policies"].get(pid)
-        return bool(before["trains_new"] if known is None else known["trained"])
-    if not callable(to_train):
-        return pid in to_train
-    try:
-        return bool(to_train(pid, None))
-    except Exception:
-        # The user's own function, made for a batch: then it may well be trained.
-        return True
-
-
 def _plain(spec: RLModuleSpec) -> RLModuleSpec:
-    """RLlib's own class, which nodes without policystore have as well."""
+    """Return a spec of RLlib's own class, which nodes without policystore have as well."""
     return RLModuleSpec(
         module_class=spec.module_class,
         observation_space=spec.observation_space,
@@ -240,127 +256,41 @@ def _plain(spec: RLModuleSpec) -> RLModuleSpec:
     )
 
 
-def _learners(team: list[Worker]) -> int:
-    return sum(worker.group == "learner" for worker in team)
-
-
-def _described(team: list[Worker], job: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
-    answers = send(team, can_join, lambda worker: (job,)).collect(deadline)
-    _refuse_any(answers, f"module {job['pid']!r} cannot be added", "Nothing was changed.")
-    return next(dict(answers[worker]) for worker in team if worker.leads)
-
-
-def _refuse_any(answers: Mapping[Worker, Mapping[str, Any]], what: str, advice: str) -> None:
-    wrong = [
-        f"  {worker.name}: {answer['error']}"
-        for worker, answer in answers.items()
-        if "error" in answer
-    ]
-    if wrong:
-        raise InvalidInputError(f"{what}:\n" + "\n".join(wrong[:10]) + f"\n{advice}")
-    silent = [
-        worker.name
-        for worker, answer in answers.items()
-        if answer.get("pending") or (worker.group == "learner" and "unreachable" in answer)
-    ]
-    if silent:
-        raise StorageError(f"{what}: no answer from {', '.join(silent)}. {advice}")
-
-
-class _NotAllError(Exception):
-    """Some workers did not do their part."""
-
-    def __init__(self, reasons: list[str], silent: dict[Worker, dict[str, Any]]) -> None:
-        super().__init__(reasons)
-        self.reasons = reasons
-        self.silent = silent
-
-
-def _all(team: list[Worker], function: Any, job: dict[str, Any], deadline: Deadline) -> None:
-    answers = send(team, function, lambda worker: (job,)).collect(deadline)
-    failed = {
-        worker: answer
-        for worker, answer in answers.items()
-        if "error" in answer
-        or answer.get("pending")
-        or ("unreachable" in answer and worker.group == "learner")
-    }
-    if failed:
-        raise _NotAllError(
-            [
-                f"  {worker.name}: "
-                + str(answer.get("error") or answer.get("unreachable") or "no answer in time")
-                for worker, answer in failed.items()
-            ],
-            {
-                worker: dict(answer)
-                for worker, answer in answers.items()
-                if "unreachable" in answer or answer.get("pending")
-            },
-        )
-
-
 def _drop_samples(algo: Algorithm, deadline: Deadline) -> None:
-    """Samples of IMPALA and APPO under way name the module; a learner that gets one never answers
-    again (``core/learner/learner.py:1100``).
+    """Drop samples of IMPALA and APPO that are under way, as they may name the module.
+
+    A learner that gets one never answers again (``core/learner/learner.py:1100``).
     """
     group = algo.env_runner_group
-    manager = None if group is None else group._worker_manager
+    manager = None if group is None else actor_manager(group)
     while manager is not None and manager.num_outstanding_async_reqs():
         if not deadline.left():
-            raise _NotAllError(["  samples were under way all the time"], {})
+            raise StepFailedError({"samples": "they were under way all the time"})
         manager.fetch_ready_async_reqs(timeout_seconds=min(0.2, deadline.left()))
-    for queue in ("_episode_packs_being_built", "data_to_place_on_learner"):
-        if hasattr(algo, queue):
-            setattr(algo, queue, [])
-    for batches in getattr(algo, "_ma_batches_being_built", {}).values():
-        batches.clear()
+    clear_waiting_batches(algo)
 
 
-def _forget_replay(algo: Algorithm, policy_id: str) -> list[tuple[dict[Any, Any], Any]]:
-    """The replay buffer of SAC and DQN samples for every module that it has a table of."""
-    buffer = getattr(algo, "local_replay_buffer", None)
-    return (
-        [
-            (table, table.pop(policy_id))
-            for name, table in vars(buffer).items()
-            if name.startswith("_module_to_") and isinstance(table, dict) and policy_id in table
-        ]
-        if buffer is not None
-        else []
-    )
+def _time_left(transaction: Transaction) -> float:
+    """Return seconds for what is left to do once all workers have changed: at least ten."""
+    return max(transaction.deadline.left(), 10.0)
 
 
-def _afterwards(deadline: Deadline) -> Deadline:
-    """Everyone has changed: what is left to do must not fail for the caller's time being up."""
-    return Deadline(max(deadline.left(), 10.0))
+def _present_spec(transaction: Transaction) -> MultiRLModuleSpec:
+    """Return the spec of the modules that the first learner holds now.
+
+    Raises:
+        StorageError: it does not say.
+    """
+    leader = transaction.learners[0]
+    deadline = Deadline(_time_left(transaction))
+    return transaction.call(spec_of_modules, workers=[leader], deadline=deadline)[leader].get()
 
 
-def _spec_now(team: list[Worker], deadline: Deadline) -> Any:
-    leader = [worker for worker in team if worker.leads]
-    answer = send(leader, spec_of, lambda worker: ()).collect(deadline)[leader[0]]
-    if "spec" not in answer:
-        raise StorageError(f"{leader[0].name} did not say which modules it holds now: {answer}")
-    return answer["spec"]
-
-
-class _Thawed:
-    """A config that may be changed for a moment, as ``Algorithm.add_module`` does it."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-
-    def __enter__(self) -> None:
-        self._frozen = self._config._is_frozen
-        self._config._is_frozen = False
-
-    def __exit__(self, *_: object) -> None:
-        if self._frozen:
-            self._config.freeze()
-
-
-def _follow(config: Any, function: Any, to_train: Any) -> None:
-    if function is not None:
-        config.multi_agent(policy_mapping_fn=function)
-    if to_train is not None:
-        config.multi_agent(policies_to_train=to_train)
+def _follow(
+    config: AlgorithmConfig, mapping: Callable[..., str] | None, policies_to_train: ToTrain | None
+) -> None:
+    """Set the mapping function and the policies to train in a config, where given."""
+    if mapping is not None:
+        config.multi_agent(policy_mapping_fn=mapping)
+    if policies_to_train is not None:
+        config.multi_agent(policies_to_train=policies_to_train)

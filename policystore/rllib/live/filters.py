@@ -1,38 +1,50 @@
-"""Filter statistics of snapshots on their way into a running Algorithm.
+"""Check filter statistics of snapshots, and give them the form in which workers take them.
 
 On the old stack a filter belongs to a policy. On the new one it belongs to agents, and RLlib merges
-what runners have gathered into the local one, so all get the same.
+what env runners have gathered into the local runner's filter, so all runners get the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from policystore.errors import FormatError, InvalidInputError, MismatchError
-from policystore.rllib.common.running_stats import running_stat, squares_name
+from policystore.rllib.common.running_stats import running_stat
 from policystore.rllib.new_stack.connector_state import is_filter, new_filter_state
 from policystore.rllib.new_stack.connectors import walk
+from policystore.rllib.worker_code.compat import is_multi_agent, squares_name
 from policystore.rllib.worker_code.filters import policy_filter, read_old_filter
+from policystore.rllib.worker_code.requests import FilterStats
+from policystore.rllib.workers.compat import env_to_module_of
 from policystore.snapshot import Snapshot
 
-__all__ = ["given_old_filter", "new_stack_filters", "old_stack_filters"]
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+    from ray.rllib.connectors.connector_v2 import ConnectorV2
+    from ray.rllib.evaluation.rollout_worker import RolloutWorker
+
+__all__ = ["AgentIds", "new_stack_filters", "old_stack_filters"]
+
+AgentIds: TypeAlias = "Mapping[str, Iterable[Any]] | Iterable[Any] | None"
+"""Ids of agents by policy, or of the agents of one policy."""
 
 
 def new_stack_filters(
-    algorithm: Any, snaps: Mapping[str, Snapshot], agent_ids: Any
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """States to set in the runners' env-to-module pipelines, by RLlib's name of the connector.
+    algorithm: Algorithm, snaps: Mapping[str, Snapshot], agent_ids: AgentIds
+) -> tuple[dict[str, dict[Any, Any]], tuple[str, ...]]:
+    """Return the states to set in the env-to-module pipelines of env runners.
 
     Args:
         algorithm: of the new stack.
         snaps: what is to be loaded, by module id.
-        agent_ids: module id -> agents whose filter the snapshot's goes to; or such agents, of one
-            snapshot. Needed in a multi-agent Algorithm where a snapshot has filter statistics;
-            an empty list leaves the filters alone.
+        agent_ids: module id -> agents whose filters get the snapshot's statistics; or such agents,
+            of one snapshot. Needed in a multi-agent Algorithm where a snapshot has filter
+            statistics; an empty list leaves the filters alone.
 
     Returns:
-        Connector -> agent -> state in RLlib's own form, written here from checked arrays; notes.
+        RLlib's name of the connector -> agent -> state in RLlib's own form, written here from
+        checked arrays; and notes for the report.
 
     Raises:
         MismatchError: statistics without a filter to go to, of other shapes, or of unknown agents.
@@ -40,7 +52,7 @@ def new_stack_filters(
     """
     wanted = _agents_by_policy(snaps, agent_ids)
     pieces = _pieces(algorithm)
-    multi = _is_multi_agent(algorithm.config)
+    multi = is_multi_agent(algorithm.config)
     states: dict[str, dict[Any, Any]] = {}
     notes: list[str] = []
     for pid, snap in snaps.items():
@@ -56,97 +68,90 @@ def new_stack_filters(
                     "observations. Add it to the config, or load snap.replace(state={})."
                 )
             if not is_filter(piece):
-                notes.append(f"{pid!r}: the state of connector {name!r} was not loaded: it is no "
-                             "filter, and policies share it")  # fmt: skip
+                notes.append(
+                    f"{pid!r}: the state of connector {name!r} was not loaded: it is no filter, "
+                    "and policies share it"
+                )
                 continue
-            goes = _goes_to(pid, state, wanted.get(pid), multi)
-            fresh = new_filter_state(piece, name, goes)
-            taken = states.setdefault(name, {})
-            twice = [agent for agent in fresh if agent in taken]
+            by_agent = _by_agent(pid, state, wanted.get(pid), multi)
+            fresh = new_filter_state(piece, name, by_agent)
+            so_far = states.setdefault(name, {})
+            twice = [agent for agent in fresh if agent in so_far]
             if twice:
                 raise InvalidInputError(
                     f"agent_ids: the filters of {twice!r} are given by two snapshots"
                 )
-            taken.update(fresh)
+            so_far.update(fresh)
     return states, tuple(notes)
 
 
-def _agents_by_policy(snaps: Mapping[str, Snapshot], agent_ids: Any) -> dict[str, list[Any]]:
+def _agents_by_policy(snaps: Mapping[str, Snapshot], agent_ids: AgentIds) -> dict[str, list[Any]]:
+    """Return the agents that were given for each policy."""
     if agent_ids is None:
         return {}
     if isinstance(agent_ids, Mapping):
         unknown = [pid for pid in agent_ids if pid not in snaps]
         if unknown:
             raise InvalidInputError(
-                f"agent_ids names the policies {unknown!r}, which are not loaded here: {sorted(snaps)}"
+                f"agent_ids names the policies {unknown!r}, and these are loaded: {sorted(snaps)}"
             )
         return {pid: _listed(of_policy) for pid, of_policy in agent_ids.items()}
     if len(snaps) != 1:
         raise InvalidInputError(
-            "of several policies, agent_ids is a dict by policy: "
+            "for several policies agent_ids is a dict by policy: "
             f"agent_ids={{{next(iter(snaps))!r}: […]}}"
         )
     return {next(iter(snaps)): _listed(agent_ids)}
 
 
-def _listed(agent_ids: Any) -> list[Any]:
+def _listed(agent_ids: object) -> list[Any]:
     if isinstance(agent_ids, (str, bytes)) or not isinstance(agent_ids, Iterable):
         raise InvalidInputError(f"agent_ids is a list of agent ids: agent_ids=[{agent_ids!r}]")
     return list(agent_ids)
 
 
-def _pieces(algorithm: Any) -> dict[str, Any]:
-    local = getattr(algorithm, "env_runner", None)
-    pipeline = getattr(local, "_env_to_module", None)
-    if pipeline is None:
-        pipeline = getattr(algorithm, "env_to_module_connector", None)
+def _pieces(algorithm: Algorithm) -> dict[str, ConnectorV2]:
+    """Return the connectors of the env-to-module pipeline by RLlib's name."""
+    pipeline = env_to_module_of(algorithm)
     return {} if pipeline is None else dict(walk(pipeline.connectors))
 
 
-def _is_multi_agent(config: Any) -> bool:
-    # A method up to Ray 2.40, a property later.
-    found = config.is_multi_agent
-    return bool(found() if callable(found) else found)
-
-
-def _refuse_unfiltered(pid: str, snap: Snapshot, pieces: Mapping[str, Any], multi: bool) -> None:
-    """A policy that was trained on plain observations must not get normalised ones unnoticed."""
+def _refuse_unfiltered(
+    pid: str, snap: Snapshot, pieces: Mapping[str, ConnectorV2], multi: bool
+) -> None:
+    """Refuse to give normalised observations to a policy that was trained on plain ones."""
     if multi or not snap.spec.connectors:
         return
     filters = [name for name, piece in pieces.items() if is_filter(piece)]
-    if filters and not any(name in snap.spec.omitted for name in _left_out_names(filters)):
+    if filters and not any(f"connectors.{name}" in snap.spec.omitted for name in filters):
         raise MismatchError(
             f"{snap!r} was trained without {filters[0]}, and this Algorithm normalises "
             f"observations by it: policy {pid!r} would see other observations than it was trained "
-            "on. Load it "
-            "into an Algorithm without the filter, or snap.replace(spec=snap.spec.replace("
-            "connectors={})) if you mean it."
+            "on. Load it into an Algorithm without the filter, or load "
+            "snap.replace(spec=snap.spec.replace(connectors={})) if you mean it."
         )
 
 
-def _left_out_names(filters: list[str]) -> list[str]:
-    return [f"connectors.{name}" for name in filters]
-
-
-def _goes_to(pid: str, state: Any, agent_ids: list[Any] | None, multi: bool) -> dict[Any, Any]:
+def _by_agent(pid: str, state: object, agent_ids: list[Any] | None, multi: bool) -> dict[Any, Any]:
+    """Return the statistics that each agent's filter gets, from those of a snapshot."""
     if not isinstance(state, Mapping):
         raise FormatError(f"state of {pid!r}: expected a dict by agent, found {state!r}")
     if not multi:
         if agent_ids is not None:
             raise InvalidInputError(
-                "agent_ids= is for multi-agent Algorithms; this one has a single agent: leave it out"
+                "agent_ids= is for multi-agent Algorithms; this one has one agent: leave it out"
             )
         if len(state) != 1:
             raise MismatchError(
                 f"the snapshot for {pid!r} has filter statistics of the agents {list(state)!r}, "
-                "and this Algorithm has one agent; make the snapshot with agent_ids=[…] of one of them"
+                "and this Algorithm has one agent; snapshot one agent with agent_ids=[…]"
             )
         return {None: next(iter(state.values()))}
     if agent_ids is None:
         raise InvalidInputError(
             f"the snapshot for {pid!r} has filter statistics (of {list(state)!r}), and filters "
-            f"belong to agents: pass agent_ids={{{pid!r}: […]}} with the ids of those who act through "
-            "it, or an empty list to leave their filters as they are"
+            f"belong to agents: pass agent_ids={{{pid!r}: […]}} with the ids of the agents "
+            "that act through it, or an empty list to leave their filters as they are"
         )
     if len(state) == 1:
         return {agent: next(iter(state.values())) for agent in agent_ids}
@@ -159,9 +164,9 @@ def _goes_to(pid: str, state: Any, agent_ids: list[Any] | None, multi: bool) -> 
 
 
 def old_stack_filters(
-    local: Any, snaps: Mapping[str, Snapshot]
-) -> dict[str, list[tuple[int, Any, Any]]]:
-    """Statistics to set in the policies' filters, by policy: (count, mean, sum of squares) each.
+    local: RolloutWorker, snaps: Mapping[str, Snapshot]
+) -> dict[str, FilterStats]:
+    """Return the statistics to set in the policies' filters, by policy.
 
     Args:
         local: the local worker of the training group.
@@ -170,9 +175,9 @@ def old_stack_filters(
     Raises:
         MismatchError: statistics without a filter to go to, the reverse, or of other shapes.
     """
-    found = {}
+    stats = {}
     for pid, snap in snaps.items():
-        given = given_old_filter(snap)
+        given = _old_filter(snap)
         has = policy_filter(local.policy_map[pid]) is not None
         if given is None:
             if has and snap.spec.connectors:
@@ -193,12 +198,12 @@ def old_stack_filters(
                 f"{snap!r}: filter statistics of shapes {[mean.shape for _, mean, _ in given]}, "
                 f"and policy {pid!r} needs {needed}"
             )
-        found[pid] = given
-    return found
+        stats[pid] = given
+    return stats
 
 
-def given_old_filter(snap: Snapshot) -> list[tuple[int, Any, Any]] | None:
-    """The statistics of an old-stack snapshot's filter, checked; None if it has none."""
+def _old_filter(snap: Snapshot) -> FilterStats | None:
+    """Return the statistics of an old-stack snapshot's filter, checked; None if it has none."""
     agent = snap.state.get("connectors", {}).get("agent", {})
     for name, state in agent.items():
         if not isinstance(state, Mapping) or "running_stats" not in state:

@@ -1,15 +1,21 @@
-"""Who holds which weights: the report of :func:`~policystore.rllib.live.load.check_sync`."""
+"""Report which weights each learner and worker holds, as ``check_sync`` and ``load_into`` do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-from policystore.digest import Digest
+from policystore.digest import Digest, digest_of
 from policystore.errors import SyncError
+from policystore.rllib.worker_code.answers import PolicyDigest, WorkerDigests, WorkerInfo
+from policystore.rllib.workers.answers import NO_ANSWER, Answer, Answers
+from policystore.rllib.workers.discovery import Worker
 
-__all__ = ["SyncReport", "WorkerStatus"]
+__all__ = ["FilterCounts", "SyncReport", "WorkerStatus", "parse_digest", "status_rows"]
+
+FilterCounts: TypeAlias = "int | dict[str | None, int]"
+"""Number of observations that a filter has seen; on the new stack by agent."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +25,17 @@ class WorkerStatus:
     Attributes:
         worker: ``learner 0``, ``train local``, ``eval 2``; numbers are RLlib's own.
         policy: id of the policy or module.
-        status: ``ok``: exactly the weights that it should hold. ``bad``: others. ``behind``:
-            legitimately older ones of a policy in training, which RLlib brings up to date before
-            it samples with them, or shortly after (asynchronous algorithms). ``pending``: no answer
-            in time. ``unreachable``: the actor is dead or being restarted.
-        digest: of the weights that acting needs, as it holds them now; None where unknown.
-        seq: number of the learner's update that the weights are of, where RLlib counts them.
-        targets: a digest of its target networks, to compare learners by; None where it has none.
-        filters: number of observations that its MeanStdFilter has seen; by agent on the new
+        status: ``ok``: the worker holds exactly the weights that it should. ``bad``: it holds
+            others. ``behind``: it holds older weights of a policy in training, which is legitimate:
+            RLlib brings them up to date before the worker samples with them, or shortly after
+            (asynchronous algorithms). ``pending``: no answer in time. ``unreachable``: the actor
+            is dead or being restarted.
+        digest: of the weights that acting needs, as the worker holds them now; None if unknown.
+        seq: number of the learner's update that the weights are of; None where RLlib counts none.
+        targets: a digest of the target networks, to compare learners by; None without such ones.
+        filters: number of observations that the MeanStdFilter has seen; by agent on the new
             stack, where filters belong to agents.
-        note: why, in words.
+        note: the reason of the status, in words.
     """
 
     worker: str
@@ -37,7 +44,7 @@ class WorkerStatus:
     digest: Digest | None = None
     seq: int | None = None
     targets: str | None = None
-    filters: Any = None
+    filters: FilterCounts | None = None
     note: str = ""
 
 
@@ -55,7 +62,7 @@ class SyncReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everyone answered and nobody holds what they should not."""
+        """Whether every worker answered and holds what it should."""
         return not self.bad
 
     @property
@@ -64,10 +71,10 @@ class SyncReport:
         return tuple(row for row in self.rows if row.status not in ("ok", "behind"))
 
     def raise_if_bad(self) -> None:
-        """Nothing if :attr:`ok`.
+        """Raise if a worker differs or did not answer.
 
         Raises:
-            SyncError: names the workers that differ or did not answer; has this report.
+            SyncError: names these workers; has this report.
         """
         if not self.bad:
             return
@@ -77,10 +84,10 @@ class SyncReport:
         ]
         more = [f"  and {len(listed) - 20} more"] if listed[20:] else []
         raise SyncError(
-            f"{len(listed)} of {len(self.rows)} do not hold the weights they should:\n"
+            f"{len(listed)} of {len(self.rows)} rows are not as they should be:\n"
             + "\n".join(listed[:20] + more)
-            + "\nload_into() gives everyone the weights you choose; RLlib restores dead workers in "
-            "the next calls of train().",
+            + "\nload_into() gives all workers the weights that you choose; RLlib restores dead "
+            "workers in the next calls of train().",
             report=self,
         )
 
@@ -112,7 +119,7 @@ def _cells(row: WorkerStatus) -> tuple[str, ...]:
     )
 
 
-def _counts(filters: Any) -> str:
+def _counts(filters: FilterCounts | None) -> str:
     if filters is None:
         return ""
     if isinstance(filters, dict):
@@ -120,3 +127,102 @@ def _counts(filters: Any) -> str:
             return str(filters[None])
         return " ".join(f"{agent}:{count}" for agent, count in filters.items())
     return str(filters)
+
+
+# Answers as rows ---------------------------------------------------------------------------------
+
+
+def parse_digest(held: PolicyDigest | None) -> Digest | None:
+    """Return the digest in an answer; computed here if a node without blake3 sent bytes."""
+    if held is None or held.digest is None:
+        return None
+    given = held.digest
+    return digest_of(given) if isinstance(given, bytes) else Digest.parse(given)
+
+
+def status_rows(
+    workers: list[Worker],
+    info: WorkerInfo,
+    answers: Mapping[Worker, Answer[WorkerDigests]],
+    expected: Mapping[str, Digest] | None = None,
+    *,
+    unnumbered: bool = False,
+) -> tuple[WorkerStatus, ...]:
+    """Return a row for each policy on each worker.
+
+    Args:
+        workers: all of the Algorithm.
+        info: of these policies, as the leading worker describes them.
+        answers: what each worker holds.
+        expected: digests that all workers must hold; None for those of the leading worker, or of
+            the first other learner that answers.
+        unnumbered: whether the Algorithm is asynchronous and its workers do not count updates.
+    """
+    leader = next(worker for worker in workers if worker.leads)
+    learners = [worker for worker in workers if worker.is_learner]
+    leading = next(iter(Answers(answers).values_of([leader, *learners])), None)
+    wanted = dict(expected or {})
+    if expected is None and leading is not None:
+        for pid, held in leading.policies.items():
+            digest = parse_digest(held)
+            if digest is not None:
+                wanted[pid] = digest
+    seq = None if leading is None else leading.seq
+    rows = []
+    for worker in workers:
+        for pid in sorted(info.policies):
+            row = _row(worker, pid, answers[worker], wanted.get(pid))
+            if row.status == "bad" and row.digest is not None and expected is None:
+                late = _behind(worker, info, pid, row.seq, seq, unnumbered)
+                if late:
+                    row = replace(row, status="behind", note=late)
+            rows.append(row)
+    return tuple(rows)
+
+
+def _row(
+    worker: Worker, pid: str, answer: Answer[WorkerDigests], wanted: Digest | None
+) -> WorkerStatus:
+    """Return the row of one policy on one worker, ``ok`` or not."""
+    if answer.unreachable:
+        return WorkerStatus(worker.name, pid, "unreachable", note=answer.unreachable)
+    if answer.pending:
+        return WorkerStatus(worker.name, pid, "pending", note=NO_ANSWER)
+    if answer.error:
+        return WorkerStatus(worker.name, pid, "bad", note=answer.error)
+    held_by_worker = answer.get()
+    held = held_by_worker.policies.get(pid)
+    digest = parse_digest(held)
+    status, note = "ok", ""
+    if digest is None or digest != wanted:
+        status = "bad"
+        note = "it has no such policy" if held is None else held.wrong or "holds other weights"
+        if held_by_worker.remark:
+            note = f"{note}; {held_by_worker.remark}"
+    if held is None:
+        return WorkerStatus(worker.name, pid, status, seq=held_by_worker.seq, note=note)
+    filters = held_by_worker.filters if held.filters is None else held.filters
+    return WorkerStatus(
+        worker.name, pid, status, digest, held_by_worker.seq, held.targets, filters, note
+    )
+
+
+def _behind(
+    worker: Worker,
+    info: WorkerInfo,
+    pid: str,
+    seq: int | None,
+    leading_seq: int | None,
+    unnumbered: bool,
+) -> str:
+    """Say why a worker may hold older weights of a policy in training; empty if it may not."""
+    if not info.policies[pid].trained or worker.is_learner:
+        return ""
+    if worker.group != "train":
+        return "evaluation brings it up to date before it plays"
+    if worker.idle:
+        return "stands in for the remote workers and is not updated while they train"
+    numbered = seq is not None and leading_seq is not None and seq < leading_seq
+    if unnumbered or (info.asynchronous and numbered):
+        return "on its way, the algorithm is asynchronous"
+    return ""

@@ -28,6 +28,7 @@ from policystore.rllib.new_stack.connector_state import (
     take_state,
 )
 from policystore.rllib.new_stack.connectors import piece_to_plain, walk
+from policystore.rllib.worker_code.compat import is_multi_agent, runner_pipeline
 from policystore.rllib_schema.env_interface import PIPELINES, EnvInterface
 from policystore.spaces import space_to_json
 
@@ -64,7 +65,7 @@ def read_env_interface(
     spaces: _Spaces = (first.input_observation_space, first.input_action_space)
     omitted: dict[str, str] = {}
     chosen = _chosen_agents(config, spaces, pieces, agent_ids, omit)
-    if _is_multi_agent(config):
+    if is_multi_agent(config):
         spaces = _spaces_of(chosen, spaces, strict=agent_ids is not None)
     omitted_pieces = _omitted_pieces(pieces, omit)
     state = {}
@@ -72,11 +73,11 @@ def read_env_interface(
         if name in omitted_pieces:
             omitted[f"connectors.{name}"] = "left out on request, with its state"
         elif has_state(piece):
-            state[name] = take_state(piece, name, chosen if _is_multi_agent(config) else None)
+            state[name] = take_state(piece, name, chosen if is_multi_agent(config) else None)
     if spaces[0] is None or spaces[1] is None:
         omitted["env_spaces"] = (
             "the agents' spaces differ, and agent_ids= was not given"
-            if _is_multi_agent(config)
+            if is_multi_agent(config)
             else "the Algorithm does not know them"
         )
     return EnvInterface(
@@ -92,8 +93,8 @@ def read_env_interface(
                 for name in PIPELINES
             },
             "defaults": {name: _adds_defaults(config, name) for name in PIPELINES},
-            "multi_agent": _is_multi_agent(config),
-            "agents": list(chosen) if _is_multi_agent(config) else None,
+            "multi_agent": is_multi_agent(config),
+            "agents": list(chosen) if is_multi_agent(config) else None,
             "lookback": config.episode_lookback_horizon,
         },
         state=state,
@@ -136,7 +137,7 @@ def _chosen_agents(
         isinstance(agent_ids, (str, bytes)) or not isinstance(agent_ids, Iterable)
     ):
         raise InvalidInputError(f"agent_ids is a list of agent ids: agent_ids=[{agent_ids!r}]")
-    if not _is_multi_agent(config):
+    if not is_multi_agent(config):
         if agent_ids is not None:
             raise InvalidInputError(
                 "agent_ids= is for multi-agent Algorithms; this Algorithm has a single agent: "
@@ -203,8 +204,9 @@ def _pipelines(algorithm: Algorithm) -> dict[str, ConnectorPipelineV2]:
     for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):
         runner = group.local_env_runner if group else None
         # An env runner that serves an external environment has none: its client owns them.
-        if runner is not None and all(hasattr(runner, f"_{name}") for name in PIPELINES):
-            return {name: getattr(runner, f"_{name}") for name in PIPELINES}
+        of_runner = {name: runner_pipeline(runner, name) for name in PIPELINES}
+        if all(pipeline is not None for pipeline in of_runner.values()):
+            return of_runner
     of_algorithm = {name: getattr(algorithm, f"{name}_connector", None) for name in PIPELINES}
     if all(pipeline is not None for pipeline in of_algorithm.values()):
         return of_algorithm
@@ -269,12 +271,6 @@ def default_pipelines(
     return _build_pipelines(config, observation_space, action_space)
 
 
-def _is_multi_agent(config: Any) -> bool:
-    # A method up to Ray 2.40, a property later.
-    found = config.is_multi_agent
-    return bool(found() if callable(found) else found)
-
-
 def _adds_defaults(config: AlgorithmConfig, name: str) -> bool:
     return bool(getattr(config, f"add_default_connectors_to_{name}_pipeline"))
 
@@ -294,7 +290,7 @@ def _user_pieces(
     reference = default_pipelines(
         observation_space=_first_agent(pipeline.input_observation_space, config),
         action_space=_first_agent(pipeline.input_action_space, config),
-        module_id=DEFAULT_MODULE_ID + "_" if _is_multi_agent(config) else None,
+        module_id=DEFAULT_MODULE_ID + "_" if is_multi_agent(config) else None,
         pieces={other: [_Mark()] if other == name else [] for other in PIPELINES},
         defaults=dict.fromkeys(PIPELINES, True),
         normalize_actions=True,
@@ -318,7 +314,7 @@ def _first_agent(space: gym.Space[Any], config: AlgorithmConfig) -> gym.Space[An
 
     The reference pipelines have one module, which takes only agents of equal spaces.
     """
-    if not _is_multi_agent(config) or not isinstance(space, gym.spaces.Dict):
+    if not is_multi_agent(config) or not isinstance(space, gym.spaces.Dict):
         return space
     agent = next(iter(space.spaces))
     return gym.spaces.Dict({agent: space[agent]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -14,13 +14,16 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from policystore.errors import InvalidInputError, StorageError
 from policystore.format.arrays import Array
 from policystore.rllib.common.trust import path_of
+from policystore.rllib.worker_code.answers import ModuleContent, MultiModuleContent
 from policystore.rllib.worker_code.read_modules import (
     read_ids,
     read_learner,
     read_module,
     read_multi,
 )
-from policystore.rllib.workers.calls import Deadline, learners_of, send
+from policystore.rllib.workers.answers import Answer
+from policystore.rllib.workers.calls import Deadline, send
+from policystore.rllib.workers.discovery import learners_of
 from policystore.torch.tensors import to_numpy
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
 _IDLE_TIMEOUT = 60.0
 # Seconds that a learner has for its answer: it may have other calls to carry out before.
 _ANSWER_TIMEOUT = 3600.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,7 @@ def read_learner_modules(
         InvalidInputError: weights that cannot be kept; the message names them.
     """
     wanted = None if ids is None else list(ids)
-    answer = _ask_learner(algorithm, read_learner, wanted, _IDLE_TIMEOUT)
-    if answer.get("unsteady"):
-        raise StorageError(
-            f"the learner was busy for {_IDLE_TIMEOUT:g} s without a pause; make the snapshot "
-            "between two calls of train(), when no update is under way"
-        )
-    return _multi_contents(answer)
+    return _multi_contents(_ask_learner(algorithm, read_learner, wanted, _IDLE_TIMEOUT))
 
 
 def learner_module_ids(algorithm: Algorithm) -> tuple[tuple[str, ...], bool]:
@@ -134,62 +132,77 @@ def learner_module_ids(algorithm: Algorithm) -> tuple[tuple[str, ...], bool]:
     """
     answer = _ask_learner(algorithm, read_ids)
     # RLlib keeps policies in sets, whose order changes from process to process.
-    return tuple(sorted(answer["ids"])), answer["plain"]
+    return tuple(sorted(answer.ids)), answer.plain
 
 
-def _ask_learner(algorithm: Algorithm, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+def _ask_learner(algorithm: Algorithm, function: Callable[..., T], *args: Any) -> T:
     # One learner is enough: after each update all hold the same (learner_group.py:update).
     leader = learners_of(algorithm)[:1]
     if not leader:
         raise StorageError("the Algorithm has no learner left. Nothing was read.")
-    answer = send(leader, function, lambda _: args).collect(Deadline(_ANSWER_TIMEOUT))[leader[0]]
-    if answer.get("pending") or "unreachable" in answer:
-        why = answer.get("unreachable") or f"no answer within {_ANSWER_TIMEOUT:g} s"
+    calls = send(leader, function, lambda _: args)
+    answer: Answer[T] = calls.collect(Deadline(_ANSWER_TIMEOUT))[leader[0]]
+    if answer.pending and answer.error:
+        raise StorageError(
+            f"the learner was busy for {_IDLE_TIMEOUT:g} s without a pause; make the snapshot "
+            "between two calls of train(), when no update is under way"
+        )
+    if answer.pending or answer.unreachable:
+        why = answer.unreachable or f"no answer within {_ANSWER_TIMEOUT:g} s"
         raise StorageError(f"the Algorithm's learner does not answer: {why}. Nothing was read.")
-    if "error" in answer:
-        raise InvalidInputError(f"reading the modules inside the learner failed: {answer['error']}")
-    return answer
+    if answer.error:
+        raise InvalidInputError(f"reading the modules inside the learner failed: {answer.error}")
+    return answer.get()
 
 
-def _contents(raw: dict[str, Any], label: str) -> ModuleContents:
+def _contents(raw: ModuleContent, label: str) -> ModuleContents:
     """Convert what a worker read of one module; messages name the module by ``label``."""
-    if raw.pop("clash", False):
+    if raw.names_clash:
         raise InvalidInputError(
             f"{label}: two tensors have the same name once the prefixes of compile and "
             "DistributedDataParallel wrappers are gone"
         )
-    if raw.pop("own_get_state", False):
+    if raw.own_get_state:
         raise InvalidInputError(
-            f"{label}: {path_of(raw['cls'])} has a get_state of its own, so its state is not its "
+            f"{label}: {path_of(raw.cls)} has a get_state of its own, so its state is not its "
             "torch state_dict. Keep what it adds in a persistent buffer instead."
         )
     weights = {}
-    for name, value in raw["weights"].items():
+    for name, value in raw.weights.items():
         if not isinstance(name, str):
             raise InvalidInputError(f"{label}: a weight is named {name!r}, which is no string")
         weights[name] = (
             to_numpy(value, f"{label}: {name!r}") if isinstance(value, torch.Tensor) else value
         )
-    raw["weights"] = weights
-    return ModuleContents(**raw)
+    return ModuleContents(
+        cls=raw.cls,
+        observation_space=raw.observation_space,
+        action_space=raw.action_space,
+        inference_only=raw.inference_only,
+        learner_only=raw.learner_only,
+        model_config=raw.model_config,
+        catalog_class=raw.catalog_class,
+        weights=weights,
+        acting=raw.acting,
+        learner_only_values=raw.learner_only_values,
+    )
 
 
-def _multi_contents(raw: dict[str, Any]) -> MultiModuleContents:
+def _multi_contents(raw: MultiModuleContent) -> MultiModuleContents:
     """Convert what a worker read of a MultiRLModule."""
-    if raw["outside"]:
+    if raw.outside:
         raise InvalidInputError(
-            f"{path_of(raw['cls'])} holds {raw['outside']} outside of its modules, which RLlib's "
+            f"{path_of(raw.cls)} holds {raw.outside} outside of its modules, which RLlib's "
             "own get_state leaves out as well. Make it a module of the MultiRLModule (as the "
             "shared encoder of RLlib's example is)."
         )
     return MultiModuleContents(
-        cls=raw["cls"],
-        observation_space=raw["observation_space"],
-        action_space=raw["action_space"],
-        inference_only=raw["inference_only"],
-        model_config=raw["model_config"],
+        cls=raw.cls,
+        observation_space=raw.observation_space,
+        action_space=raw.action_space,
+        inference_only=raw.inference_only,
+        model_config=raw.model_config,
         modules={
-            module_id: _contents(module, f"module {module_id!r}")
-            for module_id, module in sorted(raw["modules"].items())
+            mid: _contents(content, f"module {mid!r}") for mid, content in sorted(raw.modules.items())
         },
     )

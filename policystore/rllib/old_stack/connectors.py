@@ -39,9 +39,10 @@ from ray.rllib.policy.policy import Policy
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.values import Tagged
 from policystore.rllib.common.plain_state import check_plain_state
-from policystore.rllib.common.running_stats import running_stat, squares_name
+from policystore.rllib.common.running_stats import running_stat
 from policystore.rllib.common.trust import Trust, resolve
 from policystore.rllib.old_stack.config import importable_path
+from policystore.rllib.worker_code.compat import squares_name
 
 __all__ = [
     "PIPELINES",

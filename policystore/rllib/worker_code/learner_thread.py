@@ -1,74 +1,99 @@
-"""Learners that update in a thread of their own. Runs there; sent by value (``worker_side.py``)."""
+"""Wait for learners that update in a thread of their own. Runs in actors, sent by value."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["forget_queued_states", "wait_until_idle"]
+from policystore.rllib.worker_code.compat import (
+    in_queue,
+    learner_thread,
+    loader_threads,
+    lock_for_reading,
+)
+from policystore.rllib.worker_code.wire import BusyError
+
+if TYPE_CHECKING:
+    from policystore.rllib.worker_code.compat import AnyWorker
+
+__all__ = ["require_idle", "updates_paused", "wait_until_idle"]
 
 
 def wait_until_idle(owner: Any, timeout: float) -> bool:
-    """Wait until an asynchronous learner has nothing left to do; False if it did not in time.
+    """Wait until an asynchronous learner has nothing left to do.
 
     IMPALA and APPO update in a thread, in place and without a lock
     (``algorithms/impala/impala_learner.py:444``). Calls of an actor run one after the other, so
-    while this one runs nobody gives the thread new batches: it comes to rest, and stays so.
+    while this call runs nobody gives the thread new batches: it comes to rest, and stays so.
 
     Args:
         owner: a learner of the new stack, or an Algorithm of the old one.
         timeout: seconds.
+
+    Returns:
+        Whether the thread is at rest, or there is none; False if the time was not enough.
     """
-    thread = getattr(owner, "_learner_thread", None)
+    thread = learner_thread(owner)
     if thread is None or not thread.is_alive():
         return True
-    loaders = list(getattr(owner, "_gpu_loader_threads", ())) + list(
-        getattr(thread, "_loaders", None) or getattr(thread, "_loader_threads", None) or ()
-    )
-    everyone = [*loaders, thread]
+    # Loaders first: what they hold goes to the learner thread next.
+    threads = [*loader_threads(owner), thread]
     deadline = time.monotonic() + timeout
-    calm = 0
+    rounds_at_rest = 0
     while True:
-        # Loaders first: what they hold goes to the learner thread next.
-        rests = [_rests(each) for each in everyone]
-        if all(rest == "surely" for rest in rests):
+        states = [_state_of(each) for each in threads]
+        if all(state == "idle" for state in states):
             return True
-        calm = calm + 1 if all(rests) else 0
-        if calm > 20:
+        rounds_at_rest = 0 if "busy" in states else rounds_at_rest + 1
+        if rounds_at_rest > 20:
             return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.001 if calm == 0 else 0.005)
+        time.sleep(0.001 if rounds_at_rest == 0 else 0.005)
 
 
-def _rests(thread: Any) -> str:
-    """``surely``: blocked on an empty queue; ``perhaps``: not seen at work; else empty."""
-    queue: Any = getattr(thread, "_in_queue", None)
-    if queue is None:
-        queue = getattr(thread, "inqueue", None)
+def require_idle(owner: Any, timeout: float) -> None:
+    """Wait as :func:`wait_until_idle`.
+
+    Raises:
+        BusyError: the thread did not come to rest in time.
+    """
+    if not wait_until_idle(owner, timeout):
+        raise BusyError("updates were under way all the time")
+
+
+@contextlib.contextmanager
+def updates_paused(worker: AnyWorker, timeout: float) -> Iterator[None]:
+    """Run a block while a learner's own thread is at rest and its lock for reading is held.
+
+    Raises:
+        BusyError: the thread did not come to rest in time.
+    """
+    require_idle(worker, timeout)
+    with lock_for_reading(worker):
+        yield
+
+
+def _state_of(thread: threading.Thread) -> str:
+    """Return ``idle`` (waits at an empty queue), ``perhaps idle`` (not seen busy) or ``busy``."""
+    queue: Any = in_queue(thread)
     size = queue.qsize() if hasattr(queue, "qsize") else len(queue or ())
-    frame = sys._current_frames().get(thread.ident)
+    frame = sys._current_frames().get(thread.ident or 0)
     inner = []
     while frame is not None and frame.f_code.co_name not in ("step", "_step", "run"):
         inner.append(frame)
         frame = frame.f_back
     names = [each.f_code.co_name for each in inner]
     if size or any("update" in name or "learn" in name or "state" in name for name in names):
-        return ""
+        return "busy"
     if names and names[-1] == "get":
         if names[0] == "wait":  # queue.Queue.get
-            return "surely"
+            return "idle"
         # CircularBuffer.get (algorithms/appo/utils.py:122) picks idx once there is something.
         if hasattr(queue, "iterations_per_batch") and "idx" not in inner[-1].f_locals:
-            return "surely"
-    return "perhaps" if not names or names[-1] == "get" else ""
-
-
-def forget_queued_states(learner: Any) -> None:
-    """States that wait in an asynchronous learner to be sent to runners: of before the load."""
-    waiting = getattr(learner, "_learner_state_queue", None)
-    while waiting is not None and not waiting.empty():
-        waiting.get_nowait()
-    if getattr(learner, "_learner_state", None) is not None:
-        learner._learner_state = None
+            return "idle"
+    return "perhaps idle" if not names or names[-1] == "get" else "busy"

@@ -1,49 +1,145 @@
-"""Whom a mapping function gives to which agents. Runs on workers; sent by value.
-
-Imports nothing of policystore (``worker_side.py`` says why).
-"""
+"""Ask mapping functions which policies play for which agents. Runs in actors, sent by value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DRAWS", "incompatible_agents", "named_modules"]
+from policystore.rllib.worker_code.compat import (
+    active_episodes,
+    agents_of_env,
+    base_env,
+    episode_policies,
+    single_env,
+)
+from policystore.rllib.worker_code.requests import MappingRequest
+from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
+from policystore.rllib.worker_code.wire import RefusedError
 
-# How often it is asked for each agent, as it may draw lots.
+if TYPE_CHECKING:
+    from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+    from ray.rllib.evaluation.rollout_worker import RolloutWorker
+
+    from policystore.rllib.worker_code.answers import Spaces
+
+__all__ = ["DRAWS", "check_mapping", "incompatible_agents", "named_modules"]
+
+# How often a mapping function is asked for each agent, as it may draw lots.
 DRAWS = 64
 
 
-def named_modules(runner: Any, mapping: Any) -> set[tuple[Any, Any]]:
-    """Agents and their modules, on an env runner of the new stack, asked as an episode asks."""
+def named_modules(runner: MultiAgentEnvRunner, mapping: Callable[..., str]) -> set[tuple[Any, Any]]:
+    """Return agents and the modules that a function maps them to, asked as an episode asks.
+
+    Args:
+        runner: an env runner of the new stack, of whose environment the agents are.
+        mapping: RLlib's function of an agent's id and an episode.
+    """
     from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
 
     if runner.env is None:
         return set()
-    # Before Ray 2.42 the runner's environment was the single one itself.
-    env = getattr(runner.env, "envs", [runner.env])[0].unwrapped
-    agents = list(env.possible_agents)
-    found = set()
+    agents = list(single_env(runner).possible_agents)
+    pairs = set()
     for _ in range(DRAWS):
         episode = MultiAgentEpisode(agent_to_module_mapping_fn=mapping)
-        found |= {(agent, episode.module_for(agent)) for agent in agents}
-    return found
+        pairs |= {(agent, episode.module_for(agent)) for agent in agents}
+    return pairs
+
+
+def check_mapping(worker: RolloutWorker | PolicyAccess, request: MappingRequest) -> None:
+    """Check that a mapping function names policies that there will be, and no others.
+
+    The function is asked about the agents of the worker's episodes and environment, and with new
+    episodes many times, as it may draw lots.
+
+    Raises:
+        RefusedError: it names others, or policies for other spaces, or it raises; or the episodes
+            of the worker cannot start anew, as they have to when a policy goes.
+    """
+    worker = access_to(worker).worker
+    try:
+        wrong = _mapping_error(worker, request)
+    except Exception as error:
+        raise RefusedError(f"policy_mapping_fn raised {type(error).__name__}: {error}") from error
+    if wrong:
+        raise RefusedError(wrong)
+
+
+def _mapping_error(worker: RolloutWorker, request: MappingRequest) -> str:
+    """Say what is wrong with a mapping function; empty if nothing is."""
+    import random
+
+    import numpy as np
+
+    base = base_env(worker)
+    if request.removed and base is not None:
+        from ray.rllib.env.multi_agent_env import MultiAgentEnvWrapper
+
+        if not isinstance(base, MultiAgentEnvWrapper):
+            # Remote and external ones reset in other ways.
+            return f"its episodes, in a {type(base).__name__}, cannot start anew"
+    known = (set(worker.policy_map.keys()) | set(request.added)) - set(request.removed)
+    states = random.getstate(), np.random.get_state()
+    try:
+        named = _named(worker, request.policy_mapping_fn or worker.policy_mapping_fn)
+        try:
+            before = _named(worker, worker.policy_mapping_fn)
+        except Exception:
+            # The user's own function, which is about to go.
+            before = []
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    unknown = sorted({f"{pid!r} for agent {a!r}" for a, pid in named if pid not in known})
+    if unknown:
+        return f"policy_mapping_fn names {', '.join(unknown[:5])}"
+    spaces = dict(request.added)
+    for pid in {pid for _, pid in [*before, *named]} - spaces.keys():
+        if pid in worker.policy_map:
+            policy = worker.policy_map[pid]
+            spaces[pid] = (policy.observation_space, policy.action_space)
+    differing = incompatible_agents(before, named, spaces)
+    return f"policy_mapping_fn: {differing}" if differing else ""
+
+
+def _named(worker: RolloutWorker, mapping: Callable[..., str]) -> list[tuple[Any, Any]]:
+    """Return agents and the policies that a function maps them to, asked many times."""
+    from ray.rllib.evaluation.episode_v2 import EpisodeV2
+
+    pairs = []
+    agents = agents_of_env(worker.env)
+    for episode in active_episodes(worker):
+        playing = list(episode_policies(episode))
+        agents |= set(playing)
+        for agent in playing:
+            pairs += [(agent, mapping(agent, episode, worker=worker)) for _ in range(4)]
+    for agent in agents:
+        for _ in range(DRAWS):
+            episode = EpisodeV2(
+                0, worker.policy_map, mapping, worker=worker, callbacks=worker.callbacks
+            )
+            pairs.append((agent, mapping(agent, episode, worker=worker)))
+    return pairs
 
 
 def incompatible_agents(
     before: Iterable[tuple[Any, Any]],
     after: Iterable[tuple[Any, Any]],
-    spaces: Mapping[Any, tuple[Any, Any]],
+    spaces: Mapping[Any, Spaces],
 ) -> str | None:
     """Say which agents would come to policies for observations or actions other than theirs.
 
-    An agent's own spaces do not tell, as connectors may change them; those of the policies that it
-    had before do. Bounds may differ.
+    An agent's own spaces do not tell, as connectors may change them; the spaces of the policies
+    that the agent had before do. Bounds may differ.
 
     Args:
-        before: agents and policies of today.
+        before: pairs of an agent and a policy of today.
         after: those to come.
         spaces: by policy, its observation and action space.
+
+    Returns:
+        The first three such agents; None if there are none.
     """
     played: dict[Any, list[Any]] = {}
     for agent, pid in before:
@@ -51,7 +147,7 @@ def incompatible_agents(
             played.setdefault(agent, []).append(pid)
     wrong = {
         f"agent {agent!r} would come from {played[agent][0]!r}, made for "
-        f"{_said(spaces[played[agent][0]])}, to {pid!r}, made for {_said(spaces[pid])}"
+        f"{_worded(spaces[played[agent][0]])}, to {pid!r}, made for {_worded(spaces[pid])}"
         for agent, pid in after
         if pid in spaces and agent in played
         if _form(spaces[pid]) not in [_form(spaces[each]) for each in played[agent]]
@@ -59,12 +155,12 @@ def incompatible_agents(
     return "; ".join(sorted(wrong)[:3]) or None
 
 
-def _said(spaces: tuple[Any, Any]) -> str:
+def _worded(spaces: Spaces) -> str:
     return f"observations {spaces[0]} and actions {spaces[1]}"
 
 
 def _form(space: Any) -> Any:
-    """What two spaces must share so that one network can serve both."""
+    """Return what two spaces must share so that one network can serve both."""
     if isinstance(space, tuple):
         return tuple(_form(each) for each in space)
     kind = type(space).__name__

@@ -1,52 +1,59 @@
-"""What RLModules hold, read where they live. Runs there; sent by value, see ``worker_side.py``."""
+"""Read what RLModules hold, where they live. Runs in actors, sent by value (``answers.py``)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from policystore.rllib.worker_code.learner_thread import wait_until_idle
-from policystore.rllib.worker_code.tensors import acting_names, tensors_of
-from policystore.rllib.worker_code.weights import held_by
+from policystore.rllib.worker_code.answers import ModuleContent, ModuleIds, MultiModuleContent
+from policystore.rllib.worker_code.learner_thread import require_idle
+from policystore.rllib.worker_code.tensors import PolicyAccess, access_to, acting_names, tensors_of
+
+if TYPE_CHECKING:
+    from ray.rllib.core.learner.learner import Learner
+    from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+    from ray.rllib.core.rl_module.rl_module import RLModule
 
 __all__ = ["read_ids", "read_learner", "read_module", "read_multi"]
 
 
-def read_module(wrapped: Any) -> dict[str, Any]:
-    """One RLModule: constructor arguments, and copies of its weights as CPU tensors."""
+def read_module(wrapped: RLModule) -> ModuleContent:
+    """Return the constructor arguments of an RLModule, and copies of its weights as CPU tensors."""
     import torch
     from ray.rllib.core.rl_module.torch import TorchRLModule
 
     module: Any = wrapped.unwrapped()
     catalog = getattr(module, "catalog", None)
-    found: dict[str, Any] = {
-        "cls": type(module),
-        "observation_space": module.observation_space,
-        "action_space": module.action_space,
-        "inference_only": bool(module.inference_only),
-        "learner_only": bool(getattr(module, "learner_only", False)),
-        "model_config": module.model_config,
-        "catalog_class": None if catalog is None else type(catalog),
-    }
+    content = ModuleContent(
+        cls=type(module),
+        observation_space=module.observation_space,
+        action_space=module.action_space,
+        inference_only=bool(module.inference_only),
+        learner_only=bool(getattr(module, "learner_only", False)),
+        model_config=module.model_config,
+        catalog_class=None if catalog is None else type(catalog),
+        weights={},
+        acting=[],
+    )
     is_torch = isinstance(module, torch.nn.Module)
     if not is_torch:
-        found["weights"] = module.get_state()
-        found["acting"] = list(found["weights"])
-        return found
+        weights = module.get_state()
+        return content.replace(weights=weights, acting=list(weights))
     tensors = tensors_of(module)
     raw = module.state_dict()
-    found["weights"] = {
-        name: value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
-        for name, value in tensors.items()
-    }
-    found["clash"] = len(tensors) != len(raw)
-    if type(module).get_state is not TorchRLModule.get_state:
-        found["own_get_state"] = set(module.get_state()) != set(raw)
-    found["acting"] = acting_names(module, tensors)
-    return found
+    own_get_state = type(module).get_state is not TorchRLModule.get_state
+    return content.replace(
+        weights={
+            name: value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+            for name, value in tensors.items()
+        },
+        acting=acting_names(module, tensors),
+        names_clash=len(tensors) != len(raw),
+        own_get_state=own_get_state and set(module.get_state()) != set(raw),
+    )
 
 
-def read_multi(multi: Any, ids: Any) -> dict[str, Any]:
-    """A MultiRLModule, or of it only the modules of ``ids``."""
+def read_multi(multi: MultiRLModule, ids: list[str] | None) -> MultiModuleContent:
+    """Read a MultiRLModule, or of it only the modules of ``ids``."""
     import torch
 
     inside = set()
@@ -61,43 +68,47 @@ def read_multi(multi: Any, ids: Any) -> dict[str, Any]:
     if isinstance(multi, torch.nn.Module):
         outside += list(multi.state_dict())
     modules = multi.foreach_module(lambda module_id, module: module, return_dict=True)
-    return {
-        "cls": type(multi),
-        "observation_space": multi.observation_space,
-        "action_space": multi.action_space,
-        "inference_only": bool(multi.inference_only),
-        "model_config": multi.model_config,
-        "outside": outside,
-        "modules": {
+    return MultiModuleContent(
+        cls=type(multi),
+        observation_space=multi.observation_space,
+        action_space=multi.action_space,
+        inference_only=bool(multi.inference_only),
+        model_config=multi.model_config,
+        outside=outside,
+        modules={
             module_id: read_module(module)
             for module_id, module in modules.items()
             if ids is None or module_id in ids
         },
-    }
+    )
 
 
-def read_learner(learner: Any, ids: Any, timeout: float) -> dict[str, Any]:
-    """A learner's modules, while no update is under way; or ``error``, or ``unsteady``."""
-    try:
-        learner = held_by(learner).worker
-        if not wait_until_idle(learner, timeout):
-            return {"unsteady": True}
-        found = read_multi(learner.module, ids)
-        # SAC's temperature, soft_actor_critic: algorithms/sac/sac_learner.py:36.
-        for module_id, facts in found["modules"].items():
-            if module_id in getattr(learner, "curr_log_alpha", ()):
-                facts["learner_only_values"] = ["curr_log_alpha"]
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
-    return found
+def read_learner(
+    learner: Learner | PolicyAccess, ids: list[str] | None, timeout: float
+) -> MultiModuleContent:
+    """Read a learner's modules, or those of ``ids``, while no update is under way.
+
+    Raises:
+        BusyError: updates were under way for ``timeout`` seconds.
+    """
+    learner = access_to(learner).worker
+    require_idle(learner, timeout)
+    content = read_multi(learner.module, ids)
+    # SAC's temperature, soft_actor_critic: algorithms/sac/sac_learner.py:36.
+    temperatures = getattr(learner, "curr_log_alpha", ())
+    return content.replace(
+        modules={
+            module_id: module.replace(learner_only_values=["curr_log_alpha"])
+            if module_id in temperatures
+            else module
+            for module_id, module in content.modules.items()
+        }
+    )
 
 
-def read_ids(learner: Any) -> dict[str, Any]:
-    """Module ids of a learner, and whether its MultiRLModule is RLlib's plain one; or ``error``."""
-    try:
-        from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+def read_ids(learner: Learner | PolicyAccess) -> ModuleIds:
+    """Return the module ids of a learner, and whether its MultiRLModule is RLlib's own class."""
+    from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 
-        multi = held_by(learner).worker.module
-        return {"ids": list(multi.keys()), "plain": type(multi) is MultiRLModule}
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+    multi = access_to(learner).worker.module
+    return ModuleIds(ids=list(multi.keys()), plain=type(multi) is MultiRLModule)

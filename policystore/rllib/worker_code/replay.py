@@ -1,52 +1,62 @@
-"""What a restarted or later added env runner does to be like the others. Runs there; sent by value.
+"""Replay loads, additions and removals on an env runner that was restarted or added later.
 
-Imports nothing of policystore but what is sent along (``worker_side.py`` says why). Nothing raises.
+Runs in actors, sent by value (``wire.py``). Nothing here raises, as it runs before
+calls of RLlib itself.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from policystore.rllib.worker_code.weights import (
-    MARK,
-    MISSED,
-    RESTARTED,
-    UNDO,
-    apply_weights,
-    held_by,
-)
+from policystore.rllib.worker_code.requests import REQUESTS, ReplayEntry, ReplayProgram
+from policystore.rllib.worker_code.rollback import MARK, MISSED, RESTARTED, UNDO
+from policystore.rllib.worker_code.tensors import access_to
+from policystore.rllib.worker_code.weights import apply_weights
+from policystore.rllib.worker_code.wire import Message, from_wire, run
+
+if TYPE_CHECKING:
+    import ray
+    from ray.rllib.env.env_runner import EnvRunner
+    from ray.rllib.evaluation.rollout_worker import RolloutWorker
 
 __all__ = ["catch_up", "replay_then_call"]
 
 
 def replay_then_call(
-    generation: int, program: Any, function: Any, worker: Any, /, *args: Any, **kw: Any
+    generation: int,
+    program: ray.ObjectRef,
+    function: Callable[..., Any] | str,
+    worker: EnvRunner | RolloutWorker,
+    /,
+    *args: Any,
+    **kw: Any,
 ) -> Any:
-    """Call a function with a worker that has first got all it was to be given.
+    """Replay on an env runner what it has not taken part in, then call a function with it.
 
     Goes along with every call that RLlib makes, so it names nothing of this module but ``time``:
-    its pickle stays small. :func:`catch_up` comes with the program, to those who need it.
+    its pickle stays small. :func:`catch_up` comes with the program, to the workers that need it.
 
     Args:
-        generation: how many waves there have been.
-        program: reference to what is done to be like those who took part in them.
+        generation: number of the last transaction.
+        program: reference to :func:`catch_up` and the program that it replays.
         function: RLlib's, or the name of a method.
-        worker: an env runner.
+        worker: the env runner.
         args: for the function, as ``kw`` is.
     """
     missed = getattr(worker, "_policystore_missed", None)
     if (
         getattr(worker, "_policystore_mark", 0) < generation
         and (missed is None or time.monotonic() >= missed["again"])
-        # Not while a wave may still be undone: what undo needs is kept in one place.
+        # Not while a transaction may still be rolled back: its undo is kept in one place.
         and not hasattr(worker, "_policystore_undo")
     ):
         try:
             import ray
 
-            found = ray.get(program, timeout=60)
-            found["catch_up"](worker, generation, found)
+            replay, wire = ray.get(program, timeout=60)
+            replay(worker, generation, wire)
         except Exception as error:
             # The call goes on: raising here would end the worker (utils/actor_manager.py:195).
             worker._policystore_missed = {
@@ -59,30 +69,30 @@ def replay_then_call(
     return function(worker, *args, **kw)
 
 
-def catch_up(worker: Any, generation: int, program: Any) -> None:
-    """Do what a worker has not done yet of a program, and keep on it what went wrong.
+def catch_up(worker: EnvRunner | RolloutWorker, generation: int, wire: Any) -> None:
+    """Do what a worker has not done yet of a program, and keep on the worker what went wrong.
 
     Args:
         worker: an env runner.
-        generation: that it is of when it has done all.
-        program: ``entries``, in their order, and ``mapping`` (None: leave it).
+        generation: number of the transaction that the worker is up to once all is done.
+        wire: a :class:`~policystore.rllib.worker_code.requests.ReplayProgram` as plain tuples.
     """
+    program: ReplayProgram = from_wire(wire, REQUESTS)
     began = time.monotonic()
     mark = getattr(worker, MARK, 0)
     done = list((getattr(worker, MISSED, None) or {"done": ()})["done"])
     if not mark:
         setattr(worker, RESTARTED, True)
     wrong = []
-    for entry in program["entries"]:
-        number = entry["generation"]
-        if number <= mark or number in done:
+    for entry in program.entries:
+        if entry.generation <= mark or entry.generation in done:
             continue
-        why = _replay(worker, entry)
+        _, why, _ = run(_replay, worker, (entry,))
         if why:
-            wrong.append(f"{', '.join(map(repr, entry['policies']))}: {why}")
+            wrong.append(f"{', '.join(map(repr, entry.policies))}: {why}")
         else:
-            done.append(number)
-    why = _follow(worker, program["mapping"])
+            done.append(entry.generation)
+    _, why, _ = run(_set_mapping, worker, (program.policy_mapping_fn,))
     if why:
         wrong.append(f"the mapping function: {why}")
     if wrong:
@@ -96,53 +106,63 @@ def catch_up(worker: Any, generation: int, program: Any) -> None:
         delattr(worker, MISSED)
 
 
-def _replay(worker: Any, entry: Any) -> str:
-    """One entry; why it failed, or an empty text."""
-    try:
-        import ray
+def _replay(worker: EnvRunner | RolloutWorker, entry: ReplayEntry) -> None:
+    """Do one entry of a program."""
+    present = set(access_to(worker).ids)
+    if entry.kind == "remove":
+        for pid in present & set(entry.policies):
+            _remove(worker, pid)
+        return
+    if entry.add is not None and not present.issuperset(entry.policies):
+        _call(entry.add, worker, entry, entry.addition)
+        return
+    # A policy that the worker lacks comes from RLlib's own restore, with its weights.
+    kept = [pid for pid in entry.policies if pid in present]
+    if kept and entry.load is not None:
+        plans, filters = entry.load.plans, entry.load.filters or {}
+        load = entry.load.replace(
+            plans={pid: plans[pid] for pid in kept if pid in plans},
+            filters={pid: filters[pid] for pid in kept if pid in filters},
+            # No number: states that RLlib's restore brings are newer, whatever theirs is.
+            seq=None,
+        )
+        _call(apply_weights, worker, entry, load)
 
-        there = set(held_by(worker).ids)
-        if entry["kind"] == "drop":
-            for pid in there & set(entry["policies"]):
-                if held_by(worker).is_old:
-                    worker.remove_policy(policy_id=pid)
-                    # It leaves these, and training fails with a filter that the others do not have
-                    # (evaluation/rollout_worker.py:1344).
-                    worker.filters.pop(pid, None)
-                    worker.policy_dict.pop(pid, None)
-                else:
-                    worker.module.remove_module(pid)
-            return ""
-        job = dict(entry["job"])
-        function = entry["function"]
-        if function is None or there.issuperset(entry["policies"]):
-            # What is not there comes from RLlib's own restore, with its weights.
-            kept = [pid for pid in entry["policies"] if pid in there]
-            for key in ("plans", "filters"):
-                job[key] = {pid: job[key][pid] for pid in kept if pid in (job.get(key) or ())}
-            function = apply_weights
-            if not kept:
-                return ""
-        # No number: states that RLlib's restore brings are newer, whatever theirs is.
-        job["seq"] = None
-        answer = function(worker, job, ray.get(entry["payload"], timeout=60))
+
+def _call(
+    function: Callable[..., Any],
+    worker: EnvRunner | RolloutWorker,
+    entry: ReplayEntry,
+    request: Message | None,
+) -> None:
+    """Call a worker function with the weights of an entry, for good: nothing will roll it back."""
+    import ray
+
+    try:
+        function(worker, request, ray.get(entry.payload, timeout=60))
+    finally:
         if hasattr(worker, UNDO):
             delattr(worker, UNDO)
-        return str(answer.get("error") or "")
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
 
 
-def _follow(worker: Any, mapping: Any) -> str:
-    try:
-        from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+def _remove(worker: EnvRunner | RolloutWorker, pid: str) -> None:
+    if not access_to(worker).is_old:
+        worker.module.remove_module(pid)
+        return
+    worker.remove_policy(policy_id=pid)
+    # It leaves these, and training fails with a filter that the others do not have
+    # (evaluation/rollout_worker.py:1344).
+    worker.filters.pop(pid, None)
+    worker.policy_dict.pop(pid, None)
 
-        if mapping is None:
-            return ""
-        if hasattr(worker, "policy_map"):
-            worker.set_policy_mapping_fn(mapping)
-        elif isinstance(worker.module.unwrapped(), MultiRLModule):
-            worker.config.multi_agent(policy_mapping_fn=mapping)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+
+def _set_mapping(worker: EnvRunner | RolloutWorker, mapping: Callable[..., str] | None) -> None:
+    """Set a worker's mapping function, if one is given and the worker has any."""
+    from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+
+    if mapping is None:
+        return
+    if access_to(worker).is_old:
+        worker.set_policy_mapping_fn(mapping)
+    elif isinstance(worker.module.unwrapped(), MultiRLModule):
+        worker.config.multi_agent(policy_mapping_fn=mapping)

@@ -1,41 +1,83 @@
-"""Policies of a live learner or worker, and the bits of their tensors. Runs there; sent by value.
+"""Reach the policies of a live worker, and the bits of their tensors.
 
-Imports nothing of policystore (``worker_side.py`` says why). A *worker* is a learner or an env
-runner of the new stack, or a rollout worker of the old one.
+Runs in actors, sent by value (``wire.py``; ``answers.py`` says what a *worker* is).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["PolicyAccess", "acting_names", "digest_of", "misfit", "plain_digest", "tensors_of"]
+from policystore.rllib.worker_code.compat import is_old_worker, weights_seq
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from ray.rllib.core.rl_module.rl_module import RLModule
+    from ray.rllib.policy.policy import Policy
+
+    from policystore.rllib.worker_code.compat import AnyWorker
+    from policystore.rllib.worker_code.requests import DigestPlan
+
+__all__ = [
+    "PolicyAccess",
+    "TensorEntry",
+    "access_to",
+    "acting_names",
+    "copy_network",
+    "differences",
+    "digest_of",
+    "give_back",
+    "keep_network",
+    "plain_digest",
+    "read_bits",
+    "tensors_of",
+    "write_bits",
+]
+
+
+class TensorEntry(NamedTuple):
+    """One tensor of a policy.
+
+    Attributes:
+        dtype: torch's name of it.
+        shape: in elements.
+        tensor: the live tensor; None for weights that are kept in another way.
+        bits: a numpy array: of a tensor on the CPU a view, to be read and written through; of a
+            tensor on another device None.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    tensor: torch.Tensor | None
+    bits: np.ndarray[Any, Any] | None
 
 
 class PolicyAccess:
-    """What a worker holds: its policies by id, and their tensors as they are in memory.
+    """The policies of a worker by id, and their tensors as they are in memory.
 
     Made anew for each call, as other calls may replace policies in between. With
     ``policy_map_capacity`` below the number of policies a policy goes stale as soon as others are
     looked at (``policy/policy_map.py:107``); then nothing is remembered.
     """
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: AnyWorker) -> None:
         self.worker = worker
-        self.is_old = hasattr(worker, "policy_map")
+        self.is_old = is_old_worker(worker)
         swaps = self.is_old and worker.policy_map.capacity < len(worker.policy_map)
-        self._known: dict[str, Any] | None = None if swaps else {}
+        self._known: dict[str, dict[str, TensorEntry]] | None = None if swaps else {}
         self._modules = None if self.is_old else _modules_of(worker)
         # RLlib keeps them in sets, whose order changes from process to process.
         self.ids = sorted(worker.policy_map.keys() if self._modules is None else self._modules)
 
-    def holder(self, pid: str) -> Any:
-        """The policy of the old stack or module of the new one, without RLlib's wrapper."""
+    def holder(self, pid: str) -> Policy | RLModule:
+        """Return the policy of the old stack or module of the new one, without RLlib's wrapper."""
         if self._modules is None:
             return self.worker.policy_map[pid]
         return self._modules[pid].unwrapped()
 
-    def network(self, pid: str) -> Any:
-        """The torch module that holds the weights; None if they are kept in another way."""
+    def network(self, pid: str) -> torch.nn.Module | None:
+        """Return the torch module that holds the weights; None if they are kept in another way."""
         import torch
 
         holder = self.holder(pid)
@@ -44,40 +86,36 @@ class PolicyAccess:
             holder = None if _has_own_weights(holder) else model
         return holder if isinstance(holder, torch.nn.Module) else None
 
-    def bits(self, pid: str) -> dict[str, Any]:
-        """Name -> (torch dtype, shape, tensor, bits) of all weights.
-
-        Bits are a numpy array: of a tensor on the CPU a view, to be read and written through; of
-        another None. Weights that are kept in another way come as arrays, with no tensor.
-        """
+    def entries(self, pid: str) -> dict[str, TensorEntry]:
+        """Return all weights of a policy by name."""
         if self._known is not None and pid in self._known:
-            return self._known[pid]  # type: ignore[no-any-return]
+            return self._known[pid]
         network = self.network(pid)
         if network is None:
-            found = {name: _of_array(value) for name, value in self.own_arrays(pid).items()}
+            entries = {name: _of_array(value) for name, value in self.own_arrays(pid).items()}
         else:
-            found = {name: _of_tensor(value) for name, value in tensors_of(network).items()}
+            entries = {name: _of_tensor(value) for name, value in tensors_of(network).items()}
         if self._known is not None:
-            self._known[pid] = found
-        return found
+            self._known[pid] = entries
+        return entries
 
     def forget(self, pid: str) -> None:
-        """Read a policy anew next time: what is kept in another way are copies."""
+        """Read a policy anew next time; needed where :meth:`entries` holds copies."""
         if self._known is not None:
             self._known.pop(pid, None)
 
-    def own_arrays(self, pid: str) -> dict[str, Any]:
-        """Weights of a policy without a torch model of RLlib's; ``{}`` where it has none."""
+    def own_arrays(self, pid: str) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the weights of a policy without a torch model of RLlib's; may be empty."""
         import numpy as np
 
         holder = self.holder(pid)
         try:
-            found = holder.get_weights() if self.is_old else holder.get_state()
+            weights = holder.get_weights() if self.is_old else holder.get_state()
         except NotImplementedError:
-            found = {}
-        return {name: np.array(value) for name, value in (found or {}).items()}
+            weights = {}
+        return {name: np.array(value) for name, value in (weights or {}).items()}
 
-    def write_own(self, pid: str, arrays: dict[str, Any]) -> None:
+    def write_own(self, pid: str, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
         """Write weights, given as bits, of a policy without a torch model of RLlib's."""
         import numpy as np
 
@@ -89,8 +127,8 @@ class PolicyAccess:
             self.holder(pid).set_state(copies)
         self.forget(pid)
 
-    def target_pairs(self, pid: str) -> list[tuple[Any, Any]]:
-        """(network, its target network) of a policy, on a learner or an old-stack worker."""
+    def target_pairs(self, pid: str) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
+        """Return pairs of a network and its target network, on a learner or an old-stack worker."""
         import torch
 
         holder = self.holder(pid)
@@ -106,7 +144,7 @@ class PolicyAccess:
             return []
 
     def is_trained(self, pid: str) -> bool:
-        """Whether training updates a policy; of a callable that needs a batch to say, True."""
+        """Return whether training updates a policy; True if that depends on a batch."""
         try:
             if self.is_old:
                 decide = self.worker.is_policy_to_train
@@ -120,27 +158,24 @@ class PolicyAccess:
 
     @property
     def seq(self) -> int | None:
-        """Number of the learner's update that the weights are of."""
-        found = getattr(self.worker, "weights_seq_no" if self.is_old else "_weights_seq_no", None)
-        return found if type(found) is int else None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the modules are in RLlib's own MultiRLModule, or a single one."""
-        from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
-
-        if self.is_old:
-            return True
-        multi = _unwrapped(self.worker.module)
-        return not isinstance(multi, MultiRLModule) or type(multi) is MultiRLModule
+        """Number of the learner's update that the weights are of; None where RLlib counts none."""
+        return weights_seq(self.worker)
 
 
-def _unwrapped(module: Any) -> Any:
+def access_to(worker: AnyWorker | PolicyAccess) -> PolicyAccess:
+    """Return the access to a worker; of a local worker the driver passes one that it has made."""
+    return worker if isinstance(worker, PolicyAccess) else PolicyAccess(worker)
+
+
+def _unwrapped(module: RLModule) -> RLModule:
     return module.unwrapped() if hasattr(module, "unwrapped") else module
 
 
-def _modules_of(worker: Any) -> dict[str, Any]:
-    """Of a learner or env runner; a single-agent runner holds one without a MultiRLModule."""
+def _modules_of(worker: AnyWorker) -> dict[str, RLModule]:
+    """Return the modules of a learner or env runner by id.
+
+    A single-agent runner holds its module without a MultiRLModule.
+    """
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 
     multi = _unwrapped(worker.module)
@@ -149,7 +184,8 @@ def _modules_of(worker: Any) -> dict[str, Any]:
     return {"default_policy": worker.module}
 
 
-def _has_own_weights(policy: Any) -> bool:
+def _has_own_weights(policy: Policy) -> bool:
+    """Return whether a policy keeps its weights in another way than RLlib's own classes."""
     from ray.rllib.policy.policy import Policy
     from ray.rllib.policy.torch_policy import TorchPolicy
     from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
@@ -158,23 +194,24 @@ def _has_own_weights(policy: Any) -> bool:
     return type(policy).get_weights not in standard
 
 
-def tensors_of(network: Any) -> dict[str, Any]:
-    """Live tensors by name, without the prefixes of torch.compile and DistributedDataParallel."""
+def tensors_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return live tensors by name, without the prefixes of torch.compile and DDP wrappers."""
     state = network.state_dict()
     if not any("_orig_mod." in name or "module." in name for name in state):
-        return state  # type: ignore[no-any-return]
+        return state
     dropped = _wrapper_paths(network)
-    found = {}
+    renamed = {}
     for name, value in state.items():
         parts = name.split(".")
         kept = [
             part for index, part in enumerate(parts) if ".".join(parts[: index + 1]) not in dropped
         ]
-        found[".".join(kept)] = value
-    return found
+        renamed[".".join(kept)] = value
+    return renamed
 
 
-def _wrapper_paths(network: Any) -> set[str]:
+def _wrapper_paths(network: torch.nn.Module) -> set[str]:
+    """Return the paths of the modules that wrappers hold."""
     paths = set()
     for path, child in network.named_modules(remove_duplicate=False):
         inner = "_orig_mod" if type(child).__name__ == "OptimizedModule" else None
@@ -183,13 +220,16 @@ def _wrapper_paths(network: Any) -> set[str]:
             for base in type(child).__mro__
         ):
             inner = "module"
-        if inner is not None and inner in child._modules:
+        if inner is not None and inner in dict(child.named_children()):
             paths.add(f"{path}.{inner}" if path else inner)
     return paths
 
 
-def acting_names(module: Any, names: Any) -> list[str]:
-    """Names of the weights that acting needs (core/rl_module/torch/torch_rl_module.py:153)."""
+def acting_names(module: RLModule, names: Iterable[str]) -> list[str]:
+    """Return the names of the weights that acting needs.
+
+    As RLlib does (``core/rl_module/torch/torch_rl_module.py:153``).
+    """
     from dataclasses import is_dataclass
 
     from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
@@ -210,79 +250,85 @@ def acting_names(module: Any, names: Any) -> list[str]:
 # Bits -------------------------------------------------------------------------------------------
 
 
-def _of_tensor(tensor: Any) -> tuple[str, tuple[int, ...], Any, Any]:
+def _of_tensor(tensor: torch.Tensor) -> TensorEntry:
     bits = _as_numpy(tensor) if tensor.device.type == "cpu" else None
-    return str(tensor.dtype)[6:], tuple(tensor.shape), tensor, bits
+    return TensorEntry(str(tensor.dtype)[6:], tuple(tensor.shape), tensor, bits)
 
 
-def _of_array(array: Any) -> tuple[str, tuple[int, ...], Any, Any]:
+def _of_array(array: np.ndarray[Any, Any]) -> TensorEntry:
     import numpy as np
 
     carriers = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
     bits = array if array.dtype == np.bool_ else array.view(carriers[array.dtype.itemsize])
-    return array.dtype.name, array.shape, None, bits
+    return TensorEntry(array.dtype.name, array.shape, None, bits)
 
 
-def _as_numpy(tensor: Any) -> Any:
-    """A CPU tensor's bits as a numpy array over the same memory."""
+def _as_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Return a CPU tensor's bits as a numpy array over the same memory."""
     import torch
 
-    found = tensor.detach()
-    if found.dtype is torch.bool:
-        return found.numpy()
-    size = found.element_size()
+    detached = tensor.detach()
+    if detached.dtype is torch.bool:
+        return detached.numpy()
+    size = detached.element_size()
     carrier = torch.int32 if size == 4 else {1: torch.uint8, 2: torch.int16, 8: torch.int64}[size]
-    return found.view(carrier).numpy()
+    return detached.view(carrier).numpy()
 
 
-def read_bits(entry: Any) -> Any:
-    """A copy of the bits of an entry of :meth:`Held.bits`."""
-    _, _, tensor, bits = entry
-    return _as_numpy(tensor.detach().to("cpu")) if bits is None else bits.copy()
+def read_bits(entry: TensorEntry) -> np.ndarray[Any, Any]:
+    """Return a copy of the bits of a tensor."""
+    import numpy as np
+
+    if entry.bits is None and entry.tensor is not None:
+        return _as_numpy(entry.tensor.detach().to("cpu"))
+    return np.array(entry.bits)
 
 
-def write_bits(entry: Any, new: Any) -> None:
-    """Write bits into an entry of :meth:`Held.bits`, on the device where it is."""
+def write_bits(entry: TensorEntry, new: np.ndarray[Any, Any]) -> None:
+    """Write bits into a tensor, on the device where it is."""
     import numpy as np
     import torch
 
-    _, _, tensor, bits = entry
-    if bits is not None:
-        np.copyto(bits, new)
-        return
-    with torch.no_grad():
-        # A copy: memory of Ray's object store is read-only, which torch warns of.
-        source = torch.from_numpy(np.array(new))
-        tensor.copy_(source if tensor.dtype is torch.bool else source.view(tensor.dtype))
+    if entry.bits is not None:
+        np.copyto(entry.bits, new)
+    elif entry.tensor is not None:
+        with torch.no_grad():
+            # A copy: memory of Ray's object store is read-only, which torch warns of.
+            source = torch.from_numpy(np.array(new))
+            is_bool = source.dtype is torch.bool
+            entry.tensor.copy_(source if is_bool else source.view(entry.tensor.dtype))
 
 
-def misfit(held: Any, order: Any) -> str:
-    """How entries of :meth:`Held.bits` differ from what a plan expects; empty if they do not."""
+def differences(
+    entries: dict[str, TensorEntry], needed: Iterable[tuple[str, str, tuple[int, ...]]]
+) -> str:
+    """Say how tensors differ from the needed names, dtypes and shapes; empty if they do not."""
     wrong = []
-    for name, dtype, shape in order:
-        entry = held.get(name)
+    for name, dtype, shape in needed:
+        entry = entries.get(name)
         if entry is None:
             wrong.append(f"{name} is missing")
-        elif entry[0] != dtype or entry[1] != shape:
-            wrong.append(f"{name} is {entry[0]}{list(entry[1])}, not {dtype}{list(shape)}")
+        elif entry.dtype != dtype or entry.shape != shape:
+            wrong.append(f"{name} is {entry.dtype}{list(entry.shape)}, not {dtype}{list(shape)}")
     return "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if wrong[3:] else "")
 
 
-def digest_of(held: Any, plan: Any) -> tuple[Any, str]:
-    """Digest of a policy's weights by a plan, or None and how they differ from what it expects.
+def digest_of(entries: dict[str, TensorEntry], plan: DigestPlan) -> tuple[str | bytes | None, str]:
+    """Return the digest of a policy's weights by a plan, and an empty text.
 
-    Where the node has no blake3 it is the bytes to be hashed.
+    Where the node has no blake3 the bytes to be hashed come instead of the digest. Where tensors
+    differ from those of the plan None comes, and how they differ.
     """
     import numpy as np
 
     header, order = plan
-    wrong = misfit(held, order)
+    wrong = differences(entries, order)
     if wrong:
         return None, wrong
-    chunks = [header]
+    chunks: list[Any] = [header]
     for name, _, _ in order:
-        entry = held[name]
-        bits = read_bits(entry) if entry[3] is None else entry[3]
+        entry = entries[name]
+        bits = read_bits(entry) if entry.bits is None else entry.bits
         chunks.append(np.ascontiguousarray(bits).reshape(-1).view(np.uint8).data)
     try:
         from blake3 import blake3
@@ -294,8 +340,8 @@ def digest_of(held: Any, plan: Any) -> tuple[Any, str]:
     return "blake3:" + hasher.hexdigest(), ""
 
 
-def plain_digest(networks: Any) -> str | None:
-    """A digest to compare target networks by; it is no digest of the store's."""
+def plain_digest(networks: list[torch.nn.Module]) -> str | None:
+    """Return a digest to compare target networks by, none of the store's; None without networks."""
     import hashlib
 
     if not networks:
@@ -304,24 +350,24 @@ def plain_digest(networks: Any) -> str | None:
     for network in networks:
         for name, tensor in tensors_of(network).items():
             entry = _of_tensor(tensor)
-            hasher.update(f"{name}:{entry[0]}{list(entry[1])}".encode())
+            hasher.update(f"{name}:{entry.dtype}{list(entry.shape)}".encode())
             hasher.update(read_bits(entry).tobytes())
     return hasher.hexdigest()
 
 
-def copy_network(source: Any, target: Any) -> None:
-    """Bits of one network into another of the same names and shapes: its target network."""
+def copy_network(source: torch.nn.Module, target: torch.nn.Module) -> None:
+    """Copy the bits of a network into its target network, of the same names and shapes."""
     given = tensors_of(source)
     for name, tensor in tensors_of(target).items():
         write_bits(_of_tensor(tensor), read_bits(_of_tensor(given[name])))
 
 
-def keep_network(network: Any) -> dict[str, Any]:
-    """Copies of a network's bits by name."""
+def keep_network(network: torch.nn.Module) -> dict[str, np.ndarray[Any, Any]]:
+    """Return copies of a network's bits by name."""
     return {name: read_bits(_of_tensor(t)) for name, t in tensors_of(network).items()}
 
 
-def give_back(network: Any, kept: dict[str, Any]) -> None:
+def give_back(network: torch.nn.Module, kept: dict[str, np.ndarray[Any, Any]]) -> None:
     """Write back what :func:`keep_network` kept."""
     for name, tensor in tensors_of(network).items():
         write_bits(_of_tensor(tensor), kept[name])

@@ -1,7 +1,7 @@
-"""Functions of ours in the actors of a running Algorithm, which may not have policystore.
+"""Send functions of ours to the actors of a running Algorithm, whose nodes may lack policystore.
 
-They go by value: Ray's pickler is told so for the modules that hold them, ``worker_code/``, and what
-they call goes along. A function is pickled once per process.
+The functions go by value: Ray's pickler is told so for the modules that hold them,
+``worker_code/``, and what they call goes along. A function is pickled once per process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from typing import Any
 from ray import cloudpickle
 
 from policystore.errors import InvalidInputError
+from policystore.rllib.worker_code.requests import requests_of
+from policystore.rllib.worker_code.wire import run_on_wire
 
-__all__ = ["check_ships", "ship"]
+__all__ = ["check_picklable", "ship", "ship_for_wire"]
 
 _BY_VALUE = "policystore.rllib.worker_code."
 
 
 def _load(key: str, blob: bytes) -> Any:
-    """The function of a blob; an actor unpickles each once, which else takes longer than a load."""
+    """Return the function of a blob.
+
+    An actor process unpickles each blob once; unpickling it each time takes longer than a load.
+    """
     import pickle
     import sys
 
@@ -34,7 +39,7 @@ def _load(key: str, blob: bytes) -> Any:
 
 
 class _Loader:
-    """:func:`_load`, by value."""
+    """A stand-in for :func:`_load` that is pickled by value."""
 
     def __call__(self, key: str, blob: bytes) -> Any:
         return _load(key, blob)
@@ -55,7 +60,7 @@ def _loader_blob() -> bytes:
 
 
 class _Shipped:
-    """Arrives in an actor as the function that it holds."""
+    """A function by value: an actor unpickles it as the function itself."""
 
     def __init__(self, blob: bytes) -> None:
         self._blob = blob
@@ -67,7 +72,17 @@ class _Shipped:
 
 @functools.cache
 def ship(function: Callable[..., Any]) -> Any:
-    """What to pass to a remote call in place of ``function``."""
+    """Return what to pass to a remote call in place of a function of ``worker_code``."""
+    return _shipped(function)
+
+
+@functools.cache
+def ship_for_wire(function: Callable[..., Any]) -> Any:
+    """Return the same for a function that is called through ``wire.run_on_wire``."""
+    return _shipped(functools.partial(run_on_wire, function, requests_of(function)))
+
+
+def _shipped(function: Callable[..., Any]) -> _Shipped:
     modules = [module for name, module in sys.modules.items() if name.startswith(_BY_VALUE)]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
@@ -78,11 +93,15 @@ def ship(function: Callable[..., Any]) -> Any:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def check_ships(function: Callable[..., Any], name: str) -> None:
-    """Refuse a function of the user's that no other process can be given.
+def check_picklable(function: Callable[..., Any], name: str) -> None:
+    """Check that a function of the user's can be sent to another process.
+
+    Args:
+        function: the user's.
+        name: of the argument, for the message.
 
     Raises:
-        InvalidInputError: says why.
+        InvalidInputError: the function cannot be pickled; says why.
     """
     try:
         cloudpickle.dumps(function)

@@ -21,7 +21,7 @@ from policystore import (
     SyncError,
 )
 from policystore.rllib import check_sync, load_into, snapshot
-from policystore.rllib.live import transaction
+from policystore.rllib.workers.calls import Calls
 from policystore.spaces import space_to_json
 from tests.support.cells import sampled
 from tests.support.new_stack_algorithms import other, until
@@ -176,17 +176,17 @@ def test_a_worker_that_refuses(running: Any) -> None:
 def test_an_interrupt_in_the_middle(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, algo = running
     old_one = snapshot(algo, "foe")
-    collect = transaction.Calls.collect
+    collect = Calls.collect
     calls: list[int] = []
 
     def interrupted(self: Any, deadline: Any) -> Any:
         found = collect(self, deadline)
         calls.append(len(found))
-        if len(calls) == 2:  # the first asks the leader, the second is the wave
+        if len(calls) == 2:  # the first asks the leader, the second sends the weights
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(transaction.Calls, "collect", interrupted)
+    monkeypatch.setattr(Calls, "collect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_into(algo, {"foe": other(old_one, 3.0)})
     monkeypatch.undo()

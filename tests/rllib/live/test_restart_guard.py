@@ -18,9 +18,11 @@ import tests.support.restarts as restarts
 from policystore.rllib import check_sync, load_into, snapshot_all
 from policystore.rllib.live import restart_guard as ours
 from policystore.rllib.worker_code.replay import catch_up
-from policystore.rllib.worker_code.weights import MARK
+from policystore.rllib.worker_code.requests import ReplayEntry, ReplayProgram
+from policystore.rllib.worker_code.rollback import MARK
+from policystore.rllib.worker_code.wire import to_wire
 from policystore.rllib.workers.by_value import ship
-from policystore.rllib.workers.calls import GUARD
+from policystore.rllib.workers.compat import actor_manager
 from tests.support.cells import sampled
 
 CELLS = ["PPO", "PPO, no local runner", "IMPALA", "old PPO"]
@@ -67,6 +69,10 @@ def names(algo: Any) -> list[str]:
             and not row.worker.startswith("learner")]  # fmt: skip
 
 
+def guard_of(group: Any) -> ours.Guard:
+    return getattr(actor_manager(group), ours._GUARD)
+
+
 def set_mapping(worker: Any) -> None:
     if hasattr(worker, "policy_map"):
         worker.set_policy_mapping_fn(restarts.second)
@@ -107,7 +113,8 @@ def test_a_restart_that_nobody_noticed(algo: Any, cell: str) -> None:
     snaps = load(algo, 3.0)
     for group in (algo.env_runner_group, algo.eval_env_runner_group):
         group.foreach_env_runner(set_mapping)
-    ours.mapping(algo, restarts.second)  # as add_policy says it
+    for guard in ours.guards_of(algo):
+        guard.mapping = restarts.second  # as add_policy says it
     for name, found in restarts.kill_unnoticed(algo, "train 1", "eval 1").items():
         held = found["arrays"]["foe"]
         assert parts.print_of(held) != restarts.expected(snaps["foe"], held), name
@@ -150,7 +157,7 @@ def test_a_restart_that_rllib_notices(algo: Any) -> None:
 @only("PPO")
 def test_each_policy_has_the_last_that_it_was_given(algo: Any) -> None:
     """Loads of several policies, and of one of them again; and nothing is done to those who live."""
-    guard = getattr(algo.env_runner_group._worker_manager, GUARD)
+    guard = guard_of(algo.env_runner_group)
     first = load(algo, 9.0)
     second = load(algo, 12.0, "foe")
     load_into(algo, {"foe": second["foe"]})
@@ -166,7 +173,7 @@ def test_each_policy_has_the_last_that_it_was_given(algo: Any) -> None:
     assert parts.print_of(found["main"]) == restarts.expected(first["main"], found["main"])
     # The other one trained on from the load.
     assert parts.print_of(restarts.ask(algo, "train 2")["arrays"]["main"]) == parts.print_of(held)
-    assert [entry["policies"] for entry in guard._entries] == [("main",), ("foe",)]
+    assert [entry.policies for entry in guard._entries] == [("main",), ("foe",)]
     # A load reaches some that have not been called since their restart: they have the rest as well.
     restarts.kill_unnoticed(algo, "train 1", "eval 1")
     assert load(algo, 15.0, "main").keys() == {"main"}
@@ -179,10 +186,10 @@ def test_each_policy_has_the_last_that_it_was_given(algo: Any) -> None:
 @only("PPO")
 def test_what_cannot_be_done_anew_is_said(algo: Any) -> None:
     snaps = load(algo, 4.0)
-    guard = getattr(algo.env_runner_group._worker_manager, GUARD)
+    guard = guard_of(algo.env_runner_group)
     (entry,) = guard._entries
-    good = entry["payload"]
-    entry["payload"] = ray.put({pid: {"no such name": None} for pid in snaps})
+    payload = ray.put({pid: {"no such name": None} for pid in snaps})
+    guard._entries = [entry.replace(payload=payload)]
     guard._program = None
     restarts.kill_unnoticed(algo, "train 1")
     (bad,) = check_sync(algo, ["foe"]).bad
@@ -191,7 +198,7 @@ def test_what_cannot_be_done_anew_is_said(algo: Any) -> None:
     assert "TypeError" in bad.note
     # Calls go through; and once it can be done, it is.
     pid = restarts.ask(algo, "train 1")["pid"]
-    entry["payload"] = good
+    guard._entries = [entry]
     guard._program = None
     parts.until(lambda: check_sync(algo, ["foe"]).ok, "done anew")
     found = restarts.ask(algo, "train 1")
@@ -203,10 +210,9 @@ def test_what_cannot_be_done_anew_is_said(algo: Any) -> None:
 @only("PPO", "old PPO")
 def test_a_policy_of_the_config_that_left(algo: Any, cell: str) -> None:
     load(algo, 5.0)
-    guard = getattr(algo.eval_env_runner_group._worker_manager, GUARD)
+    guard = guard_of(algo.eval_env_runner_group)
     later = guard._generation + 1
-    entry = {"kind": "drop", "policies": ("foe",), "generation": later}
-    program = {"entries": [entry], "mapping": None}
+    program = to_wire(ReplayProgram([ReplayEntry("remove", ("foe",), generation=later)], None))
     restarts.ask(algo, "eval 1", ship(catch_up), later, program)
     found = restarts.ask(algo, "eval 1")
     assert found["arrays"].keys() == {"main"}
@@ -282,44 +288,43 @@ class Group:
 
 def test_what_is_kept() -> None:
     """One load for each policy at most, one addition, and that a policy of the config left."""
-    guard = ours._Guard("train", Group())
+    guard = ours.Guard("train", Group())
 
-    def put(*pids: str, kind: str = "put") -> None:
-        guard.add({"kind": kind, "policies": pids})
+    def record(kind: str, *pids: str) -> None:
+        guard.record(ReplayEntry(kind, pids))
 
     def kept() -> list[tuple[Any, ...]]:
-        return [
-            (entry["generation"], entry["kind"], *entry["policies"]) for entry in guard._entries
-        ]
+        return [(entry.generation, entry.kind, *entry.policies) for entry in guard._entries]
 
-    put("a", "b")
-    put("b")
-    put("c", kind="join")
-    put("c")
-    put("c", "a")
-    assert kept() == [(2, "put", "b"), (3, "join", "c"), (5, "put", "c", "a")]
-    guard.drop("c")
-    assert kept() == [(2, "put", "b"), (5, "put", "a")]
-    guard.drop("a")
-    guard.add(None)
-    put("a", kind="join")
-    assert kept() == [(2, "put", "b"), (7, "drop", "a"), (9, "join", "a")]
-    guard.drop("a")
-    assert kept() == [(2, "put", "b"), (7, "drop", "a")]
+    record("load", "a", "b")
+    record("load", "b")
+    record("add", "c")
+    record("load", "c")
+    record("load", "c", "a")
+    assert kept() == [(2, "load", "b"), (3, "add", "c"), (5, "load", "c", "a")]
+    record("remove", "c")
+    assert kept() == [(2, "load", "b"), (5, "load", "a")]
+    record("remove", "a")
+    record("load")  # without remote workers
+    record("add", "a")
+    assert kept() == [(2, "load", "b"), (7, "remove", "a"), (9, "add", "a")]
+    record("remove", "a")
+    assert kept() == [(2, "load", "b"), (7, "remove", "a")]
     assert guard._generation == 10
 
 
 def test_nodes_need_no_policystore(ray_session: None) -> None:
     """What goes along with each call, and what is fetched by those who lack something."""
     gated = ours._Gated(3, None, MultiRLModule.__len__)
-    program = {"catch_up": ship(catch_up), "entries": [], "mapping": None}
+    program = (ship(catch_up), to_wire(ReplayProgram([], None)))
     script = """
 import sys, types, json
 sys.modules["policystore"] = None
 from ray import cloudpickle
 gated, program = cloudpickle.loads(bytes.fromhex(sys.stdin.read()))
 worker = types.SimpleNamespace(_policystore_mark=3, _rl_modules=[1, 2])
-program["catch_up"](worker, 4, program)
+replay, wire = program
+replay(worker, 4, wire)
 print(json.dumps([gated(worker), worker._policystore_mark]))
 """
     done = subprocess.run(

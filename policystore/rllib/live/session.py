@@ -1,0 +1,144 @@
+"""Ask all learners and workers of a running Algorithm, by one deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from policystore.errors import InvalidInputError, StorageError
+from policystore.rllib.live.compatibility import plan_of
+from policystore.rllib.live.report import SyncReport, status_rows
+from policystore.rllib.live.restart_guard import gate
+from policystore.rllib.worker_code.answers import WorkerDigests, WorkerInfo
+from policystore.rllib.worker_code.weights import describe, report_digests
+from policystore.rllib.workers.answers import Answer, Answers
+from policystore.rllib.workers.calls import Calls, Deadline, send
+from policystore.rllib.workers.discovery import Worker, workers_of
+
+__all__ = ["Session"]
+
+T = TypeVar("T")
+
+
+class Session:
+    """All learners and workers of a running Algorithm, and a deadline for their answers.
+
+    Attributes:
+        algo: the Algorithm.
+        deadline: by which everything has to have happened.
+        workers: learners first, then each group's local worker and its actors.
+
+    Raises:
+        InvalidInputError: a stopped Algorithm, or none; or a timeout of the wrong form.
+    """
+
+    def __init__(self, algo: Algorithm, timeout: float) -> None:
+        self.deadline = _deadline_of(timeout)
+        self.algo = algo
+        self.workers = workers_of(algo)
+
+    @property
+    def learners(self) -> list[Worker]:
+        """The learners; none on the old stack."""
+        return [worker for worker in self.workers if worker.is_learner]
+
+    def start(
+        self,
+        function: Callable[..., T],
+        arguments: Callable[[Worker], tuple[Any, ...]],
+        workers: list[Worker] | None = None,
+    ) -> Calls[T]:
+        """Call a worker function with workers, and do not wait for remote ones.
+
+        Every call goes through the replay gate, as RLlib's own calls do: an env runner that was
+        restarted first gets what it has not taken part in (``restart_guard.py``).
+
+        Args:
+            function: of ``worker_code``; gets the worker, then its arguments.
+            arguments: those of one worker.
+            workers: which; all if left out.
+        """
+        return send(self.workers if workers is None else workers, function, arguments, gate=gate)
+
+    def call(
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        workers: list[Worker] | None = None,
+        deadline: Deadline | None = None,
+    ) -> Answers[T]:
+        """Call a worker function with workers, as :meth:`start`, and return their answers."""
+        calls = self.start(function, lambda worker: arguments, workers)
+        return calls.collect(self.deadline if deadline is None else deadline)
+
+    def describe(
+        self,
+        policy_ids: list[str] | None,
+        *,
+        deadline: Deadline | None = None,
+        all_learners: bool = True,
+    ) -> WorkerInfo:
+        """Return what the learners say of their policies; they all say the same.
+
+        Args:
+            policy_ids: of the policies to describe; None for all. Unknown ones are left out.
+            deadline: for the answers; the session's if left out.
+            all_learners: whether all learners have to answer; else one is enough.
+
+        Raises:
+            StorageError: a learner does not answer.
+        """
+        leaders = self.learners or [worker for worker in self.workers if worker.leads]
+        if not leaders:
+            raise InvalidInputError("the Algorithm has neither learners nor a local worker")
+        deadline = self.deadline if deadline is None else deadline
+        answers = self.call(
+            describe, policy_ids, deadline.left(), workers=leaders, deadline=deadline
+        )
+        infos = answers.values_of(leaders)
+        failures = answers.failures
+        if failures and (all_learners or not infos):
+            worker, why = next(iter(failures.items()))
+            raise StorageError(
+                f"{worker.name} does not answer within {deadline.seconds:g} s: {why}. Nothing was "
+                "sent. A dead learner does not come back: build the Algorithm anew."
+            )
+        return infos[0].replace(seq=max(info.seq or 0 for info in infos))
+
+    def report(
+        self,
+        info: WorkerInfo,
+        *,
+        deadline: Deadline | None = None,
+        silent: Mapping[Worker, Answer[Any]] | None = None,
+        unnumbered: bool = False,
+    ) -> SyncReport:
+        """Ask all workers which weights they hold now, and compare them with the leading worker's.
+
+        Args:
+            info: of the policies to report on.
+            deadline: for the answers; the session's if left out.
+            silent: answers of workers that are not asked.
+            unnumbered: whether the Algorithm is asynchronous and its workers do not count updates.
+        """
+        deadline = self.deadline if deadline is None else deadline
+        silent = silent or {}
+        plans = {pid: plan_of(each) for pid, each in info.policies.items()}
+        answers: dict[Worker, Answer[WorkerDigests]] = dict(silent)
+        answers |= self.call(
+            report_digests,
+            plans,
+            deadline.left(),
+            workers=[worker for worker in self.workers if worker not in silent],
+            deadline=deadline,
+        )
+        return SyncReport(status_rows(self.workers, info, answers, unnumbered=unnumbered))
+
+
+def _deadline_of(timeout: object) -> Deadline:
+    """Return the deadline that a caller's timeout means."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise InvalidInputError(f"timeout is a number of seconds above 0, not {timeout!r}")
+    return Deadline(float(timeout))

@@ -1,0 +1,191 @@
+"""Answers of workers: what they say of policies, modules and weights, as dataclasses.
+
+A *worker* is a learner or an env runner of the new API stack, or a rollout worker of the old one.
+``wire.py`` says how messages travel. All code of this package is sent to actors by value, so it
+imports nothing of policystore but its own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from policystore.rllib.worker_code.wire import Message
+
+__all__ = [
+    "ANSWERS",
+    "ModuleContent",
+    "ModuleIds",
+    "MultiModuleContent",
+    "PolicyDigest",
+    "PolicyInfo",
+    "Spaces",
+    "ToTrain",
+    "WorkerDigests",
+    "WorkerInfo",
+]
+
+Spaces = tuple[Any, Any]
+"""Observation space and action space; either may be None."""
+
+ToTrain: TypeAlias = "list[str] | tuple[str, ...] | set[str] | Callable[..., bool]"
+"""Ids of the policies that training updates, or RLlib's function of an id and a batch."""
+
+
+@dataclass(eq=False, repr=False)
+class PolicyInfo(Message):
+    """One policy as a worker holds it, without any values.
+
+    Attributes:
+        tensors: name -> torch dtype and shape of all weights.
+        acting: names of the weights that acting needs.
+        targets: names of the weights that belong to target networks.
+        spaces: observation and action space.
+        trained: whether training updates the policy.
+    """
+
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    acting: list[str]
+    targets: list[str]
+    spaces: Spaces
+    trained: bool
+
+
+@dataclass(eq=False, repr=False)
+class WorkerInfo(Message):
+    """One worker's policies, without any values.
+
+    Attributes:
+        ids: of all policies, sorted.
+        seq: number of the learner's update that the weights are of; None where RLlib counts none.
+        trains_new: whether training would update a policy of a new id.
+        asynchronous: whether the worker is a learner that updates in a thread of its own.
+        policies: those that were asked for, by id.
+    """
+
+    ids: list[str]
+    seq: int | None
+    trains_new: bool
+    asynchronous: bool
+    policies: dict[str, PolicyInfo]
+
+    def is_trained(self, pid: str, policies_to_train: ToTrain | None = None) -> bool:
+        """Return whether training will update a policy, present or new.
+
+        Args:
+            pid: its id; a policy that is not among :attr:`policies` counts as a new one.
+            policies_to_train: the choice to come; None for the present one.
+        """
+        if policies_to_train is None:
+            known = self.policies.get(pid)
+            return self.trains_new if known is None else known.trained
+        if not callable(policies_to_train):
+            return pid in policies_to_train
+        try:
+            return bool(policies_to_train(pid, None))
+        except Exception:
+            # The user's own function, made for a batch: then the policy may well be trained.
+            return True
+
+
+@dataclass(eq=False, repr=False)
+class PolicyDigest(Message):
+    """The weights of one policy on one worker.
+
+    Attributes:
+        digest: of the weights that acting needs, as text; on a node without blake3 the bytes to be
+            hashed; None if they are not of the names, dtypes and shapes that were asked for.
+        wrong: why there is no digest.
+        targets: a digest of its target networks, to compare learners by; None where it has none.
+        filters: number of observations that its own filter has seen (old stack).
+    """
+
+    digest: str | bytes | None
+    wrong: str = ""
+    targets: str | None = None
+    filters: int | None = None
+
+
+@dataclass(eq=False, repr=False)
+class WorkerDigests(Message):
+    """What a worker holds now.
+
+    Attributes:
+        seq: as in :class:`WorkerInfo`.
+        policies: by id; those that the worker does not have are missing.
+        filters: number of observations that the filter of each agent has seen (new stack).
+        remark: why the worker may hold other weights than those that took part in every load.
+    """
+
+    seq: int | None
+    policies: dict[str, PolicyDigest]
+    filters: dict[Any, int] | None = None
+    remark: str = ""
+
+
+@dataclass(eq=False, repr=False)
+class ModuleContent(Message):
+    """One RLModule: what its constructor was given, and its weights.
+
+    Attributes:
+        cls: its class, without RLlib's wrapper.
+        weights: copies by name, CPU tensors; arrays of a module that is none of torch's.
+        acting: names of the weights that acting needs.
+        names_clash: whether two tensors have one name without the prefixes of wrappers.
+        own_get_state: whether ``get_state`` is the user's own and gives other names.
+        learner_only_values: values beside the weights that only the learner has.
+    """
+
+    cls: type
+    observation_space: Any
+    action_space: Any
+    inference_only: bool
+    learner_only: bool
+    model_config: Any
+    catalog_class: type | None
+    weights: dict[str, Any]
+    acting: list[str]
+    names_clash: bool = False
+    own_get_state: bool = False
+    learner_only_values: list[str] = field(default_factory=list)
+
+
+@dataclass(eq=False, repr=False)
+class MultiModuleContent(Message):
+    """A MultiRLModule: its own constructor arguments, and its modules by id.
+
+    Attributes:
+        outside: names of the tensors that it holds outside of its modules.
+    """
+
+    cls: type
+    observation_space: Any
+    action_space: Any
+    inference_only: bool
+    model_config: Any
+    outside: list[str]
+    modules: dict[str, ModuleContent]
+
+
+@dataclass(eq=False, repr=False)
+class ModuleIds(Message):
+    """Ids of a learner's modules; ``plain``: its MultiRLModule is of RLlib's own class."""
+
+    ids: list[str]
+    plain: bool
+
+
+ANSWERS: dict[str, type[Message]] = {
+    cls.__name__: cls
+    for cls in (
+        PolicyInfo,
+        WorkerInfo,
+        PolicyDigest,
+        WorkerDigests,
+        ModuleContent,
+        MultiModuleContent,
+        ModuleIds,
+    )
+}
+"""Messages that the driver receives, by name."""

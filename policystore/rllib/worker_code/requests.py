@@ -1,0 +1,224 @@
+"""Requests to workers, as dataclasses.
+
+``answers.py`` says what a *worker* is, and ``wire.py`` how messages travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from policystore.rllib.worker_code.wire import Message
+
+if TYPE_CHECKING:
+    import ray
+    from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+    from policystore.rllib.worker_code.answers import Spaces, ToTrain
+
+__all__ = [
+    "REQUESTS",
+    "AddModuleRequest",
+    "AddPolicyRequest",
+    "DigestPlan",
+    "FilterStats",
+    "LoadRequest",
+    "MappingRequest",
+    "Payload",
+    "PolicyRecipe",
+    "RemoveRequest",
+    "ReplayEntry",
+    "ReplayProgram",
+    "requests_of",
+]
+
+DigestPlan = tuple[bytes, tuple[tuple[str, str, tuple[int, ...]], ...]]
+"""How a digest is made: the header of the canonical safetensors file of some tensors, and the name,
+torch dtype and shape of these tensors in the file's order."""
+
+Payload = dict[str, dict[str, tuple[str, Any]]]
+"""Weights by policy id and name, each a torch dtype and its bits as a numpy array."""
+
+FilterStats = list[tuple[int, Any, Any]]
+"""Count, mean and sum of squared differences, for each component of a filter."""
+
+
+@dataclass(eq=False, repr=False)
+class LoadRequest(Message):
+    """Take the weights that come along, and say what is held then.
+
+    Attributes:
+        token: names the transaction; a roll-back or commit names the same.
+        plans: by policy id, how its digest is made.
+        timeout: seconds to wait for a learner that updates in a thread.
+        seq: number to give the weights; None leaves the present one.
+        pipeline: new stack: states to set in the env-to-module pipeline, by connector and agent.
+        filters: old stack: statistics to set, by policy id.
+    """
+
+    token: str
+    plans: dict[str, DigestPlan]
+    timeout: float
+    seq: int | None = None
+    pipeline: dict[str, dict[Any, Any]] | None = None
+    filters: dict[str, FilterStats] | None = None
+
+
+@dataclass(eq=False, repr=False)
+class AddModuleRequest(Message):
+    """Add a module of the new stack.
+
+    Attributes:
+        policy_id: of the new module.
+        spec: RLlib's own, which needs no policystore.
+        weight_names: names of the weights to come, which tell whether targets are among them.
+        load: the weights and filters that the module gets.
+        policy_mapping_fn: from now on; None leaves the present one.
+        policies_to_train: from now on; None leaves what there is.
+        restart_episodes: whether env runners start all episodes anew.
+    """
+
+    policy_id: str
+    spec: RLModuleSpec
+    weight_names: list[str]
+    load: LoadRequest
+    policy_mapping_fn: Callable[..., str] | None = None
+    policies_to_train: ToTrain | None = None
+    restart_episodes: bool = False
+
+
+@dataclass(eq=False, repr=False)
+class PolicyRecipe(Message):
+    """All that a worker needs to build a policy of the old stack.
+
+    Attributes:
+        policy_id: of the new policy.
+        cls: its class.
+        spaces: observation space, already preprocessed, and action space.
+        config: its config dict.
+        running_keys: keys that take the value of the worker's own config.
+        forced: values that win over both.
+        config_class: an AlgorithmConfig class that the config becomes an object of; None leaves a
+            dict.
+        connectors: by pipeline, a maker, its arguments, and options to set on its filter.
+        filter_name: what RLlib calls the observation filter.
+        filters: statistics that the filter begins with, by policy id; empty without a filter.
+        exploration: state of the exploration.
+    """
+
+    policy_id: str
+    cls: type
+    spaces: Spaces
+    config: dict[str, Any]
+    running_keys: list[str]
+    forced: dict[str, Any]
+    config_class: type | None
+    connectors: dict[str, list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]]
+    filter_name: str
+    filters: dict[str, FilterStats]
+    exploration: dict[str, Any]
+
+
+@dataclass(eq=False, repr=False)
+class AddPolicyRequest(Message):
+    """Add a policy of the old stack; the fields are those of :class:`AddModuleRequest`."""
+
+    recipe: PolicyRecipe
+    load: LoadRequest
+    policy_mapping_fn: Callable[..., str] | None = None
+    policies_to_train: ToTrain | None = None
+
+
+@dataclass(eq=False, repr=False)
+class RemoveRequest(Message):
+    """Remove a policy; the fields are those of the other requests."""
+
+    token: str
+    policy_id: str
+    policy_mapping_fn: Callable[..., str] | None
+    policies_to_train: ToTrain | None
+    timeout: float
+
+
+@dataclass(eq=False, repr=False)
+class MappingRequest(Message):
+    """Check which policies a mapping function of the old stack names.
+
+    Attributes:
+        policy_mapping_fn: to be checked; None for the worker's own.
+        added: spaces of policies to come, by id.
+        removed: ids of policies about to go.
+    """
+
+    policy_mapping_fn: Callable[..., str] | None
+    added: dict[str, Spaces]
+    removed: list[str]
+
+
+# What a restarted env runner does anew -----------------------------------------------------------
+
+
+@dataclass(eq=False, repr=False)
+class ReplayEntry(Message):
+    """One committed change.
+
+    Attributes:
+        kind: ``load``, ``add`` or ``remove``.
+        policies: ids of the policies that it still counts for.
+        load: weights and filters that the workers got; None for ``remove``.
+        payload: reference to the weights in Ray's object store.
+        addition: for ``add``, the whole request.
+        add: for ``add``, the worker function that carries it out, by value.
+        generation: number of the transaction.
+    """
+
+    kind: str
+    policies: tuple[str, ...]
+    load: LoadRequest | None = None
+    payload: ray.ObjectRef | None = None
+    addition: AddModuleRequest | AddPolicyRequest | None = None
+    add: Callable[..., Any] | None = None
+    generation: int = 0
+
+
+@dataclass(eq=False, repr=False)
+class ReplayProgram(Message):
+    """All that a restarted or added env runner lacks.
+
+    Attributes:
+        entries: in the order in which they were committed.
+        policy_mapping_fn: the present one; None leaves what the runner was made with.
+    """
+
+    entries: list[ReplayEntry]
+    policy_mapping_fn: Callable[..., str] | None
+
+
+REQUESTS: dict[str, type[Message]] = {
+    cls.__name__: cls
+    for cls in (
+        LoadRequest,
+        AddModuleRequest,
+        PolicyRecipe,
+        AddPolicyRequest,
+        RemoveRequest,
+        MappingRequest,
+        ReplayEntry,
+        ReplayProgram,
+    )
+}
+"""Messages that actors receive, by name."""
+
+
+def requests_of(function: Callable[..., Any] | type[Message]) -> dict[str, type[Message]]:
+    """Return the messages that the annotations of a worker function name, and those inside of them.
+
+    The classes of all other messages stay at home: Ray keeps calls cheap up to 100 kB.
+    """
+    classes: dict[str, type[Message]] = {}
+    for annotation in function.__annotations__.values():
+        for name, cls in REQUESTS.items():
+            if name in annotation and name not in classes:
+                classes |= {name: cls, **requests_of(cls)}
+    return classes

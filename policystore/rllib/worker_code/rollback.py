@@ -1,0 +1,83 @@
+"""Take part in a transaction: keep what undoes a change, and undo it or let go of it.
+
+One implementation for all changes: any function that changes a worker first gives
+:func:`keep_for_rollback` a function that takes the change back. Imports nothing of policystore but
+what is sent along (``wire.py`` says why).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
+from policystore.rllib.worker_code.wire import RefusedError
+
+if TYPE_CHECKING:
+    from policystore.rllib.worker_code.compat import AnyWorker
+
+__all__ = [
+    "MARK",
+    "MISSED",
+    "RESTARTED",
+    "UNDO",
+    "commit",
+    "keep_for_rollback",
+    "rollback",
+    "rolled_back_on_error",
+]
+
+# Attributes of ours on a worker: the token of the transaction under way and the function that
+# undoes it; how many transactions the worker has taken part in, or has replayed after a restart
+# (replay.py); what went wrong in the replay; whether there was one.
+UNDO = "_policystore_undo"
+MARK = "_policystore_mark"
+MISSED = "_policystore_missed"
+RESTARTED = "_policystore_restarted"
+
+
+def keep_for_rollback(worker: AnyWorker, token: str, undo: Callable[[PolicyAccess], None]) -> None:
+    """Keep the function that takes back what a transaction is about to change."""
+    setattr(worker, UNDO, (token, undo))
+
+
+def rollback(worker: AnyWorker | PolicyAccess, token: str) -> bool:
+    """Give a worker back what it held before a transaction.
+
+    Returns:
+        Whether there was anything to take back: False if the worker did not take part.
+    """
+    access = access_to(worker)
+    kept = getattr(access.worker, UNDO, None)
+    if kept is None or kept[0] != token:
+        return False
+    kept[1](access)
+    delattr(access.worker, UNDO)
+    return True
+
+
+def commit(worker: AnyWorker | PolicyAccess, token: str) -> None:
+    """Let go of what :func:`rollback` would need, and count the transaction."""
+    worker = access_to(worker).worker
+    kept = getattr(worker, UNDO, None)
+    if kept is not None and kept[0] == token:
+        delattr(worker, UNDO)
+        if not hasattr(worker, MISSED):
+            setattr(worker, MARK, getattr(worker, MARK, 0) + 1)
+
+
+@contextlib.contextmanager
+def rolled_back_on_error(worker: AnyWorker | PolicyAccess, token: str) -> Iterator[None]:
+    """Give a worker back what it held before, if the block raises; then raise the same error."""
+    try:
+        yield
+    except Exception as error:
+        try:
+            rollback(worker, token)
+        except Exception as other:
+            raise RefusedError(
+                f"{type(error).__name__}: {error}; and taking it back failed: "
+                f"{type(other).__name__}: {other}"
+            ) from error
+        raise

@@ -1,0 +1,124 @@
+"""Pass messages between the driver and actor processes, whose nodes need no policystore.
+
+Each message travels as a plain tuple (:func:`to_wire`), and each side makes its own class of it
+again (:func:`from_wire`): pickled as it is, a message would drag its class along, and the class of
+the actor process would replace that of the driver.
+
+Worker functions raise; :func:`run` and :func:`run_on_wire` turn what they raise into an answer.
+RLlib ends an actor whose function raises, after a sleep of 60 s (``utils/actor_manager.py:195``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from policystore.rllib.worker_code.compat import AnyWorker
+
+__all__ = [
+    "BusyError",
+    "Message",
+    "RefusedError",
+    "from_wire",
+    "run",
+    "run_on_wire",
+    "to_wire",
+]
+
+_TAG = "policystore message"
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound="Message")
+
+
+class RefusedError(Exception):
+    """A worker cannot do what it was asked to; the text says why, and needs no class before it."""
+
+
+class BusyError(Exception):
+    """A learner updated all the time, so the request has not been carried out."""
+
+
+class Message:
+    """Base of all that the driver and the workers exchange; its fields may hold other messages.
+
+    Messages are not changed once they are made. They compare and print by their fields; they share
+    the methods for that, as each class that a function names is sent along with it.
+    """
+
+    __match_args__: tuple[str, ...]  # names of the fields, made by dataclass
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._fields() == other._fields()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self._fields().items())
+        return f"{type(self).__name__}({fields})"
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__match_args__}
+
+    def replace(self: _M, **changes: Any) -> _M:
+        """Return a copy with other values in some fields."""
+        # dataclasses.replace depends on marks that a class sent by value does not share.
+        return type(self)(**{**self._fields(), **changes})
+
+
+def to_wire(value: Any) -> Any:
+    """Return a message, or a list or dict of messages, as plain tuples; other values unchanged."""
+    if isinstance(value, Message):
+        fields = tuple(to_wire(getattr(value, name)) for name in value.__match_args__)
+        return (_TAG, type(value).__name__, fields)
+    if type(value) is dict and any(isinstance(each, Message) for each in value.values()):
+        return {key: to_wire(each) for key, each in value.items()}
+    if type(value) is list and any(isinstance(each, Message) for each in value):
+        return [to_wire(each) for each in value]
+    return value
+
+
+def from_wire(value: Any, classes: dict[str, type[Message]]) -> Any:
+    """Return what :func:`to_wire` was given, made of these classes of this process."""
+    if _is_tagged(value):
+        return classes[value[1]](*(from_wire(field, classes) for field in value[2]))
+    if type(value) is dict and any(_is_tagged(each) for each in value.values()):
+        return {key: from_wire(each, classes) for key, each in value.items()}
+    if type(value) is list and any(_is_tagged(each) for each in value):
+        return [from_wire(each, classes) for each in value]
+    return value
+
+
+def _is_tagged(value: Any) -> bool:
+    return type(value) is tuple and len(value) == 3 and type(value[0]) is str and value[0] == _TAG
+
+
+def run(
+    function: Callable[..., _T], worker: AnyWorker, arguments: Iterable[Any]
+) -> tuple[_T | None, str, bool]:
+    """Call a worker function, and catch what it raises.
+
+    Returns:
+        Its value; why there is none, or an empty text; whether it may work later, as the worker
+        was only busy.
+    """
+    try:
+        return function(worker, *arguments), "", False
+    except BusyError as error:
+        return None, str(error), True
+    except RefusedError as error:
+        return None, str(error), False
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}", False
+
+
+def run_on_wire(
+    function: Callable[..., Any],
+    classes: dict[str, type[Message]],
+    worker: AnyWorker,
+    /,
+    *arguments: Any,
+) -> tuple[Any, str, bool]:
+    """Call a worker function in an actor process: as :func:`run`, with messages as plain tuples."""
+    value, error, pending = run(function, worker, [from_wire(each, classes) for each in arguments])
+    return to_wire(value), error, pending
