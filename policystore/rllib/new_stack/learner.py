@@ -203,6 +203,7 @@ def _multi_contents(raw: MultiModuleContent) -> MultiModuleContents:
         inference_only=raw.inference_only,
         model_config=raw.model_config,
         modules={
-            mid: _contents(content, f"module {mid!r}") for mid, content in sorted(raw.modules.items())
+            mid: _contents(content, f"module {mid!r}")
+            for mid, content in sorted(raw.modules.items())
         },
     )
