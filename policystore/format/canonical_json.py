@@ -113,7 +113,7 @@ def _bounded_int(digits: str) -> int:
 
 
 class NotEncodableError(Exception):
-    """Raised within ``policystore.format`` for a value that has no form there.
+    """Raised within ``policystore.format`` for a value that the format cannot hold.
 
     The path to the value is put together while the exception rises, one key at each level.
     Building the path on the way down would cost one path for every element of a hostile document.
