@@ -14,7 +14,7 @@ from policystore._util.messages import printable, shorten
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.metadata import FORMAT
-from policystore.format.record_fields import (
+from policystore.format.field_codecs import (
     MAX_OBJECTS,
     check_text,
     decode_plain,

@@ -44,7 +44,7 @@ class ConcurrencyTests(StoreTests):
         assert store.verify().ok
 
     def test_the_best_of_many_writers_keeps_the_tag(self, store: PolicyStore) -> None:
-        """Each asks whether its own is better than what stands; whoever comes last."""
+        """Move a tag only to a better version, whichever thread comes last."""
         returns = [3, 9, 1, 7, 8, 2, 6, 5, 4]
         pushed = [store.push(make_snapshot(n), "a", metrics={"r": n}) for n in returns]
 

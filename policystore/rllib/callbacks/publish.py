@@ -27,6 +27,7 @@ from policystore.rllib.callbacks.results import (
 )
 from policystore.rllib.callbacks.upload_history import Copy
 from policystore.rllib.callbacks.upload_queue import Uploader
+from policystore.rllib.workers.compat import storage_name
 from policystore.store import PolicyStore
 
 __all__ = ["publish"]
@@ -297,10 +298,7 @@ def _trial_of(algorithm: Algorithm) -> tuple[str, str]:
     They stay the same over restarts. RLlib does not hand on the trial's id:
     ``Algorithm.trial_id`` is "default".
     """
-    storage = getattr(algorithm, "_storage", None)
-    experiment = str(getattr(storage, "experiment_dir_name", None) or "")
-    trial = str(getattr(storage, "trial_dir_name", None) or "")
-    return experiment, trial
+    return storage_name(algorithm, "experiment") or "", storage_name(algorithm, "trial") or ""
 
 
 def _name_part(trial: str) -> str:

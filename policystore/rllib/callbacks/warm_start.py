@@ -25,6 +25,7 @@ from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker
 from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
 from policystore.rllib.callbacks.results import add_to_result
 from policystore.rllib.live.load import load_into
+from policystore.rllib.workers.compat import runs_in_tune
 from policystore.store import PolicyStore
 
 __all__ = ["warm_start"]
@@ -144,7 +145,7 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
             load_into(algorithm, snaps, agent_ids=self._agent_ids, timeout=self._timeout)
         except PolicyStoreError as error:
             described = error.within(_describe(self._refs, self._store))
-            if getattr(algorithm, "_storage", None) is None:
+            if not runs_in_tune(algorithm):
                 raise described from error
             # In Tune an error raised here ends the trial's actor, and Tune reports ActorDiedError
             # with a stack trace. An error raised by train() arrives as it is.

@@ -19,7 +19,7 @@ from policystore.rllib.common.build_guard import building, check_snapshot, lost_
 from policystore.rllib.common.trust import Trust, listed, resolve
 from policystore.rllib.old_stack.config_restore import full_config
 from policystore.rllib.old_stack.connectors import attach, make_connectors
-from policystore.rllib.old_stack.exploration import restore_exploration
+from policystore.rllib.old_stack.exploration_state import restore_exploration
 from policystore.rllib.old_stack.snapshot import own_weights, policy_weights, torch_model
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json

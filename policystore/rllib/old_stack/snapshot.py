@@ -24,7 +24,7 @@ from policystore.format.spec import Spec
 from policystore.rllib.common.trust import algorithm_name
 from policystore.rllib.old_stack.config import importable_path, recorded_config
 from policystore.rllib.old_stack.connectors import connectors_to_spec
-from policystore.rllib.old_stack.exploration import exploration_state
+from policystore.rllib.old_stack.exploration_state import exploration_state
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_to_json
 from policystore.torch.tensors import state_arrays

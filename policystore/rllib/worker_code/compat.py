@@ -52,6 +52,7 @@ __all__ = [
     "overrides_per_module",
     "remove_learner_module",
     "restart_all_episodes",
+    "runner_pipeline",
     "restart_episodes_of",
     "set_module_spec",
     "set_weights_seq",
