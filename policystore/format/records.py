@@ -13,7 +13,6 @@ from typing import Any
 from policystore._util.messages import printable, shorten
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
-from policystore.format.metadata import FORMAT
 from policystore.format.field_codecs import (
     MAX_OBJECTS,
     check_text,
@@ -30,6 +29,7 @@ from policystore.format.field_codecs import (
     parse_record,
     parse_time,
 )
+from policystore.format.metadata import FORMAT
 from policystore.format.refs import check_name, check_tag
 
 __all__ = ["Hint", "TagMove", "Version", "check_marker", "marker_bytes"]

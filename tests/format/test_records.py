@@ -11,8 +11,8 @@ import pytest
 
 from policystore import Digest, FormatError, InvalidInputError, Version
 from policystore.format.canonical_json import canonical_json
-from policystore.format.keys import MAX_RECORD
 from policystore.format.field_codecs import MAX_OBJECTS
+from policystore.format.keys import MAX_RECORD
 from policystore.format.records import Hint, TagMove, check_marker, marker_bytes
 
 D = [Digest(f"{index:064x}") for index in range(4)]

@@ -14,7 +14,7 @@ from policystore.rllib.workers import compat as on_the_driver
 
 RLLIB = Path(policystore.__file__).parent / "rllib"
 PAGE = Path(policystore.__file__).parents[1] / "docs" / "architecture.md"
-# Python's own, and which trial of Tune this is.
+# Python's own.
 ALLOWED = {"_current_frames"}
 
 
