@@ -71,8 +71,8 @@ def building(snap: Snapshot) -> Iterator[None]:
     lost = lost_config(snap.spec)
     if lost:
         logger.warning(
-            "%r is rebuilt without %s, which had no form in a snapshot: if its class reads them, "
-            "the policy acts in another way than the original",
+            "%r is rebuilt without %s, which had no form in a snapshot: if its class reads "
+            "these parts, the policy acts in another way than the original",
             snap,
             ", ".join(lost),
         )
