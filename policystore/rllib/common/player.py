@@ -21,8 +21,8 @@ class Player(abc.ABC):
     """Acts in environments with the policy of a snapshot.
 
     A player takes raw observations and returns actions in the form that the environment takes. If
-    the policy or its connectors remember something of an episode, it is kept between calls, until
-    :meth:`reset`. Not for use from several threads at once.
+    the policy or its connectors remember something of an episode, the memory is kept between calls,
+    until :meth:`reset`. Not for use from several threads at once.
 
     Attributes:
         observation_space, action_space: the environment's (one agent's).

@@ -239,10 +239,10 @@ def is_asynchronous(worker: AnyWorker) -> bool:
 def loader_threads(owner: Any) -> list[threading.Thread]:
     """Return the threads that hand batches to the learner thread.
 
-    On the new stack, the learner keeps them. On the old stack, the learner thread of
-    ``simple_optimizer=False`` keeps only the last one
-    (``execution/multi_gpu_learner_thread.py:127``). So all threads are searched for those with a
-    reference to this learner thread.
+    On the new stack, the learner keeps all of them. On the old stack, the learner thread of
+    ``simple_optimizer=False`` keeps only the last loader thread
+    (``execution/multi_gpu_learner_thread.py:127``). So all threads of the process are searched for
+    those with a reference to this learner thread.
     """
     thread = learner_thread(owner)
     of_thread = [
@@ -272,7 +272,7 @@ def clear_queued_states(learner: AnyWorker) -> None:
 
 
 def _sampling(worker: RolloutWorker) -> Any:
-    """Return the object that steps a rollout worker's environment (``env_runner_v2.py``), if any."""
+    """Return the object that steps a worker's environment (``env_runner_v2.py``), or None."""
     return getattr(getattr(worker, "sampler", None), "_env_runner_obj", None)
 
 
@@ -313,7 +313,7 @@ def restart_episodes_of(worker: RolloutWorker, policy_id: str) -> None:
 
 def agents_of_env(env: Any) -> set[Any]:
     """Return the ids of the agents that an environment of the old stack names."""
-    for name in ("possible_agents", "agents", "_agent_ids"):  # older environments have only the last
+    for name in ("possible_agents", "agents", "_agent_ids"):  # older ones: only the last name
         agents = set(getattr(env, name, None) or ())
         if agents:
             return agents

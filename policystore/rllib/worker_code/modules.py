@@ -61,7 +61,7 @@ __all__ = [
 
 
 def build_module(spec: RLModuleSpec, *, inference_only: bool) -> RLModule:
-    """Build a copy of a spec into a module, whole or with the parts that acting needs."""
+    """Build a spec's module, whole or with what acting needs; the spec stays unchanged."""
     own = copy.deepcopy(spec)
     own.inference_only = inference_only
     return own.build()

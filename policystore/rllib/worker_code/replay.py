@@ -158,7 +158,7 @@ def _remove(worker: EnvRunner | RolloutWorker, pid: str) -> None:
 
 
 def _set_mapping(worker: EnvRunner | RolloutWorker, mapping: Callable[..., str] | None) -> None:
-    """Set a worker's mapping function, if one is given and the worker has several modules."""
+    """Set a worker's mapping function, if one is given; single-agent runners have none."""
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 
     if mapping is None:

@@ -60,7 +60,7 @@ def rollback(worker: AnyWorker | PolicyAccess, token: str) -> bool:
 def commit(worker: AnyWorker | PolicyAccess, token: str) -> None:
     """Drop what :func:`rollback` would need, and count the transaction.
 
-    It is not counted while a replay on the worker has failed.
+    The transaction is not counted while a replay on the worker has failed.
     """
     worker = access_to(worker).worker
     kept = getattr(worker, UNDO, None)
