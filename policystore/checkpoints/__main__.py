@@ -20,10 +20,10 @@ _DESCRIPTION = """\
 Import a Tune experiment into a store: a version for each checkpoint of each policy.
 
 A policy gets the name NAME/TRIAL/POLICY, and its checkpoints become the versions of
-that name in their order. Each version records the numbers that Tune reported, and where
-it comes from. Checkpoints that the store has already are left alone: a command that was
-interrupted goes on when it is given again, and a further run adds nothing.
-Checkpoints of Ray 2.3 to 2.60 are read, without Ray, and nothing in them is executed.
+that name in their order. Each version records the numbers that Tune reported, and the
+checkpoint that it comes from. Checkpoints that the store has already are skipped. So after
+an interrupted import, the same command imports the rest; after a complete one, it adds
+nothing. Checkpoints of Ray 2.3 to 2.60 are read without Ray, and nothing in them is executed.
 """
 
 _EPILOG = """\
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "store", metavar="STORE", help="folder or URL of the store; made if it is not there"
     )
     parser.add_argument(
-        "--name", help="what the names start with (default: the name of the experiment's folder)"
+        "--name", help="first part of all names (default: the name of the experiment's folder)"
     )
     parser.add_argument(
         "--policies", nargs="+", metavar="ID", help="import only these policies (default: all)"
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=cpu_count() or 1,
         metavar="N",
-        help="number of processes; each takes trials of its own (default: the number of CPUs)",
+        help="number of processes; each imports whole trials (default: the number of CPUs)",
     )
     where.add_argument(
         "--ray",
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     Args:
-        arguments: the command line without the program's name; None: that of this process.
+        arguments: the command line without the program's name; None takes that of this process.
 
     Raises:
         SystemExit: a wrong command line (status 2), or ``--help`` (status 0).

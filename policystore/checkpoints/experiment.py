@@ -32,10 +32,10 @@ __all__ = ["ImportProgress", "ImportReport", "import_experiment"]
 
 @dataclass(frozen=True)
 class ImportProgress:
-    """What became of one checkpoint of an import, and how far the import has come.
+    """The result for one checkpoint, and the progress of the whole import.
 
     Attributes:
-        done: number of checkpoints that were looked at so far, this one included.
+        done: number of checkpoints that are finished, this one included.
         total: number of all checkpoints.
         trial: path of the trial's folder in the experiment; empty where a trial was imported.
         checkpoint: name of the checkpoint's folder.
@@ -93,31 +93,32 @@ def import_experiment(
     """Push every checkpoint of a Tune experiment: a version for each checkpoint of each policy.
 
     A policy gets the name ``NAME/TRIAL/POLICY``, with ``_`` for characters that no name can hold,
-    and its checkpoints become the versions of that name in their order. The record of a version has
-    the numbers that Tune reported as its metrics (as many as a record takes, returns first), and as
-    its source ``experiment``, ``trial``, ``checkpoint`` and ``iteration``.
+    and its checkpoints become the versions of that name in their order. The metrics in a version's
+    record are the numbers that Tune reported: as many as a record can hold, those with "return" in
+    their key first. The source in the record has ``experiment``, ``trial``, ``checkpoint`` and
+    ``iteration``.
 
-    Guarantees: a checkpoint that a name has as a version, by trial and checkpoint in the source, is
-    not pushed again. So an import that was interrupted or killed goes on where it was when it is
-    called again, and a further call adds nothing. A checkpoint that cannot be read does not end the
-    import; it is listed in the report, and tried again by the next call. Nothing in the checkpoints
-    is executed, as in :func:`read_checkpoint`, and the experiment is never changed. Two imports
-    into the same names at the same time may both push the same checkpoints.
+    Guarantees: a checkpoint is not pushed again if its name has a version with the same trial and
+    checkpoint in the source. So after an interrupted or killed import, the same call imports the
+    rest, and after a complete import it adds nothing. A checkpoint that cannot be read does not end
+    the import; the report lists it, and the next call tries it again. Nothing in the checkpoints is
+    executed, as in :func:`read_checkpoint`, and the experiment is never changed. Two imports into
+    the same names at the same time may both push the same checkpoints.
 
     Args:
         experiment: the folder of an experiment or of one trial, or a URL that fsspec knows.
-        store: the store. It is made if it is not there.
-        name: what the names start with; None: the name of the experiment's folder.
+        store: the store. A store that does not exist is made.
+        name: the first part of all names; None: the name of the experiment's folder.
         policy_ids: the policies to import; None: all of them.
-        workers: number of processes. Each takes trials of its own, so that more processes than
+        workers: number of processes. Each process imports whole trials, so more processes than
             trials are of no use. With 1, everything runs in the calling process. With more, the
-            script that calls this needs ``if __name__ == "__main__":``, as for ``multiprocessing``,
-            and secrets among the storage options of ``store`` or ``experiment`` do not travel:
+            calling script needs ``if __name__ == "__main__":``, as for ``multiprocessing``. Secrets
+            in the storage options of ``store`` or ``experiment`` are not passed to the processes:
             the processes take credentials from the environment or a profile.
         ray_address: run on a Ray cluster instead, at this address as ``ray.init`` takes it
             (``"auto"``, ``"local"``, …). Paths must be valid, credentials available, and
-            policystore installed on each node. A process that is connected to a cluster already
-            uses that one. Ray is imported for this alone.
+            policystore installed on each node. If this process is connected to a cluster already,
+            that cluster is used. Ray is imported only for this argument.
         storage_options: options for the filesystem of ``experiment``, if it is a URL.
         progress: called after each checkpoint, in the calling thread. An exception that it raises
             ends the import.
@@ -129,7 +130,7 @@ def import_experiment(
         NotFoundError: there is no such folder, or no checkpoint of a trial in it.
         InvalidInputError: a wrong argument, or Ray is not installed.
         ReadOnlyError, StorageError, FormatError: the store, the listing of the experiment, a
-            process or the cluster failed. What was pushed before stays.
+            process or the cluster failed. Versions that were pushed before stay.
     """
     if not isinstance(store, PolicyStore):
         raise InvalidInputError(f"store is a PolicyStore, not {type(store).__qualname__}")

@@ -1,8 +1,9 @@
 """Runs the tasks of an import: in this process, in several processes, or on a Ray cluster.
 
-Each runner takes the trials' queues and yields every task with its result, as soon as there is one.
-At most one task of a trial runs at a time. Closing the iterator starts no further tasks and waits
-for those that are running; each leaves the store complete.
+Each runner takes the trials' queues, and yields every task with its result as soon as the task
+ends. At most one task of a trial runs at a time. Closing the iterator starts no further tasks.
+Tasks that are running in other processes of this machine end first; tasks that are running on Ray
+are cancelled. A task that ends early leaves the store complete.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ def run_in_processes(queues: list[TrialQueue], workers: int) -> Run:
 
     Args:
         queues: the trials.
-        workers: the number of processes; no more than there are trials are started.
+        workers: the number of processes; at most one for each trial is started.
 
     Raises:
         StorageError: a process ended before its task did.
     """
-    # Late: they take longer to import than the rest of policystore.checkpoints.
+    # Imported late: these modules take longer to import than the rest of policystore.checkpoints.
     from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
@@ -86,8 +87,8 @@ def run_in_processes(queues: list[TrialQueue], workers: int) -> Run:
 def _interrupts_held() -> Iterator[None]:
     """Hold back SIGINT, so that a process started meanwhile never gets one.
 
-    A process inherits the blocked signals of the thread that starts it. Ctrl-C thus interrupts the
-    main process alone, which lets the others finish what they do.
+    A process inherits the blocked signals of the thread that starts it. So Ctrl-C interrupts the
+    main process only, and the other processes finish their tasks.
     """
     if sys.platform == "win32":  # pragma: no cover - no such signals there
         yield
@@ -109,7 +110,7 @@ def run_on_ray(queues: list[TrialQueue], address: str) -> Run:
 
     Raises:
         InvalidInputError: Ray is not installed.
-        StorageError: there is no cluster at that address, or a node or its process ended.
+        StorageError: there is no cluster at that address, or a node or a worker process ended.
     """
     try:
         import ray  # only here: nothing else of policystore.checkpoints needs it
@@ -143,7 +144,7 @@ def run_on_ray(queues: list[TrialQueue], address: str) -> Run:
             queue.finish(result)
             start_next(queue)
             yield task, result
-    except RayTaskError:  # an error inside of a task, which is none of Ray's
+    except RayTaskError:  # an error of the task's own code, not of Ray
         raise
     except RayError as error:
         raise StorageError(

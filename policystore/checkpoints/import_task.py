@@ -27,7 +27,9 @@ _MAX_METRICS = 12_000  # bytes of JSON; a record takes 16 KiB
 _NO_METRICS = ("config", "hist_stats", "done")
 
 Imported: TypeAlias = Mapping[str, frozenset[str]]
-"""For each name of a store that was looked up, the checkpoints of a trial that it has as versions.
+"""Name in the store -> checkpoints of the trial that are versions of this name.
+
+Only names that were looked up are in the mapping.
 """
 
 
@@ -64,7 +66,7 @@ class ImportTask:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What became of a task.
+    """The result of a task.
 
     Attributes:
         added: number of versions that were pushed.
@@ -166,8 +168,8 @@ def _is_new(task: ImportTask, name: str, imported: dict[str, frozenset[str]]) ->
             versions = task.store.log(name)
         except NotFoundError:
             versions = []
-        # By the trial too: different trials can have the same name, because names hold less
-        # characters than folders.
+        # The trial is compared too: different trials can have the same name in the store, because
+        # fewer characters are allowed in names than in folders.
         sources = (version.source for version in versions)
         checkpoints = (
             source.get("checkpoint") for source in sources if source.get("trial") == task.trial
@@ -177,7 +179,7 @@ def _is_new(task: ImportTask, name: str, imported: dict[str, frozenset[str]]) ->
 
 
 def _version_name(task: ImportTask, policy_id: str) -> str:
-    """Return the name in the store of a policy: NAME/TRIAL/POLICY."""
+    """Return a policy's name in the store: NAME/TRIAL/POLICY."""
     return plain_name(f"{task.name}/{task.trial}/{policy_id}")
 
 
@@ -191,9 +193,10 @@ def plain_name(text: str) -> str:
 
 
 def select_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a result of Tune, as many as a record takes: returns first.
+    """Return the numbers in a result of Tune, as many as a record can hold.
 
-    Nested ones have slashes between their keys. The config is left out.
+    Numbers with "return" in their key come first. Nested numbers have slashes between their keys.
+    The config is left out.
     """
     numbers = sorted(
         _numbers(result, ""), key=lambda item: ("return" not in item[0], item[0].count("/"))

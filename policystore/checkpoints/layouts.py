@@ -1,7 +1,8 @@
 """Recognizes the layout of a checkpoint folder: its kind, its policies, and the files of each.
 
-The layouts of Ray 2.3 to 2.60 are told apart by the files that are there. Paths that a checkpoint
-records are not followed: most versions record absolute ones, and a checkpoint may have been moved.
+The files in a folder show which layout of Ray 2.3 to 2.60 the folder has. Paths that a checkpoint
+records are not followed: most versions of Ray record absolute paths, and a checkpoint may have been
+moved.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ CheckpointKind: TypeAlias = Literal[
 """The part of RLlib that wrote a checkpoint."""
 
 MAX_STATE = 256 << 20
-"""Bytes of the largest ``algorithm_state`` that is read. Replay buffers can make it far larger, and
-nothing that is needed of it is large."""
+"""Largest ``algorithm_state`` that is read, in bytes.
+
+Replay buffers can make the file far larger. The parts of the file that are needed here are small.
+"""
 
 ARGS_FILE = "class_and_ctor_args.pkl"
 """Class and constructor arguments of an Algorithm, module or connector; Ray 2.40 and later."""
@@ -56,8 +59,8 @@ class Entry:
         form: how its files are laid out.
         folder: the folder of its files.
         weights_file: the file with its weights, by its path in that folder.
-        policy_state: of a hybrid, whose module a Learner wrote, the ``policy_state`` file that its
-            policy wrote as well; else None.
+        policy_state: for a hybrid whose module a Learner wrote, the ``policy_state`` file that the
+            hybrid's policy wrote; else None.
     """
 
     id: str
@@ -104,7 +107,7 @@ class Checkpoint:
 
     @cached_property
     def algorithm(self) -> AlgorithmInfo:
-        """Name and config of the Algorithm, as far as they are written; reads one file once."""
+        """Name and config of the Algorithm, as far as they are recorded; one file is read, once."""
         if self.kind != "algorithm":
             return AlgorithmInfo(None, {})
         folder = self.folder
@@ -127,7 +130,7 @@ class Checkpoint:
     def env_interface(self) -> EnvInterface:
         """The env interface that all modules of a new-stack Algorithm share; Ray 2.40 and later.
 
-        It is empty where the checkpoint has no env runner. Its files are read once.
+        The env interface is empty if the checkpoint has no env runner. Its files are read once.
         """
         runner = self.folder.subfolder("env_runner")
         if not runner.folder_names():
@@ -136,7 +139,7 @@ class Checkpoint:
 
 
 def _algorithm_of_args(content: object) -> AlgorithmInfo:
-    """Return what ``class_and_ctor_args.pkl`` of an Algorithm says; nothing is required of it."""
+    """Return what an Algorithm's ``class_and_ctor_args.pkl`` says; missing parts are no error."""
     cls = content.get("class") if isinstance(content, Mapping) else None
     given = content.get("ctor_args_and_kwargs") if isinstance(content, Mapping) else None
     args, kwargs = given if isinstance(given, tuple) and len(given) == 2 else ((), {})
@@ -154,8 +157,8 @@ def _algorithm_name(cls: object) -> str | None:
     if isinstance(cls, str):  # msgpack has its path
         return cls.rpartition(".")[2]
     path = class_path(cls)
-    # cloudpickle writes the bases of a class that it writes by value. Tune derives such a class
-    # from RLlib's own, and users derive theirs.
+    # If cloudpickle writes a class by value, it writes the bases of the class too. Tune derives
+    # such classes from RLlib's classes, and users do so too.
     bases = cls.args[2] if path is not None and isinstance(cls, UnbuiltObject) else ()
     for base in bases if isinstance(bases, tuple) else ():
         if isinstance(base, Global) and base.module.startswith("ray.rllib.algorithms."):
@@ -173,7 +176,8 @@ def recognize(folder: Folder) -> Checkpoint | None:
     """Recognize a checkpoint by the files in its folder.
 
     Returns:
-        The checkpoint; None where the folder itself is none, though its subfolders may be.
+        The checkpoint; None if the folder is no checkpoint. Its subfolders may still be
+        checkpoints.
 
     Raises:
         FormatError: a metadata file is damaged.

@@ -51,10 +51,12 @@ class CheckpointInfo:
     """What a checkpoint holds; no weights are read for it.
 
     Attributes:
-        path: path or URL of the checkpoint; of a trial or experiment, of the one that was chosen.
+        path: path or URL of the checkpoint; for a trial or experiment, of the chosen checkpoint.
         kind: ``"algorithm"``, ``"policy"``, ``"rl_module"``, ``"multi_rl_module"``, ``"learner"``
             or ``"learner_group"``.
         stack: ``"old"`` or ``"new"``. Hybrids of Ray 2.3 to 2.10 hold modules: they are ``"new"``.
+            But the export of a single hybrid policy is ``"old"`` here, because only the file with
+            the weights, which is not read, says that the policy is a hybrid.
         ray_version: version of the Ray that wrote it, such as ``"2.40.0"``; None where the
             checkpoint does not say.
         algorithm: RLlib's name of the algorithm, such as ``"PPO"``; None where the checkpoint does
@@ -138,15 +140,15 @@ def read_checkpoint(
 ) -> dict[str, Snapshot]:
     """Read policies of a checkpoint that any Ray from 2.3 to 2.60 wrote, as snapshots.
 
-    It reads the folders of Algorithms of both API stacks and of the hybrids between them, of single
-    policies (``Policy.export_checkpoint``), of ``RLModule`` and ``MultiRLModule``, of Learners and
-    LearnerGroups, with pickle or msgpack files. Of a Tune trial or experiment it reads the latest
-    checkpoint, or the best one by ``metric``. Neither Ray nor torch is imported, no Algorithm or
-    cluster starts, and nothing in the files is executed. Only the files that the asked policies
-    need are read.
+    This function reads the folders of Algorithms of both API stacks and of the hybrids between
+    them, of single policies (``Policy.export_checkpoint``), of ``RLModule`` and ``MultiRLModule``,
+    of Learners and LearnerGroups, with pickle or msgpack files. Of a Tune trial or experiment it
+    reads the latest checkpoint, or the best one by ``metric``. Neither Ray nor torch is imported,
+    no Algorithm or cluster starts, and nothing in the files is executed. Only the files that the
+    asked policies need are read.
 
-    Optimizers, exploration schedules and replay buffers are left out. ``spec.omitted`` lists them
-    with the reason, and with any other part of a policy that a snapshot cannot hold.
+    Optimizers, exploration schedules and replay buffers are left out. ``spec.omitted`` lists these
+    parts, and any other part of a policy that a snapshot cannot hold, each with the reason.
 
     Args:
         path: a folder, or any URL that fsspec knows, such as ``s3://bucket/run/checkpoint_000010``.
@@ -162,8 +164,8 @@ def read_checkpoint(
         Snapshots by policy id, in the order of ``policy_ids``.
 
     Raises:
-        NotFoundError: there is no such folder, metric or policy; the message lists the policies
-            that there are.
+        NotFoundError: there is no such folder, metric or policy. The message lists the metrics or
+            policies of the checkpoint.
         InvalidInputError: not a checkpoint of RLlib, a wrong argument, or a msgpack checkpoint
             without msgpack installed.
         FormatError: a file is damaged, cut short, or not of the kind that its name says.
@@ -175,7 +177,7 @@ def read_checkpoint(
 
 
 def as_policy_ids(policy_ids: Iterable[str]) -> list[str]:
-    """Return policy ids as a list; refuse a single text, whose characters are no ids.
+    """Return policy ids as a list; refuse a single text: its characters are not ids.
 
     Raises:
         InvalidInputError: not an iterable of ids.
@@ -252,7 +254,7 @@ def _read_policy(checkpoint: Checkpoint, entry: Entry) -> Snapshot:
             return _policy_snapshot(checkpoint, data, location)
         return _module_snapshot(checkpoint, entry, data, location)
     except InvalidInputError as error:
-        # A snapshot cannot hold these data: that is the file's fault and not the caller's.
+        # A snapshot cannot hold these data: the file is wrong, not the caller's argument.
         raise FormatError(f"{location}: {error}") from None
     except PolicyStoreError:
         raise

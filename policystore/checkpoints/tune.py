@@ -1,8 +1,9 @@
 """Finds the checkpoints of a Tune trial or experiment, and chooses the latest or the best.
 
 A trial's folder holds ``checkpoint_000000`` and so on, and ``result.json`` with one result a line.
-A result belongs to the checkpoint that it names (``checkpoint_dir_name``, in some versions of Ray),
-or else to the checkpoint that says it was written after the result's iteration.
+A result belongs to the checkpoint that the result names (``checkpoint_dir_name``, in some versions
+of Ray). Without such a name, the result belongs to the checkpoint that was written after the
+result's iteration; the checkpoint's own files say which iteration that is.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class TrialCheckpoint:
     """One checkpoint of a trial, with the result that Tune reported when it was written.
 
     Attributes:
-        trial: the path of the trial's folder in the experiment; empty where the folder that was
-            given is the trial's own.
+        trial: the path of the trial's folder in the experiment; empty if the caller gave the
+            trial's own folder.
         name: the name of the checkpoint's folder.
         number: the number in that name.
         result: the reported metrics; ``{}`` where no result belongs to the checkpoint.
@@ -59,10 +60,10 @@ class TrialCheckpoint:
         """Return a number of the result.
 
         Args:
-            key: its key, with slashes between the keys of nested dicts.
+            key: the number's key, with slashes between the keys of nested dicts.
 
         Returns:
-            The number; None where there is none of that key, or one that is not finite.
+            The number; None if the result has no number under the key, or one that is not finite.
         """
         value: object = self.result
         if key in self.result:
@@ -116,7 +117,7 @@ def _trial_checkpoints(folder: Folder, trial: str, names: Iterable[str]) -> list
 
 
 def _iteration(checkpoint: Folder) -> int | None:
-    """Return the iteration after which a checkpoint was written; None where it does not say."""
+    """Return the iteration after which a checkpoint was written; None if the files do not say."""
     name, key = checkpoint.state_file("algorithm_state"), "training_iteration"
     if checkpoint.has(".tune_metadata"):  # Ray up to 2.6
         name, key = ".tune_metadata", "iteration"
@@ -132,10 +133,11 @@ def _number(name: str) -> int:
 
 
 def _read_results(trial: Folder) -> tuple[dict[str, _Result], dict[int, _Result]]:
-    """Read a trial's results: by the checkpoint that they name, and by iteration; the last of each.
+    """Read a trial's results, by the checkpoint that a result names, and by iteration.
 
-    Lines that are no JSON are passed over: a trial that was killed while it wrote a line may have
-    gone on in the same line.
+    If several results have the same key, the last result counts. Lines that are not JSON are
+    skipped: a trial that was killed while it wrote a line may later have continued in the same
+    line.
     """
     by_name: dict[str, _Result] = {}
     by_iteration: dict[int, _Result] = {}
@@ -158,8 +160,8 @@ def _read_results(trial: Folder) -> tuple[dict[str, _Result], dict[int, _Result]
 def choose_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoint:
     """Return the latest checkpoint of a trial or experiment, or the best by a metric.
 
-    The latest is the last one of the trial that reported last. Of equally good ones, the latest is
-    returned.
+    The latest checkpoint is the last one of the trial whose last result is the newest. Of several
+    checkpoints that are equally good, the latest is returned.
 
     Args:
         folder: the trial or experiment.
@@ -204,7 +206,10 @@ def choose_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoi
 
 
 def _last_reports(checkpoints: list[TrialCheckpoint]) -> dict[str, tuple[float, str]]:
-    """Return what orders trials: the time of their last result, as far as known, and their name."""
+    """Return the key by which trials are sorted: time of the last result, and name.
+
+    The time is ``-inf`` if no result has a timestamp.
+    """
     times: dict[str, float] = {}
     for each in checkpoints:
         time = each.metric("timestamp")

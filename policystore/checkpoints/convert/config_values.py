@@ -1,8 +1,8 @@
 """Turn configs out of checkpoints into the plain values of a spec, by the rules of live snapshots.
 
-What a config may hold and what becomes of it is told in :mod:`policystore.rllib.old_stack.config`.
-Here the values are descriptions: classes and functions are names already. What a pickle carries by
-value (a lambda, a function of a script) has no name and is left out.
+:mod:`policystore.rllib.old_stack.config` describes what a config may hold and what is recorded of
+it. In a checkpoint, the values are descriptions: classes and functions are names already. A lambda,
+or a function of a script, is pickled by value. It has no name, so it is left out.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _MAX_VALUES = 200_000  # a config has some hundreds
 _MAX_DEPTH = 40
 _MAX_PATH = 500  # characters of a place in a config
 _SHOWN = 100  # characters of a place that is longer
-_MAX_ARRAY_BYTES = 1 << 20  # of all arrays: those of a config are a few numbers
+_MAX_ARRAY_BYTES = 1 << 20  # of all arrays together: arrays of a real config hold a few numbers
 # Functions of pickle and cloudpickle that make a function or class anew from what a file describes.
 _MADE_BY_VALUE = ("_make_function", "_make_skel_func", "_fill_function", "_builtin_type")
 
 
 class CheckpointConfigWalker(PlainWalker):
-    """Turns the described values of one file into plain ones, within bounds for all of them.
+    """Turns the values that one file describes into plain values, within bounds for all together.
 
     Args:
         label: how messages name the source.
-        omitted: path -> reason; added to.
+        omitted: path -> reason; the walker adds entries.
 
     Raises:
-        FormatError: (by its methods) a config of more values or levels than any has.
+        FormatError: raised by the methods, for more values or levels than any real config has.
     """
 
     def __init__(self, label: str, omitted: dict[str, str]) -> None:
@@ -57,7 +57,7 @@ class CheckpointConfigWalker(PlainWalker):
 
         Raises:
             NotPlainError: the value has no plain form.
-            FormatError: there are more values, or more levels of them, than any config has.
+            FormatError: there are more values, or more levels of nesting, than any real config has.
         """
         self._values += 1
         if self._values > _MAX_VALUES or place.depth > _MAX_DEPTH:
@@ -67,7 +67,7 @@ class CheckpointConfigWalker(PlainWalker):
         return super().plain(value, place)
 
     def entry_place(self, key: object, place: Place) -> Place | None:
-        """Return the place of an entry; note and skip keys that are not plain or too long."""
+        """Return the place of an entry; None, with a note, if the key is not plain or too long."""
         if not is_plain_key(key):
             place.omitted[f"{place.path}, a key"] = f"a key of type {kind_of(key)} is not plain"
             return None
@@ -83,7 +83,7 @@ class CheckpointConfigWalker(PlainWalker):
         return place.inside("[]")
 
     def entry(self, key: object, item: object, place: Place) -> object:
-        """Return the plain form of an item; names in a registry of RLlib's have none.
+        """Return the plain form of an item; a name in one of RLlib's registries has no plain form.
 
         Raises:
             NotPlainError: the item has no plain form.

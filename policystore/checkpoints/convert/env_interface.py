@@ -1,9 +1,9 @@
 """Converts the env interface of a new-stack checkpoint into what specs and states record.
 
 The env interface is the environment's side of a policy: spaces, connectors and the handling of
-actions. RLlib writes each connector pipeline whole. Its default connectors are recognized by their
-class names and not recorded; all others are the user's and are recorded, as for a live Algorithm
-(:mod:`policystore.rllib.new_stack.env_interface`).
+actions. RLlib writes each connector pipeline as a whole. RLlib's default connectors are recognized
+by their class names and are not recorded. All other connectors are the user's and are recorded, as
+for a live Algorithm (:mod:`policystore.rllib.new_stack.env_interface`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["env_interface_of_config", "read_env_interface"]
 
 _ARGS_FILE = "class_and_ctor_args.pkl"
 _SPACE_ARGS = ("input_observation_space", "input_action_space")
-# algorithm_config.py:1060-1230 of Ray 2.60, and what 2.40 had in their place.
+# From algorithm_config.py:1060-1230 of Ray 2.60, and the connectors that Ray 2.40 had instead.
 _DEFAULT_CONNECTORS = frozenset(
     (
         "AddObservationsFromEpisodesToBatch", "AddTimeDimToBatchAndZeroPad",
@@ -75,12 +75,12 @@ def env_interface_of_config(
 ) -> EnvInterface:
     """Return the env interface of a checkpoint without connectors, as Ray before 2.40 wrote it.
 
-    RLlib's default connectors are assumed. Where the config has functions that make others, they
-    are noted as omitted.
+    RLlib's default connectors are assumed. If the config has functions that make other connectors,
+    these connectors are noted as omitted.
 
     Args:
         config: the attributes of the AlgorithmConfig.
-        observation_space, action_space: of the policy.
+        observation_space, action_space: the policy's spaces.
         multi_agent: whether the checkpoint has several policies.
     """
     interface = EnvInterface(
@@ -183,7 +183,7 @@ def _is_multi_agent(runner: Folder) -> bool:
 
 
 def _read_pipeline(folder: Folder) -> tuple[_Spaces, list[_Connector]]:
-    """Read the spaces and the connectors of a pipeline; none of either where there is no file."""
+    """Read the spaces and connectors of a pipeline; without a file there are none."""
     if not folder.has(_ARGS_FILE):
         return _Spaces(None, None), []
     content: Any = folder.read_data(_ARGS_FILE).value
@@ -219,16 +219,16 @@ def _is_default(connector: _Connector) -> bool:
 def _convert_connector(
     connector: _Connector, folder: Folder, interface: EnvInterface, multi_agent: bool
 ) -> dict[str, Any] | None:
-    """Return the entry of one of the user's connectors in a spec; its state goes to ``interface``.
+    """Return a spec's entry for one of the user's connectors; put the state into ``interface``.
 
     Args:
         connector: class and arguments.
-        folder: the folder of its pipeline, which holds its state.
-        interface: its ``state`` and ``omitted`` are added to.
-        multi_agent: whether states belong to agents.
+        folder: the folder of the connector's pipeline, which holds the connector's state.
+        interface: the state, or the reason for omitting the connector, is added to it.
+        multi_agent: whether the state of a connector is kept for each agent.
 
     Returns:
-        The entry; None where the connector cannot be recorded, which is noted as omitted.
+        The entry; None if the connector cannot be recorded. The connector is then noted as omitted.
     """
     path = class_path(connector.cls)
     name = kind_of(connector.cls) if path is None else path.rpartition(":")[2]
@@ -303,15 +303,15 @@ def _agents_and_spaces(spaces: _Spaces) -> tuple[list[Any], _Spaces]:
     """Return the agents of Dict spaces, and the spaces that all agents share.
 
     Returns:
-        The agent ids, ordered by type and text, and the shared spaces; no spaces where the agents'
-        differ. Neither where an id is not a text or integer.
+        The agent ids, ordered by type and text, and the shared spaces. No spaces if the agents'
+        spaces differ. No ids and no spaces if an id is neither a text nor an integer.
     """
     observation, action = (_dict_members(space) for space in spaces)
     if not all(isinstance(agent, (str, int)) for agent in observation):
         return [], _Spaces(None, None)
     agents = sorted(observation, key=lambda agent: (type(agent).__name__, str(agent)))
     by_agent = [_Spaces(observation.get(agent), action.get(agent)) for agent in agents]
-    # By id, so that a space that all agents share is written out once: it may be a large one.
+    # By id(): a space that all agents share may be large, and is converted only once.
     written: dict[int, JsonObject | None] = {}
     for space in (space for pair in by_agent for space in pair):
         if id(space) not in written:
@@ -322,7 +322,7 @@ def _agents_and_spaces(spaces: _Spaces) -> tuple[list[Any], _Spaces]:
 
 
 def _dict_members(space: object) -> Mapping[Any, Any]:
-    """Return the spaces inside a Dict space; ``{}`` for another one."""
+    """Return the spaces inside a Dict space; ``{}`` for any other value."""
     members = space.attributes().get("spaces") if isinstance(space, UnbuiltObject) else None
     if isinstance(members, UnbuiltObject):
         members = members.entries

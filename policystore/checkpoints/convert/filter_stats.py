@@ -1,4 +1,4 @@
-"""Reads the statistics of MeanStdFilters as RLlib writes them, of either API stack."""
+"""Reads the statistics of MeanStdFilters of both API stacks, in the form that RLlib writes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class FilterStats:
 
     Attributes:
         count: number of observations.
-        mean: their mean; float64.
-        sum_sq_diff: the sum of their squared differences from the mean; float64.
+        mean: mean of the observations; float64.
+        sum_sq_diff: sum of the observations' squared differences from the mean; float64.
     """
 
     count: int
@@ -33,7 +33,7 @@ class FilterStats:
 
 
 class StatsReader:
-    """Reads the statistics of one filter, within limits for all of them together.
+    """Reads the statistics of one filter, within limits for all statistics of the filter together.
 
     Args:
         label: names the filter in error messages.
@@ -51,10 +51,11 @@ class StatsReader:
             entry: the state of RLlib's ``RunningStat``.
 
         Raises:
-            FormatError: more statistics than any filter has, or none of numbers.
+            FormatError: more statistics than any filter has, or statistics that are not numbers.
             KeyError, TypeError, ValueError: not the state of a ``RunningStat``.
         """
-        # Ray up to 2.40 writes the sum of squares under "std_array", though it is not the std.
+        # Ray up to 2.40 writes the sum of squares under "std_array", though the sum is no standard
+        # deviation.
         squares = entry["sum_sq_diff_array" if "sum_sq_diff_array" in entry else "std_array"]
         mean, sum_sq_diff = self._array(entry["mean_array"]), self._array(squares)
         return FilterStats(int(entry["num_pushes"]), mean, sum_sq_diff)

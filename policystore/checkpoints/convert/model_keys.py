@@ -1,4 +1,4 @@
-"""Keys and defaults of model configs, which changed with Ray 2.40, and the default modules."""
+"""Keys and defaults of model configs before and since Ray 2.40, and default modules."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ MODEL_KEYS = {
     "lstm_bias_initializer": "lstm_bias_initializer",
     "lstm_bias_initializer_config": "lstm_bias_initializer_kwargs",
 }
-"""Keys of a model config before Ray 2.40, with those of today.
+"""Key of a model config before Ray 2.40 -> key of today.
 
-The first are those of the old stack's models (``models/catalog.py``), the second those of
-``core/rl_module/default_model_config.py``. A key that is not listed has no counterpart there.
+The keys before Ray 2.40 are those of the old stack's models (``models/catalog.py``). The keys of
+today are those of ``core/rl_module/default_model_config.py``. A key that is not listed here has no
+key of today.
 """
 
 MODEL_DEFAULTS: dict[str, Any] = {
@@ -69,9 +70,10 @@ MODEL_DEFAULTS: dict[str, Any] = {
         for kwargs in ("", "_kwargs")
     },
 }
-"""``core/rl_module/default_model_config.py`` of Ray 2.60.
+"""Default values of a model config, from ``core/rl_module/default_model_config.py`` of Ray 2.60.
 
-The Catalog of Ray 2.60 reads all of these keys, so that they fill in what an older config lacks.
+The Catalog of Ray 2.60 reads all of these keys, so these values fill in the keys that an older
+config lacks.
 """
 
 ALGORITHM_MODULES = {

@@ -1,4 +1,4 @@
-"""Converts modules of the new API stack, and the hybrids before it, into snapshots."""
+"""Converts modules of the new API stack, and hybrids of Ray 2.3 to 2.10, into snapshots."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class ModuleDescription:
         label: names the source in error messages.
         cls: the import path of the module's class; None where it is not known.
         observation_space, action_space: the spaces that the module was built for.
-        inference_only: whether it was built without what only training needs.
-        config: the config of its spec.
+        inference_only: whether the module was built without the parts that only training needs.
+        config: the ``config`` of the module's spec.
         omitted: parts that could not be recorded, place -> reason.
     """
 
@@ -70,7 +70,7 @@ class ModuleDescription:
         Args:
             given: the arguments by the names of RLModule's constructor, or by those of the
                 RLModuleConfig of Ray before 2.40.
-            earlier: whether the model config has the keys of before Ray 2.40.
+            earlier: whether the model config has the keys that Ray used before 2.40.
         """
         label = self.label
         self.observation_space = described_space(
@@ -167,7 +167,7 @@ def _path_of_dotted(path: object) -> str | None:
 def _describe_by_policy(
     config: Mapping[Any, Any], policy_spec: Mapping[Any, Any], algorithm: str | None, label: str
 ) -> ModuleDescription:
-    """Describe the module of a hybrid: the one of its config, or else its algorithm's default."""
+    """Describe a hybrid's module: that of the config, or else the algorithm's default module."""
     module = ModuleDescription(label)
     module_spec = config.get("rl_module_spec")
     if module_spec is None:
@@ -208,7 +208,7 @@ def hybrid_snapshot(
     """Return the snapshot of a hybrid: a policy of Ray 2.3 to 2.10 that holds an RLModule.
 
     Args:
-        state: the content of its ``policy_state``.
+        state: the content of the policy's ``policy_state``.
         algorithm: RLlib's name of the algorithm; None where it is not known.
         label: names the file in error messages.
         stored: bytes of the file.
@@ -250,8 +250,8 @@ def infer_env_interface(
     Args:
         module: the module.
         config: the attributes of the AlgorithmConfig.
-        policy_state: of a hybrid, the file with its policy, whose observation space keeps the
-            environment's original one; else None.
+        policy_state: for a hybrid, the file with the hybrid's policy; else None. The observation
+            space of this policy holds the environment's original space.
         multi_agent: whether the checkpoint has several policies.
 
     Raises:

@@ -147,7 +147,7 @@ def _handles(
 
 
 def _by_name(weights: object) -> object:
-    """Return weights by name; the list of an eager TensorFlow policy by its positions."""
+    """Return weights by name; a list, as of an eager TensorFlow policy, is named by positions."""
     if isinstance(weights, (list, tuple)):
         return {f"{index:04}": value for index, value in enumerate(weights)}
     return weights
@@ -157,8 +157,8 @@ def _policy_path(policy_class: object) -> str | None:
     """Return today's import path of a policy's class.
 
     Args:
-        policy_class: a placeholder, or the text that RLlib writes: the name of a class of its own,
-            ``module.Name`` or ``module:Name`` of another one.
+        policy_class: a placeholder, or the text that RLlib writes: the name alone for a class of
+            RLlib, ``module.Name`` or ``module:Name`` for any other class.
 
     Returns:
         The path; None for a class that Ray 2.60 does not have, or a TensorFlow policy of RLlib.
@@ -184,7 +184,7 @@ def _why_no_path(name: str) -> str:
 def _exploration_config(config: object, omitted: _Omitted) -> dict[Any, Any]:
     """Return the plain exploration config; ``{}`` if it names its class by a path in a text.
 
-    RLlib would import such a path when it builds the policy, so it is noted as omitted.
+    RLlib would import such a path when it builds the policy, so the config is noted as omitted.
     """
     if not isinstance(config, Mapping):
         return {}
@@ -232,8 +232,8 @@ def _convert_connectors(
 def _listed_connectors(pipeline: object, label: str) -> list[tuple[str, object]]:
     """Return names and states of the connectors of a pipeline.
 
-    RLlib writes ``("AgentConnectorPipeline", [(name, state), …])``, with lists for tuples in
-    msgpack.
+    RLlib writes ``("AgentConnectorPipeline", [(name, state), …])``. In msgpack files, lists stand
+    in place of tuples.
     """
     if not isinstance(pipeline, (list, tuple)) or len(pipeline) != 2:
         raise FormatError(f"{label}: expected a pipeline of connectors, found {kind_of(pipeline)}")

@@ -1,10 +1,12 @@
 """Turn spaces that checkpoints describe into JSON of :mod:`policystore.spaces`; build no space.
 
 A pickle holds a space's attributes. RLlib's own dicts (``ray/rllib/utils/serialization.py:89``)
-hold its constructor's arguments, with arrays as base64 of zlib of ``.npy``, which RLlib reads with
-``allow_pickle=True`` and :mod:`policystore.rllib_schema.packed_arrays` without. Either becomes an
-object that has the attributes of such a space and nothing else, so that
-:func:`policystore.spaces.space_to_json` writes live spaces and described ones.
+hold the arguments of a space's constructor. Arrays in these dicts are base64 of zlib of ``.npy``.
+RLlib reads such arrays with ``allow_pickle=True``, :mod:`policystore.rllib_schema.packed_arrays`
+reads them without pickle.
+
+Both forms become an object that has the attributes of the space and nothing else. So
+:func:`policystore.spaces.space_to_json` can write live spaces and described spaces.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from policystore.spaces import space_to_json
 
 __all__ = ["described_space"]
 
-# Attributes that a space of any kind has.
+# Attributes of all kinds of spaces.
 _FIELDS = frozenset(
     (
         "dtype", "shape", "low", "high", "bounded_below", "bounded_above", "n", "start", "nvec",
@@ -53,11 +55,10 @@ _NAMES = {
 
 
 def described_space(value: object, label: str) -> JsonObject | None:
-    """Return a described space as JSON; None where the checkpoint has None.
+    """Return a described space as JSON; None if ``value`` is None.
 
     Args:
-        value: out of a pickle (gymnasium's classes, or those of the older gym), or in the form of
-            RLlib's dicts.
+        value: a space out of a pickle (of gymnasium, or of the older gym), or one of RLlib's dicts.
         label: how messages name the space.
 
     Raises:
@@ -99,7 +100,7 @@ def _described(value: object, label: str) -> Any:
 
 
 class _Space:
-    """The attributes of a space; spaces inside of it are described when they are asked for."""
+    """The attributes of a space. Spaces inside of the space are described on access."""
 
     def __init__(self, attributes: Mapping[str, Any], label: str) -> None:
         for name in _FIELDS & attributes.keys():
@@ -154,7 +155,7 @@ def _space(name: str, attributes: Mapping[str, Any], label: str) -> Any:
 
 
 def _attributes_of_pickle(name: str, value: UnbuiltObject) -> dict[str, Any]:
-    """Return the attributes of a space out of a pickle, those that older versions lack added."""
+    """Return the attributes of a space out of a pickle; add those that older versions lack."""
     attributes = value.attributes()
     attributes |= {
         part: attributes[f"_{part}"] for part in ("shape", "dtype") if f"_{part}" in attributes

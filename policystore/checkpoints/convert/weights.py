@@ -12,8 +12,8 @@ from policystore.format.arrays import Array
 
 __all__ = ["flatten_weights"]
 
-# Several names may stand for one array, as tied weights do. With all written out, weights may have
-# this many times the bytes of their file, and these bytes more: no model ties more.
+# Several names may refer to one array (tied weights). With one copy for each name, the weights may
+# have this many times the bytes of the file, and these bytes more. No model ties more weights.
 _MAX_TIMES_STORED = 16
 _MAX_EXTRA_BYTES = 1 << 20
 _MAX_WEIGHTS = 1_000_000
@@ -26,12 +26,12 @@ def flatten_weights(weights: object, label: str, *, stored: int | None = None) -
 
     Args:
         weights: what the file says: arrays and numbers by name, in one mapping or in nested ones.
-            The names of nested ones are joined by slashes.
+            The names of nested mappings are joined by slashes.
         label: names the source in error messages.
         stored: bytes of the file, which limit the bytes of all weights; None: no limit.
 
     Raises:
-        FormatError: not weights, or more of them than the file can mean.
+        FormatError: not weights, or so many that the file must repeat the same ones.
     """
     flat: dict[str, Array] = {}
     left = _MAX_WEIGHTS
@@ -64,7 +64,7 @@ def flatten_weights(weights: object, label: str, *, stored: int | None = None) -
 
 
 def _items(mapping: object, prefix: str, label: str) -> Iterator[tuple[str, object]]:
-    """Iterate over names and values of a mapping of weights, and check both names and nesting."""
+    """Yield names and values of a mapping of weights; check the names and the depth of nesting."""
     if isinstance(mapping, UnbuiltObject) and mapping.entries:
         mapping = mapping.entries
     if not isinstance(mapping, Mapping) or prefix.count("/") > _MAX_DEPTH:

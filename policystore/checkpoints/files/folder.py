@@ -40,11 +40,13 @@ class FileData(NamedTuple):
 
 
 class Folder:
-    """A folder of files; it was listed once, and each file is read when it is asked for.
+    """A folder of files. The list of its files is fixed; each file is read on request.
 
     Args:
-        backend: where the files are. prefix: the path of this folder in the backend, with a slash
-        at its end; empty for all files. keys: paths of the folder's files in the backend, sorted.
+        backend: the backend that holds the files.
+        prefix: the path of this folder in the backend, with a slash at the end; empty for all
+            files.
+        keys: paths of the folder's files in the backend, sorted.
     """
 
     def __init__(self, backend: Backend, prefix: str, keys: Sequence[str]) -> None:
@@ -60,7 +62,7 @@ class Folder:
         return self._backend.location(self._prefix + name)
 
     def subfolder(self, name: str) -> Folder:
-        """Return a folder in this one; one without files if there is none of this name."""
+        """Return the subfolder of this name; a folder without files if there is none."""
         prefix = f"{self._prefix}{name}/"
         start = bisect_left(self._keys, prefix)
         # "0" is the character after "/".
@@ -86,9 +88,9 @@ class Folder:
         return index < len(self._keys) and self._keys[index] == key
 
     def state_file(self, stem: str) -> str | None:
-        """Return the name of a state file, given without its suffix; None where there is none.
+        """Return the full name of the state file with this stem; None if there is none.
 
-        Pickle, msgpack and torch files have the suffixes that RLlib gives them.
+        The suffixes are those that RLlib gives to pickle, msgpack and torch files.
         """
         names = (f"{stem}.{suffix}" for suffix in _SUFFIXES)
         return next((name for name in names if self.has(name)), None)
@@ -131,7 +133,9 @@ class Folder:
         return value
 
     def read_data(self, name: str) -> FileData:
-        """Read a pickle, msgpack or torch file; what it says can be walked in time by its size.
+        """Read a pickle, msgpack or torch file.
+
+        A walk through the returned value takes time in proportion to the file's size.
 
         Raises:
             FormatError: the file is of another kind, or damaged.
@@ -162,12 +166,13 @@ class FileRef:
 def decode_file(data: bytes, name: str, label: str) -> object:
     """Decode a file as plain values, arrays and placeholders that can be walked.
 
-    Files named ``.msgpck`` or ``.msgpack`` are read as msgpack, files that start like a zip as
-    those of ``torch.save``, all others as pickles, whatever their suffix.
+    Files named ``.msgpck`` or ``.msgpack`` are read as msgpack. Of all other files, those that
+    start like a zip are read as files of ``torch.save``, and the rest as pickles, whatever the
+    suffix.
 
     Args:
         data: the file.
-        name: its name, for the suffix.
+        name: the file's name, for the suffix.
         label: names the file in error messages.
 
     Raises:

@@ -1,15 +1,15 @@
-"""Cuts what a file says down to a graph that can be walked.
+"""Limits the values of a file to a graph that code can walk through.
 
-The values of a pickle form a graph: one value may be referred to from many places, also from inside
-itself. A file of two kilobytes can thus stand for more values than there are atoms. Here each value
-is visited once, and a placeholder with the reason replaces
+The values of a pickle form a graph: many places may refer to one value, and a value may contain
+itself. So a walk through a file of two kilobytes could visit more values than there are atoms. The
+code here visits each value once. A placeholder with the reason replaces
 
 - a value inside of itself,
 - a value that is nested more deeply than any config, and
-- a value that, with all its shared parts written out, is larger than a file of this size can mean.
+- a value that is too large for a file of this size, with one copy of a shared part for each use.
 
-All other values stay as they are. Afterwards, a walk through the whole takes time by the file's
-size.
+All other values stay as they are. Afterwards, a walk through the whole graph takes time in
+proportion to the file's size.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from policystore.checkpoints.files.placeholders import UnbuiltObject
 __all__ = ["limit_graph"]
 
 _MAX_HEIGHT = 100
-# With its shared parts written out, a value may have this many times the file's bytes, and these
-# bytes more.
+# With one copy of a shared part for each use, a value may have this many times the file's bytes,
+# and these bytes more.
 _MAX_TIMES_STORED = 64
 _MAX_EXTRA_BYTES = 16 << 20
 _VALUE_BYTES = 16  # what each value counts for beside its content
@@ -37,8 +37,8 @@ class _Limited(NamedTuple):
 
     Attributes:
         value: the value itself, or the placeholder that replaces it.
-        nbytes: its size with all shared parts written out.
-        height: levels of containers in it; 0 for a leaf.
+        nbytes: the value's size in bytes, with one copy of a shared part for each use.
+        height: levels of containers in the value; 0 for a leaf.
     """
 
     value: object
@@ -47,7 +47,7 @@ class _Limited(NamedTuple):
 
 
 def limit_graph(root: object, stored: int) -> object:
-    """Return a value from a file with placeholders where it cannot be walked.
+    """Return a value from a file, with placeholders for the parts that cannot be walked through.
 
     Args:
         root: the value; the containers in it are changed in place.

@@ -1,14 +1,15 @@
 """The pickle machine: stack, memo and limits; it imports nothing and calls nothing.
 
-Python's own unpicklers are no safe base, even with a table of allowed names: they still call the
-allowed names with arguments that the file chooses, they allocate memory for lengths that the file
-merely states, and they hash and compare whatever the file nests. Here every name becomes a
+Python's own unpicklers are not safe, even with a table of allowed names. They still call the
+allowed names with arguments that the file chooses. They allocate memory for lengths that the file
+only states. They hash and compare keys that are nested without limit. Here every name becomes a
 :class:`~policystore.checkpoints.files.placeholders.Global` and every call an
 :class:`~policystore.checkpoints.files.placeholders.UnbuiltObject`. The exceptions are the calls of
 a closed table, whose results are plain data (:mod:`policystore.checkpoints.files.pickle_reader`).
 
-Time and memory are bounded by the length of the file: an operation makes at most one value, whose
-bytes stand in the file, and only scalars, names and short flat tuples of them are hashed.
+Time and memory are bounded by the length of the file. An operation makes at most one value, and the
+bytes of the value are in the file. Only scalars, names, and short flat tuples of scalars and names
+are hashed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["MARK", "PickleMachine"]
 _MAX_LINE = 1 << 20  # bytes of a text argument of protocol 0
 _MAX_NAME = 1024
 _MAX_OBJECTS = 500_000
-_MAX_TUPLE_KEYS = 10_000  # tuples of equal hash can be made, and cost the square of their number
+_MAX_TUPLE_KEYS = 10_000  # a file can have tuples of equal hash: they take time by the square
 _MAX_COPIES = 8  # times the length of the file, which the known calls may copy in all
 _ITEM_BYTES = 16  # what one item of a copied container counts for
 _SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset)

@@ -121,7 +121,7 @@ def _decimal(m: PickleMachine, line: bytes) -> int:
 @_operation(b"I")
 def _int(m: PickleMachine) -> None:
     line = m.read_line()
-    # Protocols 0 and 1 write booleans so.
+    # Protocols 0 and 1 write booleans in this way.
     m.push({b"00": False, b"01": True}[line] if line in (b"00", b"01") else _decimal(m, line))
 
 
@@ -259,7 +259,7 @@ def _setitems(m: PickleMachine) -> None:
 
 @_operation(b"0")
 def _pop(m: PickleMachine) -> None:
-    if not m.stack:  # a mark may be taken off so
+    if not m.stack:  # this operation may also remove a mark
         m.fail("an operation finds no value on the stack")
     m.stack.pop()
 

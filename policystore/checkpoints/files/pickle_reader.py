@@ -1,8 +1,8 @@
 """Reads a pickle as plain values, numpy arrays and placeholders.
 
 This module holds the table of known calls: those of Python's containers and numpy's arrays, whose
-results are plain data. A few lines of ours stand for each, and check the arguments first. numpy's
-own unpickling functions are never called with a dtype or state from a file.
+results are plain data. For each known call, a short function here checks the arguments and makes
+the result. numpy's own unpickling functions are never called with a dtype or state from a file.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def dtype_of(code: object) -> NumpyDtype | UnbuiltObject:
 
 
 def array_of(raw: object, dtype: object, shape: object, order: str = "C") -> Array | UnbuiltObject:
-    """Return an array over bytes from a file; a placeholder where the dtype is one.
+    """Return an array over bytes from a file; a placeholder if the dtype is a placeholder.
 
     Args:
         raw: the bytes; ``bytes`` are not copied.
-        dtype: a numpy dtype, or what :func:`dtype_of` or a pickle gave in its place.
+        dtype: a numpy dtype, or the placeholder or pending value that stands for a dtype.
         shape: a tuple of lengths, or one length.
         order: ``"C"`` or ``"F"``, the order of the items.
 
@@ -201,7 +201,7 @@ def _bytearray(args: _Args) -> object:
 
 
 def _bytes(args: _Args) -> object:
-    return b"" if not args else NotImplemented  # protocol 2 writes empty bytes so
+    return b"" if not args else NotImplemented  # protocol 2 writes empty bytes this way
 
 
 def _complex(args: _Args) -> object:

@@ -1,8 +1,8 @@
 """Placeholders for the classes, functions and objects that a file of a checkpoint names.
 
-A pickle names classes and functions, and says which arguments to call them with. policystore
-imports none of them and calls none of them: the readers put one of these placeholders in their
-place, which records what the file said.
+A pickle names classes and functions, and the arguments to call them with. policystore imports and
+calls none of these classes and functions. For each of them the readers make a placeholder, which
+records what the file says.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BAD_DATA_ERRORS = (
 """Exceptions that Python raises where data does not have the form that the code expects."""
 
 CallTable: TypeAlias = dict[tuple[str, str], Callable[[tuple[object, ...]], object]]
-"""Functions of ours that stand for calls, by the module and name of what is called.
+"""Functions of policystore that replace calls, by module and name of the called function.
 
 Each takes the arguments of the call and returns plain data, or NotImplemented where these arguments
 do not give plain data.
@@ -115,7 +115,7 @@ class UnbuiltObject:
 class PendingValue:
     """A value that a pickle makes in two steps: a call without content, then a state (BUILD).
 
-    numpy pickles its arrays and dtypes so.
+    numpy pickles its arrays and dtypes in this way.
 
     Attributes:
         value: the finished value; None before the second step.
@@ -175,8 +175,9 @@ def unhashable_reason(key: object) -> str | None:
 
 
 def text_or_kind(value: object) -> str:
-    """Return a text or the path of a :class:`Global`, at most 200 characters of it; for any other
-    value its kind.
+    """Return a text or the path of a :class:`Global`; for any other value, return its kind.
+
+    At most 200 characters are returned.
     """
     if isinstance(value, (str, Global)):
         return str(value)[:_MAX_SHOWN]

@@ -36,7 +36,7 @@ _STORAGE_DTYPES: dict[str, NumpyDtype] = {
 def read_torch(data: bytes, label: str) -> object:
     """Read a file of ``torch.save``, with tensors as arrays.
 
-    Arrays are read-only views of the file's bytes where these are stored as an array needs them.
+    Arrays are read-only views of the bytes of their storages; an array without items is new.
 
     Args:
         data: the file.
@@ -143,7 +143,8 @@ def _tensor(args: tuple[object, ...]) -> object:
         raise FormatError("a tensor begins outside of its storage")
     count = math.prod(shape)
     last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-    # With strides of 0, a tensor can have any number of items in a few bytes: no weights do.
+    # With strides of 0, a tensor of a few bytes can have any number of items. Weights have no such
+    # strides.
     if count and (last >= flat.size or count > flat.size):
         raise FormatError(f"a tensor of shape {shape} in a storage of {flat.size} items")
     if not count:

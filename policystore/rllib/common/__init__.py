@@ -1,1 +1,1 @@
-"""Share between both API stacks: trust, bounds of a build, running statistics, ids, state."""
+"""Hold what both API stacks need: trust, limits of a build, running statistics, ids, state."""

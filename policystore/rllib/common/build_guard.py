@@ -1,4 +1,4 @@
-"""Bound what rebuilding a policy from a store may cost, and undo its side effects."""
+"""Limit the memory that rebuilding a policy from a store may take, and undo side effects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from policystore.snapshot import Snapshot
 
 __all__ = ["building", "check_snapshot", "guarded", "lost_config"]
 
-# Allowed on top of what the weights of a snapshot account for.
+# Allowed in addition to the multiples of the bytes and tensors of a snapshot's weights.
 _SPARE_BYTES = 64 << 20
 _SPARE_TENSORS = 1000
 
@@ -30,7 +30,7 @@ def check_snapshot(snap: object) -> None:
     """Refuse what is not a snapshot, such as a ref, and a snapshot of weights without a class.
 
     Raises:
-        InvalidInputError: says which.
+        InvalidInputError: ``snap`` is one of these; the message says which.
     """
     if not isinstance(snap, Snapshot):
         raise InvalidInputError(
@@ -52,26 +52,27 @@ def lost_config(spec: Spec) -> list[str]:
 def building(snap: Snapshot) -> Iterator[None]:
     """Build the network of a snapshot inside this context, within bounds.
 
-    A few bytes of config can ask for terabytes. The context counts what a network registers
-    against four times the bytes of the snapshot's weights (target networks, and constructors that
-    cast to smaller dtypes afterwards), before torch touches the memory. Torch's random numbers
-    continue afterwards as if nothing had been built.
+    A few bytes of config can ask for terabytes. So the context counts the parameters and buffers
+    that a network registers, before torch touches their memory. The limit is four times the bytes
+    of the snapshot's weights, because there may be target networks, and constructors that cast to
+    smaller dtypes afterwards. Torch's random numbers continue afterwards as if nothing had been
+    built.
 
-    A warning is logged if the snapshot could not hold some of the config: if the class reads that,
-    the policy acts in another way than the original.
+    A warning is logged if the snapshot could not hold some parts of the config: if the class reads
+    these parts, the policy acts in another way than the original.
 
     Args:
         snap: its weights give the bounds.
 
     Raises:
-        MismatchError: the config makes a far larger network than the weights are of.
+        MismatchError: the config makes a network that is far larger than the weights.
         InvalidInputError: the constructor started Ray, which no policy needs.
     """
     lost = lost_config(snap.spec)
     if lost:
         logger.warning(
-            "%r is rebuilt without %s, which had no form in a snapshot: if its class reads that, "
-            "the policy acts in another way than the original",
+            "%r is rebuilt without %s, which had no form in a snapshot: if its class reads "
+            "these parts, the policy acts in another way than the original",
             snap,
             ", ".join(lost),
         )
@@ -111,13 +112,14 @@ def building(snap: Snapshot) -> Iterator[None]:
 
 @contextlib.contextmanager
 def guarded(action: str) -> Iterator[None]:
-    """Turn errors of RLlib, torch or a trusted class inside this context into ours.
+    """Turn errors of RLlib, torch or a trusted class inside this context into InvalidInputError.
 
     Args:
         action: how the message names what failed, such as ``"rebuilding Snapshot(…)"``.
 
     Raises:
-        InvalidInputError: for every error that is not of policystore already, which is the cause.
+        InvalidInputError: for every error that is not one of policystore's; its ``__cause__`` is
+            the original error.
     """
     try:
         yield

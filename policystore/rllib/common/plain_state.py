@@ -14,16 +14,16 @@ _MAX_TEXT = 64
 def check_plain_state(value: object, where: str) -> None:
     """Refuse state that could carry a program: bytes, and text long enough to hide one.
 
-    State of a custom connector goes to the connector's own code, which may pass it on to RLlib's
-    decoders, and those unpickle text (utils/serialization.py:83). No array or pickle fits into 64
-    characters of their encoding.
+    State of a custom connector goes to the connector's own code. This code may pass the state on to
+    RLlib's decoders, which unpickle text (utils/serialization.py:83). In the encoding of these
+    decoders, no array or pickle fits into 64 characters.
 
     Args:
         value: the state.
         where: its place, for messages.
 
     Raises:
-        InvalidInputError: something in the state is not plain; names its place.
+        InvalidInputError: something in the state is not plain; the message names the place.
     """
     if value is None or isinstance(value, (bool, int, float, np.ndarray, np.generic)):
         return

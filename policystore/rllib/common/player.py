@@ -20,9 +20,9 @@ __all__ = ["Player"]
 class Player(abc.ABC):
     """Acts in environments with the policy of a snapshot.
 
-    Raw observations go in, actions as the environment takes them come out. What the policy or its
-    connectors remember of an episode is kept between calls, until :meth:`reset`. Not for use from
-    several threads at once.
+    A player takes raw observations and returns actions in the form that the environment takes. If
+    the policy or its connectors remember something of an episode, the memory is kept between calls,
+    until :meth:`reset`. Not for use from several threads at once.
 
     Attributes:
         observation_space, action_space: the environment's (one agent's).
@@ -30,8 +30,8 @@ class Player(abc.ABC):
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
-    # Set by the constructors of the two stacks: whether anything is remembered from one step of an
-    # episode to the next, and whether previous rewards are among that.
+    # Set by the constructors of both players: whether the policy or a connector remembers anything
+    # from one step of an episode to the next, and whether one of them reads previous rewards.
     _remembers: bool
     _reads_rewards: bool
 
@@ -70,8 +70,8 @@ class Player(abc.ABC):
 
         Row ``i`` continues the episode of row ``i`` in the previous call, as in a vectorized
         environment: call ``reset(i)`` when that environment's episode ends. A policy that
-        remembers nothing takes any number of rows at any time. A connector that is not known to
-        be without memory counts as one that remembers.
+        remembers nothing takes any number of rows at any time. A connector counts as one that
+        remembers, unless policystore knows that the connector has no memory.
 
         Args:
             obs: a list of observations; or arrays (in dicts and tuples, if the observation space
@@ -85,9 +85,9 @@ class Player(abc.ABC):
             nothing.
 
         Raises:
-            InvalidInputError: as for :meth:`act`; or another number of rows than since the last
-                ``reset()`` for a policy that remembers; or the previous call failed after it had
-                begun to step, and ``reset()`` was not called since. A call with malformed
+            InvalidInputError: as for :meth:`act`; or a policy that remembers got another number of
+                rows than in the calls since the last ``reset()``; or the previous call failed after
+                it had begun to step, and ``reset()`` was not called since. A call with malformed
                 arguments changes nothing.
         """
         explore = check_explore(explore)
@@ -141,10 +141,10 @@ class Player(abc.ABC):
         self._running[index] = False
 
     def _observation(self, obs: Any, label: str) -> EnvObsType:
-        """Return an observation in the form that the stack's pipelines take it.
+        """Return an observation in the form that the API stack's pipelines take.
 
         Raises:
-            InvalidInputError: it is not of the environment's space.
+            InvalidInputError: the observation is not of the environment's space.
         """
         return as_observation(obs, self.observation_space, label)
 

@@ -1,6 +1,7 @@
 """Check the arguments that players of both API stacks are made with.
 
-The constructors of both stacks take the same arguments, and the same fault is the same error.
+The players of both API stacks take the same arguments. The same mistake gives the same error on
+both stacks.
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ class PlayerArguments:
 
     Attributes:
         observation_space, action_space: the environment's (one agent's).
-        trust: prefixes and classes that the caller vouches for.
+        trust: prefixes and classes that the caller trusts.
         module_id: the module to act through; None where the snapshot holds a single one.
         agent: the agent to act as, as the caller gave it.
-        per_agent: whether the snapshot tells agents apart.
-        normalize_actions, clip_actions: how actions go back to the environment.
+        per_agent: whether agents have ids: in a snapshot of a multi-agent Algorithm or of several
+            modules.
+        normalize_actions, clip_actions: whether actions are unsquashed, and whether they are
+            clipped, before the environment gets them.
     """
 
     observation_space: gym.Space[Any]
@@ -63,7 +66,7 @@ class PlayerArguments:
 
 
 def check_stack(snap: object, stack: str) -> None:
-    """Refuse what is not a snapshot of one API stack.
+    """Check that a value is a snapshot of the given API stack.
 
     Args:
         snap: what the caller wants to play.
@@ -219,7 +222,7 @@ def connector_lists(
 
 
 def refuse_omitted_connectors(snap: Snapshot, example: str) -> None:
-    """Refuse to play a snapshot that lacks connectors which the policy was trained behind.
+    """Refuse to play a snapshot without some of the connectors that the policy was trained with.
 
     Args:
         snap: a snapshot that is to be played with its recorded connectors.
@@ -237,7 +240,7 @@ def refuse_omitted_connectors(snap: Snapshot, example: str) -> None:
 
 
 def check_actions(snap: Snapshot, env_space: gym.Space[Any], policy_space: gym.Space[Any]) -> None:
-    """Check that what a policy decides on is an action of the environment.
+    """Check that the actions of a policy are actions of the environment.
 
     Bounds and float widths of Boxes may differ: connectors unsquash and clip actions.
 
@@ -269,7 +272,7 @@ def _same_actions(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
 def observation_mismatch(
     snap: Snapshot, env_space: gym.Space[Any], made: object, needed: gym.Space[Any]
 ) -> InvalidInputError:
-    """Build the error about observations that are not what the policy was built for.
+    """Return the error for observations that the policy was not built for.
 
     Args:
         snap: the snapshot that is to be played.

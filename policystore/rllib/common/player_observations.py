@@ -1,4 +1,4 @@
-"""Raw observations that players of both API stacks take: checks, and the rows of a batch."""
+"""Check raw observations for the players of both API stacks, and split batches into rows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ARRAYS = (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)
 
 
 def as_observation(obs: Any, space: gym.Space[Any], label: str) -> EnvObsType:
-    """Return an observation with numpy arrays in it, if it has its space's structure and shapes.
+    """Return an observation with numpy arrays in it; check its structure and shapes.
 
-    Values and dtypes stay as they are: environments often leave their bounds a little, and give
-    float64 for a float32 space; RLlib takes both.
+    Values and dtypes stay as they are. The values of an environment are often slightly out of
+    bounds, or float64 for a float32 space; RLlib accepts both.
 
     Args:
         obs: one observation. Array-likes (lists, tensors) stand for arrays.
@@ -79,12 +79,12 @@ def rows_of(batch: Any, space: gym.Space[Any]) -> list[EnvObsType]:
     Args:
         batch: a list of observations, or another iterable of them; or an array, or a dict or
             tuple of arrays in the structure of ``space``, as vectorized environments return them,
-            whose first axis is the rows. A tuple is a batch in the structure of a Tuple space
-            where ``space`` is one, else a list of observations.
+            whose first axis is the rows. If ``space`` is a Tuple space, a tuple holds a batch for
+            each of its parts; otherwise a tuple is a list of observations.
         space: the space of one observation.
 
     Raises:
-        InvalidInputError: neither of these, or arrays with different numbers of rows.
+        InvalidInputError: a batch of another form, or arrays with different numbers of rows.
     """
     counts: set[int] = set()
     rows: list[EnvObsType] | None = None
@@ -104,7 +104,7 @@ def rows_of(batch: Any, space: gym.Space[Any]) -> list[EnvObsType]:
 
 
 def _split(batch: Any, space: gym.Space[Any], counts: set[int]) -> list[EnvObsType] | None:
-    """Split arrays along their first axis; None if they have not the structure of ``space``.
+    """Split arrays along their first axis; None if they do not have the structure of ``space``.
 
     The length of each array's first axis is added to ``counts``.
     """

@@ -1,7 +1,7 @@
 """Build RLlib's running statistics, which filters of both API stacks keep, from checked arrays.
 
 ``RunningStat.from_state`` decodes texts by unpickling them (utils/serialization.py:83); nothing
-that comes from a store is passed to it.
+that comes from a store is passed to this function.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ Trust: TypeAlias = Iterable[str | Callable[..., object]]
 
 _FREE = "ray.rllib."
 # Examples and tests are programs: some start Ray, download, or unpickle files when they are
-# imported or built. The parts of the examples that are for use elsewhere are free, except two.
+# imported or built. The parts of the examples that are made for use in other programs are imported
+# freely, except two modules.
 _PROGRAMS = ("ray.rllib.examples.", "ray.rllib.tests.", "ray.rllib.tuned_examples.")
 _PARTS = ("ray.rllib.examples.rl_modules.classes.", "ray.rllib.examples._old_api_stack.")
 _HAZARDOUS = (
@@ -55,7 +56,7 @@ def path_of(target: object) -> str:
 def is_importable(target: object) -> bool:
     """Return whether another process can import a class or function by its path.
 
-    It cannot import a lambda, or what is defined inside a function.
+    A lambda, or a class or function defined inside a function, cannot be imported.
     """
     try:
         path = path_of(target)
@@ -125,15 +126,15 @@ def resolve(path: str, trust: Trust = ()) -> Any:
 
 
 def _check_trusted(own_path: str, prefixes: list[str], path: str) -> None:
-    """Check that something may be imported.
+    """Check that a class or function may be imported.
 
     Args:
-        own_path: where it is defined.
+        own_path: the path where the class or function is defined.
         prefixes: what the caller trusts.
-        path: where the spec says that it is; it may only be re-exported there.
+        path: the path in the spec, where the class or function may be re-exported only.
 
     Raises:
-        UntrustedError: says what to pass as ``trust``.
+        UntrustedError: it may not be imported; the message says what to pass as ``trust``.
     """
     dotted = own_path.replace(":", ".")
     module = own_path.partition(":")[0]
@@ -166,7 +167,7 @@ def _check_trusted(own_path: str, prefixes: list[str], path: str) -> None:
 
 
 def algorithm_name(algorithm: Algorithm) -> str:
-    """Return RLlib's name of an algorithm: that of RLlib's own class among its bases."""
+    """Return RLlib's name of an algorithm: the name of the first class of RLlib among its bases."""
     for cls in type(algorithm).__mro__:
         if cls.__module__.startswith(_FREE) and cls is not Algorithm:
             return str(cls.__name__)

@@ -1,1 +1,1 @@
-"""RLModules of RLlib's new API stack: snapshot, rebuild, play."""
+"""Snapshot, rebuild and play RLModules of RLlib's new API stack (``ray.rllib.core``)."""

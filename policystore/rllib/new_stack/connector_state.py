@@ -51,16 +51,16 @@ def take_state(piece: ConnectorV2, name: str, agent_ids: Iterable[Any] | None) -
 
     The state of a filter has for each agent its flags and, for each component of the observation,
     the number of observations, their mean and the sum of squared differences (float64, shape of
-    the component). Observations since the env runners were last merged are counted in, and not
-    kept apart.
+    the component). Observations since the last merge of the env runners are included, and are not
+    kept separately.
 
     Args:
         piece: a live connector.
         name: how messages name the piece.
-        agent_ids: the agents whose statistics of a filter to take; None takes all.
+        agent_ids: the agents whose filter statistics are taken; None takes all.
 
     Raises:
-        InvalidInputError: state that cannot be kept; says what to do.
+        InvalidInputError: state that cannot be kept; the message says what to do.
     """
     state = piece.get_state()
     if is_filter(piece):
@@ -129,7 +129,7 @@ def put_state(piece: ConnectorV2, name: str, state: object) -> None:
     """Give a piece the state that :func:`take_state` took from another piece.
 
     Args:
-        piece: it is changed.
+        piece: the connector, which is changed.
         name: how messages name the piece.
         state: of the snapshot.
 

@@ -1,8 +1,9 @@
 """Write ConnectorV2 pieces of the new API stack as plain values, and build them again.
 
-A pipeline is RLlib's default pieces around the user's. Only the user's are recorded, each with its
-class and constructor arguments: RLlib builds its own around them again
-(``AlgorithmConfig.build_env_to_module_connector``), so a snapshot follows when they change.
+A pipeline has RLlib's default pieces around the user's pieces. Only the user's pieces are recorded,
+each with its class and constructor arguments. RLlib builds its default pieces again
+(``AlgorithmConfig.build_env_to_module_connector``), so a player has the default pieces of the Ray
+that is installed.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def piece_to_plain(piece: ConnectorV2) -> dict[str, Any]:
     if kept:
         plain["kwargs"] = kept
     if any(kwargs.get(key) is not None for key in _SPACES):
-        # Its spaces follow from its place in the pipeline, so only that it takes some is recorded.
+        # The piece's spaces follow from its place in the pipeline. Only the fact that it takes
+        # spaces is recorded.
         plain["spaces"] = True
     return plain
 
@@ -152,7 +154,8 @@ def pieces_from_plain(
     Raises:
         UntrustedError: a class outside ``ray.rllib`` that the caller does not vouch for.
         NotFoundError: a class that cannot be imported.
-        InvalidInputError: a constructor refuses the recorded arguments.
+        InvalidInputError: a constructor refuses the recorded arguments, or an integer among them is
+            beyond any use.
         FormatError: values that :func:`piece_to_plain` does not return.
     """
     pieces = []

@@ -1,8 +1,9 @@
 """The env interface of a new-stack Algorithm: spaces, connectors and their state.
 
-On the new stack these belong to env runners and agents, not to modules. With remote env runners
-the local env runner holds the merged statistics of all of them after each ``train()``
-(``env/env_runner_group.py:sync_env_runner_states``); without a local one the Algorithm does.
+On the new stack, spaces, connectors and states belong to env runners and agents, not to modules.
+After each ``train()``, the local env runner holds the merged statistics of all remote env runners
+(``env/env_runner_group.py:sync_env_runner_states``). Without a local env runner, the Algorithm
+holds them.
 """
 
 from __future__ import annotations
@@ -286,7 +287,7 @@ def _user_pieces(
     live = list(pipeline.connectors)
     if not _adds_defaults(config, name):
         return live
-    # RLlib builds its default pieces around a mark, which shows where the user's stand.
+    # RLlib builds its default pieces around a mark, which shows the place of the user's pieces.
     reference = default_pipelines(
         observation_space=_first_agent(pipeline.input_observation_space, config),
         action_space=_first_agent(pipeline.input_action_space, config),

@@ -48,7 +48,8 @@ def as_vectorized(observation: EnvObsType, space: gym.Space[Any], label: str) ->
 def _assertions_as_refusals() -> Iterator[None]:
     """Turn RLlib's assertions about observations into InvalidInputError.
 
-    In some versions and places its episodes assert that observations are in their spaces.
+    In some places of some versions of Ray, RLlib's episodes assert that an observation is in its
+    space.
     """
     try:
         yield
@@ -59,14 +60,15 @@ def _assertions_as_refusals() -> Iterator[None]:
 
 
 class EpisodeRows(abc.ABC, Generic[_Episode]):
-    """Episodes of several environments, by row; the first observations fix how many.
+    """Episodes of several environments, by row; the first observations fix the number of rows.
 
     Args:
         observation_space, action_space: the environment's; by agent (``Dict``) if multi-agent.
         agent: the agent that is played; None if single-agent.
         module_id: the module that acts for the agent.
-        lookback: how many past steps connectors may look at; at least 64 and at most 4096 of them
-            are kept. An episode is cut back to them whenever it is four times as long.
+        lookback: how many past steps connectors may look at. At least 64 and at most 4096 steps are
+            kept. An episode that becomes longer than four times this number is cut back to this
+            number.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class EpisodeRows(abc.ABC, Generic[_Episode]):
         self.module_id = module_id
         self._lookback = min(max(lookback, _MIN_LOOKBACK), _MAX_LOOKBACK)
         self._episodes: list[_Episode] = []
-        # By row: the last action and what the module put out with it; None if the next
+        # By row: the last action and the module's other outputs of that step; None if the next
         # observation starts an episode.
         self._last: list[tuple[Any, dict[str, Any]] | None] = []
 

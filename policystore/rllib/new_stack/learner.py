@@ -1,4 +1,4 @@
-"""Contents of RLModules: of this process, or of an Algorithm's learner, which may be an actor."""
+"""Read the contents of RLModules in this process, or in an Algorithm's learner (maybe an actor)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 
 # Seconds that a learner has for its updates to end.
 _IDLE_TIMEOUT = 60.0
-# Seconds that a learner has for its answer: it may have other calls to carry out before.
+# Seconds that a learner has for its answer: other calls may be before this one.
 _ANSWER_TIMEOUT = 3600.0
 T = TypeVar("T")
 

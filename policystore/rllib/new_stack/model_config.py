@@ -1,8 +1,8 @@
 """Turn model configs of RLModules into plain values, and back.
 
-What an RLModule's constructor reads is written out in full: RLlib's Catalog fills gaps from
-``DefaultModelConfig`` (``core/models/catalog.py:109-118``), whose defaults change between versions,
-so the same filling is done here before anything is recorded.
+A recorded config has all values that an RLModule's constructor reads. RLlib's Catalog fills gaps in
+a config from ``DefaultModelConfig`` (``core/models/catalog.py:109-118``), and these defaults change
+between versions of Ray. So the same gaps are filled here before the config is recorded.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ _BUILDING_BLOCKS = (
 def to_plain(value: object, where: str, omitted: dict[str, str]) -> Any:
     """Return a value in the form that :mod:`policystore.format.values` keeps.
 
-    Numbers of numpy become Python's, classes and functions their import path, spaces their JSON,
-    dataclasses a mapping with their class.
+    Numbers of numpy become numbers of Python. Classes and functions become their import path,
+    spaces become JSON, and dataclasses become a mapping that names the class.
 
     Args:
         value: of a model config, or an argument of a connector; it is not changed.
         where: its place, for ``omitted`` and messages.
-        omitted: place -> reason, of all that has no such form; added to.
+        omitted: place -> reason; an entry is added for each part without a plain form.
 
     Returns:
         The plain value, or :data:`policystore.rllib_schema.plain_config.NOTHING` if it has none.

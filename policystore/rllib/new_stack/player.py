@@ -55,20 +55,20 @@ __all__ = ["ModulePlayer"]
 
 _MODULE_ID = "module"
 _EXAMPLE = "connectors=[…]"
-# Exploration schedules (DQN's epsilon) go by the steps sampled so far, which a snapshot does not
-# know: play as at the end of the schedule.
+# Exploration schedules (DQN's epsilon) depend on the number of steps sampled so far. A snapshot
+# does not hold this number, so a player explores as at the end of the schedule.
 _LATE = 10**12
 # Pieces that remember nothing of an episode. From env_to_module/flatten_observations.py RLlib
 # exports the class itself in Ray 2.40, and a functools.partial of it in Ray 2.60.
 _MEMORYLESS = (getattr(FlattenObservations, "func", FlattenObservations), MeanStdFilter)
-# RLlib's pieces take several multi-agent episodes at once since it has vectorized environments of
-# them; before (Ray 2.40) they assert that there is one.
+# RLlib's pieces take several multi-agent episodes at once in the versions that have vectorized
+# multi-agent environments. In earlier versions (Ray 2.40) they assert that there is one episode.
 _VECTORIZED = importlib.util.find_spec("ray.rllib.env.vector") is not None
 
 
 @dataclass(frozen=True)
 class _Around:
-    """What stands around a module while it is played.
+    """The parts around a module in a player.
 
     Attributes:
         observation_space, action_space: the environment's; by agent (``Dict``) if multi-agent.
@@ -88,9 +88,9 @@ class ModulePlayer(Player):
     """Acts with a new-stack policy as its Algorithm's env runners did.
 
     Deterministic actions are those that the Algorithm's env runner takes with ``explore=False``.
-    Filters apply their statistics and do not go on learning. Recurrent state, stacked frames
-    and previous actions are kept between calls until :meth:`reset`; memory stays bounded however
-    long the episode. Not for use from several threads at once.
+    Filters apply their statistics and do not update them. Recurrent state, stacked frames and
+    previous actions are kept between calls until :meth:`reset`; memory stays bounded however long
+    the episode. Not for use from several threads at once.
 
     The arguments are those of :class:`policystore.rllib.old_stack.player.PolicyPlayer`. The stacks
     differ in three points. ``connectors`` holds pieces of the new stack. ``agent`` and
@@ -122,7 +122,7 @@ class ModulePlayer(Player):
         InvalidInputError: an argument is malformed, missing or of no use for this snapshot, or
             the environment does not fit the policy.
         NotFoundError: the snapshot has no such agent or module.
-        UntrustedError: a class that the caller does not vouch for.
+        UntrustedError: a class that the caller does not trust.
         MismatchError: weights or filter statistics do not fit.
         FormatError: a spec or state that is not as snapshots write it.
     """
@@ -168,15 +168,16 @@ class ModulePlayer(Player):
                 for _, piece in walk(around.pieces[name])
             )
             self._new_rows = _rows_factory(snap, arguments, around)
-            # Episodes that go through the pipelines together, and what the pipelines share about
-            # them. Usually one element for all rows; else one for each row.
+            # Episodes that go through the pipelines together, and the data that the pipelines share
+            # about these episodes. Usually each list has one element for all rows; if RLlib takes
+            # one episode at a time, it has one element for each row.
             self._episode_rows: list[EpisodeRows[Any]] = []
             self._shared_data: list[dict[str, Any]] = []
             self._one_by_one = arguments.per_agent and not _VECTORIZED
 
     def _observation(self, obs: Any, label: str) -> EnvObsType:
         checked = super()._observation(obs, label)
-        if self.agent is not None:  # RLlib's multi-agent environments return them as they are
+        if self.agent is not None:  # RLlib's multi-agent environments do not cast observations
             return checked
         return as_vectorized(checked, self.observation_space, label)
 
@@ -239,7 +240,7 @@ class ModulePlayer(Player):
 
 
 def _around(snap: Snapshot, arguments: PlayerArguments, connectors: Pieces | None) -> _Around:
-    """Return what stands around the module, with the connectors given or recorded."""
+    """Return the parts around the module, with the connectors that are given or recorded."""
     observation_space, action_space = arguments.observation_space, arguments.action_space
     agent = None
     if arguments.per_agent:
@@ -282,7 +283,7 @@ def _playable_module(
     around: _Around,
     pipelines: Mapping[str, ConnectorPipelineV2],
 ) -> RLModule:
-    """Rebuild the module, and check that it takes and decides what the environment gives and takes.
+    """Rebuild the module, and check its observations and actions against the environment.
 
     Returns:
         The module; in a MultiRLModule where the pipelines are multi-agent ones.

@@ -1,4 +1,4 @@
-"""Checks of a new-stack player: recorded connectors, the agent it plays, what its module takes."""
+"""Check what a new-stack player needs: recorded connectors, the agent, the observations."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from policystore.snapshot import Snapshot
 __all__ = ["Pieces", "own_pieces", "recorded_pieces"]
 
 Pieces: TypeAlias = "ConnectorV2 | Iterable[ConnectorV2] | Mapping[str, Iterable[ConnectorV2]]"
-"""Connector pieces of the caller's own: for env-to-module, or by pipeline."""
+"""The caller's connector pieces: for env-to-module, or by pipeline."""
 
 
 def recorded_pieces(

@@ -31,11 +31,12 @@ __all__ = ["module_spec", "rebuild_module"]
 def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
     """Build the RLModule that a snapshot holds, with its weights.
 
-    Starts no Ray, and needs no Algorithm, environment or cluster. The module has target networks
-    if the snapshot has them, and is inference-only if the snapshot is.
+    Ray is not started, and no Algorithm, environment or cluster is needed. The module has target
+    networks if the snapshot has some, and is inference-only if the snapshot is.
 
     Args:
-        snap: a snapshot of one RLModule, or of several that go together.
+        snap: a snapshot of one RLModule, or of several that go together (of a custom
+            MultiRLModule).
         trust: classes outside of ``ray.rllib`` that may be imported: prefixes (``"mypkg."``) or the
             classes themselves.
 
@@ -43,7 +44,7 @@ def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
         A new module, on the CPU; a MultiRLModule for modules that go together.
 
     Raises:
-        UntrustedError: a class that the caller does not vouch for; nothing was built.
+        UntrustedError: a class that the caller does not trust; nothing was built.
         NotFoundError: a class that cannot be imported.
         MismatchError: weights that do not fit the built module; the message lists all of them.
         InvalidInputError: not a snapshot of the new stack, or its class refuses the config.
@@ -66,7 +67,7 @@ def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
 def module_spec(snap: Snapshot, trust: Trust = ()) -> RLModuleSpec:
     """Return the RLModuleSpec that RLlib builds a snapshot's module from.
 
-    The module is built once here, with its weights, so what is wrong with the snapshot shows now.
+    The module is built once here, with its weights, so that faults of the snapshot raise now.
 
     Args:
         snap: a snapshot of one RLModule.
@@ -134,7 +135,7 @@ def _rl_module_spec(spec: Spec, trust: Trust) -> RLModuleSpec:
 class _KeepsConfig(RLModuleSpec):  # type: ignore[misc]
     """An RLModuleSpec whose build hands the model config on as it is.
 
-    RLlib's own turns a dataclass into a dict, and a module that was built directly had the
+    RLlib's own spec turns a dataclass into a dict, but a module that was built directly got the
     dataclass.
     """
 
@@ -179,8 +180,9 @@ def _load(module: RLModule, weights: Mapping[str, Array], label: str) -> None:
 def _constants(module: torch.nn.Module) -> dict[str, Array]:
     """Return the buffers of RLlib's heads that hold a number of the config and not of training.
 
-    Weights that lack them fit all the same: modules of Ray 2.24 and before have no such buffers
-    (core/models/torch/heads.py:66 of Ray 2.60), nor have snapshots of their checkpoints.
+    Weights without these buffers fit too: modules of Ray 2.24 and before have no such buffers
+    (core/models/torch/heads.py:66 of Ray 2.60), so snapshots of checkpoints of these versions have
+    none.
     """
     names = plain_names(module)
     return {

@@ -46,7 +46,8 @@ def snapshot_module(module: RLModule) -> Snapshot:
     """Make a snapshot of one RLModule: its weights and its constructor's arguments.
 
     A module alone does not know its env interface: the snapshot has no environment spaces,
-    connectors, filters and action normalizing, and a player of it must be given them.
+    connectors, filters or handling of actions. A player of such a snapshot must be given these
+    parts as arguments.
 
     Args:
         module: a module of torch, or a heuristic without weights; it may be wrapped for
@@ -76,8 +77,8 @@ def snapshot_multi_module(module: MultiRLModule, module_id: str | None = None) -
 
     Raises:
         NotFoundError: no such module; the message lists the modules.
-        InvalidInputError: no id though there are several modules, or an id though they go
-            together; or as :func:`snapshot_module`.
+        InvalidInputError: no id although there are several modules, or an id although the modules
+            go together; or as :func:`snapshot_module`.
     """
     multi = module.unwrapped()
     if type(multi) is MultiRLModule:
@@ -117,7 +118,7 @@ def snapshot_from_algorithm(
         A snapshot that shares no memory with the Algorithm.
 
     Raises:
-        NotFoundError: no such module, agent or connector; the message lists those there are.
+        NotFoundError: no such module, agent or connector; the message lists the ones that exist.
         InvalidInputError: an argument is missing, or something has no form in a snapshot.
         StorageError: the learner does not answer.
     """

@@ -100,7 +100,7 @@ class _PolicyConfigWalker(PlainWalker):
         return place.inside(f".{key}")
 
     def entry(self, key: object, item: object, place: Place) -> object:
-        """Return the plain form of an item; a class named by RLlib's registry by import path."""
+        """Return the plain form of an item; a name in RLlib's registry becomes an import path."""
         if isinstance(key, str) and key in REGISTRY_KEYS and item:
             return Tagged("import", _registered_class_path(key, item, self._label))
         return super().entry(key, item, place)
@@ -153,7 +153,7 @@ def _registered_class_path(key: str, value: object, label: str) -> str:
 def _with_exploration_classes(config: object, label: str) -> object:
     """Return ``exploration_config`` with each ``type`` as a class, or as a name that RLlib knows.
 
-    Names of RLlib's own explorations stay texts: DQN compares one with text
+    Names of RLlib's own explorations stay texts, because DQN compares such a name with a text
     (algorithms/dqn/dqn_torch_policy.py:184).
     """
     if not isinstance(config, Mapping):
@@ -188,9 +188,9 @@ def _is_known_name(name: object) -> bool:
 def importable_path(target: object) -> str | None:
     """Return the import path under which another process finds the same class or function.
 
-    RLlib's older policies are classes made by ``build_policy_class``, whose own path
-    (``ray.rllib.policy.policy_template:DQNTorchPolicy``) leads nowhere; RLlib's registry of
-    policies leads to them (algorithms/registry.py:124).
+    RLlib's older policies are classes made by ``build_policy_class``. The path that such a class
+    has itself (``ray.rllib.policy.policy_template:DQNTorchPolicy``) leads nowhere, but RLlib's
+    registry of policies has a path that does (algorithms/registry.py:124).
 
     Returns:
         ``module:QualName``, or None if there is no such path.
@@ -210,7 +210,7 @@ def importable_path(target: object) -> str | None:
 
 
 def _loaded_attribute(module_name: str, qualified: str) -> object:
-    """Return what stands under a path in a module that is imported already, or None."""
+    """Return the object at a path in a module that is imported already; None if there is none."""
     target: object = sys.modules.get(module_name)
     for part in qualified.split("."):
         target = getattr(target, part, None)

@@ -1,6 +1,6 @@
 """Turn a recorded config into one that an old-stack policy can be built from.
 
-Anybody may have written a spec. Classes stand in it by import path only. RLlib's own classes are
+A spec may come from anybody, and names classes by import path only. RLlib's own classes are
 imported without the caller's trust only in the places where RLlib itself would name them, and only
 if they are of the kind that belongs there.
 """
@@ -30,7 +30,7 @@ from policystore.spaces import space_from_json
 __all__ = ["full_config"]
 
 # Keys under which RLlib's own classes need no trust, and what these classes must be. Under another
-# key (an initializer, say) much of RLlib's code would run what its arguments tell it to.
+# key (such as that of an initializer), much of RLlib's code would run what the arguments say.
 _KINDS: dict[str, tuple[type, ...]] = {
     "custom_model": (ModelV2,),
     "custom_action_dist": (ActionDistribution,),
@@ -97,7 +97,7 @@ def full_config(
 
 
 def _check_lengths(model: object) -> None:
-    """Check the sequence length; RLlib counts down by it, for ever if it is not positive."""
+    """Check the sequence length: RLlib counts down by this length, without end if it is below 1."""
     length = model.get("max_seq_len") if isinstance(model, dict) else None
     if type(length) is not int or not 1 <= length <= 1 << 20:
         raise FormatError(
@@ -154,7 +154,8 @@ def _restored(value: object, where: str, trust: Trust) -> Any:
             raise FormatError(f"{place}: expected a class by import path, found {item!r}")
         restored[key] = _restored(item, place, trust)
         if key == "custom_action_dist" and item:
-            # The catalog takes these by registered name only (models/catalog.py:176).
+            # The catalog takes action distributions by registered name only
+            # (models/catalog.py:176).
             name = f"policystore:{item.value}"
             ModelCatalog.register_custom_action_dist(name, restored[key])
             restored[key] = name

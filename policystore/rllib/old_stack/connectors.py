@@ -266,7 +266,7 @@ def _connector_maker(entry: Any, states: Any, where: str, trust: Trust) -> MakeC
 
 
 def _connector_class(path: str, where: str, trust: Trust) -> Any:
-    """Import a connector class; a class that is none raises FormatError."""
+    """Import a connector class; raise FormatError for any other class."""
     cls = resolve(path, trust)
     if not isinstance(cls, type) or not issubclass(cls, Connector):
         raise FormatError(f"{where}: {path} is not a connector of RLlib's old API stack")
@@ -322,10 +322,10 @@ def default_connectors(
 ) -> dict[str, list[MakeConnector]]:
     """Return the connectors of a policy without filter or clipped rewards, by pipeline.
 
-    They are those that RLlib makes for such a policy (connectors/util.py:48-99).
+    RLlib makes the same connectors for such a policy (connectors/util.py:48-99).
 
     Args:
-        preprocess: whether a preprocessor of RLlib's stands before the policy.
+        preprocess: whether RLlib puts a preprocessor before the policy.
         normalize_actions: whether actions in [-1, 1] are scaled to the action space.
         clip_actions: whether actions are clipped to the action space.
     """
@@ -347,9 +347,9 @@ def attach(
     """Give a policy two new pipelines in place of those that it has.
 
     Args:
-        policy: it is changed.
+        policy: the policy, which is changed.
         makers: functions by pipeline, in order.
-        ctx: RLlib's context, which each of them gets.
+        ctx: RLlib's context, which each function gets.
     """
     made = {pipeline: [make(ctx) for make in makers[pipeline]] for pipeline in PIPELINES}
     policy.agent_connectors = AgentConnectorPipeline(ctx, made["agent"])

@@ -1,9 +1,9 @@
 """Record how far the exploration of an old-stack policy has come, and restore it.
 
-``act(obs, explore=True)`` of a DQN policy depends on how far its epsilon has been annealed. That is
-a function of the timestep (utils/exploration/epsilon_greedy.py:180), so the timestep is recorded,
-but only up to the timestep after which nothing changes any more: from then on a policy keeps one
-digest.
+``act(obs, explore=True)`` of a DQN policy depends on how far its epsilon has been annealed. The
+epsilon is a function of the timestep (utils/exploration/epsilon_greedy.py:180), so the timestep is
+recorded. Timesteps after the end of the schedule are recorded as its end, so that the digest of the
+policy no longer changes.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def restore_exploration(policy: Policy, state: object, where: str) -> None:
     """Give the exploration of a policy the state that :func:`exploration_state` returned.
 
     Args:
-        policy: as it was rebuilt; it is changed.
+        policy: the rebuilt policy, which is changed.
         state: of the snapshot.
         where: the place of ``state``, for messages.
 

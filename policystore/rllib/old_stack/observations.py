@@ -1,4 +1,4 @@
-"""Observation spaces of environments that old-stack policies are played in."""
+"""Check and prepare the observation spaces of environments for old-stack policies."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ __all__ = ["check_observations", "has_preprocessor", "unbounded"]
 def unbounded(space: gym.Space[Any]) -> gym.Space[Any]:
     """Return the same space with Boxes as wide as their dtype.
 
-    RLlib's preprocessors raise at each hundredth observation that is out of bounds and take the
-    others (models/preprocessors.py:63); made for this space, they take all.
+    RLlib's preprocessors check every hundredth observation, and raise if it is out of bounds
+    (models/preprocessors.py:63). Preprocessors that are made for the returned space take all
+    observations.
     """
     if isinstance(space, spaces.Dict):
         return spaces.Dict([(key, unbounded(inner)) for key, inner in space.spaces.items()])

@@ -1,8 +1,8 @@
 """Old API stack: play a snapshot, raw observation in, environment action out.
 
-A step goes the way it goes in RLlib's own sampling (evaluation/env_runner_v2.py:1057-1161): the
-policy's agent connectors, ``compute_actions_from_input_dict``, its action connectors. So
-preprocessing, filters, recurrent state, attention memory, and previous actions and rewards are
+A step has the same parts as in RLlib's own sampling (evaluation/env_runner_v2.py:1057-1161): the
+policy's agent connectors, ``compute_actions_from_input_dict``, and the policy's action connectors.
+So preprocessing, filters, recurrent state, attention memory, and previous actions and rewards are
 RLlib's own code, with the connectors that the snapshot recorded.
 """
 
@@ -66,9 +66,9 @@ _EXAMPLE = "connectors={'agent': […], 'action': […]}"
 class PolicyPlayer(Player):
     """Acts with an old-stack policy as its Algorithm's rollout workers did.
 
-    Filters are applied and never updated; exploration stays where it stood. What the policy
-    remembers of an episode (recurrent state, attention memory, previous actions and rewards) is
-    kept between calls, until :meth:`reset`. Not for use from several threads at once.
+    Filters are applied and never updated; exploration stays at its recorded timestep. The policy's
+    memory of an episode (recurrent state, attention memory, previous actions and rewards) is kept
+    between calls, until :meth:`reset`. Not for use from several threads at once.
 
     The arguments are those of :class:`policystore.rllib.new_stack.player.ModulePlayer`. The stacks
     differ in three points. ``connectors`` holds connectors of the old stack. ``agent`` and
@@ -86,7 +86,8 @@ class PolicyPlayer(Player):
             policy that was built by hand; else it replaces the recorded spaces.
         connectors: ``{"agent": […], "action": […]}``, connector classes or functions that make a
             connector from RLlib's ``ConnectorContext``, in order. They replace the recorded
-            connectors; without either, the player takes those that RLlib makes by default.
+            connectors. If there are no recorded connectors either, the player takes RLlib's default
+            connectors.
         agent, module_id: refused if given.
         normalize_actions: whether Box actions are unsquashed to the action space's bounds, for a
             snapshot that does not say.
@@ -146,7 +147,7 @@ class PolicyPlayer(Player):
                 or any(np.any(view.shift_arr) for _, view in views)
                 or _has_foreign_connectors(self.policy)
             )
-            # By row: how many steps its episode has had.
+            # Row -> number of steps in the row's episode.
             self._steps: dict[int, int] = {}
 
     def _context(self) -> ConnectorContext:
@@ -198,7 +199,7 @@ class PolicyPlayer(Player):
     def _connector_input(
         self, row: int, obs: EnvObsType, rewards: list[float] | None
     ) -> dict[str, Any]:
-        """Return what RLlib's sampling hands the agent connectors for a row; count its steps."""
+        """Return a row's input for the agent connectors, as in RLlib's sampling; count the step."""
         step = self._steps.get(row, 0)
         self._steps[row] = step + 1
         values = {
@@ -216,7 +217,7 @@ class PolicyPlayer(Player):
     def _through_action_connectors(
         self, item: AgentConnectorDataType, action: Any, states: Any, fetches: Any
     ) -> EnvActionType:
-        """Return the environment's action for a policy's action, and buffer the latter."""
+        """Return the environment's action for a policy's action, and buffer the policy's action."""
         output = ActionConnectorDataType(
             item.env_id, item.agent_id, item.data.raw_dict, (action, states, fetches)
         )
@@ -242,7 +243,7 @@ def _rebuilt(snap: Snapshot, arguments: PlayerArguments) -> Policy:
 
 
 def _views_for_acting(policy: Policy) -> list[tuple[str, ViewRequirement]]:
-    """Return what a policy's model reads when it acts, as pairs of column and requirement."""
+    """Return the columns that a policy's model reads to act, as pairs of column and requirement."""
     views = getattr(torch_model(policy), "view_requirements", {})
     return [
         (view.data_col or name, view)
@@ -252,7 +253,7 @@ def _views_for_acting(policy: Policy) -> list[tuple[str, ViewRequirement]]:
 
 
 def _has_foreign_connectors(policy: Policy) -> bool:
-    """Return whether a policy has connectors that are not RLlib's, which may remember anything."""
+    """Return whether a policy has connectors that are not RLlib's and may remember anything."""
     return any(
         not type(connector).__module__.startswith("ray.rllib.")
         for pipeline in (policy.agent_connectors, policy.action_connectors)

@@ -36,13 +36,13 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
     training mode as RLlib leaves them.
 
     Args:
-        snap: of an old-stack policy.
+        snap: a snapshot of an old-stack policy.
         trust: prefixes of import paths, or classes, that a snapshot may name beside RLlib's own:
             custom policies, models, action distributions, explorations and connectors.
 
     Raises:
         InvalidInputError: a snapshot of another kind, or one that the installed RLlib cannot build.
-        MismatchError: lists every tensor that does not fit; nothing was loaded.
+        MismatchError: tensors do not fit; the message lists all of them. No policy is returned.
         UntrustedError, NotFoundError: a class that may not or cannot be imported.
         FormatError: a spec or state that is not as snapshots write it.
     """
@@ -90,8 +90,8 @@ def _construct(
     """Call the constructor of a policy.
 
     Raises:
-        InvalidInputError: the constructor raised an error of its own, which is the cause; names
-            what the snapshot's config lacks.
+        InvalidInputError: the constructor raised an error of its own, which is the cause. The
+            message names what the snapshot's config lacks.
     """
     try:
         return cls(observation_space, action_space, config)

@@ -2,8 +2,8 @@
 
 A snapshot holds all weights of the policy's torch model under RLlib's own names, its class, spaces
 and config, its connectors with the statistics of filters, and how far its exploration has come. It
-does not hold optimizers, adaptive coefficients of losses (PPO's ``current_kl_coeff``) and target
-networks: acting does not need them, and RLlib does not count them among the weights either.
+does not hold optimizers, adaptive coefficients of losses (PPO's ``current_kl_coeff``) or target
+networks: acting does not need these parts, and RLlib does not count them as weights either.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def snapshot_policy(
     Args:
         policy: a torch policy of any algorithm, or a policy without a network.
         algorithm: the Algorithm that the policy belongs to; only its name is recorded.
-        policy_id: for messages.
-        omit: names of what to leave out, each then listed in ``spec.omitted``: class names of
-            connectors, ``"MeanStdFilter"`` for any observation filter, ``"exploration"``, or
-            attributes of the policy that hold networks which are not part of its model.
+        policy_id: the policy's id, for messages.
+        omit: names of parts to leave out; ``spec.omitted`` then lists them. A name is a class name
+            of a connector, ``"MeanStdFilter"`` for any observation filter, ``"exploration"``, or an
+            attribute of the policy that holds a network outside of the policy's model.
 
     Returns:
         A snapshot that shares no memory with the policy. Its ``config`` is plain and complete;
@@ -154,7 +154,7 @@ def _env_spaces(
 
 
 def _does(policy: Policy, connector: str, key: str) -> bool:
-    """Return whether a policy has an action connector, or, without connectors, a config key."""
+    """Return whether a policy has an action connector; without connectors, ask its config."""
     if policy.action_connectors is not None:
         return bool(policy.action_connectors[connector])
     return bool(policy.config.get(key, False))
@@ -170,7 +170,8 @@ def _omitted_networks(policy: Policy, omit: frozenset[str], label: str) -> dict[
     """Return the networks of a policy that are not part of its model, attribute -> reason.
 
     Raises:
-        InvalidInputError: a network that is neither a target network nor named in ``omit``.
+        InvalidInputError: a network that is neither a target network nor named in ``omit``, and the
+            policy's class has no ``get_weights()`` of its own.
     """
     model = torch_model(policy)
     parts = {id(part) for part in model.modules()} if model is not None else set()
@@ -211,8 +212,8 @@ def own_weights(policy: Policy) -> object:
 def policy_weights(policy: Policy, label: str) -> dict[str, Array]:
     """Return copies of all weights, by RLlib's names; ``{}`` of a policy that has none.
 
-    Of a torch model this is its ``state_dict``. ``TorchPolicy.get_weights`` returns the same names
-    (policy/torch_policy_v2.py:899), but live views, and no bfloat16.
+    For a torch model, the weights are its ``state_dict``. ``TorchPolicy.get_weights`` returns the
+    same names (policy/torch_policy_v2.py:899), but as live views, and it cannot return bfloat16.
 
     Raises:
         InvalidInputError: weights that are no flat mapping of arrays, or of a dtype that cannot

@@ -1,1 +1,1 @@
-"""Run inside the learners and env runners of a running Algorithm; sent there by value."""
+"""Hold the code that runs inside learners and env runners, where Ray sends it by value."""

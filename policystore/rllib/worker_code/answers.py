@@ -1,8 +1,8 @@
 """Answers of workers: what they say of policies, modules and weights, as dataclasses.
 
 A *worker* is a learner or an env runner of the new API stack, or a rollout worker of the old one.
-``wire.py`` says how messages travel. All code of this package is sent to actors by value, so it
-imports nothing of policystore but its own modules.
+``wire.py`` says how messages travel. All code of this package is sent to actors by value, so the
+package imports no other modules of policystore.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class WorkerInfo(Message):
 
     Attributes:
         ids: of all policies, sorted.
-        seq: number of the learner's update that the weights are of; None where RLlib counts none.
-        trains_new: whether training would update a policy of a new id.
+        seq: number of the learner's update that made the weights; None if RLlib counts no updates.
+        trains_new: whether training would update a policy with a new id.
         asynchronous: whether the worker is a learner that updates in a thread of its own.
-        policies: those that were asked for, by id.
+        policies: the requested policies, by id.
     """
 
     ids: list[str]
@@ -75,7 +75,7 @@ class WorkerInfo(Message):
 
         Args:
             pid: its id; a policy that is not among :attr:`policies` counts as a new one.
-            policies_to_train: the choice to come; None for the present one.
+            policies_to_train: the future choice; None for the present choice.
         """
         if policies_to_train is None:
             known = self.policies.get(pid)
@@ -94,11 +94,11 @@ class PolicyDigest(Message):
     """The weights of one policy on one worker.
 
     Attributes:
-        digest: of the weights that acting needs, as text; on a node without blake3 the bytes to be
-            hashed; None if they are not of the names, dtypes and shapes that were asked for.
+        digest: digest of the weights that acting needs, as text. On a node without blake3, the
+            bytes to hash. None if the weights do not have the requested names, dtypes and shapes.
         wrong: why there is no digest.
-        targets: a digest of its target networks, to compare learners by; None where it has none.
-        filters: number of observations that its own filter has seen (old stack).
+        targets: a digest of the target networks, to compare learners; None without such networks.
+        filters: number of observations that the policy's filter has seen (old stack).
     """
 
     digest: str | bytes | None
@@ -115,7 +115,7 @@ class WorkerDigests(Message):
         seq: as in :class:`WorkerInfo`.
         policies: by id; those that the worker does not have are missing.
         filters: number of observations that the filter of each agent has seen (new stack).
-        remark: why the worker may hold other weights than those that took part in every load.
+        remark: why the worker may hold other weights than a worker that took part in every load.
     """
 
     seq: int | None
@@ -130,7 +130,7 @@ class ModuleContent(Message):
 
     Attributes:
         cls: its class, without RLlib's wrapper.
-        weights: copies by name, CPU tensors; arrays of a module that is none of torch's.
+        weights: copies by name: CPU tensors, or arrays if the module is not a torch module.
         acting: names of the weights that acting needs.
         names_clash: whether two tensors have one name without the prefixes of wrappers.
         own_get_state: whether ``get_state`` is the user's own and gives other names.
@@ -170,7 +170,7 @@ class MultiModuleContent(Message):
 
 @dataclass(eq=False, repr=False)
 class ModuleIds(Message):
-    """Ids of a learner's modules; ``plain``: its MultiRLModule is of RLlib's own class."""
+    """Ids of a learner's modules; ``plain``: whether the MultiRLModule is of RLlib's own class."""
 
     ids: list[str]
     plain: bool

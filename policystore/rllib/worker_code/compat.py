@@ -1,8 +1,9 @@
 """Private parts of RLlib that code inside learners and env runners reads or changes.
 
-One function for each, so a new version of Ray is adapted to here and in ``workers/compat.py``, its
-twin for the driver; ``docs/architecture.md`` lists all of them. Other modules use no name of RLlib
-that begins with an underscore. Imports nothing of policystore (``wire.py`` says why).
+There is one function for each private part. A new version of Ray needs changes only here and in
+``workers/compat.py``, which does the same for the driver. ``docs/architecture.md`` lists all
+private parts. Other modules use no name of RLlib that begins with an underscore. Imports nothing of
+policystore (``wire.py`` says why).
 """
 
 from __future__ import annotations
@@ -89,14 +90,14 @@ def squares_name(stat: object) -> str:
 
 
 def weights_seq(worker: AnyWorker) -> int | None:
-    """Return the number of the learner's update that a worker's weights are of."""
+    """Return the number of the learner's update that made a worker's weights."""
     name = "weights_seq_no" if is_old_worker(worker) else "_weights_seq_no"
     number = getattr(worker, name, None)
     return number if type(number) is int else None
 
 
 def set_weights_seq(worker: Learner | EnvRunner, number: int | None) -> None:
-    """Set the number of the update that a worker's weights are of.
+    """Set the number of the update that made a worker's weights.
 
     Runners drop weights of a lower number (``env/single_agent_env_runner.py:596``).
     """
@@ -109,7 +110,7 @@ def runner_pipeline(worker: AnyWorker | None, name: str) -> ConnectorPipelineV2 
     An env runner that serves an external environment has none: its client owns them.
 
     Args:
-        worker: any.
+        worker: any worker.
         name: ``env_to_module`` or ``module_to_env``.
     """
     return getattr(worker, f"_{name}", None)
@@ -155,7 +156,7 @@ def overrides_per_module(config: AlgorithmConfig) -> dict[str, Any]:
 
 # Learners ----------------------------------------------------------------------------------------
 
-# Tables of learners that RLlib's own remove_module leaves entries in.
+# Tables of learners in which RLlib's own remove_module leaves entries.
 _LEFT_BEHIND = (
     "_lr_schedulers",
     "_grad_scalers",
@@ -178,7 +179,7 @@ def optimizer_names(learner: Learner) -> dict[str, list[str]]:
 
 
 def optimizer_parameters(learner: Learner, name: str) -> list[Any] | None:
-    """Return the parameters of the optimizer with a name; None if there is none."""
+    """Return the parameters of the optimizer with a name; None if there is no such optimizer."""
     optimizer = learner._named_optimizers.get(name)
     if optimizer is None:
         return None
@@ -186,12 +187,12 @@ def optimizer_parameters(learner: Learner, name: str) -> list[Any] | None:
 
 
 def set_module_spec(learner: Learner, spec: Any) -> None:
-    """Set the spec that a learner's own modules are described by."""
+    """Set the spec that describes a learner's modules."""
     learner._module_spec = spec
 
 
 def module_spec(learner: Learner) -> Any:
-    """Return the spec that a learner's own modules are described by."""
+    """Return the spec that describes a learner's modules."""
     return learner._module_spec
 
 
@@ -239,9 +240,10 @@ def is_asynchronous(worker: AnyWorker) -> bool:
 def loader_threads(owner: Any) -> list[threading.Thread]:
     """Return the threads that hand batches to the learner thread.
 
-    The new stack keeps them on the learner. On the old stack the learner thread that
-    ``simple_optimizer=False`` gives keeps only the last one
-    (``execution/multi_gpu_learner_thread.py:127``), and each of them knows its learner thread.
+    On the new stack, the learner keeps all of them. On the old stack, the learner thread of
+    ``simple_optimizer=False`` keeps only the last loader thread
+    (``execution/multi_gpu_learner_thread.py:127``). So all threads of the process are searched for
+    those with a reference to this learner thread.
     """
     thread = learner_thread(owner)
     of_thread = [
@@ -271,7 +273,7 @@ def clear_queued_states(learner: AnyWorker) -> None:
 
 
 def _sampling(worker: RolloutWorker) -> Any:
-    """Return what steps a rollout worker's environment (``env_runner_v2.py``), or None."""
+    """Return the object that steps a worker's environment (``env_runner_v2.py``), or None."""
     return getattr(getattr(worker, "sampler", None), "_env_runner_obj", None)
 
 
@@ -292,7 +294,7 @@ def episode_policies(episode: EpisodeV2) -> dict[Any, str]:
 
 
 def restart_episodes_of(worker: RolloutWorker, policy_id: str) -> None:
-    """Let the episodes that a policy plays start anew; what was collected of them is lost."""
+    """Let the episodes that a policy plays start anew; their collected samples are lost."""
     runner = _sampling(worker)
     if runner is None:
         return
@@ -312,7 +314,7 @@ def restart_episodes_of(worker: RolloutWorker, policy_id: str) -> None:
 
 def agents_of_env(env: Any) -> set[Any]:
     """Return the ids of the agents that an environment of the old stack names."""
-    for name in ("possible_agents", "agents", "_agent_ids"):  # older ones have the last only
+    for name in ("possible_agents", "agents", "_agent_ids"):  # older ones: only the last name
         agents = set(getattr(env, name, None) or ())
         if agents:
             return agents

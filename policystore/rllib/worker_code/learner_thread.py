@@ -27,15 +27,17 @@ def wait_until_idle(owner: Any, timeout: float) -> bool:
     """Wait until an asynchronous learner has nothing left to do.
 
     IMPALA and APPO update in a thread, in place and without a lock
-    (``algorithms/impala/impala_learner.py:444``). Calls of an actor run one after the other, so
-    while this call runs nobody gives the thread new batches: it comes to rest, and stays so.
+    (``algorithms/impala/impala_learner.py:444``). An actor runs its calls one after the other. So
+    while this call runs, the thread gets no new batches: the thread comes to rest and stays at
+    rest.
 
     Args:
         owner: a learner of the new stack, or an Algorithm of the old one.
         timeout: seconds.
 
     Returns:
-        Whether the thread is at rest, or there is none; False if the time was not enough.
+        Whether there is no thread, or it is at rest: idle, or 20 times in a row not seen busy.
+        False if the time was not enough.
     """
     thread = learner_thread(owner)
     if thread is None or not thread.is_alive():
@@ -93,7 +95,7 @@ def _state_of(thread: threading.Thread) -> str:
     if names and names[-1] == "get":
         if names[0] == "wait":  # queue.Queue.get
             return "idle"
-        # CircularBuffer.get (algorithms/appo/utils.py:122) picks idx once there is something.
+        # CircularBuffer.get (algorithms/appo/utils.py:122) sets idx as soon as there is a batch.
         if hasattr(queue, "iterations_per_batch") and "idx" not in inner[-1].f_locals:
             return "idle"
     return "perhaps idle" if not names or names[-1] == "get" else "busy"

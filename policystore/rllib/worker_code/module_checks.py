@@ -31,9 +31,10 @@ __all__ = ["check_addition", "check_removal"]
 def check_addition(
     worker: AnyWorker | PolicyAccess, request: AddModuleRequest
 ) -> PolicyInfo | None:
-    """Build a module and throw it away, on every worker.
+    """Check that a worker can add a module: build it and throw it away.
 
-    With several learners one that fails half-way would leave the others waiting for it.
+    This runs on every worker before anything changes. With several learners, a learner that fails
+    halfway would let the others wait for it.
 
     Returns:
         What the module would hold, from a learner; None from an env runner.
@@ -93,10 +94,11 @@ def _would_train(learner: Learner, request: AddModuleRequest) -> bool:
 
 
 def check_removal(worker: AnyWorker | PolicyAccess, request: RemoveRequest) -> None:
-    """Check that a module can go.
+    """Check that a module can be removed.
 
     Raises:
-        RefusedError: nothing that is left would train, or the mapping function names the module.
+        RefusedError: no remaining module would be trained, or the mapping function names the
+            module.
     """
     worker = access_to(worker).worker
     pid = request.policy_id
@@ -121,13 +123,13 @@ def _check_mapping(
     modules: dict[str, RLModule],
     present: dict[str, RLModule] | None = None,
 ) -> None:
-    """Check that a mapping function fits the modules there will be.
+    """Check that a mapping function fits the modules after the change.
 
     Args:
-        runner: whose agents are mapped.
+        runner: the env runner whose agents are mapped.
         mapping: the function.
-        modules: those there will be.
-        present: those of today, if some of them are about to go.
+        modules: the modules after the change.
+        present: the present modules, if some of them will be removed.
 
     Raises:
         RefusedError: the function names a module that is missing, or one for other spaces.

@@ -61,16 +61,16 @@ __all__ = [
 
 
 def build_module(spec: RLModuleSpec, *, inference_only: bool) -> RLModule:
-    """Build the module of a spec, whole or with the parts that acting needs; keep the spec."""
+    """Build a spec's module, whole or with what acting needs; the spec stays unchanged."""
     own = copy.deepcopy(spec)
     own.inference_only = inference_only
     return own.build()
 
 
 def make_targets(module: RLModule, names: list[str]) -> None:
-    """Make target networks if the weights to come have some.
+    """Make target networks if the weights that will be loaded have some.
 
-    Learners make them after building (``core/rl_module/apis/target_network_api.py``).
+    Learners make target networks after building (``core/rl_module/apis/target_network_api.py``).
     """
     inner = module.unwrapped()
     if not hasattr(inner, "make_target_networks") or inner.inference_only:
@@ -80,7 +80,7 @@ def make_targets(module: RLModule, names: list[str]) -> None:
 
 
 def without(to_train: ToTrain | None, pid: str) -> ToTrain | None:
-    """Return ``policies_to_train`` less one; None (all) and functions stay as they are."""
+    """Return ``policies_to_train`` without one id; None (all) and functions stay unchanged."""
     if to_train is None or callable(to_train):
         return to_train
     return type(to_train)(mid for mid in to_train if mid != pid)
@@ -96,10 +96,10 @@ class _Kept:
     Attributes:
         tables: dicts of the worker, each with a copy of what it held.
         multi: the MultiRLModule.
-        flags: its ``inference_only`` and ``framework``.
+        flags: ``inference_only`` and ``framework`` of the MultiRLModule.
         names: names of optimizers by module (learners).
-        spec: of the modules (learners).
-        stats: those in the metrics (learners).
+        spec: spec of the modules (learners).
+        stats: statistics in the metrics (learners).
         connectors: state of the env-to-module pipeline (env runners).
     """
 
@@ -169,7 +169,7 @@ def _put_back(kept: _Kept, access: PolicyAccess) -> None:
 def add_module(
     worker: AnyWorker | PolicyAccess, request: AddModuleRequest, payload: Payload
 ) -> WorkerDigests:
-    """Build a module, give it its weights, let it take part, and say what the worker then holds.
+    """Build a module, load its weights, put it into use, and return digests of the weights.
 
     If this raises, the worker is as it was before.
 
@@ -223,8 +223,8 @@ def _add_to_runner(runner: EnvRunner, request: AddModuleRequest) -> None:
     runner.module.add_module(request.policy_id, module)
     _follow(runner, request.policy_mapping_fn, request.policies_to_train)
     if request.restart_episodes:
-        # With several learners: an episode that goes on under the old mapping lists its modules in
-        # another order, their all-reduces do not match, and a learner aborts.
+        # With several learners, an episode that continues under the old mapping lists its modules
+        # in another order. Then the learners' all-reduces do not match, and a learner aborts.
         restart_all_episodes(runner)
 
 
@@ -249,7 +249,7 @@ def spec_of_modules(worker: AnyWorker | PolicyAccess) -> MultiRLModuleSpec:
 
 
 def quiesce_runner(worker: AnyWorker | PolicyAccess, request: RemoveRequest) -> None:
-    """Let an env runner take no more steps by a module; the runner keeps it for now."""
+    """Let an env runner take no more steps with a module; the runner keeps the module for now."""
     worker = access_to(worker).worker
     _keep(worker, request.token)
     _follow(worker, request.policy_mapping_fn, None)

@@ -4,8 +4,9 @@ Runs in actors, sent by value (``wire.py``). Each function raises where it fails
 
 Policies are built and put in place here and not by ``RolloutWorker.add_policy``, which deepcopies
 the whole config, gives random weights first, and calls ``on_create_policy`` for every policy there
-is (``evaluation/rollout_worker.py:1723``, ``:1852``). RLlib uses that method for restarted workers
-and checkpoints all the same, so a policy's own ``config`` is made to survive it.
+is (``evaluation/rollout_worker.py:1723``, ``:1852``). RLlib still uses that method for restarted
+workers and checkpoints. So a policy's own ``config`` is made in such a way that the method works
+with it.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_policy", "build", "remove_policy"]
 
-# Attributes of the function that says which policies are trained: ids that are gone, and the
-# function that counts for the others.
+# Attributes of the function that says which policies are trained: ids of removed policies, and the
+# function that decides for all other policies.
 _GONE = "_policystore_gone"
 _INNER = "_policystore_inner"
 
@@ -51,7 +52,7 @@ _INNER = "_policystore_inner"
 def add_policy(
     worker: RolloutWorker | PolicyAccess, request: AddPolicyRequest, payload: Payload
 ) -> WorkerDigests:
-    """Build a policy, give it its weights, let it take part, and say what the worker then holds.
+    """Build a policy, load its weights, put it into use, and return digests of the weights.
 
     If this raises, the worker is as it was before.
 
@@ -73,7 +74,7 @@ def add_policy(
     with rolled_back_on_error(worker, load.token):
         _insert(worker, pid, policy, _spec_of(policy), None)
         worker.callbacks.on_create_policy(policy_id=pid, policy=policy)
-        # After the callback, which may change the policy: the report tells what the worker holds.
+        # After the callback, which may change the policy: the digests are of the final weights.
         access = PolicyAccess(worker)
         wrong = differences(access.entries(pid), load.plans[pid][1])
         if wrong:
@@ -86,7 +87,7 @@ def add_policy(
 
 
 def build(worker: RolloutWorker, recipe: PolicyRecipe) -> Policy:
-    """Return a policy with random weights, built for a worker, which is not changed."""
+    """Return a policy with random weights, built for a worker; the worker is not changed."""
     import torch
 
     running = worker.config.to_dict()
@@ -95,14 +96,15 @@ def build(worker: RolloutWorker, recipe: PolicyRecipe) -> Policy:
     config.update(recipe.forced)
     config["worker_index"] = worker.worker_index
     config["__policy_id"] = recipe.policy_id
-    # A restarted worker makes its list of filters from this, and training demands the same filters
-    # of all workers (utils/filter_manager.py:63): it says what the pipeline really has.
+    # A restarted worker makes its list of filters from this key, and training needs the same
+    # filters on all workers (utils/filter_manager.py:63). So the key names the filter of the
+    # pipeline.
     config["observation_filter"] = recipe.filter_name
     with torch.random.fork_rng(devices=[]):
         policy = recipe.cls(*recipe.spaces, config)
     if recipe.config_class is not None:
         # A restarted worker reads a dict by the running Algorithm's class, whose training() may not
-        # take its keys (algorithms/algorithm_config.py:843). Such an object is taken as it is.
+        # take its keys (algorithms/algorithm_config.py:843). RLlib takes a config object as it is.
         policy.config = recipe.config_class().update_from_dict(config)
     add_model_state_views(policy)
     _connect(policy, recipe, worker.config)
@@ -195,7 +197,7 @@ def _train_no_more(worker: RolloutWorker, pid: str) -> None:
 
 
 def _train_again(worker: RolloutWorker, pid: str) -> None:
-    """Undo :func:`_train_no_more`, for a policy that comes back."""
+    """Undo :func:`_train_no_more`, for a policy that is added again."""
     decide = worker.is_policy_to_train
     gone: frozenset[str] = getattr(decide, _GONE, frozenset())
     if pid in gone:
@@ -204,7 +206,7 @@ def _train_again(worker: RolloutWorker, pid: str) -> None:
 
 
 def _excluding(decide: Callable[..., bool] | None, gone: frozenset[str]) -> Callable[..., bool]:
-    """Return a function that says whether to train a policy, and no for some."""
+    """Return a function that says whether to train a policy; it says no for the ids in ``gone``."""
 
     def is_policy_to_train(pid: str, batch: Any = None) -> bool:
         return pid not in gone and (decide is None or bool(decide(pid, batch)))
@@ -233,10 +235,11 @@ def remove_policy(worker: RolloutWorker | PolicyAccess, request: RemoveRequest) 
 
 
 def _forget(worker: RolloutWorker, pid: str) -> None:
-    """Delete all that a worker knows of a policy but the two functions. May be called twice.
+    """Delete everything of a policy on a worker except the two functions. May be called twice.
 
-    ``RolloutWorker.remove_policy`` leaves the filter, for which training then raises KeyError, and
-    the episodes, in which ``sample()`` then raises it (``evaluation/episode_v2.py:131``).
+    The two functions are the mapping function and the one that says what is trained.
+    ``RolloutWorker.remove_policy`` leaves the filter and the episodes. Then training raises
+    KeyError for the filter, and ``sample()`` for the episodes (``evaluation/episode_v2.py:131``).
     """
     restart_episodes_of(worker, pid)
     if pid in worker.policy_map:

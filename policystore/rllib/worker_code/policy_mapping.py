@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DRAWS", "check_mapping", "incompatible_agents", "named_modules"]
 
-# How often a mapping function is asked for each agent, as it may draw lots.
+# How often a mapping function is called for each agent, because it may choose at random.
 DRAWS = 64
 
 
 def named_modules(runner: MultiAgentEnvRunner, mapping: Callable[..., str]) -> set[tuple[Any, Any]]:
-    """Return agents and the modules that a function maps them to, asked as an episode asks.
+    """Return agents and the modules that a function maps them to, called as an episode calls it.
 
     Args:
-        runner: an env runner of the new stack, of whose environment the agents are.
+        runner: an env runner of the new stack; the agents are those of its environment.
         mapping: RLlib's function of an agent's id and an episode.
     """
     from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
@@ -48,14 +48,14 @@ def named_modules(runner: MultiAgentEnvRunner, mapping: Callable[..., str]) -> s
 
 
 def check_mapping(worker: RolloutWorker | PolicyAccess, request: MappingRequest) -> None:
-    """Check that a mapping function names policies that there will be, and no others.
+    """Check that a mapping function names only policies that exist after the change.
 
-    The function is asked about the agents of the worker's episodes and environment, and with new
-    episodes many times, as it may draw lots.
+    The function is called for the agents of the worker's episodes and environment. For new episodes
+    it is called many times, because it may choose at random.
 
     Raises:
-        RefusedError: it names others, or policies for other spaces, or it raises; or the episodes
-            of the worker cannot start anew, as they have to when a policy goes.
+        RefusedError: the function names other policies, or policies for other spaces, or it raises;
+            or a policy is removed, and the worker's episodes cannot start anew.
     """
     worker = access_to(worker).worker
     try:
@@ -77,7 +77,7 @@ def _mapping_error(worker: RolloutWorker, request: MappingRequest) -> str:
         from ray.rllib.env.multi_agent_env import MultiAgentEnvWrapper
 
         if not isinstance(base, MultiAgentEnvWrapper):
-            # Remote and external ones reset in other ways.
+            # Remote and external environments reset in other ways.
             return f"its episodes, in a {type(base).__name__}, cannot start anew"
     known = (set(worker.policy_map.keys()) | set(request.added)) - set(request.removed)
     states = random.getstate(), np.random.get_state()
@@ -104,7 +104,7 @@ def _mapping_error(worker: RolloutWorker, request: MappingRequest) -> str:
 
 
 def _named(worker: RolloutWorker, mapping: Callable[..., str]) -> list[tuple[Any, Any]]:
-    """Return agents and the policies that a function maps them to, asked many times."""
+    """Return agents and the policies that a function maps them to, called many times."""
     from ray.rllib.evaluation.episode_v2 import EpisodeV2
 
     pairs = []
@@ -128,14 +128,14 @@ def incompatible_agents(
     after: Iterable[tuple[Any, Any]],
     spaces: Mapping[Any, Spaces],
 ) -> str | None:
-    """Say which agents would come to policies for observations or actions other than theirs.
+    """Return which agents would get policies for other observations or actions than before.
 
-    An agent's own spaces do not tell, as connectors may change them; the spaces of the policies
-    that the agent had before do. Bounds may differ.
+    Connectors may change an agent's own spaces. So the spaces of the agent's present policies are
+    compared with those of the future ones. Bounds may differ.
 
     Args:
-        before: pairs of an agent and a policy of today.
-        after: those to come.
+        before: present pairs of agent and policy.
+        after: future pairs of agent and policy.
         spaces: by policy, its observation and action space.
 
     Returns:

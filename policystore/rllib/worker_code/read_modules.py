@@ -1,4 +1,4 @@
-"""Read what RLModules hold, where they live. Runs in actors, sent by value (``answers.py``)."""
+"""Read the contents of RLModules. Runs in actors, sent by value (``answers.py``)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_module(wrapped: RLModule) -> ModuleContent:
 
 
 def read_multi(multi: MultiRLModule, ids: list[str] | None) -> MultiModuleContent:
-    """Read a MultiRLModule, or of it only the modules of ``ids``."""
+    """Read a MultiRLModule with all its modules, or only with those in ``ids``."""
     import torch
 
     inside = set()

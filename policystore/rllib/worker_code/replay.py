@@ -1,7 +1,7 @@
 """Replay loads, additions and removals on an env runner that was restarted or added later.
 
-Runs in actors, sent by value (``wire.py``). Nothing here raises, as it runs before
-calls of RLlib itself.
+Runs in actors, sent by value (``wire.py``). Nothing here raises, because the code runs before
+RLlib's own calls.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ def replay_then_call(
     *args: Any,
     **kw: Any,
 ) -> Any:
-    """Replay on an env runner what it has not taken part in, then call a function with it.
+    """Replay the changes that an env runner missed, then call a function with the runner.
 
-    Goes along with every call that RLlib makes, so it names nothing of this module but ``time``:
-    its pickle stays small. :func:`catch_up` comes with the program, to the workers that need it.
+    RLlib sends this function with each call. So the function uses no name of this module but
+    ``time``, and its pickle stays small. Workers that need :func:`catch_up` get it with the
+    program.
 
     Args:
         generation: number of the last transaction.
@@ -49,7 +50,7 @@ def replay_then_call(
     if (
         getattr(worker, "_policystore_mark", 0) < generation
         and (missed is None or time.monotonic() >= missed["again"])
-        # Not while a transaction may still be rolled back: its undo is kept in one place.
+        # Not while a transaction may be rolled back: a worker has room for one undo only.
         and not hasattr(worker, "_policystore_undo")
     ):
         try:
@@ -70,11 +71,11 @@ def replay_then_call(
 
 
 def catch_up(worker: EnvRunner | RolloutWorker, generation: int, wire: Any) -> None:
-    """Do what a worker has not done yet of a program, and keep on the worker what went wrong.
+    """Carry out the entries of a program that a worker lacks, and keep errors on the worker.
 
     Args:
         worker: an env runner.
-        generation: number of the transaction that the worker is up to once all is done.
+        generation: number of the last transaction; the worker has it once all entries are done.
         wire: a :class:`~policystore.rllib.worker_code.requests.ReplayProgram` as plain tuples.
     """
     program: ReplayProgram = from_wire(wire, REQUESTS)
@@ -97,7 +98,7 @@ def catch_up(worker: EnvRunner | RolloutWorker, generation: int, wire: Any) -> N
         wrong.append(f"the mapping function: {why}")
     if wrong:
         now = time.monotonic()
-        # Tried again with later calls, but not so often that it would cost them much.
+        # Tried again with later calls, but with pauses, so that these calls stay fast.
         again = now + max(1.0, 10 * (now - began))
         setattr(worker, MISSED, {"done": done, "error": "; ".join(wrong[:5]), "again": again})
         return
@@ -107,7 +108,7 @@ def catch_up(worker: EnvRunner | RolloutWorker, generation: int, wire: Any) -> N
 
 
 def _replay(worker: EnvRunner | RolloutWorker, entry: ReplayEntry) -> None:
-    """Do one entry of a program."""
+    """Carry out one entry of a program."""
     present = set(access_to(worker).ids)
     if entry.kind == "remove":
         for pid in present & set(entry.policies):
@@ -123,7 +124,7 @@ def _replay(worker: EnvRunner | RolloutWorker, entry: ReplayEntry) -> None:
         load = entry.load.replace(
             plans={pid: plans[pid] for pid in kept if pid in plans},
             filters={pid: filters[pid] for pid in kept if pid in filters},
-            # No number: states that RLlib's restore brings are newer, whatever theirs is.
+            # No number: states from RLlib's restore are newer, whatever their number is.
             seq=None,
         )
         _call(apply_weights, worker, entry, load)
@@ -135,7 +136,7 @@ def _call(
     entry: ReplayEntry,
     request: Message | None,
 ) -> None:
-    """Call a worker function with the weights of an entry, for good: nothing will roll it back."""
+    """Call a worker function with the weights of an entry; drop its undo afterwards."""
     import ray
 
     try:
@@ -150,14 +151,14 @@ def _remove(worker: EnvRunner | RolloutWorker, pid: str) -> None:
         worker.module.remove_module(pid)
         return
     worker.remove_policy(policy_id=pid)
-    # It leaves these, and training fails with a filter that the others do not have
+    # RLlib leaves these entries. Training fails with a filter that other workers do not have
     # (evaluation/rollout_worker.py:1344).
     worker.filters.pop(pid, None)
     worker.policy_dict.pop(pid, None)
 
 
 def _set_mapping(worker: EnvRunner | RolloutWorker, mapping: Callable[..., str] | None) -> None:
-    """Set a worker's mapping function, if one is given and the worker has any."""
+    """Set a worker's mapping function, if one is given; single-agent runners have none."""
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 
     if mapping is None:

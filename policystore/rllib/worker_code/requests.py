@@ -46,13 +46,13 @@ FilterStats = list[tuple[int, Any, Any]]
 
 @dataclass(eq=False, repr=False)
 class LoadRequest(Message):
-    """Take the weights that come along, and say what is held then.
+    """Load the weights that come with the request, and return digests of them.
 
     Attributes:
-        token: names the transaction; a roll-back or commit names the same.
+        token: name of the transaction; its roll-back or commit has the same token.
         plans: by policy id, how its digest is made.
         timeout: seconds to wait for a learner that updates in a thread.
-        seq: number to give the weights; None leaves the present one.
+        seq: update number for the weights; None keeps the present number.
         pipeline: new stack: states to set in the env-to-module pipeline, by connector and agent.
         filters: old stack: statistics to set, by policy id.
     """
@@ -70,12 +70,12 @@ class AddModuleRequest(Message):
     """Add a module of the new stack.
 
     Attributes:
-        policy_id: of the new module.
-        spec: RLlib's own, which needs no policystore.
-        weight_names: names of the weights to come, which tell whether targets are among them.
+        policy_id: id of the new module.
+        spec: RLlib's own spec, which needs no policystore.
+        weight_names: names of the weights; they show whether target networks are among them.
         load: the weights and filters that the module gets.
-        policy_mapping_fn: from now on; None leaves the present one.
-        policies_to_train: from now on; None leaves what there is.
+        policy_mapping_fn: the new function; None keeps the present one.
+        policies_to_train: the new choice; None keeps the present one.
         restart_episodes: whether env runners start all episodes anew.
     """
 
@@ -93,12 +93,12 @@ class PolicyRecipe(Message):
     """All that a worker needs to build a policy of the old stack.
 
     Attributes:
-        policy_id: of the new policy.
+        policy_id: id of the new policy.
         cls: its class.
         spaces: observation space, already preprocessed, and action space.
         config: its config dict.
-        running_keys: keys that take the value of the worker's own config.
-        forced: values that win over both.
+        running_keys: keys whose values come from the worker's own config.
+        forced: values that replace those of both configs.
         config_class: an AlgorithmConfig class that the config becomes an object of; None leaves a
             dict.
         connectors: by pipeline, a maker, its arguments, and options to set on its filter.
@@ -122,7 +122,7 @@ class PolicyRecipe(Message):
 
 @dataclass(eq=False, repr=False)
 class AddPolicyRequest(Message):
-    """Add a policy of the old stack; the fields are those of :class:`AddModuleRequest`."""
+    """Add a policy of the old stack; fields as in :class:`AddModuleRequest`, with a recipe."""
 
     recipe: PolicyRecipe
     load: LoadRequest
@@ -146,9 +146,9 @@ class MappingRequest(Message):
     """Check which policies a mapping function of the old stack names.
 
     Attributes:
-        policy_mapping_fn: to be checked; None for the worker's own.
-        added: spaces of policies to come, by id.
-        removed: ids of policies about to go.
+        policy_mapping_fn: the function to check; None for the worker's present one.
+        added: spaces of policies that will be added, by id.
+        removed: ids of policies that will be removed.
     """
 
     policy_mapping_fn: Callable[..., str] | None
@@ -165,7 +165,7 @@ class ReplayEntry(Message):
 
     Attributes:
         kind: ``load``, ``add`` or ``remove``.
-        policies: ids of the policies that it still counts for.
+        policies: ids of the policies for which the change still counts.
         load: weights and filters that the workers got; None for ``remove``.
         payload: reference to the weights in Ray's object store.
         addition: for ``add``, the whole request.
@@ -184,11 +184,11 @@ class ReplayEntry(Message):
 
 @dataclass(eq=False, repr=False)
 class ReplayProgram(Message):
-    """All that a restarted or added env runner lacks.
+    """All changes that a restarted or added env runner lacks.
 
     Attributes:
         entries: in the order in which they were committed.
-        policy_mapping_fn: the present one; None leaves what the runner was made with.
+        policy_mapping_fn: the present function; None keeps the one that the runner was made with.
     """
 
     entries: list[ReplayEntry]
@@ -214,7 +214,7 @@ REQUESTS: dict[str, type[Message]] = {
 def requests_of(function: Callable[..., Any] | type[Message]) -> dict[str, type[Message]]:
     """Return the messages that the annotations of a worker function name, and those inside of them.
 
-    The classes of all other messages stay at home: Ray keeps calls cheap up to 100 kB.
+    The classes of all other messages are not sent: Ray keeps calls cheap up to 100 kB.
     """
     classes: dict[str, type[Message]] = {}
     for annotation in function.__annotations__.values():

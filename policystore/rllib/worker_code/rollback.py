@@ -1,8 +1,8 @@
-"""Take part in a transaction: keep what undoes a change, and undo it or let go of it.
+"""Keep the function that undoes a change of a worker, and call it or drop it.
 
-One implementation for all changes: any function that changes a worker first gives
-:func:`keep_for_rollback` a function that takes the change back. Imports nothing of policystore but
-what is sent along (``wire.py`` says why).
+All changes use this one implementation: any function that changes a worker first gives
+:func:`keep_for_rollback` a function that takes the change back. Imports only modules of
+``worker_code/`` (``wire.py`` says why).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rollback(worker: AnyWorker | PolicyAccess, token: str) -> bool:
     """Give a worker back what it held before a transaction.
 
     Returns:
-        Whether there was anything to take back: False if the worker did not take part.
+        Whether there was anything to undo: False if the transaction did not change the worker.
     """
     access = access_to(worker)
     kept = getattr(access.worker, UNDO, None)
@@ -58,7 +58,10 @@ def rollback(worker: AnyWorker | PolicyAccess, token: str) -> bool:
 
 
 def commit(worker: AnyWorker | PolicyAccess, token: str) -> None:
-    """Let go of what :func:`rollback` would need, and count the transaction."""
+    """Drop what :func:`rollback` would need, and count the transaction.
+
+    The transaction is not counted while a replay on the worker has failed.
+    """
     worker = access_to(worker).worker
     kept = getattr(worker, UNDO, None)
     if kept is not None and kept[0] == token:

@@ -43,8 +43,8 @@ class TensorEntry(NamedTuple):
         dtype: torch's name of it.
         shape: in elements.
         tensor: the live tensor; None for weights that are kept in another way.
-        bits: a numpy array: of a tensor on the CPU a view, to be read and written through; of a
-            tensor on another device None.
+        bits: a numpy array. For a tensor on the CPU, a view of its memory, for reading and writing;
+            None for a tensor on another device.
     """
 
     dtype: str
@@ -56,9 +56,9 @@ class TensorEntry(NamedTuple):
 class PolicyAccess:
     """The policies of a worker by id, and their tensors as they are in memory.
 
-    Made anew for each call, as other calls may replace policies in between. With
-    ``policy_map_capacity`` below the number of policies a policy goes stale as soon as others are
-    looked at (``policy/policy_map.py:107``); then nothing is remembered.
+    Made anew for each call, because other calls may replace policies in between. If
+    ``policy_map_capacity`` is below the number of policies, reading one policy may move another out
+    of memory (``policy/policy_map.py:107``); then nothing is cached.
     """
 
     def __init__(self, worker: AnyWorker) -> None:
@@ -67,7 +67,7 @@ class PolicyAccess:
         swaps = self.is_old and worker.policy_map.capacity < len(worker.policy_map)
         self._known: dict[str, dict[str, TensorEntry]] | None = None if swaps else {}
         self._modules = None if self.is_old else _modules_of(worker)
-        # RLlib keeps them in sets, whose order changes from process to process.
+        # RLlib keeps ids in sets, whose order changes from process to process.
         self.ids = sorted(worker.policy_map.keys() if self._modules is None else self._modules)
 
     def holder(self, pid: str) -> Policy | RLModule:
@@ -100,12 +100,12 @@ class PolicyAccess:
         return entries
 
     def forget(self, pid: str) -> None:
-        """Read a policy anew next time; needed where :meth:`entries` holds copies."""
+        """Let the next call read a policy anew; needed if :meth:`entries` returned copies."""
         if self._known is not None:
             self._known.pop(pid, None)
 
     def own_arrays(self, pid: str) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the weights of a policy without a torch model of RLlib's; may be empty."""
+        """Return the weights of a policy that has no torch model of RLlib; may be empty."""
         import numpy as np
 
         holder = self.holder(pid)
@@ -116,7 +116,7 @@ class PolicyAccess:
         return {name: np.array(value) for name, value in (weights or {}).items()}
 
     def write_own(self, pid: str, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
-        """Write weights, given as bits, of a policy without a torch model of RLlib's."""
+        """Write weights, given as bits, into a policy that has no torch model of RLlib."""
         import numpy as np
 
         now = self.own_arrays(pid)
@@ -158,12 +158,12 @@ class PolicyAccess:
 
     @property
     def seq(self) -> int | None:
-        """Number of the learner's update that the weights are of; None where RLlib counts none."""
+        """Number of the learner's update that made the weights; None if RLlib counts no updates."""
         return weights_seq(self.worker)
 
 
 def access_to(worker: AnyWorker | PolicyAccess) -> PolicyAccess:
-    """Return the access to a worker; of a local worker the driver passes one that it has made."""
+    """Return the PolicyAccess of a worker; an argument that is one already is returned as it is."""
     return worker if isinstance(worker, PolicyAccess) else PolicyAccess(worker)
 
 
@@ -228,7 +228,7 @@ def _wrapper_paths(network: torch.nn.Module) -> set[str]:
 def acting_names(module: RLModule, names: Iterable[str]) -> list[str]:
     """Return the names of the weights that acting needs.
 
-    As RLlib does (``core/rl_module/torch/torch_rl_module.py:153``).
+    RLlib chooses them in this way (``core/rl_module/torch/torch_rl_module.py:153``).
     """
     from dataclasses import is_dataclass
 
@@ -239,8 +239,9 @@ def acting_names(module: RLModule, names: Iterable[str]) -> list[str]:
     try:
         left = module.get_non_inference_attributes()
     except AttributeError:
-        # RLlib's own ask a dict (algorithms/ppo/default_ppo_rl_module.py:60) and cannot say with a
-        # dataclass for a config, though they take one: then all weights count.
+        # RLlib's own modules can be built with a dataclass as config, but this method of theirs
+        # needs a dict (algorithms/ppo/default_ppo_rl_module.py:60). Then all weights count as
+        # needed.
         if not is_dataclass(module.model_config):
             raise
         return list(names)
@@ -316,8 +317,8 @@ def differences(
 def digest_of(entries: dict[str, TensorEntry], plan: DigestPlan) -> tuple[str | bytes | None, str]:
     """Return the digest of a policy's weights by a plan, and an empty text.
 
-    Where the node has no blake3 the bytes to be hashed come instead of the digest. Where tensors
-    differ from those of the plan None comes, and how they differ.
+    On a node without blake3, return the bytes to hash in place of the digest. If tensors differ
+    from those of the plan, return None, and a text that says how.
     """
     import numpy as np
 
@@ -341,7 +342,7 @@ def digest_of(entries: dict[str, TensorEntry], plan: DigestPlan) -> tuple[str | 
 
 
 def plain_digest(networks: list[torch.nn.Module]) -> str | None:
-    """Return a digest to compare target networks by, none of the store's; None without networks."""
+    """Return a digest to compare target networks, not one of the store; None without networks."""
     import hashlib
 
     if not networks:
@@ -368,6 +369,6 @@ def keep_network(network: torch.nn.Module) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def give_back(network: torch.nn.Module, kept: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Write back what :func:`keep_network` kept."""
+    """Write the bits that :func:`keep_network` returned back into a network."""
     for name, tensor in tensors_of(network).items():
         write_bits(_of_tensor(tensor), kept[name])

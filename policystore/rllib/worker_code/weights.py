@@ -1,7 +1,7 @@
 """Describe, digest and set the weights of a live worker.
 
 Runs in actors, sent by value (``wire.py``; ``answers.py`` says what a *worker* is). Each function
-raises where it fails; ``wire.run`` makes an answer of that.
+raises where it fails; ``wire.run`` turns the error into an answer.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ def info_of(access: PolicyAccess, pid: str, *, trained: bool, all_act: bool = Fa
     """Describe one policy.
 
     Args:
-        access: to the worker that has it.
+        access: access to the worker that has the policy.
         pid: its id.
-        trained: whether training updates it.
-        all_act: whether acting needs all its weights; else RLlib is asked which.
+        trained: whether training updates the policy.
+        all_act: whether acting needs all weights; if False, RLlib says which.
     """
     holder = access.holder(pid)
     entries = access.entries(pid)
@@ -149,7 +149,7 @@ def report_digests(
 
 
 def _remark(worker: AnyWorker) -> str:
-    """Say why a worker may hold other weights than those that took part in every load."""
+    """Say why a worker may hold other weights than workers that took part in every load."""
     missed = getattr(worker, MISSED, None)
     if missed is not None:
         return f"restarted, and not everything could be done anew: {missed['error']}"
@@ -169,14 +169,14 @@ def _digest(access: PolicyAccess, pid: str, plan: DigestPlan) -> PolicyDigest:
 def apply_weights(
     worker: AnyWorker | PolicyAccess, request: LoadRequest, payload: Payload
 ) -> WorkerDigests:
-    """Give a worker new weights, keep its old ones for a roll-back, and say what it then holds.
+    """Give a worker new weights, keep the old ones for a roll-back, and return digests.
 
     If this raises, the worker holds what it held before.
 
     Args:
         worker: a learner, an env runner or a rollout worker.
         request: what to load.
-        payload: the weights. The worker takes those that it holds.
+        payload: the weights. The worker takes those whose names it has.
 
     Raises:
         RefusedError: the weights do not fit.
@@ -266,7 +266,7 @@ def _put_back(
 
 
 def write_policy(access: PolicyAccess, pid: str, arrays: dict[str, tuple[str, Any]]) -> None:
-    """Write weights into a policy: those of them that it holds."""
+    """Write weights into a policy; names that the policy does not have are skipped."""
     if access.network(pid) is None:
         access.write_own(pid, {name: bits for name, (_, bits) in arrays.items()})
         return

@@ -1,11 +1,11 @@
 """Pass messages between the driver and actor processes, whose nodes need no policystore.
 
-Each message travels as a plain tuple (:func:`to_wire`), and each side makes its own class of it
-again (:func:`from_wire`): pickled as it is, a message would drag its class along, and the class of
-the actor process would replace that of the driver.
+Each message is sent as a plain tuple (:func:`to_wire`). The receiving process makes a message of
+its own class from it (:func:`from_wire`). A message that is pickled as it is would bring its class,
+and the class of the actor process would replace that of the driver.
 
-Worker functions raise; :func:`run` and :func:`run_on_wire` turn what they raise into an answer.
-RLlib ends an actor whose function raises, after a sleep of 60 s (``utils/actor_manager.py:195``).
+Worker functions raise; :func:`run` and :func:`run_on_wire` turn the exception into an answer. RLlib
+ends an actor whose function raises, after a sleep of 60 s (``utils/actor_manager.py:195``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _M = TypeVar("_M", bound="Message")
 
 
 class RefusedError(Exception):
-    """A worker cannot do what it was asked to; the text says why, and needs no class before it."""
+    """A worker refuses a request; the text says why, and is shown without this class's name."""
 
 
 class BusyError(Exception):
@@ -42,8 +42,8 @@ class BusyError(Exception):
 class Message:
     """Base of all that the driver and the workers exchange; its fields may hold other messages.
 
-    Messages are not changed once they are made. They compare and print by their fields; they share
-    the methods for that, as each class that a function names is sent along with it.
+    Messages never change. They compare and print by their fields. The methods for this are here,
+    because each class that a function names is sent with the function.
     """
 
     __match_args__: tuple[str, ...]  # names of the fields, made by dataclass
@@ -79,7 +79,7 @@ def to_wire(value: Any) -> Any:
 
 
 def from_wire(value: Any, classes: dict[str, type[Message]]) -> Any:
-    """Return what :func:`to_wire` was given, made of these classes of this process."""
+    """Return the value that :func:`to_wire` got, with messages of the given classes."""
     if _is_tagged(value):
         return classes[value[1]](*(from_wire(field, classes) for field in value[2]))
     if type(value) is dict and any(_is_tagged(each) for each in value.values()):
@@ -99,8 +99,8 @@ def run(
     """Call a worker function, and catch what it raises.
 
     Returns:
-        Its value; why there is none, or an empty text; whether it may work later, as the worker
-        was only busy.
+        The function's value, or None; the error text, or an empty one; whether the worker was only
+        busy, so that the function may succeed later.
     """
     try:
         return function(worker, *arguments), "", False

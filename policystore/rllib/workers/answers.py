@@ -1,4 +1,4 @@
-"""Answers of workers, and how they are sorted: one place says what counts as a failure."""
+"""Answers of workers, and the rules for what counts as a failure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Answer(Generic[T]):
     Attributes:
         value: what the worker function returned, if the answer is :attr:`ok`.
         error: why the function failed, in words.
-        pending: whether the worker has not answered in time, or was busy all the time. What it was
-            sent may still be carried out.
+        pending: whether the worker did not answer in time, or was busy all the time. A worker that
+            did not answer may still carry out the request.
         unreachable: why there can be no answer: the actor is dead or being restarted.
     """
 
@@ -48,7 +48,7 @@ class Answer(Generic[T]):
         """Return the value.
 
         Raises:
-            StorageError: there is none; says why.
+            StorageError: there is no value; the message says why.
         """
         if not self.ok:
             raise StorageError(self.why)
@@ -59,15 +59,16 @@ class Answers(dict[Worker, Answer[T]]):
     """The answers of several workers to one request."""
 
     def values_of(self, workers: Iterable[Worker]) -> list[T]:
-        """Return the values of those of these workers that gave one."""
+        """Return the values of those workers among ``workers`` that returned one."""
         answers = [self[worker] for worker in workers]
         return [answer.get() for answer in answers if answer.ok]
 
     @property
     def failures(self) -> dict[Worker, str]:
-        """Why workers did not do their part.
+        """The workers that did not carry out the request, each with the reason.
 
-        A dead env runner is no failure: it gets what it lacks once it is back. A dead learner is.
+        A dead env runner is no failure: after its restart it gets the changes that it missed. A
+        dead learner is a failure.
         """
         return {
             worker: f"a learner is dead: {answer.unreachable}" if answer.unreachable else answer.why
@@ -81,14 +82,14 @@ class Answers(dict[Worker, Answer[T]]):
         return Answers({w: each for w, each in self.items() if each.unreachable or each.pending})
 
     def require_all(self, description: str, advice: str) -> None:
-        """Check that all workers did their part.
+        """Check that all workers carried out the request.
 
         Args:
-            description: what cannot be done otherwise, for the message.
-            advice: what to do then.
+            description: what could not be done, for the message.
+            advice: what the caller can do, for the message.
 
         Raises:
-            InvalidInputError: workers refused; names them and says why.
+            InvalidInputError: workers refused; the message names them, with their reasons.
             StorageError: workers did not answer, or a learner is dead.
         """
         refused = {w: why for w, why in self.failures.items() if w not in self.silent}

@@ -1,7 +1,7 @@
-"""Send functions of ours to the actors of a running Algorithm, whose nodes may lack policystore.
+"""Send functions of policystore to actors, also on nodes where it is not installed.
 
-The functions go by value: Ray's pickler is told so for the modules that hold them,
-``worker_code/``, and what they call goes along. A function is pickled once per process.
+The functions of ``worker_code/`` are pickled by value, together with the functions that they call.
+A function is pickled once per process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _BY_VALUE = "policystore.rllib.worker_code."
 def _load(key: str, blob: bytes) -> Any:
     """Return the function of a blob.
 
-    An actor process unpickles each blob once; unpickling it each time takes longer than a load.
+    An actor process unpickles each blob once. To unpickle the blob for each call would take longer
+    than loading weights does.
     """
     import pickle
     import sys
@@ -78,7 +79,7 @@ def ship(function: Callable[..., Any]) -> Any:
 
 @functools.cache
 def ship_for_wire(function: Callable[..., Any]) -> Any:
-    """Return the same for a function that is called through ``wire.run_on_wire``."""
+    """Return what to pass in place of a function that is called through ``wire.run_on_wire``."""
     return _shipped(functools.partial(run_on_wire, function, requests_of(function)))
 
 
@@ -94,14 +95,14 @@ def _shipped(function: Callable[..., Any]) -> _Shipped:
 
 
 def check_picklable(function: Callable[..., Any], name: str) -> None:
-    """Check that a function of the user's can be sent to another process.
+    """Check that the user's function can be sent to another process.
 
     Args:
-        function: the user's.
-        name: of the argument, for the message.
+        function: the user's function.
+        name: name of the argument, for the message.
 
     Raises:
-        InvalidInputError: the function cannot be pickled; says why.
+        InvalidInputError: the function cannot be pickled; the message says why.
     """
     try:
         cloudpickle.dumps(function)

@@ -1,7 +1,7 @@
 """Call worker functions on learners and env runners, and collect their answers.
 
-Actors are called directly, not through RLlib's ``foreach_env_runner``: that leaves out workers that
-are not healthy or do not answer, and returns a shorter list without raising
+Actors are called directly, not through RLlib's ``foreach_env_runner``. RLlib's method leaves out
+workers that are not healthy or do not answer, and returns a shorter list without raising
 (``utils/actor_manager.py``).
 """
 
@@ -24,11 +24,11 @@ __all__ = ["Calls", "Deadline", "Gate", "send"]
 
 T = TypeVar("T")
 Gate: TypeAlias = Callable[[Worker, Any], Any]
-"""Gets an actor and a function to be called on it; returns what is called instead."""
+"""Takes a worker and the function to call on its actor; returns what is called instead."""
 
 
 class Deadline:
-    """A point in time by which everything has to have happened."""
+    """A point in time until which answers are awaited."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -49,11 +49,12 @@ class Calls(Generic[T]):
         self._answers = answers
 
     def collect(self, deadline: Deadline, leave_out: Iterable[Worker] = ()) -> Answers[T]:
-        """Wait for the answers until a deadline; each worker has one, or why it has none.
+        """Wait until a deadline; return for each worker its answer, or why there is none.
 
         Args:
-            deadline: until when. Answers that are there are taken even after it.
-            leave_out: workers that are not waited for; they are missing in what is returned.
+            deadline: when waiting ends. Answers that have arrived are returned even after the
+                deadline.
+            leave_out: workers that are not waited for; they are missing in the returned answers.
         """
         left_out = set(leave_out)
         waiting = {
@@ -80,14 +81,14 @@ def send(
     *,
     gate: Gate | None = None,
 ) -> Calls[T]:
-    """Call a worker function with each worker; actors first, as they run at the same time.
+    """Call a worker function with each worker; actors first, because they run in parallel.
 
     Args:
-        workers: whom to call.
+        workers: the workers to call.
         function: of ``worker_code``; gets the worker, then its arguments.
-        arguments: those of one worker, messages among them; an ObjectRef arrives as what it refers
-            to.
-        gate: what each call to an actor goes through; None calls it at once.
+        arguments: returns the arguments for one worker; they may be messages. An ObjectRef arrives
+            as the object that it refers to.
+        gate: replaces the function of each call to an actor; None replaces nothing.
     """
     chosen = list(workers)
     shipped = ship_for_wire(function)
@@ -108,14 +109,15 @@ def send(
 
 
 def _received(reference: ray.ObjectRef, worker: Worker) -> Answer[Any]:
-    """Return the answer that is there: of the driver's own classes."""
+    """Return an answer that has arrived, made of the driver's own classes."""
     try:
         value, error, pending = ray.get(reference)
         return Answer(from_wire(value, ANSWERS), error, pending)
     except RayActorError as error:
         if worker.manager is not None and worker.index in worker.manager.actor_ids():
-            # So RLlib brings the actor back to what the local worker holds once it was restarted
-            # (algorithms/algorithm.py:restore_env_runners), which it might not notice otherwise.
+            # After the restart, RLlib then gives the actor what the local worker holds
+            # (algorithms/algorithm.py:restore_env_runners). Without this mark, RLlib might not
+            # notice the restart.
             worker.manager.set_actor_state(worker.index, healthy=False)
         return Answer(unreachable=str(error).strip().splitlines()[0])
     except RayError as error:

@@ -1,8 +1,8 @@
 """Private parts of RLlib and Ray that the driver reads or changes.
 
-One function for each, so a new version of Ray is adapted to here and in ``worker_code/compat.py``,
-its twin for code inside actors; ``docs/architecture.md`` lists all of them. Other modules use no
-name of RLlib or Ray that begins with an underscore.
+There is one function for each private part. A new version of Ray needs changes only here and in
+``worker_code/compat.py``, which does the same for code inside actors. ``docs/architecture.md``
+lists all private parts. Other modules use no name of RLlib or Ray that begins with an underscore.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ GROUPS = (
     ("eval", "eval_env_runner_group"),
     ("offline eval", "offline_eval_runner_group"),
 )
-"""Groups of env runners of an Algorithm: our name and RLlib's attribute."""
+"""Groups of env runners of an Algorithm: the name in reports, and RLlib's attribute."""
 
 
 # Algorithms --------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def has_learner_thread(algorithm: Algorithm) -> bool:
 
 
 def has_multi_gpu_thread(algorithm: Algorithm) -> bool:
-    """Return whether an Algorithm learns in the thread that ``simple_optimizer=False`` gives."""
+    """Return whether an Algorithm learns in the thread that ``simple_optimizer=False`` starts."""
     return type(learner_thread(algorithm)).__name__ == "MultiGPULearnerThread"
 
 
@@ -110,9 +110,9 @@ def clear_waiting_batches(algorithm: Algorithm) -> None:
 
 
 def take_replay_tables(algorithm: Algorithm, policy_id: str) -> Callable[[], None]:
-    """Take a module out of the replay buffer of SAC and DQN; return the function that puts it back.
+    """Take a module out of the replay buffer of SAC and DQN; return a function that restores it.
 
-    The buffer samples for every module that it has a table of
+    The buffer samples for every module for which it has a table
     (``utils/replay_buffers/multi_agent_episode_buffer.py``).
     """
     buffer = getattr(algorithm, "local_replay_buffer", None)
@@ -132,7 +132,7 @@ def take_replay_tables(algorithm: Algorithm, policy_id: str) -> Callable[[], Non
 def forget_old_policy(algorithm: Algorithm, policy_id: str) -> None:
     """Delete what the driver keeps of an old-stack policy beside its workers.
 
-    Its learner thread, if it has one, has to be at rest.
+    If the Algorithm has a learner thread, the thread must be at rest.
     """
     buffer = getattr(algorithm, "local_replay_buffer", None)
     getattr(buffer, "replay_buffers", {}).pop(policy_id, None)
@@ -162,7 +162,7 @@ def runs_in_tune(algorithm: Algorithm) -> bool:
 
 @contextlib.contextmanager
 def unfrozen(config: AlgorithmConfig) -> Iterator[None]:
-    """Let a config be changed in the block, as ``Algorithm.add_module`` does it."""
+    """Allow changes to a config inside the block, as ``Algorithm.add_module`` does."""
     was_frozen = config._is_frozen
     config._is_frozen = False
     try:
@@ -201,7 +201,7 @@ def intercept_manager(
     gate: Callable[[Any], Any],
     before_probe: Callable[[], None],
 ) -> bool:
-    """Let every call of RLlib to a manager's actors go through a gate.
+    """Pass every call of RLlib to a manager's actors through a gate function.
 
     Replaces two methods of this manager. All calls to its actors go through ``_call_actors``;
     ``probe_unhealthy_actors`` is how RLlib looks, at the start of each training step, for actors
@@ -240,12 +240,12 @@ def actor_id(actor: ActorHandle) -> str:
 
 
 def restart_counts(actors: list[str], ask_for_each_up_to: int) -> dict[str, int]:
-    """Return how often actors were restarted: a count that rises before an actor answers again.
+    """Return how often each actor was restarted; a count rises before the actor answers again.
 
     Args:
         actors: their ids.
-        ask_for_each_up_to: with so many actors or fewer, Ray is asked for each by itself; the
-            answer about all lists the actors of others too.
+        ask_for_each_up_to: up to this number of actors, Ray is asked about each actor alone. For
+            more actors, Ray is asked once about all actors of the job, also those of other owners.
     """
     from ray._private.state import actors as table
 

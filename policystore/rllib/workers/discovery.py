@@ -37,7 +37,7 @@ class Worker:
         manager: RLlib's manager of the actor; None for learners.
         index: RLlib's number of the actor.
         leads: whether the other workers should hold what this worker holds.
-        idle: whether it is a local worker that only stands in for the remote ones.
+        idle: whether it is the local worker of a group that also has remote workers.
     """
 
     name: str
@@ -61,9 +61,9 @@ class Worker:
 
 
 def workers_of(algorithm: Algorithm) -> list[Worker]:
-    """Return all that hold weights: learners first, then each group's local worker and its actors.
+    """Return all workers with weights: learners, then each group's local worker and actors.
 
-    On the old stack the local worker of the training group is what learns.
+    On the old stack there are no learners: the local worker of the training group learns.
 
     Raises:
         InvalidInputError: not an Algorithm, or one that was stopped.
@@ -97,7 +97,7 @@ def workers_of(algorithm: Algorithm) -> list[Worker]:
 
 
 def learners_of(algorithm: Algorithm) -> list[Worker]:
-    """Return the learners of an Algorithm of the new stack; none for the old one."""
+    """Return the learners of an Algorithm; an empty list for one of the old stack."""
     group = algorithm.learner_group
     if group is None:
         return []
