@@ -241,7 +241,7 @@ class BackendContract(StorageContract):
         assert bytes(other.get(hint_key("a"))) == b"hint"
         assert set(other.keys("")) == self.raw_keys()
 
-    # Listing
+    # Listings
 
     @pytest.fixture
     def filled(self, backend: Backend) -> Backend:

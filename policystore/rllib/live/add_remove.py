@@ -15,7 +15,7 @@ from policystore.rllib.live.add_remove_old_stack import add_old, remove_old
 from policystore.rllib.live.filters import AgentIds
 from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.transaction import Transaction
-from policystore.rllib.worker_code.answers import ToTrain
+from policystore.rllib.worker_code.messages.answers import ToTrain
 from policystore.rllib.workers.by_value import check_picklable
 from policystore.rllib.workers.compat import is_new_stack
 from policystore.snapshot import Snapshot

@@ -22,20 +22,20 @@ from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.session import Session
 from policystore.rllib.live.transaction import Payload, StepFailedError, Transaction
 from policystore.rllib.new_stack.rebuild import module_spec
-from policystore.rllib.worker_code.answers import WorkerInfo
 from policystore.rllib.worker_code.compat import is_multi_agent, overrides_per_module
+from policystore.rllib.worker_code.messages.answers import WorkerInfo
+from policystore.rllib.worker_code.messages.requests import (
+    AddModuleRequest,
+    LoadRequest,
+    RemoveRequest,
+    ReplayEntry,
+)
 from policystore.rllib.worker_code.module_checks import check_addition, check_removal
 from policystore.rllib.worker_code.modules import (
     add_module,
     quiesce_runner,
     remove_module,
     spec_of_modules,
-)
-from policystore.rllib.worker_code.requests import (
-    AddModuleRequest,
-    LoadRequest,
-    RemoveRequest,
-    ReplayEntry,
 )
 from policystore.rllib.workers.calls import Deadline
 from policystore.rllib.workers.compat import (
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 
-    from policystore.rllib.worker_code.answers import ToTrain
+    from policystore.rllib.worker_code.messages.answers import ToTrain
 
 __all__ = ["add_new", "remove_new"]
 

@@ -19,10 +19,8 @@ from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.session import Session
 from policystore.rllib.live.transaction import Payload, Transaction
 from policystore.rllib.live.trial_build import build_on_driver, check_supported, recipe_of
-from policystore.rllib.worker_code.answers import WorkerInfo
-from policystore.rllib.worker_code.policies import add_policy, remove_policy
-from policystore.rllib.worker_code.policy_mapping import check_mapping
-from policystore.rllib.worker_code.requests import (
+from policystore.rllib.worker_code.messages.answers import WorkerInfo
+from policystore.rllib.worker_code.messages.requests import (
     AddPolicyRequest,
     LoadRequest,
     MappingRequest,
@@ -30,13 +28,15 @@ from policystore.rllib.worker_code.requests import (
     RemoveRequest,
     ReplayEntry,
 )
+from policystore.rllib.worker_code.policies import add_policy, remove_policy
+from policystore.rllib.worker_code.policy_mapping import check_mapping
 from policystore.rllib.workers.compat import forget_old_policy
 from policystore.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
 
-    from policystore.rllib.worker_code.answers import ToTrain
+    from policystore.rllib.worker_code.messages.answers import ToTrain
 
 __all__ = ["add_old", "remove_old"]
 

@@ -15,8 +15,8 @@ from policystore.errors import InvalidInputError, MismatchError
 from policystore.format.arrays import CODES, Array, raw
 from policystore.format.safetensors import header_layout
 from policystore.format.spec import Spec
-from policystore.rllib.worker_code.answers import PolicyInfo, Spaces
-from policystore.rllib.worker_code.requests import DigestPlan
+from policystore.rllib.worker_code.messages.answers import PolicyInfo, Spaces
+from policystore.rllib.worker_code.messages.requests import DigestPlan
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 

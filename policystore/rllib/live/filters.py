@@ -15,7 +15,7 @@ from policystore.rllib.new_stack.connector_state import is_filter, new_filter_st
 from policystore.rllib.new_stack.connectors import walk
 from policystore.rllib.worker_code.compat import is_multi_agent, squares_name
 from policystore.rllib.worker_code.filters import policy_filter, read_old_filter
-from policystore.rllib.worker_code.requests import FilterStats
+from policystore.rllib.worker_code.messages.requests import FilterStats
 from policystore.rllib.workers.compat import env_to_module_of
 from policystore.snapshot import Snapshot
 

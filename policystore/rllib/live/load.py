@@ -24,8 +24,8 @@ from policystore.rllib.live.filters import AgentIds, new_stack_filters, old_stac
 from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.session import Session
 from policystore.rllib.live.transaction import Payload, Transaction
-from policystore.rllib.worker_code.answers import WorkerInfo
-from policystore.rllib.worker_code.requests import LoadRequest
+from policystore.rllib.worker_code.messages.answers import WorkerInfo
+from policystore.rllib.worker_code.messages.requests import LoadRequest
 from policystore.rllib.worker_code.weights import apply_weights
 from policystore.rllib.workers.calls import Deadline
 from policystore.rllib.workers.compat import (

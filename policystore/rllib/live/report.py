@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from policystore.digest import Digest, digest_of
 from policystore.errors import SyncError
-from policystore.rllib.worker_code.answers import PolicyDigest, WorkerDigests, WorkerInfo
+from policystore.rllib.worker_code.messages.answers import PolicyDigest, WorkerDigests, WorkerInfo
 from policystore.rllib.workers.answers import NO_ANSWER, Answer, Answers
 from policystore.rllib.workers.discovery import Worker
 

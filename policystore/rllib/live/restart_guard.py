@@ -31,9 +31,9 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore._util.log import logger
 from policystore.rllib.worker_code.compat import is_old_worker
+from policystore.rllib.worker_code.messages.requests import ReplayEntry, ReplayProgram
+from policystore.rllib.worker_code.messages.wire import to_wire
 from policystore.rllib.worker_code.replay import catch_up, replay_then_call
-from policystore.rllib.worker_code.requests import ReplayEntry, ReplayProgram
-from policystore.rllib.worker_code.wire import to_wire
 from policystore.rllib.workers.by_value import ship
 from policystore.rllib.workers.compat import (
     actor_id,

@@ -11,7 +11,7 @@ from policystore.errors import InvalidInputError, StorageError
 from policystore.rllib.live.compatibility import plan_of
 from policystore.rllib.live.report import SyncReport, status_rows
 from policystore.rllib.live.restart_guard import gate
-from policystore.rllib.worker_code.answers import WorkerDigests, WorkerInfo
+from policystore.rllib.worker_code.messages.answers import WorkerDigests, WorkerInfo
 from policystore.rllib.worker_code.weights import describe, report_digests
 from policystore.rllib.workers.answers import Answer, Answers
 from policystore.rllib.workers.calls import Calls, Deadline, send

@@ -31,15 +31,15 @@ from policystore.rllib.live.compatibility import PreparedWeights
 from policystore.rllib.live.report import SyncReport, parse_digest, status_rows
 from policystore.rllib.live.restart_guard import Guard, guards_of
 from policystore.rllib.live.session import Session
-from policystore.rllib.worker_code.answers import WorkerDigests, WorkerInfo
 from policystore.rllib.worker_code.learner_thread import wait_until_idle
-from policystore.rllib.worker_code.requests import (
+from policystore.rllib.worker_code.messages.answers import WorkerDigests, WorkerInfo
+from policystore.rllib.worker_code.messages.requests import (
     AddModuleRequest,
     AddPolicyRequest,
     LoadRequest,
     ReplayEntry,
 )
-from policystore.rllib.worker_code.requests import Payload as Weights
+from policystore.rllib.worker_code.messages.requests import Payload as Weights
 from policystore.rllib.worker_code.rollback import commit, rollback
 from policystore.rllib.worker_code.tensors import access_to
 from policystore.rllib.workers.answers import Answers
@@ -268,7 +268,7 @@ class Transaction(Session):
     def _roll_back(self, before: WorkerInfo, failed: str, error: StepFailedError) -> None:
         """Take the change back on all workers, and raise what says so."""
         # Silent workers have it in their queue, behind the change; the others take a moment.
-        stuck = self._start_rollback().collect(Deadline(_ROLLBACK), leave_out=error.silent).failures
+        stuck = self._start_rollback().collect(Deadline(_ROLLBACK), skip=error.silent).failures
         reasons = [f"  {name}: {why}" for name, why in error.failures.items()]
         report = None
         try:

@@ -26,10 +26,10 @@ from policystore.rllib.old_stack.config_restore import full_config
 from policystore.rllib.old_stack.connectors import PIPELINES, default_connectors
 from policystore.rllib.old_stack.rebuild import rebuild_policy
 from policystore.rllib.old_stack.snapshot import policy_config_of
-from policystore.rllib.worker_code.answers import PolicyInfo
 from policystore.rllib.worker_code.filters import policy_filter, read_old_filter
+from policystore.rllib.worker_code.messages.answers import PolicyInfo
+from policystore.rllib.worker_code.messages.requests import PolicyRecipe
 from policystore.rllib.worker_code.policies import build
-from policystore.rllib.worker_code.requests import PolicyRecipe
 from policystore.rllib.worker_code.weights import describe
 from policystore.rllib.workers.compat import complete_spec, has_multi_gpu_thread
 from policystore.rllib_schema.config_keys import is_dropped
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
 
-    from policystore.rllib.worker_code.answers import ToTrain
+    from policystore.rllib.worker_code.messages.answers import ToTrain
 
 __all__ = ["build_on_driver", "check_supported", "recipe_of"]
 

@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from policystore.errors import InvalidInputError, StorageError
 from policystore.format.arrays import Array
 from policystore.rllib.common.trust import path_of
-from policystore.rllib.worker_code.answers import ModuleContent, MultiModuleContent
+from policystore.rllib.worker_code.messages.answers import ModuleContent, MultiModuleContent
 from policystore.rllib.worker_code.read_modules import (
     read_ids,
     read_learner,

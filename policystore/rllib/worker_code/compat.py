@@ -3,7 +3,7 @@
 There is one function for each private part. A new version of Ray needs changes only here and in
 ``workers/compat.py``, which does the same for the driver. ``docs/architecture.md`` lists all
 private parts. Other modules use no name of RLlib that begins with an underscore. Imports nothing of
-policystore (``wire.py`` says why).
+policystore (``messages/wire.py`` says why).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ray.rllib.policy.policy import Policy
 
     from policystore.rllib.worker_code.compat import AnyWorker
-    from policystore.rllib.worker_code.requests import FilterStats
+    from policystore.rllib.worker_code.messages.requests import FilterStats
 
 __all__ = [
     "policy_filter",

@@ -15,7 +15,7 @@ from policystore.rllib.worker_code.compat import (
     loader_threads,
     lock_for_reading,
 )
-from policystore.rllib.worker_code.wire import BusyError
+from policystore.rllib.worker_code.messages.wire import BusyError
 
 if TYPE_CHECKING:
     from policystore.rllib.worker_code.compat import AnyWorker

@@ -1,20 +1,20 @@
 """Check on each worker that a module can be added or removed, before anything is changed.
 
-Runs in actors, sent by value (``wire.py``). Each function raises where the worker refuses.
+Runs in actors, sent by value (``messages/wire.py``). Each function raises where the worker refuses.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policystore.rllib.worker_code.answers import PolicyInfo
 from policystore.rllib.worker_code.compat import is_learner
+from policystore.rllib.worker_code.messages.answers import PolicyInfo
+from policystore.rllib.worker_code.messages.requests import AddModuleRequest, RemoveRequest
+from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.modules import build_module, make_targets, without
 from policystore.rllib.worker_code.policy_mapping import incompatible_agents, named_modules
-from policystore.rllib.worker_code.requests import AddModuleRequest, RemoveRequest
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
 from policystore.rllib.worker_code.weights import info_of
-from policystore.rllib.worker_code.wire import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Add RLModules to live learners and env runners, and remove them.
 
-Runs in actors, sent by value (``wire.py``). Each function raises where it fails.
+Runs in actors, sent by value (``messages/wire.py``). Each function raises where it fails.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from policystore.rllib.worker_code.answers import WorkerDigests
 from policystore.rllib.worker_code.compat import (
     all_fields,
     clear_queued_states,
@@ -27,7 +26,9 @@ from policystore.rllib.worker_code.compat import (
     set_module_spec,
 )
 from policystore.rllib.worker_code.learner_thread import updates_paused
-from policystore.rllib.worker_code.requests import AddModuleRequest, RemoveRequest
+from policystore.rllib.worker_code.messages.answers import WorkerDigests
+from policystore.rllib.worker_code.messages.requests import AddModuleRequest, RemoveRequest
+from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.rollback import keep_for_rollback, rolled_back_on_error
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
 from policystore.rllib.worker_code.weights import (
@@ -35,7 +36,6 @@ from policystore.rllib.worker_code.weights import (
     write_filters,
     write_policy,
 )
-from policystore.rllib.worker_code.wire import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
     from ray.rllib.env.env_runner import EnvRunner
 
-    from policystore.rllib.worker_code.answers import ToTrain
     from policystore.rllib.worker_code.compat import AnyWorker
-    from policystore.rllib.worker_code.requests import Payload
+    from policystore.rllib.worker_code.messages.answers import ToTrain
+    from policystore.rllib.worker_code.messages.requests import Payload
 
 __all__ = [
     "add_module",

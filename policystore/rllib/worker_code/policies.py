@@ -1,6 +1,6 @@
 """Add policies of the old stack to live rollout workers, and remove them.
 
-Runs in actors, sent by value (``wire.py``). Each function raises where it fails.
+Runs in actors, sent by value (``messages/wire.py``). Each function raises where it fails.
 
 Policies are built and put in place here and not by ``RolloutWorker.add_policy``, which deepcopies
 the whole config, gives random weights first, and calls ``on_create_policy`` for every policy there
@@ -15,16 +15,20 @@ import copy
 import functools
 from typing import TYPE_CHECKING, Any
 
-from policystore.rllib.worker_code.answers import WorkerDigests
 from policystore.rllib.worker_code.compat import (
     add_model_state_views,
     restart_episodes_of,
 )
-from policystore.rllib.worker_code.requests import AddPolicyRequest, PolicyRecipe, RemoveRequest
+from policystore.rllib.worker_code.messages.answers import WorkerDigests
+from policystore.rllib.worker_code.messages.requests import (
+    AddPolicyRequest,
+    PolicyRecipe,
+    RemoveRequest,
+)
+from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.rollback import keep_for_rollback, rolled_back_on_error
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to, differences
 from policystore.rllib.worker_code.weights import report_digests, write_filters, write_policy
-from policystore.rllib.worker_code.wire import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +39,8 @@ if TYPE_CHECKING:
     from ray.rllib.models.preprocessors import Preprocessor
     from ray.rllib.policy.policy import Policy, PolicySpec
 
-    from policystore.rllib.worker_code.answers import ToTrain
-    from policystore.rllib.worker_code.requests import Payload
+    from policystore.rllib.worker_code.messages.answers import ToTrain
+    from policystore.rllib.worker_code.messages.requests import Payload
 
 __all__ = ["add_policy", "build", "remove_policy"]
 

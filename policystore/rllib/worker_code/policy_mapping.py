@@ -12,15 +12,15 @@ from policystore.rllib.worker_code.compat import (
     episode_policies,
     single_env,
 )
-from policystore.rllib.worker_code.requests import MappingRequest
+from policystore.rllib.worker_code.messages.requests import MappingRequest
+from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
-from policystore.rllib.worker_code.wire import RefusedError
 
 if TYPE_CHECKING:
     from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
 
-    from policystore.rllib.worker_code.answers import Spaces
+    from policystore.rllib.worker_code.messages.answers import Spaces
 
 __all__ = ["DRAWS", "check_mapping", "incompatible_agents", "named_modules"]
 

@@ -1,11 +1,15 @@
-"""Read the contents of RLModules. Runs in actors, sent by value (``answers.py``)."""
+"""Read the contents of RLModules. Runs in actors, sent by value (``messages/answers.py``)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from policystore.rllib.worker_code.answers import ModuleContent, ModuleIds, MultiModuleContent
 from policystore.rllib.worker_code.learner_thread import require_idle
+from policystore.rllib.worker_code.messages.answers import (
+    ModuleContent,
+    ModuleIds,
+    MultiModuleContent,
+)
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to, acting_names, tensors_of
 
 if TYPE_CHECKING:

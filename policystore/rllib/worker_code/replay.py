@@ -1,6 +1,6 @@
 """Replay loads, additions and removals on an env runner that was restarted or added later.
 
-Runs in actors, sent by value (``wire.py``). Nothing here raises, because the code runs before
+Runs in actors, sent by value (``messages/wire.py``). Nothing here raises, because the code runs before
 RLlib's own calls.
 """
 
@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from policystore.rllib.worker_code.requests import REQUESTS, ReplayEntry, ReplayProgram
+from policystore.rllib.worker_code.messages.requests import REQUESTS, ReplayEntry, ReplayProgram
+from policystore.rllib.worker_code.messages.wire import Message, from_wire, run
 from policystore.rllib.worker_code.rollback import MARK, MISSED, RESTARTED, UNDO
 from policystore.rllib.worker_code.tensors import access_to
 from policystore.rllib.worker_code.weights import apply_weights
-from policystore.rllib.worker_code.wire import Message, from_wire, run
 
 if TYPE_CHECKING:
     import ray
@@ -76,7 +76,7 @@ def catch_up(worker: EnvRunner | RolloutWorker, generation: int, wire: Any) -> N
     Args:
         worker: an env runner.
         generation: number of the last transaction; the worker has it once all entries are done.
-        wire: a :class:`~policystore.rllib.worker_code.requests.ReplayProgram` as plain tuples.
+        wire: a :class:`~policystore.rllib.worker_code.messages.requests.ReplayProgram`, as tuples.
     """
     program: ReplayProgram = from_wire(wire, REQUESTS)
     began = time.monotonic()

@@ -2,7 +2,7 @@
 
 All changes use this one implementation: any function that changes a worker first gives
 :func:`keep_for_rollback` a function that takes the change back. Imports only modules of
-``worker_code/`` (``wire.py`` says why).
+``worker_code/`` (``messages/wire.py`` says why).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
-from policystore.rllib.worker_code.wire import RefusedError
 
 if TYPE_CHECKING:
     from policystore.rllib.worker_code.compat import AnyWorker

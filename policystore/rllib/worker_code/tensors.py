@@ -1,6 +1,6 @@
 """Reach the policies of a live worker, and the bits of their tensors.
 
-Runs in actors, sent by value (``wire.py``; ``answers.py`` says what a *worker* is).
+Runs in actors, sent by value (``messages/wire.py``; ``messages/answers.py`` says what a *worker* is).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ray.rllib.policy.policy import Policy
 
     from policystore.rllib.worker_code.compat import AnyWorker
-    from policystore.rllib.worker_code.requests import DigestPlan
+    from policystore.rllib.worker_code.messages.requests import DigestPlan
 
 __all__ = [
     "PolicyAccess",

@@ -1,6 +1,6 @@
 """Describe, digest and set the weights of a live worker.
 
-Runs in actors, sent by value (``wire.py``; ``answers.py`` says what a *worker* is). Each function
+Runs in actors, sent by value (``messages/wire.py``; ``messages/answers.py`` says what a *worker* is). Each function
 raises where it fails; ``wire.run`` turns the error into an answer.
 """
 
@@ -9,12 +9,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from policystore.rllib.worker_code.answers import (
-    PolicyDigest,
-    PolicyInfo,
-    WorkerDigests,
-    WorkerInfo,
-)
 from policystore.rllib.worker_code.compat import (
     clear_queued_states,
     env_to_module,
@@ -29,7 +23,14 @@ from policystore.rllib.worker_code.filters import (
     write_old_filter,
 )
 from policystore.rllib.worker_code.learner_thread import require_idle, wait_until_idle
-from policystore.rllib.worker_code.requests import LoadRequest
+from policystore.rllib.worker_code.messages.answers import (
+    PolicyDigest,
+    PolicyInfo,
+    WorkerDigests,
+    WorkerInfo,
+)
+from policystore.rllib.worker_code.messages.requests import LoadRequest
+from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.rollback import (
     MISSED,
     RESTARTED,
@@ -50,11 +51,10 @@ from policystore.rllib.worker_code.tensors import (
     tensors_of,
     write_bits,
 )
-from policystore.rllib.worker_code.wire import RefusedError
 
 if TYPE_CHECKING:
     from policystore.rllib.worker_code.compat import AnyWorker
-    from policystore.rllib.worker_code.requests import DigestPlan, Payload
+    from policystore.rllib.worker_code.messages.requests import DigestPlan, Payload
 
 __all__ = [
     "apply_weights",

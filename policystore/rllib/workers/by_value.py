@@ -16,8 +16,8 @@ from typing import Any
 from ray import cloudpickle
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.worker_code.requests import requests_of
-from policystore.rllib.worker_code.wire import run_on_wire
+from policystore.rllib.worker_code.messages.requests import requests_of
+from policystore.rllib.worker_code.messages.wire import run_on_wire
 
 __all__ = ["check_picklable", "ship", "ship_for_wire"]
 

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from policystore.rllib.worker_code.answers import ANSWERS
-from policystore.rllib.worker_code.wire import from_wire, run, to_wire
+from policystore.rllib.worker_code.messages.answers import ANSWERS
+from policystore.rllib.worker_code.messages.wire import from_wire, run, to_wire
 from policystore.rllib.workers.answers import Answer, Answers
 from policystore.rllib.workers.by_value import ship_for_wire
 from policystore.rllib.workers.discovery import Worker
@@ -48,25 +48,23 @@ class Calls(Generic[T]):
         self._references = references
         self._answers = answers
 
-    def collect(self, deadline: Deadline, leave_out: Iterable[Worker] = ()) -> Answers[T]:
+    def collect(self, deadline: Deadline, skip: Iterable[Worker] = ()) -> Answers[T]:
         """Wait until a deadline; return for each worker its answer, or why there is none.
 
         Args:
             deadline: when waiting ends. Answers that have arrived are returned even after the
                 deadline.
-            leave_out: workers that are not waited for; they are missing in the returned answers.
+            skip: workers that are not waited for; they are missing in the returned answers.
         """
-        left_out = set(leave_out)
-        waiting = {
-            ref: worker for worker, ref in self._references.items() if worker not in left_out
-        }
+        skipped = set(skip)
+        waiting = {ref: worker for worker, ref in self._references.items() if worker not in skipped}
         ready: Sequence[ray.ObjectRef] = ()
         if waiting:
             ready, _ = ray.wait(
                 list(waiting), num_returns=len(waiting), timeout=max(deadline.left(), 0.01)
             )
         answered = set(ready)
-        answers = Answers({w: each for w, each in self._answers.items() if w not in left_out})
+        answers = Answers({w: each for w, each in self._answers.items() if w not in skipped})
         for reference, worker in waiting.items():
             answers[worker] = (
                 _received(reference, worker) if reference in answered else Answer(pending=True)

@@ -17,10 +17,10 @@ import tests.support.new_stack_algorithms as parts
 import tests.support.restarts as restarts
 from policystore.rllib import check_sync, load_into, snapshot_all
 from policystore.rllib.live import restart_guard as ours
+from policystore.rllib.worker_code.messages.requests import ReplayEntry, ReplayProgram
+from policystore.rllib.worker_code.messages.wire import to_wire
 from policystore.rllib.worker_code.replay import catch_up
-from policystore.rllib.worker_code.requests import ReplayEntry, ReplayProgram
 from policystore.rllib.worker_code.rollback import MARK
-from policystore.rllib.worker_code.wire import to_wire
 from policystore.rllib.workers.by_value import ship
 from policystore.rllib.workers.compat import actor_manager
 from tests.support.cells import sampled

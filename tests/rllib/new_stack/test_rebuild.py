@@ -36,8 +36,8 @@ from policystore.format.values import Tagged
 from policystore.rllib.new_stack.connector_state import put_state, take_state
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib.new_stack.snapshot import snapshot_module
+from policystore.rllib.worker_code.messages.wire import BusyError
 from policystore.rllib.worker_code.read_modules import read_learner
-from policystore.rllib.worker_code.wire import BusyError
 from policystore.rllib.workers.by_value import ship
 from policystore.rllib_schema import packed_arrays
 from policystore.rllib_schema.packed_arrays import unpack_array

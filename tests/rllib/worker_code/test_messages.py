@@ -10,18 +10,14 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
-from policystore.rllib.worker_code.answers import (
+from policystore.rllib.worker_code.messages.answers import (
     ANSWERS,
     PolicyDigest,
     PolicyInfo,
     WorkerDigests,
     WorkerInfo,
 )
-from policystore.rllib.worker_code.modules import add_module
-from policystore.rllib.worker_code.policies import add_policy
-from policystore.rllib.worker_code.policy_mapping import check_mapping
-from policystore.rllib.worker_code.read_modules import read_ids
-from policystore.rllib.worker_code.requests import (
+from policystore.rllib.worker_code.messages.requests import (
     REQUESTS,
     AddModuleRequest,
     LoadRequest,
@@ -29,8 +25,7 @@ from policystore.rllib.worker_code.requests import (
     ReplayProgram,
     requests_of,
 )
-from policystore.rllib.worker_code.weights import apply_weights, describe, report_digests
-from policystore.rllib.worker_code.wire import (
+from policystore.rllib.worker_code.messages.wire import (
     BusyError,
     Message,
     RefusedError,
@@ -38,6 +33,11 @@ from policystore.rllib.worker_code.wire import (
     run,
     to_wire,
 )
+from policystore.rllib.worker_code.modules import add_module
+from policystore.rllib.worker_code.policies import add_policy
+from policystore.rllib.worker_code.policy_mapping import check_mapping
+from policystore.rllib.worker_code.read_modules import read_ids
+from policystore.rllib.worker_code.weights import apply_weights, describe, report_digests
 from policystore.rllib.workers.by_value import ship_for_wire
 
 LOAD = LoadRequest("token", {"main": (b"head", (("w", "float32", (2, 1)),))}, 3.0)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from policystore.rllib.worker_code.wire import Message
+from policystore.rllib.worker_code.messages.wire import Message
 
 if TYPE_CHECKING:
     import ray
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-    from policystore.rllib.worker_code.answers import Spaces, ToTrain
+    from policystore.rllib.worker_code.messages.answers import Spaces, ToTrain
 
 __all__ = [
     "REQUESTS",

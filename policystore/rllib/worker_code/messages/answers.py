@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from policystore.rllib.worker_code.wire import Message
+from policystore.rllib.worker_code.messages.wire import Message
 
 __all__ = [
     "ANSWERS",
