@@ -20,13 +20,8 @@ ROOT = Path(policystore.__file__).parent
 # in it; a name without ".*" is that module alone, "" the package policystore itself. An entry for a
 # module goes before the entry for its package. A module without an entry fails the test.
 LEVELS = [
-    [
-        "errors",
-        "rllib_schema.config_keys",
-        "rllib_schema.class_paths",
-        "rllib.worker_code.*",
-        "rllib.worker_code.messages.*",
-    ],
+    ["rllib.worker_code.messages.*"],
+    ["errors", "rllib_schema.config_keys", "rllib_schema.class_paths", "rllib.worker_code.*"],
     ["_util.*", "digest", "rllib.workers.*"],
     ["format.*", "cache"],
     ["backends.*", "spaces.*", "snapshot"],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
     from ray.rllib.policy.policy import Policy
 
-    AnyWorker: TypeAlias = Learner | EnvRunner | RolloutWorker
+    from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = [
     "active_episodes",

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
     from ray.rllib.policy.policy import Policy
 
-    from policystore.rllib.worker_code.compat import AnyWorker
     from policystore.rllib.worker_code.messages.requests import FilterStats
+    from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = [
     "policy_filter",

@@ -18,7 +18,7 @@ from policystore.rllib.worker_code.compat import (
 from policystore.rllib.worker_code.messages.wire import BusyError
 
 if TYPE_CHECKING:
-    from policystore.rllib.worker_code.compat import AnyWorker
+    from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = ["require_idle", "updates_paused", "wait_until_idle"]
 

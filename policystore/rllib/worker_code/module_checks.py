@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ray.rllib.core.rl_module.rl_module import RLModule
     from ray.rllib.env.env_runner import EnvRunner
 
-    from policystore.rllib.worker_code.compat import AnyWorker
+    from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = ["check_addition", "check_removal"]
 

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
     from ray.rllib.env.env_runner import EnvRunner
 
-    from policystore.rllib.worker_code.compat import AnyWorker
     from policystore.rllib.worker_code.messages.answers import ToTrain
     from policystore.rllib.worker_code.messages.requests import Payload
+    from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = [
     "add_module",

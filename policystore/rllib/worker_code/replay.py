@@ -1,7 +1,7 @@
 """Replay loads, additions and removals on an env runner that was restarted or added later.
 
-Runs in actors, sent by value (``messages/wire.py``). Nothing here raises, because the code runs before
-RLlib's own calls.
+Runs in actors, sent by value (``messages/wire.py``). Nothing here raises, because the code runs
+before RLlib's own calls.
 """
 
 from __future__ import annotations

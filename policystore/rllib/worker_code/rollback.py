@@ -15,7 +15,7 @@ from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
 
 if TYPE_CHECKING:
-    from policystore.rllib.worker_code.compat import AnyWorker
+    from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = [
     "MARK",

@@ -1,6 +1,7 @@
 """Reach the policies of a live worker, and the bits of their tensors.
 
-Runs in actors, sent by value (``messages/wire.py``; ``messages/answers.py`` says what a *worker* is).
+Runs in actors, sent by value (``messages/wire.py``). ``messages/answers.py`` says what a *worker*
+is.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from ray.rllib.core.rl_module.rl_module import RLModule
     from ray.rllib.policy.policy import Policy
 
-    from policystore.rllib.worker_code.compat import AnyWorker
     from policystore.rllib.worker_code.messages.requests import DigestPlan
+    from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = [
     "PolicyAccess",

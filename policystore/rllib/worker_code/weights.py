@@ -1,7 +1,7 @@
 """Describe, digest and set the weights of a live worker.
 
-Runs in actors, sent by value (``messages/wire.py``; ``messages/answers.py`` says what a *worker* is). Each function
-raises where it fails; ``wire.run`` turns the error into an answer.
+Runs in actors, sent by value (``messages/wire.py``). ``messages/answers.py`` says what a *worker*
+is. Each function raises where it fails; ``wire.run`` turns the error into an answer.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ from policystore.rllib.worker_code.tensors import (
 )
 
 if TYPE_CHECKING:
-    from policystore.rllib.worker_code.compat import AnyWorker
     from policystore.rllib.worker_code.messages.requests import DigestPlan, Payload
+    from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = [
     "apply_weights",

@@ -11,10 +11,14 @@ ends an actor whose function raises, after a sleep of 60 s (``utils/actor_manage
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from policystore.rllib.worker_code.compat import AnyWorker
+    from ray.rllib.core.learner.learner import Learner
+    from ray.rllib.env.env_runner import EnvRunner
+    from ray.rllib.evaluation.rollout_worker import RolloutWorker
+
+    AnyWorker: TypeAlias = Learner | EnvRunner | RolloutWorker
 
 __all__ = [
     "BusyError",
