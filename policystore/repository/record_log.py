@@ -201,8 +201,8 @@ class RecordLog:
         raise StorageError(
             f"{self.backend.location(self.key(newest.number + 1))}: this and the next "
             f"{_MAX_TRIES:,} numbers were taken, one after the other. Either very many writers "
-            "write at the same time, or the server says of every key that the key exists. Nothing was "
-            "recorded."
+            "write at the same time, or the server says of every key that the key exists. Nothing "
+            "was recorded."
         )
 
     def _read_taken(self, number: int) -> bytes:
