@@ -1,7 +1,8 @@
 """Keep objects of remote stores on the disk of this machine, for all processes of one user.
 
 Objects never change and their digests are their addresses. So one cache serves all stores, and
-nothing in it can be outdated. Each read is checked against the digest, as a read from a store is.
+no object in the cache can be outdated. Each read from the cache is checked against the digest, in
+the same way as a read from a store.
 If the cache fails, pulls get slower and a line appears in the log; results never change.
 """
 
@@ -27,9 +28,9 @@ __all__ = ["CacheLike", "NodeCache", "open_cache"]
 _DEFAULT_BYTES = 10 << 30
 _FOLDER = "$POLICYSTORE_CACHE"
 _LIMIT = "$POLICYSTORE_CACHE_BYTES"
-_KEPT = 0.9  # of max_bytes: how much is kept when room is made
-_STEP = 0.01  # of max_bytes: how much is written before the files are counted again
-_MAX_AGE = 3600.0  # seconds of a temporary file; no process takes so long to write one
+_KEPT = 0.9  # share of max_bytes that is kept when objects are removed to make room
+_STEP = 0.01  # share of max_bytes that is written before the files are counted again
+_MAX_AGE = 3600.0  # seconds; a temporary file that is older was left by a dead process
 _LOCK_DIGITS = 3  # hexadecimal digits of a digest: 4096 locks, each an empty file
 _MAX_WAIT = 60.0  # seconds for the download of another process
 _POLL = 0.02  # seconds
@@ -51,12 +52,12 @@ class NodeCache:
     Args:
         folder: by default ``$POLICYSTORE_CACHE``, else the folder ``policystore`` in the user's
             folder for caches (``$XDG_CACHE_HOME``, else ``~/.cache``).
-        max_bytes: how many bytes the cache holds at most. Files that are being written come on
-            top, and a hundredth of this number for each process that fills the cache. By default
-            ``$POLICYSTORE_CACHE_BYTES``, else 10 GiB.
+        max_bytes: how many bytes the cache holds at most. The cache may be larger by the files that
+            are being written, and by a hundredth of ``max_bytes`` for each process that writes to
+            the cache. By default ``$POLICYSTORE_CACHE_BYTES``, else 10 GiB.
 
     Raises:
-        InvalidInputError: ``folder`` is no path, or ``max_bytes`` no number of bytes.
+        InvalidInputError: ``folder`` is not a path, or ``max_bytes`` is not a number of bytes.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class NodeCache:
         self._reset()
 
     def _reset(self) -> None:
-        # Threads may race for these. At worst a line is logged twice, or files are counted twice.
-        self._broken = False  # writing failed: that was logged, and it is not tried again
+        # Several threads may set these attributes at once. Then a line may be logged twice, or
+        # files may be counted twice.
+        self._broken = False  # writing failed and was logged; no more writes are tried
         self._ready = False  # the folders exist
         self._uncounted: int | None = None  # bytes written since the last count; None: no count yet
 
@@ -90,7 +92,7 @@ class NodeCache:
         self._reset()
 
     def get(self, digest: Digest, limit: int | None) -> bytes | memoryview | None:
-        """Return the bytes of an object, checked against its digest; None if it is not here.
+        """Return the bytes of an object, checked against its digest; None if the cache lacks it.
 
         A damaged copy is removed, and a line is logged. A large object is a view of the page cache.
 
@@ -104,7 +106,7 @@ class NodeCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except FormatError:
-            return None  # the file or the limit is wrong, and fetching the object tells which
+            return None  # the file or the limit is wrong; a fetch from the store raises the error
         except (OSError, StorageError) as error:
             if not self._broken:
                 logger.warning("%s cannot be read and is fetched again: %s", path, error)
@@ -179,7 +181,7 @@ class NodeCache:
                 lock.release()
 
     def _keep(self, digest: Digest, data: bytes | memoryview) -> None:
-        """Write an object into the cache; if that fails, log it once and go on without."""
+        """Write an object into the cache. If that fails, log the error once and write no more."""
         size = memoryview(data).nbytes
         if size > self.max_bytes or not self._usable():
             return
@@ -200,21 +202,22 @@ class NodeCache:
         temporary = self.folder / "tmp" / secrets.token_hex(16)
         self._make_room(size)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        # Not flushed: a file that a power cut has damaged is noticed when it is read.
+        # Not flushed: a read finds out if a power cut has damaged the file.
         write_new(temporary, [data], mode=0o400, flush=False)
         try:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         if size > self.max_bytes * _STEP:
-            # Other processes may have counted before this file appeared, and not count again.
+            # Other processes may have counted the files before this file appeared, and may not
+            # count again soon.
             self._uncounted = None
             self._make_room(0)
 
     def _usable(self) -> bool:
         """Return whether the cache can be written; the first call makes its folders."""
         if self._ready and not (self.folder / "locks").is_dir():
-            # Somebody has deleted the cache. FileLock would make its folder, readable for all.
+            # The cache was deleted. FileLock would make the folder again, readable for all users.
             self._ready = False
         if not self._ready and not self._broken:
             try:
@@ -288,8 +291,8 @@ def open_cache(cache: CacheLike, *, remote: bool) -> NodeCache | None:
     """Return the cache that the argument ``cache`` of ``PolicyStore`` means; None for no cache.
 
     Args:
-        cache: None: the user's own cache for a remote store, no cache for a local one. False: no
-            cache. A folder or a NodeCache: that one.
+        cache: None: the user's own cache for a remote store, and no cache for a local store. False:
+            no cache. A folder or a NodeCache: the cache to use.
         remote: whether the store is remote.
 
     Raises:
@@ -364,7 +367,7 @@ def _is_marked(tag: Path) -> bool:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder, or refuse an existing one that another user owns or may write to.
+    """Make a folder, or refuse an existing folder that another user owns or may write to.
 
     Raises:
         OSError: the folder is refused, or cannot be made.

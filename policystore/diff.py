@@ -28,11 +28,12 @@ class TensorDiff:
             ``shape differs`` or ``dtype differs``. Zeros of different signs are ``changed`` by 0.
         a, b: dtype and shape in each snapshot, such as ``float32[64, 4]``; empty if the snapshot
             does not have the tensor.
-        max_change, mean_change: largest and mean absolute difference of elements, in float64; NaN
-            if an element is NaN in one snapshot alone. 0.0 if the tensors are equal, None if they
-            cannot be compared.
-        relative_norm: Euclidean norm of the difference divided by that of ``a``; inf if ``a`` is
-            zero.
+        max_change, mean_change: the largest and the mean absolute difference of elements, in
+            float64; NaN if an element is NaN in only one of the snapshots.
+        relative_norm: the Euclidean norm of the difference, divided by the Euclidean norm of ``a``;
+            inf if all elements of ``a`` are 0.
+
+    The three numbers are 0.0 if the tensors are equal, and None if the tensors cannot be compared.
     """
 
     status: str
@@ -157,8 +158,8 @@ def _diff_array(a: Array | None, b: Array | None) -> TensorDiff:
 def _integer_change(a: Array, b: Array) -> Array:
     """Subtract integers exactly, where the conversion to float64 would round them.
 
-    The difference of two 64-bit integers does not fit int64; computed with wrap-around in uint64 it
-    is exact.
+    The difference of two 64-bit integers may not fit into int64. A subtraction with wrap-around in
+    uint64 is exact.
     """
     wide = np.uint64 if a.dtype.kind == "u" else np.int64
     larger, smaller = np.maximum(a, b).astype(wide), np.minimum(a, b).astype(wide)

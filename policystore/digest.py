@@ -1,4 +1,4 @@
-"""Digests: the BLAKE3 hash of bytes, as a type of its own rather than a string.
+"""Digests: BLAKE3 hashes of bytes, in a class of their own and not as strings.
 
 BLAKE3 (O'Connor, Aumasson, Neves, Wilcox-O'Hearn, 2020) is fast enough that a verified read takes
 no longer than an unverified one. ``b3sum`` checks the objects of a store without this library.

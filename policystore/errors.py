@@ -50,8 +50,8 @@ class PolicyStoreError(Exception):
         self.message = message
 
     def __str__(self) -> str:
-        # KeyError prints the repr of its argument, and OSError looks for an errno; the message of
-        # every class of the tree should read the same.
+        # KeyError prints the repr of its argument, and OSError looks for an errno. Every class of
+        # the tree prints its message unchanged.
         return self.message
 
     def within(self, action: str) -> PolicyStoreError:
@@ -72,7 +72,7 @@ class InvalidInputError(PolicyStoreError, ValueError):
 
 
 class MismatchError(PolicyStoreError, ValueError):
-    """Weights do not fit the policy or module that they were to be loaded into.
+    """Weights do not fit the policy or module into which they should be loaded.
 
     Attributes:
         missing: names that the target has and the snapshot lacks.
@@ -134,7 +134,7 @@ class StorageError(PolicyStoreError, OSError):
 
 
 class SyncError(PolicyStoreError, RuntimeError):
-    """Workers of a running Algorithm hold other weights than they should, or did not answer.
+    """Workers of a running Algorithm do not hold the expected weights, or did not answer.
 
     Attributes:
         report: the :class:`~policystore.rllib.live.report.SyncReport` on all workers; None if the

@@ -30,14 +30,14 @@ __all__ = ["Snapshot"]
 class Snapshot:
     """One policy at one moment: weights, state and spec.
 
-    A snapshot copies the arrays that it is given and returns read-only views, so neither changes of
-    the live policy nor changes of a returned value change the snapshot. Equal content has an equal
-    digest in every process. Pickling keeps all of this.
+    A snapshot copies the given arrays and returns read-only views. So a snapshot does not change
+    when the live policy or a returned value is changed. Equal content has an equal digest in every
+    process. An unpickled snapshot has the same content, the same digest and these same guarantees.
 
     Args:
-        weights: parameter name -> numpy array, not nested. Any memory layout and byte order; dtypes
-            of :data:`policystore.format.arrays.DTYPES`. Names are non-empty and do not start with
-            ``__``.
+        weights: parameter name -> numpy array, not nested. The arrays may have any memory layout
+            and byte order, and have dtypes of :data:`policystore.format.arrays.DTYPES`. Names are
+            not empty and do not start with ``__``.
         spec: what rebuilds the policy; by default an empty one.
         state: what inference needs beside the weights: a dict of plain values and arrays (see
             :mod:`policystore.format.values`). Keys keep their types.
@@ -122,7 +122,7 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, state included."""
+        """The size of all tensors in bytes, arrays of the state included."""
         arrays = [*self._weights.values(), *self._state_arrays]
         return sum(array.nbytes for array in arrays)
 
@@ -138,7 +138,7 @@ class Snapshot:
 
     @cached_property
     def acting_digest(self) -> Digest:
-        """Digest of the weights that acting needs; it ignores critics and target networks."""
+        """Digest of the weights that acting needs, without critics and target networks."""
         names = self._spec.acting
         if names is None:
             return self.weights_digest
@@ -181,14 +181,16 @@ class Snapshot:
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> Snapshot:
-        """Read a file that :meth:`save` wrote; the snapshot has the digest that was saved.
+        """Read a file that :meth:`save` wrote; the result has the digest of the saved snapshot.
 
-        A path holds no digest to verify the bytes against: compare :attr:`digest` with one that you
-        know where that matters.
+        A path does not contain a digest, so this call cannot find changed weights. If that matters,
+        compare :attr:`digest` with a digest that you know.
 
         Raises:
+            InvalidInputError: ``file`` is not a path.
             NotFoundError: no such file.
-            FormatError: not a file of policystore, or cut short or changed in its header.
+            FormatError: not a file of policystore, or a file that is cut short, or whose header was
+                changed.
             StorageError: the file cannot be read.
         """
         path = files.as_path(file, "the file to load")

@@ -34,9 +34,10 @@ class PolicyStore:
     """Keep policies by their digests, and give them names.
 
     Nothing is read or written when a store is opened; the first push makes the store. Several
-    threads may use one object. A pickle of it holds the URL, and ``storage_options`` without
-    secrets: the process that loads the pickle takes credentials from its environment, a profile or
-    its instance. A ``memory://`` store does not leave its process.
+    threads may use one PolicyStore. A pickle of a PolicyStore holds the URL, and
+    ``storage_options`` without secrets: the process that loads the pickle takes credentials from
+    its environment, a profile or its instance. The content of a ``memory://`` store exists in one
+    process only.
 
     Guarantees: when a push returns, the policy is durable and complete. A push that fails or is
     killed leaves the store as it was, except for bytes that nothing refers to. All bytes that are
@@ -47,13 +48,13 @@ class PolicyStore:
             gcsfs installed), ``az://container/prefix`` (with adlfs installed), or
             ``memory://anything`` for a store in this process. From other URLs that fsspec knows,
             such as ``https://``, a store can only be read.
-        storage_options: what the filesystem of a remote store is opened with, as s3fs takes it:
-            ``endpoint_url``, ``key``, ``secret``, ``profile``, … Secrets are never shown or
+        storage_options: options for the filesystem of a remote store, with the names that s3fs
+            uses: ``endpoint_url``, ``key``, ``secret``, ``profile``, … Secrets are never shown or
             pickled.
-        cache: where copies of pulled objects are kept on this machine. None: in the user's own
-            :class:`NodeCache` for a remote store, nowhere for a local one. A folder or a
-            NodeCache: in that one. False: nowhere.
-        read_only: refuse every write before anything is read or written.
+        cache: the cache on this machine that keeps copies of pulled objects. None: the user's own
+            :class:`NodeCache` for a remote store, and no cache for a local store. A folder or a
+            NodeCache: the cache to use. False: no cache.
+        read_only: True to refuse every write before anything is read or written.
 
     Raises:
         InvalidInputError: a URL of an unknown form, options for a local store, or a package that
@@ -82,8 +83,8 @@ class PolicyStore:
 
         Args:
             backend: keeps the bytes of the store.
-            cache: as of the class.
-            read_only: as of the class.
+            cache: as in the class.
+            read_only: as in the class.
         """
         store = cls.__new__(cls)
         store._options, store._cache, store._read_only = None, cache, read_only
@@ -91,7 +92,7 @@ class PolicyStore:
         return store
 
     def _use(self, backend: Backend) -> None:
-        """Keep everything in this backend from now on."""
+        """Read from this backend and write to it from now on."""
         self._backend = backend
         objects = ObjectReader(backend, open_cache(self._cache, remote=backend.is_remote))
         self._resolver = Resolver(objects)
@@ -113,7 +114,7 @@ class PolicyStore:
         return self
 
     def __deepcopy__(self, memo: object) -> PolicyStore:
-        # A store object never changes, and a copy made as a pickle would lose its credentials.
+        # A PolicyStore never changes. A copy that is made by pickling would lose its credentials.
         return self
 
     # Writing
@@ -132,9 +133,9 @@ class PolicyStore:
     ) -> Version:
         """Store a policy and, with a name, make it the next version of that name.
 
-        Objects that the store has are not written again. The version appears last, when all of
-        its bytes are durable. Each call with a name makes a version, even if the policy is that of
-        an earlier version.
+        Large objects that the store has are not written again. The version appears last, when all
+        bytes of the policy are durable. Each call with a name makes a new version, even if an
+        earlier version has the same policy.
 
         Args:
             snap: the policy.
@@ -143,19 +144,22 @@ class PolicyStore:
             metrics: plain values to choose versions by, such as ``{"return": 21.5}``; 16 KiB at
                 most. Of the result of ``algorithm.train()``, take the numbers that matter.
             source: where the policy comes from, as plain values; 16 KiB at most.
-            parents: refs of the policies that it was trained from; recorded as digests.
+            parents: refs of the policies from which this policy was trained. The record keeps their
+                digests.
             author: who pushes; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
-            progress: called with the bytes of the policy that are stored, and with all its bytes;
-                from any thread, one call at a time. An exception of it ends the push.
+            progress: a function of two numbers: how many bytes of the policy are stored so far, and
+                how many bytes the policy has. It may be called from any thread, one call at a time.
+                If the function raises, the push ends with that error.
 
         Raises:
             InvalidInputError: an argument of the wrong form; nothing was written.
             NotFoundError: a parent does not exist; nothing was written.
             ReadOnlyError: the store or its folder cannot be written.
             FormatError: the folder is not a store, or is a store of a newer format.
-            StorageError: the storage failed, and no version was made. There is one exception: if
-                the last flush failed, that of the record of the version, or if every answer to the
-                write of that record was lost, the version may exist; the log tells.
+            StorageError: the storage failed, and no version was made. There is one exception: the
+                version may exist if the record of the version was written and the flush after it
+                failed, or if every answer to the write of the record was lost. Use :meth:`log` to
+                find out.
         """
         if not isinstance(snap, Snapshot):
             raise InvalidInputError(
@@ -186,18 +190,20 @@ class PolicyStore:
     def tag(self, ref: RefLike, tag: str, *, when: When) -> Version | None: ...
 
     def tag(self, ref: RefLike, tag: str, *, when: When | None = None) -> Version | None:
-        """Move a tag to a version of a name, or create it; its history is kept.
+        """Move a tag to a version of a name, or create the tag. The store keeps all earlier moves.
 
         Args:
-            ref: the version, such as ``"soccer/main@7"``, ``"soccer/main"`` or another tag of it.
-            tag: a word such as ``"champion"``; not all digits.
-            when: tells whether to move the tag. It is called with the version that the tag points
-                to, or with None, and it is called again if another writer moves the tag at the
-                same time. So if several writers each move the tag only to a better version, the
-                tag ends at the best one.
+            ref: the version, such as ``"soccer/main@7"``, ``"soccer/main"`` (the newest version) or
+                ``"soccer/main@best"`` (another tag).
+            tag: a word such as ``"champion"``, with at least one character that is not a digit.
+            when: a function that returns whether to move the tag. It is called with the version
+                that the tag points to, or with None if there is no such tag. It is called again if
+                another writer moves the tag at the same time. So if several writers each move the
+                tag only to a better version, the tag points to the best version at the end.
 
         Returns:
-            The version that the tag points to now; None if ``when`` kept it from being created.
+            The version that the tag points to after the call; None if there is no such tag because
+            ``when`` returned False.
 
         Raises:
             InvalidInputError: a ref without a name, or a word that cannot be a tag.
@@ -219,7 +225,7 @@ class PolicyStore:
         return self._writer.move_tag(parsed.name, tag, target, when)
 
     def untag(self, name: str, tag: str) -> None:
-        """Take a tag away; its history is kept, and the tag can be set again.
+        """Remove a tag. The store keeps all earlier moves, and the tag can be set again.
 
         Raises:
             NotFoundError: the name has no such tag.
@@ -247,8 +253,9 @@ class PolicyStore:
 
         Args:
             ref: the policy, such as ``"soccer/main"`` or ``"soccer/main@7"``.
-            progress: called with the bytes of the policy that have arrived, and with all its
-                bytes; from any thread, one call at a time. An exception of it ends the pull.
+            progress: a function of two numbers: how many bytes of the policy have arrived, and how
+                many bytes the policy has. It may be called from any thread, one call at a time. If
+                the function raises, the pull ends with that error.
 
         Raises:
             InvalidInputError: not a ref.
@@ -267,14 +274,14 @@ class PolicyStore:
 
         Args:
             refs: the policies.
-            progress: as of :meth:`pull`. The number of all bytes grows during the call, because
-                the size of a policy is known when its policy object has arrived.
+            progress: as in :meth:`pull`. The second number grows during the call, because the size
+                of a policy is known only when its policy object has arrived.
 
         Returns:
             A snapshot for each ref.
 
         Raises:
-            PolicyStoreError: as of :meth:`pull`.
+            PolicyStoreError: as in :meth:`pull`.
         """
         parsed = {ref: as_ref(ref) for ref in as_list(refs, "refs")}
         meter = Meter(progress)
@@ -312,7 +319,8 @@ class PolicyStore:
             raise InvalidInputError(f"a prefix is a string, not {type(prefix).__qualname__}")
         names = self._resolver.names(prefix)
         if not names:
-            # A store that a push may still make is empty. One opened read-only has to exist.
+            # A push can still make the store, so no names are no error. A store that was opened
+            # read-only has to exist.
             check = require_store if self._read_only else store_exists
             check(self._backend)
         return names
@@ -353,7 +361,7 @@ class PolicyStore:
             b: a ref or a snapshot.
 
         Raises:
-            PolicyStoreError: as of :meth:`pull`.
+            PolicyStoreError: as in :meth:`pull`.
         """
         left, right = (x if isinstance(x, Snapshot) else self.pull(x) for x in (a, b))
         return diff_snapshots(left, right)

@@ -1,8 +1,8 @@
 """Run several calls at once, in threads that end before the call that started them returns.
 
-The calling thread runs calls as well. So a process that cannot get another thread only gets
-slower. The threads of a process are counted, also those of calls inside such calls. When one call
-fails, or the user interrupts, the other calls end after the request that they are waiting for.
+The calling thread runs calls as well. So a process that cannot start another thread is only slower.
+The number of threads is limited for the whole process, including the threads of nested calls. When
+one call fails, or the user interrupts, each other call ends after its current request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 __all__ = ["in_parallel", "raise_if_cancelled", "run_both", "shielded"]
 
-_MAX_THREADS = 256  # that this module starts, in one process
+_MAX_THREADS = 256  # the most threads of this module in one process
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -25,7 +25,7 @@ _MISSING: Any = object()
 
 
 class _CancelledError(Exception):
-    """End a call whose result nobody needs any more. No caller ever sees this error."""
+    """End a call whose result is not needed any more. No caller ever sees this error."""
 
 
 class _Group:
@@ -70,7 +70,7 @@ if hasattr(os, "register_at_fork"):
 def raise_if_cancelled() -> None:
     """End the call of this thread if its result is not needed any more.
 
-    Long calls do this between requests.
+    Long calls use this function between requests.
     """
     group: _Group | None = getattr(_LOCAL, "group", None)
     if group is not None and group.is_cancelled():
@@ -90,16 +90,16 @@ def shielded() -> Iterator[None]:
 def in_parallel(call: Callable[[_In], _Out], items: Iterable[_In], *, workers: int) -> list[_Out]:
     """Call a function with each item, several at once, and return the results in order.
 
-    After an error or an interrupt no further item is begun. Calls that are under way are waited
-    for until they return or come to :func:`raise_if_cancelled`.
+    After an error or an interrupt, no further call starts. This function waits for the running
+    calls until they return or reach :func:`raise_if_cancelled`.
 
     Args:
         call: the function.
         items: its arguments, one for each call.
-        workers: how many calls may run at once, that of the calling thread included.
+        workers: how many calls may run at once, including the call of the calling thread.
 
     Raises:
-        Exception: what ``call`` raises; of several errors, that of the earliest item.
+        Exception: what ``call`` raises. If several calls fail, the error of the earliest item.
     """
     calls = [partial(call, item) for item in items]
     if len(calls) < 2 or workers < 2:
@@ -115,9 +115,9 @@ def run_both(
     Both calls have ended when this function returns or raises.
 
     Args:
-        main: the first call; of two errors, its error is raised.
+        main: the first call. If both calls fail, the error of ``main`` is raised.
         other: the second call.
-        at_once: whether to make both at the same time, or ``main`` before ``other``.
+        at_once: True to make both calls at the same time, False to make ``main`` before ``other``.
     """
     if not at_once:
         return main(), other()
@@ -131,7 +131,7 @@ def _run(calls: Sequence[Callable[[], Any]], helpers: int) -> list[Any]:
     group = _Group()
     results = [_MISSING] * len(calls)
     errors: dict[int, BaseException] = {}
-    indices = iter(range(len(calls)))  # the interpreter runs next() of it as one step
+    indices = iter(range(len(calls)))  # next() is one step of the interpreter, so no lock is needed
 
     def work() -> None:
         outer, _LOCAL.group = getattr(_LOCAL, "group", None), group
@@ -170,9 +170,9 @@ def _run(calls: Sequence[Callable[[], Any]], helpers: int) -> list[Any]:
 
 
 def _first_error(errors: dict[int, BaseException]) -> BaseException:
-    """Return the error to raise: an interrupt, or else that of the earliest call.
+    """Return the error to raise: an interrupt, or else the error of the earliest call.
 
-    Errors of calls that were cancelled count only where there are no others.
+    The errors of cancelled calls count only if there is no other error.
     """
     ordered = [errors[index] for index in sorted(errors)]
     own = [error for error in ordered if type(error) is not _CancelledError]

@@ -1,6 +1,6 @@
 """Write files durably and atomically, and read files so that nobody can change what was read.
 
-Beside :mod:`policystore.backends` and the node cache, only this module opens files.
+Apart from :mod:`policystore.backends` and the node cache, only this module opens files.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def mapped_errors(action: str, *, writing: bool = False) -> Iterator[None]:
     """Turn errors of the operating system into those of :mod:`policystore.errors`.
 
     Args:
-        action: what the ``with`` block does, such as ``"reading /a/b"``; the message begins so.
+        action: what the ``with`` block does, such as ``"reading /a/b"``; the start of the message.
         writing: whether the block writes.
 
     Raises:
@@ -112,8 +112,9 @@ def write_new(
 def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a file whole or not at all; an existing file is replaced.
 
-    The bytes go to a temporary file in the same folder, which is flushed and then renamed. A link
-    stays, and the file that it leads to is replaced.
+    The bytes go to a temporary file in the same folder. The temporary file is flushed and then
+    renamed. If ``path`` is a symbolic link, the link stays, and the file that the link points to is
+    replaced.
 
     Raises:
         OSError: as the operating system raises it.
@@ -151,10 +152,10 @@ def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> b
     Args:
         path: the file.
         limit: how many bytes the file may have at most; a larger file is not read.
-        share: allow a read-only map of the page cache instead of a copy. A map is made only where
-            nobody but this user can write to the file and its folder, on a local filesystem:
-            anywhere else, somebody who changes the file after it was verified would change the
-            arrays of a snapshot, or kill the process.
+        share: allow a read-only map of the page cache instead of a copy. A map is made only on a
+            local filesystem, and only if no other user can write to the file and its folder. In
+            other places, another user could change the file after it was verified. That would
+            change the arrays of a snapshot, or kill the process.
 
     Raises:
         OSError: as the operating system raises it.
@@ -210,11 +211,11 @@ def as_path(file: object, label: str) -> Path:
 
     Args:
         file: a text or a path object.
-        label: what the path is for; the message begins so.
+        label: what the path is for; the start of the message.
 
     Raises:
-        InvalidInputError: ``file`` is no path, or holds a zero byte or a character that cannot be
-            encoded.
+        InvalidInputError: ``file`` is not a path, is empty, or holds a zero byte or a character
+            that cannot be encoded.
     """
     try:
         text = os.fspath(file)  # type: ignore[call-overload]
@@ -242,10 +243,10 @@ def _umask() -> int:
 
 
 def _is_private(status: os.stat_result, path: Path) -> bool:
-    """Check that only this user can change a file, which is on a disk of this machine.
+    """Return whether only this user can change a file, and the file is on a disk of this machine.
 
     Args:
-        status: of the file.
+        status: the status of the file.
         path: the file.
     """
     if sys.platform != "linux":
@@ -263,7 +264,7 @@ _LOCAL_DEVICES: dict[int, bool] = {}  # results of _is_local
 
 
 def _is_local(device: int) -> bool:
-    """Look in the kernel's table of mounts whether a device is a filesystem of this machine."""
+    """Return whether a device is a local filesystem, by the kernel's table of mounts."""
     if device not in _LOCAL_DEVICES:
         kinds = set()
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:

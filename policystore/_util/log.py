@@ -8,12 +8,13 @@ __all__ = ["logger"]
 class _Logger:
     """Pass messages to the logger ``policystore`` of :mod:`logging`.
 
-    ``logging`` takes a tenth of the time that importing this package takes, and most programs that
-    import it log nothing. The functions take ``%``-style arguments, as those of ``logging`` do.
+    The import of ``logging`` would take a tenth of the time of ``import policystore``, and most
+    programs that import policystore log nothing. The methods take ``%``-style arguments, as the
+    functions of ``logging`` do.
     """
 
     def warning(self, message: str, *args: object) -> None:
-        """Log a warning: something failed, and the program goes on as well as without it."""
+        """Log a warning: something failed, and the program can do without it."""
         import logging
 
         logging.getLogger("policystore").warning(message, *args, stacklevel=2)

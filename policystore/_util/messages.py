@@ -53,6 +53,6 @@ def shorten(text: str, limit: int) -> str:
 def printable(text: str) -> str:
     """Return ``text`` with an escape for each character that a terminal does not print.
 
-    No text of somebody else's can then move the cursor of a terminal or start a new line.
+    So a text from a stranger cannot move the cursor of a terminal or start a new line.
     """
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -20,12 +20,12 @@ BytesCallback: TypeAlias = Callable[[int], None]
 class Meter:
     """Add up the bytes that several threads move, and report the sums.
 
-    The callback is called by one thread at a time, by the thread that has moved something. Its
-    numbers never fall, and both are equal at the end. An exception of the callback ends the push
-    or pull.
+    The callback is called by the thread that has moved bytes, and by one thread at a time. The two
+    numbers never get smaller, and they are equal at the end. If the callback raises, the push or
+    pull ends with that error.
 
     Args:
-        callback: the function that is told of progress; None for none.
+        callback: the function to call with the sums; None for no calls.
 
     Raises:
         InvalidInputError: ``callback`` cannot be called.
@@ -42,12 +42,12 @@ class Meter:
         self._done = self._total = 0
 
     def expect(self, nbytes: int) -> None:
-        """Add bytes to those that will move in all."""
+        """Add a number of bytes to the total that will move."""
         with self._lock:
             self._total += nbytes
 
     def add(self, nbytes: int) -> None:
-        """Add bytes to those that have moved, and call the callback."""
+        """Add a number of bytes to the sum that has moved, and call the callback."""
         if self._callback is not None and nbytes:
             with self._lock:
                 self._done += nbytes

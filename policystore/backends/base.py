@@ -1,7 +1,7 @@
-"""Define what a store asks of the storage that keeps its bytes: a few calls on keys.
+"""Define what a store needs from the storage that keeps its bytes: a few calls on keys.
 
-A key is ASCII text with parts between ``/``, as :mod:`policystore.format.keys` builds it. A backend
-knows nothing of what the bytes mean. ``docs/backends.md`` shows how to write one, and
+A key is ASCII text with parts between ``/``; :mod:`policystore.format.keys` builds all keys. A
+backend does not know what the bytes mean. ``docs/backends.md`` shows how to write one, and
 :mod:`policystore.testing` holds the tests that each backend has to pass.
 """
 
@@ -18,15 +18,15 @@ Chunks: TypeAlias = Sequence[bytes | memoryview]
 """The bytes of one key in pieces, to be written one after the other."""
 
 Problems: TypeAlias = list[tuple[str, str]]
-"""Keys, and for each the reason why it could not be listed."""
+"""Keys or starts of keys that could not be listed, each with the reason."""
 
 
 class Backend(Protocol):
     """Keep bytes under keys.
 
     Several threads may call one backend at once. Every call may raise
-    :class:`~policystore.errors.StorageError`: the storage failed, and what readers could see
-    before, they still can see. Every write may raise
+    :class:`~policystore.errors.StorageError`: the storage failed, and readers see the same as
+    before the call. Every write may raise
     :class:`~policystore.errors.ReadOnlyError`: this user may not write.
     """
 
@@ -38,15 +38,15 @@ class Backend(Protocol):
     def is_remote(self) -> bool:
         """Whether requests go through a network.
 
-        Then the answer to a write may be lost after the write was applied, copies of objects are
-        kept in the node cache, and a push writes the hint of a name beside the record of a version
-        instead of after it (from version 2 on: a push that is cut off between the two must not
-        leave a name without versions).
+        If True, the answer to a write may be lost after the write was applied, and the node cache
+        keeps copies of objects. From version 2 of a name on, a push writes the hint at the same
+        time as the record of the version, and not after the record. With version 1 it writes no
+        hint: a push that is interrupted must not leave a name with a hint and without versions.
         """
 
     @property
     def parallel(self) -> int:
-        """How many calls should be made at once for speed; 1 where one call hardly waits."""
+        """How many calls to make at once for speed; 1 if a call takes almost no time."""
 
     def get(
         self,
@@ -61,7 +61,7 @@ class Backend(Protocol):
 
         Args:
             key: the key.
-            limit: how many bytes the key may have at most. More bytes are not read.
+            limit: how many bytes the key may have at most. A longer key is not read to its end.
             share: allow a view of the storage itself, where nobody else can change those bytes.
             size: how many bytes the key has, if the caller knows it. A backend may then read a
                 large key in parts, several at once.
@@ -85,9 +85,10 @@ class Backend(Protocol):
     def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         """Write a key whose bytes never change, because the key is their address.
 
-        The bytes are durable when this call returns. A reader sees all of them or no key at all.
-        If the key exists with these very bytes, they are made durable and are not written again.
-        If it exists with other bytes, a damaged copy, it is replaced as a whole.
+        The bytes are durable when this call returns. A reader sees all bytes or no key. If the key
+        exists with the same bytes, the call only has to make them durable; a backend may also write
+        them again. If the key exists with other bytes, which is a damaged copy, the call replaces
+        the whole key.
 
         Args:
             key: the key.
@@ -96,24 +97,24 @@ class Backend(Protocol):
         """
 
     def create(self, key: str, data: bytes) -> bool:
-        """Create a key that does not exist; of several writers at once exactly one creates it.
+        """Create a key that does not exist. If several writers try at once, exactly one succeeds.
 
         Returns:
-            True if this call created the key, which is then durable; False if the key exists.
+            True if this call created the key; the key is then durable. False if the key exists.
         """
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
-        """Check that :meth:`create` refuses a key that exists: some servers overwrite it.
+        """Check that :meth:`create` refuses a key that exists. Some servers overwrite such a key.
 
-        This does nothing where the operating system or the code of the backend guarantees it.
+        This call does nothing if the operating system or the code of the backend guarantees that.
 
         Args:
             key: a key that exists.
-            data: the bytes of the key; it has them afterwards, whatever happens.
+            data: the bytes of the key. The key has these bytes after the call, whatever happens.
 
         Raises:
-            StorageError: the server overwrites, so that one of two versions that are pushed to
-                one name at the same time would be lost.
+            StorageError: the server overwrites the key. Then, if two writers push to one name at
+                the same time, one version would be lost.
         """
 
     def replace(self, key: str, data: bytes) -> None:
@@ -124,8 +125,8 @@ class Backend(Protocol):
 
         Args:
             prefix: the start of the keys; "" for all keys.
-            problems: a list that takes what cannot be listed. If it is None, the first problem
-                raises StorageError.
+            problems: a list to which the call adds what cannot be listed. If ``problems`` is None,
+                the first problem raises StorageError.
         """
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
@@ -142,4 +143,4 @@ class Backend(Protocol):
         """
 
     def location(self, key: str) -> str:
-        """Return the path or URL at which a person finds the key, for messages."""
+        """Return the path or URL of a key, for messages."""

@@ -27,9 +27,9 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
 
     Args:
         url: a folder, ``file:///folder``, ``memory://name``, ``s3://bucket/prefix``,
-            ``gs://bucket/prefix``, ``az://container/prefix``, or any other URL that fsspec knows,
-            which can only be read.
-        options: what a remote filesystem is opened with.
+            ``gs://bucket/prefix``, ``az://container/prefix``, or any other URL that fsspec knows.
+            From such another URL a store can only be read.
+        options: the options for a remote filesystem.
 
     Raises:
         InvalidInputError: a URL of an unknown form, a path that no system can have, options for a
@@ -63,16 +63,16 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
 
 
 def _has_user(scheme: str, rest: str) -> bool:
-    """Return whether a URL holds a user or a password. Keys of AWS often hold slashes."""
+    """Return whether a URL holds a user or a password. Secret keys of AWS often hold slashes."""
     host = rest.partition("/")[0]
     if ":" in host and "@" in rest and not host.startswith("arn:"):
         return not re.match(r"[^:@]*:\d+\Z", host)  # a port, and a path with an @
-    # abfs://container@account.dfs.core.windows.net/prefix is how Azure itself writes them.
+    # Azure itself writes its URLs as abfs://container@account.dfs.core.windows.net/prefix.
     return "@" in host and CREATING.get(scheme) != "adlfs"
 
 
 def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> Backend:
-    """Return the backend for a URL of a remote filesystem; errors as of :func:`open_backend`."""
+    """Return the backend for a URL of a remote filesystem; errors as in :func:`open_backend`."""
     if _has_user(scheme, rest):
         # The URL is not shown: it may hold a password.
         raise InvalidInputError(
@@ -83,7 +83,7 @@ def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> 
     parts = rest.rstrip("/").split("/")
     if any(part in ("", ".", "..") for part in parts) or re.search("[?#]", rest):
         form = "s3://bucket or s3://bucket/prefix" if is_s3 else f"{scheme}://host/path"
-        # What follows ? or # is not shown: it may be a signature.
+        # The text after ? or # is not shown, because that text may be a signature.
         shown = re.split("[?#]", text)[0]
         raise InvalidInputError(
             f"{shown!r}: the URL of such a store has the form {form}, without ? or # after it"

@@ -1,7 +1,8 @@
 """Read a store through fsspec: one filesystem per process, and a limit on the tries of a request.
 
-The backend of this module only reads. To write, a filesystem has to create keys exclusively: S3
-does (:mod:`policystore.backends.s3`), and so do :mod:`policystore.backends.gcs_azure`.
+The backend of this module only reads. A store can be written only to a filesystem that creates keys
+exclusively, as those of :mod:`policystore.backends.s3` and :mod:`policystore.backends.gcs_azure`
+do.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ __all__ = ["FsspecBackend", "large_body_slots", "multipart_slots"]
 
 _ATTEMPTS = 6
 _PARALLEL = 64  # requests at once
-_FIRST_PAUSE = 0.1  # seconds, doubled each time: about 3 in all
+_FIRST_PAUSE = 0.1  # seconds; each pause is twice the one before: about 3 seconds together
 
 _Out = TypeVar("_Out")
 
 # Held while a filesystem is made. Another thread may have held it when this process was forked.
 _LOCK: threading.Lock
-# Held while a body of a megabyte or more is sent or received. It limits how many bytes are in
-# memory twice, however many objects move at once.
+# Held while a body of a megabyte or more is sent or received. So however many objects move at once,
+# only a few of them are in memory twice.
 _LARGE_BODIES: threading.BoundedSemaphore
-# Held while an object moves in parts. With few at once, a push that is cut off leaves some objects
-# complete, and the next push does not send them again.
+# Held while an object moves in parts. Because few such objects move at once, a push that is
+# interrupted leaves some objects complete, and the next push does not send these again.
 _MULTIPARTS: threading.BoundedSemaphore
-# Filesystems of the parent process. If one were deleted in this process, it would write to sockets
-# that the parent still uses.
+# Filesystems of the parent process. If this process deleted such a filesystem, the filesystem would
+# write to sockets that the parent still uses.
 _INHERITED: list[Any] = []
 
 
@@ -60,8 +61,9 @@ _renew_locks()
 
 def _reset_after_fork() -> None:
     _renew_locks()
-    # Newer versions of fsspec do this themselves (2026.9 does, 2025.2 does not). Without it, calls
-    # would wait for the event loop of the parent, which no thread of this process runs.
+    # Newer versions of fsspec reset the lock themselves (2026.9 does, 2025.2 does not). Without
+    # the reset, calls would wait for the event loop of the parent, which no thread of this process
+    # runs.
     if (asyn := sys.modules.get("fsspec.asyn")) is not None:
         asyn.reset_lock()
 
@@ -88,7 +90,7 @@ class FsspecBackend:
 
     Args:
         url: such as ``https://host/policies``.
-        options: what the filesystem is opened with.
+        options: the options for the filesystem.
     """
 
     def __init__(self, url: str, options: StorageOptions) -> None:
@@ -168,7 +170,7 @@ class FsspecBackend:
         yield from (key for key in listed if key.startswith(prefix))
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
-        # Folder by folder, and never into a folder after the delimiter: a name has many versions.
+        # List folder by folder, but not the folders after the delimiter: a name has many versions.
         prefixes: set[str] = set()
         folders = [prefix]
         while folders:
@@ -208,7 +210,7 @@ class FsspecBackend:
         raise self._cannot_write()
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
-        # Tried twice: the first try rightly succeeds if somebody has just deleted the key.
+        # Tried twice: the first try may rightly succeed, because the key was deleted just before.
         if self.create(key, data) and self.create(key, data):
             raise StorageError(
                 f"{self.url}: this server, or the client library installed here, does not create "
@@ -247,7 +249,7 @@ class FsspecBackend:
         writing: bool = False,
         answers: Mapping[Kind, _Out] | None = None,
     ) -> _Out:
-        """Make a request, again if another try may succeed, and return its result.
+        """Make a request and return its result. Try again if another try may succeed.
 
         Args:
             action: the first word of the message, such as ``"reading"``.
@@ -264,7 +266,7 @@ class FsspecBackend:
             raise_if_cancelled()
             if attempt:
                 pause = _FIRST_PAUSE * 2 ** (attempt - 1)
-                # Writers that were refused at the same time must not all try again at one time.
+                # Writers that were refused at the same time must try again at different times.
                 time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
             outcome = self._try(call)
             if not isinstance(outcome, Failure):
@@ -307,14 +309,15 @@ class FsspecBackend:
         import fsspec  # late: a local store needs none of it
 
         scheme = self._url.partition("://")[0]
-        # Not shared with the user's own filesystems, and without their caches of listings.
+        # This filesystem is not shared with the user's own ones, and has no cache of listings.
         options = {**self._options.copy(), "use_listings_cache": False}
         return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
 
 
 def _read_start(fs: Any, url: str, count: int) -> bytes:
-    """Read the first bytes that a web server sends; it may ignore ranges and send without end."""
-    # With a block size of 0 fsspec streams; with a size given it does not ask the server for one.
+    """Read the start of a web server's answer; the server may ignore ranges and never end."""
+    # With a block size of 0 fsspec streams. Because a size is given, it does not ask the server
+    # for the size.
     with fs.open(url, "rb", block_size=0, size=1) as stream:
         blocks, left = [], count
         while left and (block := stream.read(left)):

@@ -1,8 +1,8 @@
 """Turn exceptions of remote filesystems into errors of :mod:`policystore.errors`.
 
-Only this module does so. It recognizes an exception by the answer of the server that it carries, or
-by the name of its class: neither botocore nor aiohttp is imported, because other filesystems do not
-need them.
+No other module does this. An exception is recognized by the server's answer that is attached to it,
+or by the name of its class. So this module imports neither botocore nor aiohttp, which other
+filesystems do not need.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["Failure", "Kind", "failure_of", "mapped_error"]
 
 Kind: TypeAlias = Literal[
     "missing",  # the key does not exist
-    "taken",  # the key exists, and the write was only to create it
+    "taken",  # the key exists, and the write should only create a new key
     "conflict",  # another conditional write of the key is under way: try again
-    "empty",  # a range was asked for, of an object without bytes
+    "empty",  # the request asked for a range of an object without bytes
     "busy",  # the server or the network failed: the request may or may not have been applied
     "denied",  # these credentials do not allow the request
     "credentials",  # there are no credentials, or the server does not know them
@@ -116,8 +116,8 @@ def failure_of(error: BaseException) -> Failure:
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
-        # Causes only: the context of an exception may belong to another request, whose failure
-        # was being handled when this request was made.
+        # Only __cause__ is followed. __context__ may belong to another request, whose failure was
+        # being handled when this request was made.
         chain.append(cause)
         cause = cause.__cause__
     for link in chain:

@@ -1,10 +1,10 @@
 """Keep a store on Google Cloud Storage or Azure Blob Storage, through fsspec.
 
-Both servers create an object exclusively if the request says so, and a reader sees an object whole
-or not at all. The ``pipe_file(mode="create")`` of fsspec sends such a request only if the class of
-the filesystem overrides it: fsspec's base class checks that the key is absent and then writes it,
-so that one of two writers at once is lost. That is why only the filesystems listed here are
-written.
+Both servers create an object exclusively if the request asks for that, and a reader sees a whole
+object or no object. The ``pipe_file(mode="create")`` of fsspec sends such a request only if the
+class of the filesystem overrides ``pipe_file``. fsspec's base class checks that the key is absent
+and then writes the key, so that of two writers at the same time one is lost. That is why
+policystore writes only through the filesystems that are listed here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CREATING = {
 }
 """URL scheme -> the package whose filesystem creates keys exclusively."""
 
-_MIN_COMPARED = 1 << 20  # bytes; fewer are sent again without asking whether they are stored
+_MIN_COMPARED = 1 << 20  # bytes; a smaller object is sent again without a check
 _BLOCK = 16 << 20
 
 
@@ -46,7 +46,7 @@ class CloudBackend(FsspecBackend):
                 self.replace(key, data)
 
     def _holds(self, key: str, data: bytes) -> bool:
-        """Compare the key with these bytes by reading it: each server has its own checksums."""
+        """Read the key and compare its bytes with ``data``: each server has other checksums."""
         if self.size(key) != len(data):
             return False
         whole = memoryview(data)

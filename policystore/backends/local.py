@@ -1,9 +1,9 @@
 """Keep a store in a folder of a filesystem, safe between processes, threads and power cuts.
 
-An object is written to a temporary file, flushed, and renamed to its address; a second writer
-renames a file with the same bytes. A record is written to a temporary file, flushed, and
-hard-linked to its number, which fails if the number is taken (zarr-python publishes in this way,
-too). A crash leaves at most a file in ``tmp/``; old files in ``tmp/`` are removed.
+An object is written to a temporary file, flushed, and renamed to its address. A second writer of
+the object renames a file with the same bytes. A record is written to a temporary file, flushed, and
+hard-linked to the name with its number. The link fails if that number is taken (zarr-python works
+in this way, too). A crash leaves at most a file in ``tmp/``; old files in ``tmp/`` are removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from policystore.format.keys import NAMES, OBJECTS, TEMPORARY
 
 __all__ = ["LocalBackend"]
 
-_MAX_AGE = 24 * 3600.0  # seconds of a temporary file; no write takes so long
+_MAX_AGE = 24 * 3600.0  # seconds; a temporary file that is older was left by a dead process
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _BLOCK = 1 << 20
 _FILES = (".json", ".safetensors", "/@hint")  # the ends of keys that a store writes
@@ -36,7 +36,8 @@ class LocalBackend:
     """Keep keys as files below one folder, which the first write makes.
 
     Args:
-        root: the folder; a relative path starts at the working directory of this moment.
+        root: the folder. A relative path starts at the working directory of the process at the time
+            of this call.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -118,7 +119,7 @@ class LocalBackend:
             return created
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
-        return  # a hard link never overwrites, and where links fail, create raises an error
+        return  # a hard link and an exclusive rename never overwrite; else create raises an error
 
     def replace(self, key: str, data: bytes) -> None:
         path = self._path(key)
@@ -162,10 +163,11 @@ class LocalBackend:
                 problems.append((folder, str(error)))
                 continue
             if not entries and folder.endswith(_FILES):
-                yield folder  # an empty folder in the place of a file
+                yield folder  # an empty folder where a store expects a file
             for entry in entries:
                 key = f"{folder}/{entry.name}" if folder else entry.name
-                # A user may keep objects/ on another disk; other links could lead in circles.
+                # A user may keep objects/ or names/ on another disk by a link. Other links are not
+                # followed, because they could lead in circles.
                 linked = key + "/" in (OBJECTS, NAMES)
                 if not _is_folder(entry, linked):
                     yield key
@@ -209,8 +211,8 @@ class LocalBackend:
         except FileExistsError:
             if not folder.is_dir():
                 raise
-        # Flushed also if another process made the folder, because that process may not have
-        # flushed it yet. The folder around the store may be one that this user cannot open.
+        # Flush also if another process made the folder, because that process may not have flushed
+        # yet. This user may not be allowed to open the folder around the store.
         with contextlib.suppress(*(() if folder != self._root else (PermissionError,))):
             fsync_folder(folder.parent)
         with self._lock:
@@ -251,7 +253,7 @@ class LocalBackend:
         return True
 
     def _sweep(self) -> None:
-        """Remove old temporary files, which dead writers left, once for each backend object."""
+        """Remove old temporary files of dead writers; each LocalBackend does this once."""
         with self._lock:
             if self._swept:
                 return
@@ -318,7 +320,7 @@ def _rename_exclusive(temporary: Path, path: Path, link_error: OSError) -> bool:
         link_error: why no hard link could be made, for the message.
 
     Raises:
-        StorageError: the filesystem offers neither.
+        StorageError: the filesystem has neither hard links nor exclusive renames.
     """
     at_fdcwd, noreplace = -100, 1
     try:

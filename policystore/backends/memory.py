@@ -13,7 +13,7 @@ __all__ = ["MemoryBackend"]
 
 
 class _Space:
-    """The keys of one name, and the lock that every access to them takes."""
+    """The keys of one ``memory://`` URL, and the lock that every access takes."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -16,19 +16,20 @@ _SECRET = re.compile(
     r"|account_key|api[-_]?key|customer_?key|user_?name|authori[sz]ation|cookie|headers)",
     re.IGNORECASE,
 )
-# A user and a password, which may hold a slash. The number after a colon is a port, no password.
+# A user and a password; the password may hold a slash. A number after a colon is a port and not a
+# password.
 _USER_IN_URL = re.compile(
     r"[a-z][a-z0-9+.-]*://(?:[^/\s@]*|[^/\s@:]*:(?!\d+/)[^\s@]*)@", re.IGNORECASE
 )
-_MIN_SECRET = 3  # characters; to scrub shorter ones would replace parts of ordinary words
+_MIN_SECRET = 3  # characters; if shorter secrets were scrubbed, ordinary words would change
 
 
 class StorageOptions:
     """Options as the user gave them, whose secrets are neither printed nor pickled.
 
     Args:
-        given: names and values, as s3fs takes them. None: the user gave no options, as is required
-            for a local store.
+        given: names and values, as s3fs takes them. None: the user gave no options. A local store
+            takes no options.
         absent: names of the options that were left out of a pickle.
 
     Attributes:
@@ -101,7 +102,7 @@ def _copied(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_secret(name: object, value: object) -> bool:
-    """Return whether an option is a secret, by its name, or is a URL with a password."""
+    """Return whether an option is a secret: by its name, or because it is a URL with a password."""
     if isinstance(value, str) and _USER_IN_URL.match(value):
         return True
     return (
@@ -142,7 +143,7 @@ def _without_secrets(options: Mapping[str, Any], where: str, absent: list[str]) 
     Args:
         options: options, of one level.
         where: the names around this level, such as ``"client_kwargs."``.
-        absent: the list that takes the names.
+        absent: the list to which the names are added.
     """
     kept: dict[str, Any] = {}
     for name, value in options.items():
@@ -156,7 +157,7 @@ def _without_secrets(options: Mapping[str, Any], where: str, absent: list[str]) 
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a value is plain, so that it can hold no secret of an unknown class."""
+    """Return whether a value is plain; an object of another class could hide a secret."""
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return all(_is_plain(item) and not _is_secret("", item) for item in value)
     return value is None or isinstance(value, (str, bytes, bool, int, float, Mapping))

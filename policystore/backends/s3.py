@@ -1,8 +1,8 @@
 """Keep a store in a bucket of S3, or of a server with the same protocol, through s3fs.
 
-Each call of the backend is one request, except listings of more than a page, and writes of large
-objects, which first ask whether the object exists. Names need ``If-None-Match: *`` and no other
-condition: servers differ on ``If-Match``.
+Most calls of the backend are one request. A listing has one request for each page. A write of a
+large object first asks whether the object exists, and very large objects are written and read in
+parts. Names need ``If-None-Match: *`` and no other condition: servers differ on ``If-Match``.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from policystore.errors import FormatError, PolicyStoreError, StorageError
 
 __all__ = ["S3Backend"]
 
-_POOL = 96  # connections; with the 10 of s3fs, a hundred small reads wait for one another
+_POOL = 96  # connections; with the default of s3fs, 10, small reads would wait for one another
 _PART = 16 << 20  # bytes; objects of two parts or more move in parts
 _PARTS_AT_ONCE = 8
-_MAX_PARTS = 10_000  # of one object, a limit of S3
-_MIN_COMPARED = 1 << 20  # bytes; fewer are sent again without asking whether they are stored
+_MAX_PARTS = 10_000  # the most parts of one object, a limit of S3
+_MIN_COMPARED = 1 << 20  # bytes; a smaller object is sent again without a check
 _BLOCK = 1 << 20
 _SLOW_START = 30.0  # seconds in which an answer may be slower than _MIN_SPEED
 _MIN_SPEED = 8 << 10  # bytes per second
 _CONFIG: dict[str, Any] = {
     "max_pool_connections": _POOL,
-    # FsspecBackend counts the retries; those of botocore and s3fs would multiply them.
+    # FsspecBackend tries again by itself. Retries of botocore and s3fs would multiply the tries.
     "retries": {"total_max_attempts": 1, "mode": "standard"},
     # Every byte is checked against a digest, and older servers refuse the newer checksums.
     "request_checksum_calculation": "when_required",
@@ -46,8 +46,8 @@ class S3Backend(FsspecBackend):
 
     When the answer to a write arrives, the write is durable, and every later read sees it (S3 is
     strongly consistent). If the answer is lost, the write is tried again. :meth:`create` may then
-    return False because the first try of the same call created the key: records carry a nonce, by
-    which a writer recognizes its own record.
+    return False because the first try of the same call created the key. For this case each record
+    has a nonce, by which a writer recognizes its own record.
     """
 
     _bucket = _root = ""  # set when the filesystem is opened
@@ -79,8 +79,8 @@ class S3Backend(FsspecBackend):
         Raises:
             FormatError: the object does not have ``size`` bytes, or the server ignores ranges.
         """
-        # The first part comes alone: it shows that the object has this size, before the memory for
-        # all of it is taken.
+        # The first part is read alone. It shows that the object has this size, before memory for
+        # the whole object is allocated.
         first = self._get_part(key, 0, _PART, size)
         whole = np.empty(size, np.uint8)
 
@@ -95,7 +95,7 @@ class S3Backend(FsspecBackend):
         put(0, first)
         del first
         in_parallel(fetch, range(_PART, size, _PART), workers=_PARTS_AT_ONCE)
-        # Set on the owner of the bytes, so that no array over them can be made writeable again.
+        # Set on the array that owns the bytes, so that no view of it can be made writeable again.
         whole.flags.writeable = False
         return whole.data
 
@@ -168,7 +168,7 @@ class S3Backend(FsspecBackend):
             while (count is None or read < count) and (block := await body.read(_BLOCK)):
                 blocks.append(block)
                 read += len(block)
-                # Each read has a time-out of its own, which a body in tiny pieces never reaches.
+                # Each read has its own time-out. A server that sends tiny pieces never reaches it.
                 if time.monotonic() - began > _SLOW_START + read / _MIN_SPEED:
                     raise ConnectionError(
                         f"{read} bytes in {time.monotonic() - began:.0f} s: too slow to go on"
@@ -246,12 +246,12 @@ class S3Backend(FsspecBackend):
                 self._put_parts(key, chunks, size, part, on_bytes)
 
     def _holds(self, key: str, chunks: Chunks, size: int, part: int) -> bool:
-        """Compare the key with these bytes by the server's checksum; False if in doubt.
+        """Return whether the key has these bytes, by the server's checksum; False if in doubt.
 
         Args:
             key: the key.
             chunks: the bytes, in pieces.
-            size: how many bytes these are.
+            size: how many bytes the chunks have together.
             part: the size of the parts in which an object of two parts or more is written.
         """
         answer = self._head_object(key)
@@ -300,7 +300,7 @@ class S3Backend(FsspecBackend):
             parts = in_parallel(send, numbers, workers=_PARTS_AT_ONCE)
             self._complete(key, request, {"Parts": parts}, chunks, size, part)
         except BaseException:
-            # Otherwise the server would keep the parts, and the user would pay for them.
+            # Without this request the server would keep the parts, and the user would pay for them.
             with suppress(PolicyStoreError), shielded():
                 self._attempt(
                     "writing", key, lambda fs: fs.call_s3("abort_multipart_upload", **request)
@@ -316,7 +316,7 @@ class S3Backend(FsspecBackend):
         size: int,
         part: int,
     ) -> None:
-        """Finish an upload in parts, and accept an object that an unanswered try has finished."""
+        """Finish an upload in parts; also succeed if a try with a lost answer has finished it."""
 
         def call(fs: Any) -> None:
             fs.call_s3("complete_multipart_upload", **request, MultipartUpload=parts)
@@ -324,8 +324,8 @@ class S3Backend(FsspecBackend):
         try:
             self._attempt("writing", key, call, writing=True)
         except StorageError:
-            # The answer to a try that was applied may have been lost. The server then does not
-            # know the upload any more, and the object exists.
+            # An earlier try may have succeeded although its answer was lost. The server then does
+            # not know the upload any more, and the object exists.
             if not self._holds(key, chunks, size, part):
                 raise
 
@@ -383,7 +383,7 @@ def _pieces(chunks: Chunks, start: int, count: int) -> Iterator[memoryview]:
 
 
 def _sync(fs: Any, call: Any, *args: Any) -> Any:
-    """Run one of our coroutines on the event loop of the filesystem, in its thread."""
+    """Run a coroutine of this module on the event loop of the filesystem, in the loop's thread."""
     from fsspec.asyn import sync
 
     return sync(fs.loop, call, fs, *args)

@@ -1,4 +1,6 @@
-"""The bytes of format 1 (``docs/format.md``): JSON, tensors, policies, records, keys and refs.
+"""Encode and parse the bytes of format 1 (``docs/format.md``): JSON, tensors, policies, records.
+
+Keys, names and refs are here, too.
 
 No module of this package reads or writes files.
 """

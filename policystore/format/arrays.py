@@ -1,4 +1,4 @@
-"""Arrays as the store keeps them: a closed table of dtypes, owned bytes, read-only views.
+"""Arrays as the store keeps them: a fixed table of dtypes, bytes of their own, read-only views.
 
 An array in a snapshot is C-contiguous and little-endian. Its memory cannot be written: it is an
 immutable ``bytes`` object, or a read-only map of a file.
@@ -53,8 +53,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U64": np.dtype("<u8"),
     "F64": np.dtype("<f8"),
 }
-"""safetensors code -> numpy dtype, in the order of ``docs/format.md``. The table is closed: every
-safetensors release from 0.4 on reads these codes (float8 from 0.4.2 on)."""
+"""safetensors code -> numpy dtype, in the order of ``docs/format.md``. No other dtype can be kept.
+Every safetensors release from 0.4 on reads these codes (float8 from 0.4.2 on)."""
 
 CODES: dict[np.dtype[Any], str] = {dtype: code for code, dtype in DTYPES.items()}
 
@@ -62,7 +62,7 @@ _MAX_RANK = 32  # dimensions of an array: the limit of numpy before its version 
 
 _MAX_BYTES = 2**62
 
-_TORCH_HINT = " A torch tensor comes in through policystore.torch or policystore.rllib."
+_TORCH_HINT = " For torch tensors use policystore.torch or policystore.rllib."
 
 
 def dtype_code(dtype: np.dtype[Any], label: str) -> str:
@@ -83,10 +83,10 @@ def dtype_code(dtype: np.dtype[Any], label: str) -> str:
 
 
 def own(value: object, label: str) -> Array:
-    """Return a read-only copy of ``value``: C-contiguous, little-endian, same shape (also ``()``).
+    """Return a read-only copy of ``value``: C-contiguous, little-endian, of the same shape.
 
-    The memory of the copy is a ``bytes`` object, so that numpy refuses even to set
-    ``flags.writeable`` on the copy.
+    The memory of the copy is a ``bytes`` object. So numpy also refuses to set ``flags.writeable``
+    on the copy.
 
     Args:
         value: a numpy array or numpy scalar, of any memory layout and byte order.
@@ -110,9 +110,9 @@ def own(value: object, label: str) -> Array:
     if array.ndim > _MAX_RANK:
         raise InvalidInputError(f"{label}: {array.ndim} dimensions; at most {_MAX_RANK} are stored")
     if array.dtype == np.bool_:
-        # Any byte but 0 counts as true to numpy: one value, one byte.
+        # To numpy, each byte except 0 is true. Here True is always stored as the byte 1.
         array = array.view(np.uint8) != 0
-    # tobytes() writes C order whatever the strides; astype() turns the byte order round.
+    # tobytes() writes C order for all strides, and astype() changes the byte order.
     return view(array.astype(dtype, copy=False).tobytes(order="C"), dtype, array.shape)
 
 
@@ -147,7 +147,7 @@ class Arrays(Mapping[str, Array]):
 
 
 def raw(array: Array) -> memoryview:
-    """Return the bytes of a C-contiguous array, also a 0-d, empty or bf16 one, without a copy."""
+    """Return the bytes of a C-contiguous array without a copy; 0-d, empty and bf16 arrays work."""
     if array.size == 0:
         return memoryview(b"")
     # numpy declares no buffer protocol to type checkers.
@@ -172,7 +172,7 @@ def own_weights(weights: object, label: str = "weights") -> dict[str, Array]:
 
 
 def check_tensor_name(name: object, label: str) -> None:
-    """Check that a safetensors file can hold a parameter name and that the format leaves it free.
+    """Check that a safetensors file can hold a parameter name, and the format does not reserve it.
 
     Raises:
         InvalidInputError: the name is no string or empty, starts with ``__``, or has no UTF-8 form.
@@ -184,7 +184,7 @@ def check_tensor_name(name: object, label: str) -> None:
         )
     if name.startswith("__"):
         raise InvalidInputError(
-            f"{label}: the name {brief(name)} starts with '__', which is kept for the format itself"
+            f"{label}: the name {brief(name)} starts with '__', which is reserved for the format"
         )
     try:
         name.encode("utf-8")
@@ -212,5 +212,5 @@ def is_shape(shape: object, itemsize: int) -> bool:
 
 
 def size_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    """Return the size of an array in bytes, computed in Python integers, which cannot overflow."""
+    """Return the size of an array in bytes, computed with Python integers, which never overflow."""
     return math.prod(shape) * dtype.itemsize

@@ -4,8 +4,8 @@ UTF-8, keys in code-point order, no spaces, only the escapes that JSON requires,
 signed bits, finite floats in Python's shortest form (``-0.0`` kept), no lone surrogates, no Unicode
 normalisation, at most 64 levels. ``docs/format.md`` section 2 is the normative text.
 
-A reader accepts only this form: it parses, writes again and compares, so two different texts never
-stand for one value.
+A reader accepts only this form: it parses a text, writes the value again and compares. So two
+different texts never mean the same value.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def parse_canonical(data: bytes | memoryview, label: str) -> Json:
 
 
 def _parse_strict(raw: bytes, label: str) -> Json:
-    """Parse JSON, without what :func:`json.loads` accepts beyond it: NaN and repeated keys.
+    """Parse JSON, and refuse NaN and repeated keys, which :func:`json.loads` accepts.
 
     Raises:
         FormatError: the bytes are not UTF-8 or not JSON, or hold an integer of more than 20 digits.
@@ -97,7 +97,7 @@ def _parse_strict(raw: bytes, label: str) -> Json:
 def _object_of_unique_keys(pairs: list[tuple[str, Json]]) -> JsonObject:
     parsed = dict(pairs)
     if len(parsed) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("an object has the same key twice")
     return parsed
 
 
@@ -106,7 +106,7 @@ def _refuse_constant(name: str) -> Json:
 
 
 def _bounded_int(digits: str) -> int:
-    # int() of a long text takes quadratic time; nothing valid is longer than this.
+    # int() of a long text takes quadratic time, and no valid integer has more than 20 characters.
     if len(digits) > 20:
         raise ValueError(f"an integer of {len(digits)} digits is outside 64 signed bits")
     return int(digits)
@@ -115,8 +115,8 @@ def _bounded_int(digits: str) -> int:
 class NotEncodableError(Exception):
     """Raised within ``policystore.format`` for a value that the format cannot hold.
 
-    The path to the value is put together while the exception rises, one key at each level.
-    Building the path on the way down would cost one path for every element of a hostile document.
+    The path to the value is built while the exception passes through the levels, one key at each
+    level. Building a path on the way down would build one for each element of a hostile document.
 
     Attributes:
         reason: why the value has no form.

@@ -41,8 +41,8 @@ __all__ = [
 
 MAX_OBJECTS = 256
 """A version record lists at most this many objects, so that every record fits into
-:data:`~policystore.format.keys.MAX_RECORD`. For a policy with more, a reader takes the list from
-the policy object."""
+:data:`~policystore.format.keys.MAX_RECORD`. If a policy has more objects, its record has no list,
+and a reader takes the objects from the policy object."""
 
 _MAX_TEXT = 4 << 10  # bytes of author or message
 _MAX_PLAIN = 16 << 10  # bytes of metrics or source, as JSON
@@ -103,7 +103,7 @@ def parse_time(text: str) -> datetime.datetime:
         ValueError: a text of another form.
     """
     if not _TIME.match(text):
-        raise ValueError(f"{text!r} is not a time as format 1 writes it")
+        raise ValueError(f"{text!r} is not a time in the form of format 1")
     return datetime.datetime.fromisoformat(text[:-1] + "+00:00")
 
 
@@ -116,7 +116,7 @@ def check_text(value: object, label: str) -> str:
     if not isinstance(value, str):
         raise InvalidInputError(f"{label} is a string, not {type(value).__qualname__}")
     if len(value.encode("utf-8", "surrogatepass")) > _MAX_TEXT:
-        raise InvalidInputError(f"{label} has at most {_MAX_TEXT} bytes")
+        raise InvalidInputError(f"{label} is too long: it may have at most {_MAX_TEXT} bytes")
     return value
 
 
@@ -165,7 +165,7 @@ def decode_plain(value: Json, field: str) -> dict[Any, Any]:
 def expect(condition: bool, field: str) -> None:
     """Raise a ValueError that names ``field`` if a condition does not hold."""
     if not condition:
-        raise ValueError(f"{field!r} is not as format 1 has it")
+        raise ValueError(f"{field!r} does not have the form of format 1")
 
 
 def parse_number(value: Json) -> int:

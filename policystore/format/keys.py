@@ -37,16 +37,16 @@ OBJECTS = "objects/"
 NAMES = "names/"
 TEMPORARY = "tmp/"
 MAX_RECORD = 64 << 10
-"""Most bytes of a record, a hint or a marker; a reader takes no more."""
+"""The longest record, hint or marker, in bytes. A reader refuses a longer one."""
 
 _NUMBERED = re.compile(r"([0-9]{10})\.json\Z")
 _OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{64})\.safetensors\Z")
 
 
 def _escape(name: str) -> str:
-    """Write each capital as ``!`` and the small letter.
+    """Replace each upper-case letter by ``!`` and the lower-case letter.
 
-    So 'Soccer' and 'soccer' have different keys also on a disk that ignores case.
+    So the names 'Soccer' and 'soccer' have different keys, also on a filesystem that ignores case.
     """
     return re.sub("[A-Z]", lambda match: "!" + match.group().lower(), name)
 
@@ -134,6 +134,6 @@ def is_key(key: str) -> bool:
 
 
 def number_of(key: str) -> int | None:
-    """Return the number at the end of the key of a record; None for a key of another form."""
+    """Return the number in the key of a record; None for number 0 and for a key of another form."""
     match = _NUMBERED.match(key.rpartition("/")[2])
     return int(match.group(1)) if match and int(match.group(1)) else None

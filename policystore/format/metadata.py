@@ -41,12 +41,12 @@ class External:
 
     @property
     def size(self) -> int:
-        """Bytes of the tensor object, header included; dtype and shape determine it."""
+        """The size of the tensor object in bytes with its header, from dtype and shape alone."""
         return header_layout({TENSOR: (self.dtype, self.shape)}, None).size
 
 
 def build_metadata(spec: Spec, state: Json, external: JsonObject) -> JsonObject:
-    """Return the metadata of a policy object; an empty state or no external tensor is left out."""
+    """Return the metadata of a policy object. Empty ``state`` and ``external`` get no field."""
     meta: JsonObject = {"format": FORMAT, "kind": "policy", "spec": spec.to_json()}
     if state != {}:
         meta["state"] = state
@@ -59,7 +59,7 @@ def parse_metadata(entry: Json, label: str) -> JsonObject:
     """Parse and check the metadata of a policy object.
 
     Args:
-        entry: the entry of the metadata in the header, None if there is none.
+        entry: the value under ``__metadata__`` in the header; None if the header has no such key.
         label: how messages name the file.
 
     Raises:
@@ -113,8 +113,8 @@ def check_format(document: JsonObject, label: str) -> None:
     """Check that a document is of format 1.
 
     Raises:
-        FormatError: its ``format`` is another one; for a newer format the message advises to
-            upgrade.
+        FormatError: the document is of another format. For a newer format, the message says that
+            an upgrade of policystore is needed.
     """
     number = document.get("format")
     if type(number) is int and number > FORMAT:

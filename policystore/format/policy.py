@@ -1,7 +1,7 @@
 """Policies as bytes: metadata, state, and the split rule. ``docs/format.md`` sections 4 and 5.
 
-One policy has one digest: of all files with the same content only one is canonical, and readers
-accept no other.
+One policy has one digest. Only one file with a given content is canonical, and readers accept no
+other file.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ SPLIT_TENSOR = 256 << 10
 """In a policy that is split, a tensor of this many bytes or more is an object of its own."""
 
 MAX_POLICY = 1 << 30
-"""Most bytes of a policy object in a store."""
+"""The largest size of a policy object in a store, in bytes."""
 
 _STATE = "__state__/"
 
 
 @dataclass(frozen=True)
 class EncodedPolicy:
-    """A policy object, and the tensor objects that it names, by digest."""
+    """A policy object, and the tensor objects that the policy object names, by their digests."""
 
     policy: EncodedObject
     tensors: Mapping[Digest, EncodedObject]
@@ -85,7 +85,7 @@ class ParsedPolicy:
 
     Attributes:
         spec: what rebuilds the policy.
-        state: the state as JSON, with its arrays by number.
+        state: the state as JSON; each array in it is a number.
         tensors: the tensors inside the policy object, by name, arrays of the state included.
         external: the tensors that are objects of their own, by name.
     """
@@ -163,15 +163,15 @@ def state_digest(state: Json, state_arrays: list[Array]) -> Digest:
     """Return the digest of the safetensors file that holds the state with metadata of its own.
 
     Args:
-        state: the state as JSON, with its arrays by number.
-        state_arrays: the arrays, in order.
+        state: the state as JSON; each array in it is a number.
+        state_arrays: the arrays with these numbers, in order.
     """
     meta = {"format": FORMAT, "kind": "state", "state": state}
     return encode_tensors(named_state(state_arrays), meta).digest
 
 
 def named_state(arrays: list[Array]) -> dict[str, Array]:
-    """Return the arrays of the state under their names in a file: ``__state__/0`` and on."""
+    """Return the arrays of the state by name in a file: ``__state__/0``, ``__state__/1``, …."""
     return {f"{_STATE}{index}": array for index, array in enumerate(arrays)}
 
 
@@ -179,7 +179,7 @@ def decode_policy(data: bytes | memoryview, label: str, *, inline: bool) -> Pars
     """Read a policy object; its arrays are read-only views of ``data``.
 
     Args:
-        data: the whole file. The caller has verified its digest, if it has an address.
+        data: the whole file. For an object of a store, the caller has verified the digest.
         label: how messages name the file.
         inline: True for a self-contained file, False for an object of a store.
 
@@ -197,9 +197,9 @@ def decode_policy(data: bytes | memoryview, label: str, *, inline: bool) -> Pars
         raise FormatError(f"{label}: a tensor is both in the policy object and outside it")
     if set(external) != (set() if inline else _outside(everything)):
         raise FormatError(
-            f"{label}: its large tensors are not where format 1 puts them. "
+            f"{label}: the large tensors of the policy are not where format 1 puts them. "
             + (
-                "A single file holds all of its tensors: read an object of a store through the "
+                "A single file holds all tensors: to read an object of a store, pull it from the "
                 "store."
                 if inline
                 else "In a policy of 4 MiB or more, exactly the tensors of 256 KiB or more are "
@@ -272,12 +272,12 @@ def _state_names(names: Mapping[str, object]) -> Iterator[str]:
 
 
 def _check_state(state: Json, everything: Shapes, label: str) -> None:
-    """Check that the state is canonical and numbers its arrays from 0 in the order of the walk."""
+    """Check that the state is canonical, with arrays numbered as ``encode_value`` does it."""
     named = [name for name in everything if name.startswith(_STATE)]
     numbered = list(_state_names(everything))
     if len(named) != len(numbered):
         raise FormatError(f"{label}: state arrays are not numbered from 0 on")
-    # Empty arrays are enough: only the numbers that encode_value gives them are compared.
+    # Empty arrays are enough here, because only the numbers from encode_value are compared.
     placeholders = [view(b"", np.dtype(np.int8), (0,)) for _ in numbered]
     arrays: list[Array] = []
     plain = decode_value(state, f"{label}: state", placeholders)

@@ -37,7 +37,7 @@ __all__ = ["Hint", "TagMove", "Version", "check_marker", "marker_bytes"]
 
 @dataclass(frozen=True, repr=False)
 class Version:
-    """One version of a name, as :meth:`PolicyStore.push` returns it and the log lists it.
+    """One version of a name. ``push`` returns a Version, and ``log`` returns a list of them.
 
     Attributes:
         name, number: the name and the number of the version (1, 2, … without gaps). Both are None
@@ -170,7 +170,7 @@ class Version:
 
 @dataclass(frozen=True)
 class TagMove:
-    """One move of a tag. The move with the highest number says where the tag is now.
+    """One move of a tag. The move with the highest number says where the tag points now.
 
     Attributes:
         name, tag: the name and its tag.
@@ -244,9 +244,9 @@ class TagMove:
 
 @dataclass(frozen=True)
 class Hint:
-    """The newest version of a name as some writer saw it.
+    """The version of a name that some writer believed to be the newest.
 
-    A hint may be out of date; a reader uses it only as the place where to begin its search.
+    A hint may be out of date. A reader only begins its search at the number in the hint.
     """
 
     number: int
@@ -281,7 +281,7 @@ def check_marker(data: bytes | memoryview, label: str) -> None:
     """Check that a marker is one of policystore and of format 1.
 
     Raises:
-        FormatError: the marker is something else, or of a newer format.
+        FormatError: the marker is not one of policystore, or is of a newer format.
     """
     parse_record(data, "store", set(), label)
 

@@ -1,4 +1,4 @@
-"""Check names and tags, and parse refs, as users type them. ``docs/format.md`` section 6."""
+"""Check names and tags, and parse refs that a user typed. ``docs/format.md`` section 6."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def check_name(name: str) -> str:
     """Return ``name`` if it is a valid name.
 
     Raises:
-        InvalidInputError: its characters, segments or length break the rules.
+        InvalidInputError: the characters, parts or length of the name break the rules.
     """
     if not isinstance(name, str) or not name:
         raise InvalidInputError(
@@ -96,7 +96,8 @@ def check_tag(tag: str) -> str:
     """Return ``tag`` if it is a valid tag.
 
     Raises:
-        InvalidInputError: its characters or length break the rules, it is a number, or ``latest``.
+        InvalidInputError: the characters or the length of the tag break the rules, or the tag is a
+            number or ``latest``.
     """
     if not isinstance(tag, str):
         raise InvalidInputError(f"a tag is a string, not {type(tag).__qualname__}")

@@ -1,10 +1,10 @@
-"""Canonical safetensors: one set of named arrays, one file. ``docs/format.md`` section 3.
+"""Canonical safetensors: a set of named arrays has one file. ``docs/format.md`` section 3.
 
 This module writes the header itself, because the order of tensors in the safetensors library is a
 private detail that changed between releases. Any safetensors reader opens the files.
 
-Reading is strict: a header is parsed, built again and compared, so that any other bytes for the
-same content (padded, reordered, with holes, overlaps or repeated keys) are refused.
+Reading is strict. A header is parsed, built again and compared. So other bytes for the same content
+are refused: padding, another order, holes, overlaps or repeated keys.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = [
 ]
 
 MAX_HEADER = 2 << 20
-"""Longest header, in bytes. The limit bounds how much a hostile file can make a reader parse."""
+"""The longest header, in bytes. With this limit, a hostile file cannot make a reader parse more."""
 
 META = "__metadata__"
 """Key of the metadata in a safetensors header."""
 
 KEY = "policystore"
-"""Key of our canonical JSON in the metadata."""
+"""The key in the metadata under which policystore keeps its canonical JSON."""
 
 Shapes: TypeAlias = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Tensor name -> dtype and shape."""
@@ -53,7 +53,7 @@ Shapes: TypeAlias = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class EncodedObject:
-    """Bytes ready to be stored, in pieces that are views of the arrays and are never joined.
+    """Bytes ready to be stored, in pieces. Pieces are views of arrays where possible, not copies.
 
     Attributes:
         digest: the digest of all bytes.
@@ -71,7 +71,7 @@ class HeaderLayout:
     """The header of a file and the place of each tensor.
 
     Attributes:
-        header: the bytes of the header, its length of 8 bytes in front included.
+        header: the bytes of the header, including the 8 bytes in front that hold its length.
         offsets: tensor name -> begin and end (exclusive) in the whole file, in file order.
         size: bytes of the whole file.
     """
@@ -88,7 +88,7 @@ def header_layout(shapes: Shapes, meta: JsonObject | None) -> HeaderLayout:
 
     Args:
         shapes: dtype and shape of each tensor.
-        meta: the metadata under our key; None for a file without metadata.
+        meta: the metadata under the key :data:`KEY`; None for a file without metadata.
 
     Raises:
         InvalidInputError: the header is longer than :data:`MAX_HEADER`.
@@ -126,7 +126,7 @@ def shapes_of(arrays: Mapping[str, Array]) -> Shapes:
 
 
 def encode_tensors(arrays: Mapping[str, Array], meta: JsonObject | None) -> EncodedObject:
-    """Encode arrays as one file; ``meta`` becomes the metadata under our key.
+    """Encode arrays as one file; ``meta`` becomes the metadata under the key :data:`KEY`.
 
     Raises:
         InvalidInputError: the header is longer than :data:`MAX_HEADER`.
@@ -189,7 +189,7 @@ def parse_shape(item: Json, label: str) -> tuple[np.dtype[Any], tuple[int, ...]]
 def parse_shapes(
     header: JsonObject, label: str
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """Parse the dtype and shape of every tensor in a header from which META was taken out.
+    """Parse the dtype and shape of every tensor in a header without its :data:`META` entry.
 
     Raises:
         FormatError: a malformed entry.
@@ -244,7 +244,8 @@ def views(
 def declared_size(start: bytes, label: str) -> int:
     """Return the length of a file in bytes, as its header declares it.
 
-    A reader that calls this first reads no more than the header of a hostile file.
+    A reader that uses this length as a limit reads no more of a hostile file than its header
+    declares.
 
     Args:
         start: the first ``8 + MAX_HEADER`` bytes, or the whole of a shorter file.

@@ -1,7 +1,7 @@
-"""The spec: what rebuilds a policy, as deterministic JSON. ``docs/format.md`` section 4.
+"""The spec: all that is needed to rebuild a policy, as JSON. ``docs/format.md`` section 4.
 
-A spec holds no time, host, run or library version: the same policy has the same spec, and so the
-same digest, wherever it was trained.
+A spec holds no time, host, run or library version. So equal policies have equal specs and equal
+digests, on whatever machine they were trained.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ STACKS = ("none", "torch", "old", "new")
 
 _WEIGHTS_KINDS = ("full", "inference-only")
 
-# JSON key -> its default. A field that holds its default is never written, so that a field that a
-# later format adds does not change the digests of older policies.
+# JSON key -> its default. A field with its default is never written. So if a later format adds a
+# field, the digests of older policies stay the same.
 _DEFAULTS: JsonObject = {
     "stack": "none",
     "algorithm": None,
@@ -58,20 +58,22 @@ class Spec:
         cls: import path ``module:QualName`` of the policy or module class.
         observation_space, action_space: the spaces that the policy itself was built with, as JSON
             of :mod:`policystore.spaces`.
-        env_observation_space, env_action_space: the spaces of the environment itself, likewise:
+        env_observation_space, env_action_space: the spaces of the environment itself, as JSON, too:
             observations before preprocessors and connectors, actions after unsquashing.
         config: all settings that the constructor and the model read, as plain values (see
             :mod:`policystore.format.values`).
-        weights: ``"full"``, or ``"inference-only"`` if the source held no other weights.
+        weights: ``"full"``, or ``"inference-only"`` if the source held only the weights that
+            inference needs.
         acting: names of the weights that acting needs; None means all.
         normalize_actions: whether actions are unsquashed from [-1, 1] into the env's bounds.
         clip_actions: whether actions are clipped to the env's bounds.
-        connectors: ordered connectors with their arguments, by pipeline.
+        connectors: for each pipeline, its connectors in order, with their arguments.
         modules: specs of modules that share parts and are kept together, by module id.
         omitted: each part of the source that the snapshot does not hold -> the reason.
 
     Raises:
-        InvalidInputError: a field with a value that a spec cannot hold; the message names both.
+        InvalidInputError: a spec cannot hold the value of a field; the message names the field and
+            the value.
     """
 
     __slots__ = ("_bytes", "_json")
@@ -133,7 +135,7 @@ class Spec:
         _check_fields(full)
         fields = {key: full[key] for key in _DEFAULTS if full[key] != _DEFAULTS[key]}
         data = canonical_json(fields)
-        # Parsed back from its bytes, the JSON shares no container with the caller.
+        # The JSON is parsed again from the bytes, so that it shares no container with the caller.
         object.__setattr__(self, "_bytes", data)
         object.__setattr__(self, "_json", parse_canonical(data, "spec"))
 
@@ -149,7 +151,7 @@ class Spec:
             label: how messages name the spec.
 
         Raises:
-            FormatError: not a spec of format 1, or one with fields of a newer policystore.
+            FormatError: not a spec of format 1, or a spec with fields of a newer policystore.
         """
         if not isinstance(value, dict):
             raise FormatError(f"{label}: a spec is a JSON object; found {type(value).__name__}")
@@ -244,7 +246,7 @@ class Spec:
 
     @property
     def connectors(self) -> dict[str, Any]:
-        """Connectors in order, with their arguments, by pipeline."""
+        """For each pipeline, its connectors in order, with their arguments."""
         return decode_value(self._get("connectors"), "spec.connectors")  # type: ignore[no-any-return]
 
     @property
@@ -301,7 +303,7 @@ def _sorted_names(acting: object) -> list[str]:
 
 
 def _check_fields(full: JsonObject) -> None:
-    """Check the type of every field, on which the properties rely."""
+    """Check the type of every field. The properties of a Spec rely on these types."""
     if not isinstance(full["stack"], str) or full["stack"] not in STACKS:
         raise InvalidInputError(f"spec.stack is one of {STACKS}, not {brief(full['stack'])}")
     if not isinstance(full["weights"], str) or full["weights"] not in _WEIGHTS_KINDS:

@@ -10,7 +10,7 @@ with ``~``:
                       JSON of the key; keys are None, bool, int, float, str or tuples of these
 ``{"~float": "nan"}``   ``nan``, ``inf`` or ``-inf``
 ``{"~bytes": "00ff"}``  bytes, in hexadecimal
-``{"~array": i}``       the i-th array met, stored beside the JSON (state)
+``{"~array": i}``       array number i, counted from 0, stored beside the JSON (state)
 ``{"~array": {…}}``     a small array in the JSON itself: dtype, shape, data in hexadecimal (spec)
 ``{"~import": "m:Q"}``  a class or function by import path, see :class:`Tagged`
 ``{"~space": {…}}``     a gymnasium space as :mod:`policystore.spaces` writes it
@@ -39,7 +39,8 @@ from policystore.format.canonical_json import (
 
 __all__ = ["Tagged", "decode_value", "encode_value"]
 
-# A hostile file can hold many tuples with one hash; a dict of n of them takes n² comparisons.
+# A hostile file can hold many tuples with the same hash. A dict of n such tuples needs n²
+# comparisons.
 _MAX_TUPLES = 512
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -47,10 +48,11 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 @dataclass(frozen=True)
 class Tagged:
-    """A class, function or space in its written form, which this package does not interpret.
+    """A class, function or space as it is written in JSON; this package does not interpret it.
 
     ``Tagged("import", "torch.nn.modules.activation:ReLU")`` is a class by its import path,
-    ``Tagged("space", {…})`` a space. Only the code that rebuilds policies turns them into objects.
+    ``Tagged("space", {…})`` is a space. Only the code that rebuilds policies makes a class, a
+    function or a space of a Tagged.
 
     Raises:
         InvalidInputError: another tag, or a value of another type.
@@ -74,9 +76,9 @@ def encode_value(value: object, label: str, arrays: list[Array] | None = None) -
         value: None, bool, int, float, str, bytes, numpy scalars and arrays, :class:`Tagged`, and
             lists, tuples and mappings of these. A numpy scalar becomes a 0-d array.
         label: how messages name the value.
-        arrays: a list to which arrays are appended as owned copies, in the order of the walk
-            (mappings in sorted order, so that the order of insertion does not count). With None,
-            arrays are written into the JSON itself.
+        arrays: a list to which copies of the arrays are appended, in the order in which they occur
+            in ``value``. The keys of a mapping are visited in sorted order, so that the order of
+            insertion does not matter. With None, arrays are written into the JSON itself.
 
     Raises:
         InvalidInputError: a value of another type; the message names its place.
@@ -105,7 +107,7 @@ def _encode(value: object, arrays: list[Array] | None, depth: int) -> Json:
         return {"~bytes": bytes(value).hex()}
     if isinstance(value, Tagged):
         return {"~" + value.tag: copy.deepcopy(value.value)}
-    # A named tuple or an enum would come back as something else: only the plain kinds pass.
+    # A named tuple would be read back as a plain tuple, so only exact lists and tuples are allowed.
     if kind is list or kind is tuple:
         plain = cast("list[object] | tuple[object, ...]", value)
         items = [_encode_at(index, item, arrays, depth + 1) for index, item in enumerate(plain)]
@@ -221,7 +223,7 @@ def _decode_map(value: Json, label: str, arrays: list[Array] | None) -> Any:
     for pair in _typed(value, list):
         key, item = _typed(pair, list)
         text = canonical_json(key)
-        # Checked before the key enters a dict: hostile tuples may share one hash.
+        # Check the order before the key is put into a dict: hostile tuples may share one hash.
         if text <= previous:
             raise ValueError("keys out of order")
         previous = text

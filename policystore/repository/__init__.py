@@ -1,1 +1,1 @@
-"""Do what a store does over one backend: objects, numbered records, refs, pushes, tags, verify."""
+"""Implement the operations of a store over one backend: objects, records, refs, tags, verify."""

@@ -14,13 +14,14 @@ def store_exists(backend: Backend) -> bool:
     """Return whether the backend holds a store; False if it is empty.
 
     Raises:
-        FormatError: it holds other files, or a store of a newer format.
+        FormatError: the backend holds other files, or a store of a newer format.
     """
     marker = _read_marker(backend)
     if marker is None:
         if next(iter(backend.keys("")), None) is None:
             return False
-        # Another process may have made the store since: it writes the marker before other keys.
+        # Another process may have made the store after the first read. A new store gets its marker
+        # before other keys.
         marker = _read_marker(backend)
         if marker is None:
             raise FormatError(
@@ -35,8 +36,8 @@ def require_store(backend: Backend) -> None:
     """Check that the backend holds a store.
 
     Raises:
-        NotFoundError: it is empty.
-        FormatError: as of :func:`store_exists`.
+        NotFoundError: the backend is empty.
+        FormatError: as in :func:`store_exists`.
     """
     if not store_exists(backend):
         raise NotFoundError(f"there is no policy store at {backend.url}; the first push makes one")

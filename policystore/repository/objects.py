@@ -26,8 +26,8 @@ from policystore.snapshot import Snapshot
 __all__ = ["ObjectReader", "StoredPolicy"]
 
 _REPAIR = (
-    "Restore it from a backup, or push the policy again from where you have it: a push replaces a "
-    "damaged copy."
+    "Restore the object from a backup, or push the same policy again: a push replaces a damaged "
+    "copy."
 )
 
 
@@ -36,9 +36,9 @@ class StoredPolicy:
     """A policy object that was read from a store.
 
     Attributes:
-        digest: its address.
-        nbytes: its size in bytes.
-        parsed: what it holds.
+        digest: the address of the object.
+        nbytes: the size of the object in bytes.
+        parsed: the content of the object.
     """
 
     digest: Digest
@@ -70,15 +70,15 @@ class ObjectReader:
 
         Args:
             digest: the digest of the object.
-            limit: how many bytes the object may have at most; more are not read. None: as many as
-                the header of the object declares.
-            size: how many bytes the object has, if that is known. A large object may then be read
-                in parts.
+            limit: how many bytes the object may have at most; a larger object is not read. None:
+                as many bytes as the header of the object declares.
+            size: how many bytes the object has, if the caller knows it. A large object may then be
+                read in parts.
             on_bytes: called with the bytes of each part.
 
         Raises:
             NotFoundError: the object does not exist.
-            IntegrityError: the object has other bytes, or more than allowed.
+            IntegrityError: the bytes of the object do not match the digest, or are too many.
         """
         limit = limit if size is None else size
 
@@ -90,7 +90,7 @@ class ObjectReader:
     def _fetch(
         self, digest: Digest, limit: int | None, size: int | None, on_bytes: BytesCallback | None
     ) -> bytes | memoryview:
-        """Read an object from the backend; arguments and errors as of :meth:`read`."""
+        """Read an object from the backend; arguments and errors as in :meth:`read`."""
         backend, key = self.backend, object_key(digest)
         location = backend.location(key)
         try:
@@ -113,7 +113,7 @@ class ObjectReader:
         """Read a policy object, without the tensors that are objects of their own.
 
         Raises:
-            NotFoundError, IntegrityError: as of :meth:`read`.
+            NotFoundError, IntegrityError: as in :meth:`read`.
             FormatError: the object is not a policy, or is of a newer format.
         """
         data = self.read(digest)
@@ -134,7 +134,8 @@ class ObjectReader:
             StorageError: the storage failed.
         """
         parsed = policy.parsed
-        # Each object is read once, however many names it has: tied tensors share their memory.
+        # Each object is read once, also if several tensors have the same bytes. Such tensors share
+        # their memory.
         unique = {(item.digest, item.dtype, item.shape): item for item in parsed.external.values()}
         if meter is not None:
             meter.expect(policy.nbytes + sum(item.size for item in unique.values()))
@@ -158,7 +159,8 @@ class ObjectReader:
             data = self.read(external.digest, size=external.size, on_bytes=progress.add)
         except NotFoundError as error:
             raise IntegrityError(
-                f"{error}, though a policy in that store needs it: the store has lost it. {_REPAIR}"
+                f"{error}, though a policy in this store needs the object: the store has lost it. "
+                f"{_REPAIR}"
             ) from None
         progress.finish()
         location = self.backend.location(object_key(external.digest))

@@ -1,9 +1,9 @@
 """Read and extend append-only lists of numbered records: the versions of a name, moves of a tag.
 
-Numbers are dense: number N+1 is created only after N was read. So doubling probes find the newest
-number, and two writers at once can neither leave a gap nor share a number. Where requests take
-long, several probes go at once, and each probe reads the whole record, because a caller that asks
-for the newest number wants its record next.
+The numbers have no gaps, because number N+1 is created only after number N was read. So the newest
+number is found by probes whose distance doubles. Two writers at the same time can neither leave a
+gap nor get the same number. If requests are slow, several probes are made at once, and each probe
+reads the whole record, because a caller that asks for the newest number needs its record next.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from policystore.format.refs import MAX_NUMBER
 __all__ = ["Probe", "RecordLog", "tag_log", "version_log"]
 
 _PROBES = 16  # at once
-_MAX_TRIES = 10_000  # to create a number; each try that is lost is another writer's success
-# The numbers to probe if nothing is known: one round for most tags, two for up to 16 moves.
+_MAX_TRIES = 10_000  # to create a record; after a failed try another writer has the number
+# The numbers to probe first without a hint. Most tags need one round of probes, and all tags with
+# up to 16 moves need at most two.
 _FIRST_PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The newest number of a list.
+    """A number that exists in a list, such as the newest one.
 
     Attributes:
-        number: the newest number that was seen; 0 for an empty list.
-        data: the bytes of its record, if the probe has read them.
+        number: the number; 0 for an empty list.
+        data: the bytes of the record with this number, if the probe has read them.
     """
 
     number: int
@@ -63,7 +64,7 @@ class RecordLog:
         return bytes(self.backend.get(self.key(number), limit=MAX_RECORD))
 
     def read_hint(self) -> Hint | None:
-        """Read the hint, which may be outdated; None if there is none, or none that can be read."""
+        """Read the hint, which may be outdated. Return None if it is absent or cannot be read."""
         if self.hint is None:
             return None
         try:
@@ -74,10 +75,14 @@ class RecordLog:
             return None
 
     def first_look(self) -> tuple[Hint | None, Probe | None]:
-        """Read the hint and, in a remote store, the first record beside it.
+        """Read the hint and, in a remote store, the first record at the same time.
 
-        A remote store writes no hint with the first record. Read together, a list of one record is
-        found as fast as a longer one.
+        A remote store writes no hint with the first record. Because both are read at the same time,
+        a list of one record is found as fast as a longer list.
+
+        Returns:
+            The hint, and the first record as a Probe: with number 0 if the list is empty, and None
+            if the store is not remote.
         """
         if not self.backend.is_remote:
             return self.read_hint(), None
@@ -86,7 +91,7 @@ class RecordLog:
         return hint, Probe(0, None) if first is None else first
 
     def newest(self, hint: Hint | None = None, first: Probe | None = None) -> Probe:
-        """Find the newest number, in a number of rounds that grows with its logarithm at most.
+        """Find the newest number N, in at most about log(N) rounds of probes.
 
         A number that is created during the search may or may not be found.
 
@@ -125,7 +130,7 @@ class RecordLog:
         return in_parallel(self._probe, numbers, workers=self.backend.parallel)
 
     def _probe(self, number: int) -> Probe | None:
-        """Return whether a number exists, with its record if requests take long."""
+        """Return a number as a Probe, with its record if requests are slow; None if absent."""
         if self.backend.parallel < 2:
             exists = self.backend.size(self.key(number)) is not None
             return Probe(number, None) if exists else None
@@ -134,7 +139,7 @@ class RecordLog:
         except NotFoundError:
             return None
         except FormatError:
-            return Probe(number, None)  # too long: the caller that reads it gets this error
+            return Probe(number, None)  # the record is too long; reading it raises the error
 
     def append(
         self,
@@ -144,17 +149,17 @@ class RecordLog:
         newest: Probe | None = None,
         write_hint: Callable[[int], None] | None = None,
     ) -> bytes:
-        """Create the next number, also while other writers create numbers.
+        """Create the record with the next number; other writers may do the same at the same time.
 
         Args:
-            make_record: returns the record for a number, given the record before it. It is called
-                again for each number that another writer took. An exception of it ends this call,
-                with nothing created.
+            make_record: a function of a number and of the bytes of the record before it, that
+                returns the new record. It is called again if another writer took the number. If it
+                raises, this call raises the same error and creates nothing.
             nonce: the nonce in the record, by which this writer recognizes its own record.
             newest: the newest number, if the caller has just looked for it.
-            write_hint: writes the hint for a number; it must not raise. It is called after the
-                record was created. In a remote store it is called at the same time as each try to
-                create a record, and not at all for number 1.
+            write_hint: a function that writes the hint for a number; it must not raise. It is
+                called after the record was created. In a remote store it is called at the same time
+                as each try to create a record, and is not called for number 1.
 
         Returns:
             The bytes of the record, which is durable.
@@ -171,8 +176,8 @@ class RecordLog:
         for number in range(newest.number + 1, min(newest.number + _MAX_TRIES, MAX_NUMBER) + 1):
             record = make_record(number, previous)
             create = partial(self.backend.create, self.key(number), record)
-            # Not beside the first record: a push that is cut off between the two would leave a
-            # name without versions.
+            # No hint is written at the same time as the first record: if the push was interrupted
+            # between the two, a name without versions would be left.
             created = (
                 create()
                 if hint_beside is None or number == 1
@@ -184,7 +189,7 @@ class RecordLog:
                 previous = self._read_taken(number)
                 if previous != record and nonce.encode("ascii") not in previous:
                     continue
-                # It is our own record: an earlier try created it, and the answer was lost.
+                # This writer created the record in an earlier try, whose answer was lost.
                 record = previous
             if write_hint is not None and hint_beside is None:
                 write_hint(number)
@@ -195,8 +200,9 @@ class RecordLog:
             )
         raise StorageError(
             f"{self.backend.location(self.key(newest.number + 1))}: this and the next "
-            f"{_MAX_TRIES:,} numbers were taken, one after the other. Either a great many writers "
-            "write at once, or the server says of every key that it exists. Nothing was recorded."
+            f"{_MAX_TRIES:,} numbers were taken, one after the other. Either very many writers "
+            "write at the same time, or the server says of every key that the key exists. Nothing "
+            "was recorded."
         )
 
     def _read_taken(self, number: int) -> bytes:

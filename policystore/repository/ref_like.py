@@ -1,4 +1,4 @@
-"""Accept refs in each form in which a caller may have one."""
+"""Accept refs in all their forms: text, Digest or Version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RefLike: TypeAlias = str | Digest | Version
 
 
 def as_ref(ref: RefLike) -> Ref:
-    """Parse a ref. A Version means its digest: its number may be another policy elsewhere.
+    """Parse a ref. A Version means its digest: in another store its number may be another policy.
 
     Raises:
         InvalidInputError: not a ref.

@@ -1,6 +1,6 @@
-"""Resolve refs, as a user types them, to versions and digests.
+"""Resolve refs to versions and digests.
 
-An error for what does not exist lists what does.
+If a name, version or tag does not exist, the message of the error lists those that exist.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from policystore.snapshot import Snapshot
 __all__ = ["MIN_WORKERS", "Resolver"]
 
 MIN_WORKERS = 8
-"""How many records or policies are read at once, where one call to the backend hardly waits."""
+"""How many records or policies are read at once, at least, also where calls are not slow."""
 
-_LOG_PAGE = 256  # records of a log that are read before any more are
+_LOG_PAGE = 256  # records of a log that are read before the next ones are begun
 _DIGITS = re.compile(r"[0-9a-f]{8,64}\Z")
 
 
 class Resolver:
     """Resolve names, tags, numbers and digests in one store.
 
-    It remembers nothing, so it sees what other processes write.
+    A resolver remembers nothing between calls, so it sees what other processes have written.
 
     Args:
         objects: reads the objects of the store.
@@ -64,9 +64,9 @@ class Resolver:
     def pull(self, ref: Ref, meter: Meter | None = None) -> Snapshot:
         """Pull the policy that a ref means now.
 
-        The policy object that a hint or a tag names is fetched at the same time as the record that
-        tells whether it is the right one. So a pull takes two or three requests one after the
-        other, however many versions the name has.
+        A hint or a tag names a policy object. On a remote store, that object is fetched at the same
+        time as the record which shows whether it is the right object. So a pull needs two or three
+        requests one after the other, however many versions the name has.
 
         Raises:
             NotFoundError: the ref means nothing in this store.
@@ -83,8 +83,8 @@ class Resolver:
             return self._objects.snapshot(policy, meter)
         except NotFoundError as error:
             raise IntegrityError(
-                f"{error}, though {version.ref} needs it: the store has lost it. Restore it from a "
-                "backup, or push the policy again from where you have it."
+                f"{error}, though {version.ref} needs the object: the store has lost it. Restore "
+                "the object from a backup, or push the same policy again."
             ) from None
 
     def version(self, ref: Ref) -> Version:
@@ -109,12 +109,12 @@ class Resolver:
         return self.version(parsed).digest if parsed.name else self.digest(parsed.digest)
 
     def _look_up(self, ref: Ref, *, prefetch: bool) -> tuple[Version, StoredPolicy | None]:
-        """Return the version of a ref, and a policy object that is likely to be its own.
+        """Return the version of a ref, and a policy object that probably belongs to this version.
 
         Args:
             ref: a ref with a name.
-            prefetch: whether to fetch the policy object that the hint or the tag names, beside
-                the records, if that saves time. The caller compares its digest.
+            prefetch: whether to fetch the policy object that the hint or the tag names, at the same
+                time as the records, if that saves time. The caller must compare the digests.
         """
         if ref.number is not None:
             return self.read_version(ref.name, ref.number), None
@@ -171,7 +171,7 @@ class Resolver:
         return self._parse_version(data, name, newest.number)
 
     def _no_name(self, name: str) -> NotFoundError:
-        """Build the error for a name that does not exist, with the names that do."""
+        """Build the error for a name that does not exist; the message lists names that exist."""
         require_store(self.backend)
         if _DIGITS.match(name):
             advice = f" A digest is written 'blake3:{name}'."
@@ -254,7 +254,7 @@ class Resolver:
         return self.version(Ref(name=name, tag=tag))
 
     def _no_tag(self, name: str, tag: str) -> NotFoundError:
-        """Build the error for a tag that does not exist, with the tags that do."""
+        """Build the error for a tag that does not exist; the message lists tags that exist."""
         self.newest(name)  # raises another error if the name does not exist
         known = list(self.tags(name))
         return NotFoundError(
@@ -263,7 +263,7 @@ class Resolver:
         )
 
     def target_of(self, name: str, tag: str, record: bytes) -> Version | None:
-        """Return the version that a tag record points to; None if it took the tag away."""
+        """Return the version that a tag record points to; None if the record removed the tag."""
         move = TagMove.from_bytes(record, f"the tag {tag!r} of {name!r}")
         return None if move.digest is None else self._target_version(move, move.digest)
 
@@ -301,8 +301,8 @@ class Resolver:
             digits: 8 to 64 hexadecimal digits.
 
         Raises:
-            NotFoundError: no digest starts with them.
-            AmbiguousError: the digests of several policies start with them.
+            NotFoundError: no digest starts with these digits.
+            AmbiguousError: the digests of several policies start with these digits.
         """
         if len(digits) == 64:
             digest = Digest(digits)
@@ -313,7 +313,7 @@ class Resolver:
         keys = self.backend.keys(object_prefix(digits))
         candidates = [digest for digest in map(digest_of_key, keys) if digest is not None]
         if len(candidates) > 1:
-            # Tensor objects have digests, too, and a ref never means one of those.
+            # Tensor objects have digests, too. Of several objects that fit, only policies count.
             candidates = [digest for digest in candidates if self._is_policy(digest)]
         if not candidates:
             require_store(self.backend)
@@ -334,7 +334,7 @@ class Resolver:
             try:
                 return self._objects.policy(Digest(digits))
             except NotFoundError:
-                pass  # self.digest raises an error that tells more, unless the object exists now
+                pass  # self.digest raises a better error, unless the object exists now
         return self._objects.policy(self.digest(digits))
 
     def _is_policy(self, digest: Digest) -> bool:

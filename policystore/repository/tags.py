@@ -15,7 +15,8 @@ from policystore.repository.resolver import Resolver
 __all__ = ["When", "move_tag"]
 
 When: TypeAlias = Callable[[Version | None], bool]
-"""Tells whether to move a tag. It is called with the version that the tag points to, or None."""
+"""A function that returns whether to move a tag. Its argument is the version that the tag points
+to, or None if there is no such tag."""
 
 
 def move_tag(
@@ -28,20 +29,21 @@ def move_tag(
     author: str,
     when: When | None = None,
 ) -> Version | None:
-    """Move a tag, or take it away, also while others move it; its history is kept.
+    """Move or remove a tag, also while other writers move it. The store keeps all earlier moves.
 
     Args:
         resolver: reads the store.
-        name: the name that the tag stands on.
+        name: the name to which the tag belongs.
         tag: the tag.
-        target: the version that the tag is to point to; None to take the tag away.
+        target: the version that the tag should point to; None to remove the tag.
         time: the time for the record.
         author: the author for the record.
-        when: tells whether to move the tag. It is called again if another writer moves the tag at
-            the same time, so that the move always follows the version that it was asked about.
+        when: a function that returns whether to move the tag. It is called again if another writer
+            moves the tag at the same time. So a tag only moves away from the version with which
+            ``when`` was called last.
 
     Returns:
-        The version that the tag points to now.
+        The version that the tag points to after the call; None if there is no such tag.
     """
     nonce = secrets.token_hex(16)
 

@@ -35,21 +35,21 @@ from policystore.repository.verify_report import Fault, VerifyReport
 __all__ = ["verify_store"]
 
 _Record = TypeVar("_Record", Version, TagMove)
-_FOREIGN = "policystore does not write this key, or not at this place"
+_FOREIGN = "policystore never writes a key of this form, or this key is in the wrong place"
 
 
 def verify_store(backend: Backend) -> VerifyReport:
     """Read everything and report what is wrong; change nothing.
 
-    Others may write at the same time; what they write may or may not be checked. One policy at a
-    time is in memory.
+    Other processes may write at the same time. Their new objects and records may or may not be
+    checked. Only one policy at a time is held in memory.
     """
     return _Verification(backend).run()
 
 
 @dataclass(frozen=True)
 class _PolicyFacts:
-    """What the records of a policy have to say.
+    """The facts about a policy that each of its version records must repeat.
 
     Attributes:
         objects: digest -> size in bytes of each object of the policy.
@@ -75,7 +75,8 @@ class _Verification:
         self.backend = backend
         self.objects = ObjectReader(backend)
         self.report = VerifyReport(backend.url)
-        self.policies: dict[Digest, _PolicyFacts | None] = {}  # None: damaged, and reported
+        # None means that the policy is damaged, and that this was reported.
+        self.policies: dict[Digest, _PolicyFacts | None] = {}
 
     def run(self) -> VerifyReport:
         """Check the marker, all objects and all names, and look for other keys."""
@@ -98,7 +99,7 @@ class _Verification:
         for key in sorted(self.backend.keys("", problems=problems)):
             if key in known or key.startswith(OBJECTS):
                 continue
-            # A key that was written since the run began has a valid form.
+            # A key of a valid form may have been written after this run began.
             if not is_key(key) or self._is_absent(key):
                 self._add_fault(key, _FOREIGN)
         for key, problem in problems:
@@ -155,8 +156,8 @@ class _Verification:
             data: the bytes of the policy object, if they were read already.
 
         Returns:
-            What the records of the policy have to say; None if a part of the policy is damaged or
-            missing, which is reported once.
+            The facts that the records of the policy must repeat; None if a part of the policy is
+            damaged or missing. Such a fault is reported once.
         """
         if digest not in self.policies:
             self.policies[digest] = None
@@ -221,7 +222,7 @@ class _Verification:
         for digest in version.objects or [version.digest]:
             with self._fault_recorder(key):
                 if self.backend.size(object_key(digest)) is None:
-                    self._add_fault(key, f"the object {digest}, which it needs, is missing")
+                    self._add_fault(key, f"the version needs the object {digest}, which is missing")
                     policy_exists &= digest != version.digest
         if not policy_exists:
             return
@@ -229,9 +230,9 @@ class _Verification:
         if facts is not None:
             recorded = (version.weights_digest, version.acting_digest, version.state_digest)
             if (facts.weights, facts.acting, facts.state) != recorded:
-                self._add_fault(key, "the digests of the parts are not those of the policy")
+                self._add_fault(key, "the recorded digests of parts are not those of the policy")
             if version.objects is not None and dict(version.objects) != dict(facts.objects):
-                self._add_fault(key, "the objects that it lists are not those of the policy")
+                self._add_fault(key, "the recorded list of objects is not that of the policy")
 
     def _check_tag(
         self, name: str, tag: str, prefix: str, versions: dict[int, Version]
@@ -239,7 +240,7 @@ class _Verification:
         """Check the moves of a tag, and yield their keys.
 
         Args:
-            name: the name that the tag stands on.
+            name: the name to which the tag belongs.
             tag: the tag.
             prefix: the start of the keys of its moves.
             versions: the versions of the name, by number.
@@ -265,7 +266,7 @@ class _Verification:
                     data = self.backend.get(target_key, limit=MAX_RECORD)
                     target = Version.from_bytes(data, self.backend.location(target_key))
             if target is not None and target.digest != move.digest:
-                self._add_fault(key, f"its digest is not that of {name}@{move.target}")
+                self._add_fault(key, f"the recorded digest is not that of {name}@{move.target}")
 
     def _check_chain(
         self,
@@ -294,7 +295,8 @@ class _Verification:
         previous: bytes | None = None
         number = 0
         for listed in [*sorted(numbers), None]:
-            # Numbers are dense: a number that the listing lacks is new since then, or missing.
+            # Numbers have no gaps. A number that is not in the listing was created after the
+            # listing, or is missing.
             while listed is None or number + 1 < listed:
                 if self.backend.size(key_of(number + 1)) is None:
                     break
@@ -332,5 +334,5 @@ class _Verification:
             data = bytes(self.backend.get(key, limit=MAX_RECORD))
             record = parse(data, self.backend.location(key))
             if previous is not None and record.previous != digest_of(previous):
-                self._add_fault(key, "it does not follow the record before: history was changed")
+                self._add_fault(key, "it does not follow the record before: a record was changed")
         return record, data

@@ -24,17 +24,17 @@ class Fault:
 
 @dataclass(repr=False)
 class VerifyReport:
-    """The result of ``verify``. If it is ``ok``, everything that was pushed can be pulled.
+    """The result of ``verify``. If :attr:`ok` is True, all policies in the store can be pulled.
 
     Attributes:
         url: the folder or URL of the store.
         objects: how many objects were read.
-        nbytes: how many bytes these have.
+        nbytes: how many bytes these objects have together.
         policies: how many of the objects are policies.
         tensors: how many of the objects are tensors.
         names: how many names have a version.
         versions: how many version records were read.
-        tags: how many tags there are, including those that were taken away.
+        tags: how many tags the store has, including removed tags.
         faults: everything that is wrong, in the order in which it was found.
     """
 

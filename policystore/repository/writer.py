@@ -1,7 +1,7 @@
 """Push policies and move tags: first the marker and the objects, last the record of a version.
 
-Where requests take long, those that do not depend on one another go at the same time: a push of a
-small policy waits for three requests one after the other, however many versions the name has.
+If requests are slow, requests that do not depend on one another are made at the same time. A push
+of a small policy waits for three requests one after the other, however many versions the name has.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from policystore.snapshot import Snapshot
 
 __all__ = ["PushNotes", "Writer"]
 
-_MIN_PROBED = 1 << 20  # bytes; before fewer are sent, it costs more to ask whether they may be
+_MIN_PROBED = 1 << 20  # bytes; for a smaller push, a test of the permission would cost more
 
 
 @dataclass(frozen=True)
 class PushNotes:
-    """What the caller of a push tells about it; all of it is kept in the record of the version.
+    """Notes of the caller about a push. The record of the version keeps them.
 
     Attributes:
         message: why the policy is pushed.
         metrics: plain values to choose versions by.
         source: where the policy comes from, as plain values.
-        parents: refs of the policies that it was trained from.
+        parents: refs of the policies from which the policy was trained.
         author: who pushes; None for ``$POLICYSTORE_AUTHOR`` or the name of the user.
 
     Raises:
@@ -76,8 +76,8 @@ class PushNotes:
 class Writer:
     """Write policies and tags into one store.
 
-    It remembers that the store exists and that its storage creates keys exclusively, and nothing
-    else.
+    A writer remembers two facts only: that the store exists, and that the storage creates keys
+    exclusively.
 
     Args:
         objects: reads the objects of the store.
@@ -97,7 +97,7 @@ class Writer:
         Args:
             snap: the policy.
             name: the name; None to keep the policy by its digest alone.
-            notes: what the record of the version tells about the push.
+            notes: the notes for the record of the version.
             meter: counts the bytes of the objects.
 
         Raises:
@@ -109,7 +109,7 @@ class Writer:
         """
         encoded = snap._encode()
         version = self._version(snap, encoded, name, notes)
-        # Refuses what no record can hold before anything is written.
+        # If a record cannot hold the notes, this raises an error before anything is written.
         replace(version, number=MAX_NUMBER, previous=version.digest).to_bytes()
         items = [*encoded.tensors.values(), encoded.policy]
         size = sum(item.size for item in items)
@@ -131,13 +131,13 @@ class Writer:
             _, newest = run_both(upload, find_newest, at_once=self._at_once)
             return self._append(name, versions, version, newest)
         except StorageError:
-            self._store_exists = False  # somebody may have removed it: look again at the next push
+            self._store_exists = False  # the store may have been removed: the next push looks again
             raise
 
     def move_tag(
         self, name: str, tag: str, target: Version | None, when: When | None = None
     ) -> Version | None:
-        """Move a tag, or take it away; arguments and result as of :func:`tags.move_tag`."""
+        """Move or remove a tag; arguments and result as in :func:`tags.move_tag`."""
         self._verify_exclusive_create()
         return move_tag(
             self._resolver, name, tag, target, time=_now(), author=_default_author(), when=when
@@ -146,7 +146,7 @@ class Writer:
     def _version(
         self, snap: Snapshot, encoded: EncodedPolicy, name: str | None, notes: PushNotes
     ) -> Version:
-        """Put together the record of a version, without its number."""
+        """Build the record of a version, without its number."""
         resolve, workers = self._resolver.resolve, self._backend.parallel
         return Version(
             name=name,
@@ -181,16 +181,16 @@ class Writer:
         if self._store_exists:
             return
         if not store_exists(self._backend) and not self._backend.create(MARKER, marker_bytes()):
-            store_exists(self._backend)  # another process has made it: check its marker
+            store_exists(self._backend)  # another process made the store: check the marker
         self._store_exists = True
 
     def _probe_permission(self) -> None:
-        """Find out, before many bytes are sent, whether these credentials may write at all.
+        """Check that the credentials may write, before many bytes are sent.
 
         Raises:
-            ReadOnlyError: they may not.
+            ReadOnlyError: the credentials may not write.
         """
-        with suppress(StorageError):  # a storage that cannot keep names can keep digests
+        with suppress(StorageError):  # a push without a name works without exclusive creation
             self._verify_exclusive_create()
 
     def _upload(self, items: Iterable[EncodedObject], meter: Meter) -> None:
@@ -208,7 +208,7 @@ class Writer:
         """Check once that the storage creates keys exclusively, as names need it.
 
         Raises:
-            StorageError: it does not.
+            StorageError: the storage does not create keys exclusively.
         """
         if not self._creates_exclusively:
             self._backend.verify_exclusive_create(MARKER, marker_bytes())
@@ -231,7 +231,7 @@ class Writer:
         try:
             self._backend.replace(hint_key(name), hint.to_bytes())
         except (StorageError, ReadOnlyError) as error:
-            # The version exists and is durable. After an error, callers would push it twice.
+            # The version exists and is durable. If this raised an error, callers would push again.
             logger.warning(
                 "the hint of %s could not be written, which only makes it slower to find the "
                 "newest version: %s",

@@ -1,4 +1,4 @@
 """Describe what live and saved RLlib policies share: config keys, class paths, arrays, configs.
 
-Imports no Ray, torch or gymnasium.
+This package imports neither Ray nor torch nor gymnasium.
 """

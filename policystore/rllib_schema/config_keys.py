@@ -1,8 +1,9 @@
-"""Which keys of RLlib's config are not recorded, and which name a class by registry.
+"""List the keys of RLlib's config that are not recorded, and the keys that name registered classes.
 
-The keys that are not recorded say nothing about a policy. They form a reviewed list, grouped by the
-methods of ``AlgorithmConfig`` that set them (algorithms/algorithm_config.py). A key that is not
-listed is kept, so a policy's own keys, of any algorithm or of the user, are never lost.
+The keys that are not recorded say nothing about a policy. The list of these keys was reviewed by
+hand. It is grouped by the methods of ``AlgorithmConfig`` that set the keys
+(algorithms/algorithm_config.py). A key that is not listed is kept. So the keys of a policy itself,
+of any algorithm or of the user, are never lost.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _RESOURCES = """
     simple_queue_size _env_runners_only _skip_learners
 """
 
-# A policy is rebuilt for torch on one CPU; these tune other backends.
+# A policy is rebuilt for torch on one CPU. These keys tune other frameworks, compilation or DDP.
 _FRAMEWORK = """
     framework eager_tracing eager_max_retraces tf_session_args local_tf_session_args
     torch_compile_learner torch_compile_learner_what_to_compile torch_compile_learner_dynamo_mode
@@ -114,7 +115,7 @@ _OFFLINE_DATA = """
     max_num_offline_eval_runner_restarts input_evaluation _set_off_policy_estimation_methods
 """
 
-# Keys of Ray before 2.40; checkpoints come from such versions too.
+# Keys of Ray before 2.40: checkpoints come from such versions, too.
 _EARLIER = """
     multiagent _learner_hps num_cpus_for_driver sample_async auto_wrap_old_gym_envs
     _enable_learner_api _validate_exploration_conf_and_rl_modules horizon soft_horizon

@@ -1,4 +1,4 @@
-"""Hold what a spec and a state record of the environment's side of a new-stack policy."""
+"""Hold the env interface of a new-stack policy, as its spec and its state record it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ PIPELINES = ("env_to_module", "module_to_env")
 
 @dataclass
 class EnvInterface:
-    """The environment's side of a policy: its spaces, connectors and action handling.
+    """The env interface of a policy: the environment's spaces, the connectors, the action handling.
 
     Attributes:
-        observation_space: of the environment, as :mod:`policystore.spaces` writes it; None if it is
-            not known.
-        action_space: of the environment, likewise.
+        observation_space: the observation space of the environment, as JSON of
+            :mod:`policystore.spaces`; None if the space is not known.
+        action_space: the action space of the environment, in the same form.
         connectors: the user's connectors by pipeline, and what a player needs to add RLlib's own.
-        state: state of connectors, by name.
-        normalize_actions: whether actions in [-1, 1] are scaled to the action space; None if it is
-            not known.
-        clip_actions: whether actions are clipped to the action space; None if it is not known.
-        omitted: place -> reason, of all that was left out.
+        state: the state of the connectors, by name.
+        normalize_actions: whether actions in [-1, 1] are scaled to the action space; None if this
+            is not known.
+        clip_actions: whether actions are clipped to the action space; None if this is not known.
+        omitted: the place of each part that was left out -> the reason.
     """
 
     observation_space: JsonObject | None = None
@@ -42,7 +42,7 @@ class EnvInterface:
         """Return keyword arguments for a :class:`policystore.Spec`.
 
         Args:
-            omitted: place -> reason, of what was left out of the rest of the policy.
+            omitted: the same for the parts that were left out of the rest of the policy.
         """
         return {
             "env_observation_space": self.observation_space,

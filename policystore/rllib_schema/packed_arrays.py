@@ -1,8 +1,9 @@
-"""Read the texts that RLlib packs arrays into: base64 of zlib of ``.npy``.
+"""Read the texts into which RLlib packs arrays: base64 of zlib of ``.npy``.
 
-RLlib writes them with ``_serialize_ndarray`` and reads them with ``np.load(allow_pickle=True)``
-(``ray/rllib/utils/serialization.py:64-94``), which runs code that a text chooses. The functions
-here parse the ``.npy`` bytes themselves: arrays of numbers only, in bounded time and memory.
+RLlib writes such a text with ``_serialize_ndarray`` and reads it with
+``np.load(allow_pickle=True)`` (``ray/rllib/utils/serialization.py:64-94``), so that a hostile text
+can run any code. The functions of this module parse the ``.npy`` bytes themselves. They read arrays
+of numbers only, in bounded time and memory.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def unpack_array(text: str, where: str) -> Array:
         where: how messages name the text.
 
     Returns:
-        The array with the dtype, byte order and shape that its header names, not to be written to.
+        The array, with the dtype, byte order and shape of the header. The caller must not change
+        the array.
 
     Raises:
         FormatError: another text, an array of objects, texts or times, or one of more than
@@ -59,8 +61,9 @@ def unpack_array(text: str, where: str) -> Array:
 def is_packed_array(text: str | bytes) -> bool:
     """Return whether RLlib's decoder would pass ``text`` on to ``np.load``.
 
-    As lenient as that decoder: ``base64.b64decode`` skips characters that are not base64. A text of
-    more than :data:`MAX_PACKED_BYTES` counts as an array without being read further.
+    This function accepts as much as that decoder: ``base64.b64decode`` skips characters that are
+    not base64. A text that unpacks to more than :data:`MAX_PACKED_BYTES` counts as an array, and is
+    not unpacked to its end.
     """
     try:
         packed = base64.b64decode(text)

@@ -1,9 +1,10 @@
-"""Turn a config into the plain values of a spec, whatever it was read from.
+"""Turn a config of any source into the plain values of a spec.
 
 Configs come from live policies of the old stack, from live modules of the new stack and from
-checkpoints. :class:`PlainWalker` goes through their mappings, lists and tuples, keeps what is
-plain, and notes the place and the reason of all else. A subclass per source says what a leaf
-becomes: a class or function, a space, an array, an object that a checkpoint only describes.
+checkpoints. :class:`PlainWalker` goes through their mappings, lists and tuples. It keeps plain
+values, and notes the place of each other value and the reason why that value is left out. Each
+source has a subclass, which converts leaves: classes, functions, spaces, arrays, and objects that a
+checkpoint only describes.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Nothing(Enum):
 
 
 NOTHING: Final = Nothing.NOTHING
-"""Stands for a value that has no plain form."""
+"""The result for a value that has no plain form."""
 
 
 class NotPlainError(Exception):
@@ -53,8 +54,9 @@ class Place:
 
     Attributes:
         path: such as ``config.model.fcnet_hiddens[0]``.
-        omitted: path -> reason, of all that was left out; added to.
-        depth: number of containers around the value.
+        omitted: the path of each value that was left out -> the reason. The walker adds to this
+            dict.
+        depth: the number of containers around the value.
     """
 
     path: str
@@ -71,16 +73,19 @@ class PlainWalker(ABC):
 
     Plain are None, bool, int, float, str and bytes of exactly these types, lists, tuples and dicts
     of plain values, and what :meth:`leaf` returns. An entry of a mapping that is not plain is left
-    out. A list or tuple is kept whole or not at all: without one of its items it would mean
-    something else.
+    out. A list or tuple is kept with all its items or not at all, because a list without one of its
+    items has another meaning.
 
     Args:
-        omitted: path -> reason; added to.
+        omitted: a dict of path -> reason. The walker adds an entry for each value that it leaves
+            out.
 
     Attributes:
-        whole_items: whether an item of a list may not lack entries of its own either. If True, the
-            reason for the list is that of the first thing that is missing. If False, each missing
-            thing is noted under its own path, and the list under one reason.
+        whole_items: what happens if a mapping inside a list lacks some of its entries. If True, the
+            list is left out, for the reason of the first missing entry. If False, each missing
+            entry is noted under its own path, and the list is kept without these entries. An item
+            that has no plain form at all is then noted under its path, too, and the list is left
+            out for one general reason.
     """
 
     whole_items = True
@@ -93,7 +98,7 @@ class PlainWalker(ABC):
 
         Args:
             value: any value of a config; it is not changed.
-            path: where it stands, for ``omitted`` and messages.
+            path: the place of the value, for ``omitted`` and messages.
         """
         return self._noted(value, Place(path, self._omitted))
 
@@ -121,8 +126,8 @@ class PlainWalker(ABC):
         """Return the place of a mapping's entry, or None if the entry is to be skipped.
 
         Args:
-            key: of the entry.
-            place: of the mapping.
+            key: the key of the entry.
+            place: the place of the mapping.
 
         Raises:
             NotPlainError: the whole mapping has no plain form because of this key.
@@ -134,7 +139,7 @@ class PlainWalker(ABC):
         return place.inside(f"[{index}]")
 
     def entry(self, key: object, item: object, place: Place) -> object:
-        """Return the plain form of a mapping's item; ``place`` is the item's.
+        """Return the plain form of a mapping's item; ``place`` is the place of the item.
 
         Raises:
             NotPlainError: the item has no plain form; only this entry is left out.
@@ -193,14 +198,14 @@ class PlainWalker(ABC):
 
 
 def check_plain_value(value: object, kind: str) -> None:
-    """Check that a value can stand in a spec (:func:`policystore.format.values.encode_value`).
+    """Check that a value can be in a spec (:func:`policystore.format.values.encode_value`).
 
     Args:
         value: any value.
-        kind: how the message names its kind.
+        kind: how the message names the kind of the value.
 
     Raises:
-        NotPlainError: it cannot.
+        NotPlainError: the value cannot be in a spec.
     """
     try:
         encode_value(value, kind)
@@ -209,7 +214,7 @@ def check_plain_value(value: object, kind: str) -> None:
 
 
 def is_plain_key(key: object) -> bool:
-    """Return whether a key can stand in a mapping of a spec."""
+    """Return whether a key can be in a mapping of a spec."""
     try:
         encode_value({key: None}, "key")
     except InvalidInputError:
@@ -218,10 +223,10 @@ def is_plain_key(key: object) -> bool:
 
 
 def plain_scalar(value: np.generic, kind: str) -> object:
-    """Return a numpy scalar as the scalar of Python that it is.
+    """Convert a numpy scalar to the same value in a type of Python.
 
     Raises:
-        NotPlainError: a complex number, a time, or a number that Python has no type for.
+        NotPlainError: a complex number, a time, or a number for which Python has no type.
     """
     plain = value.item()
     check_plain_value(plain, kind)

@@ -1,9 +1,9 @@
 """Write gymnasium spaces as JSON and read them back, exactly.
 
 ``space_from_json(space_to_json(space))`` has the same class, dtypes, shapes, bounds (bit for bit),
-order of keys and ``original_space`` as ``space``, so that it samples from the same set, contains
-the same values and flattens in the same way. The state of random generators is not stored: a space
-that was seeded is read back unseeded. ``docs/spaces.md`` is the normative text, with an example for
+order of keys and ``original_space`` as ``space``. So both spaces sample from the same set, contain
+the same values and flatten in the same way. The state of random generators is not stored: the space
+that is read has no seed. ``docs/spaces.md`` is the normative text, with an example for
 each class.
 
 RLlib's own converter (``gym_space_to_dict``, ``ray/rllib/utils/serialization.py:89``) silently
@@ -47,18 +47,18 @@ def space_to_json(space: Space[Any], *, label: str = "space") -> JsonObject:
 
     Raises:
         InvalidInputError: a space of another class (subclasses of the known ones and spaces of the
-            legacy ``gym`` package included), one whose attributes do not belong together, or one
-            beyond the limits of ``docs/spaces.md``. The message names class and
+            legacy ``gym`` package included), a space whose attributes contradict each other, or a
+            space beyond the limits of ``docs/spaces.md``. The message names the class and the
             place.
     """
     return _encode(space, Place(label, Limits(InvalidInputError)))
 
 
 def space_from_json(value: object, *, label: str = "space") -> Space[Any]:
-    """Build a new space, not seeded, from the JSON that :func:`space_to_json` wrote.
+    """Build a new space without a seed from the JSON that :func:`space_to_json` wrote.
 
-    The JSON may come from a hostile source: sizes are checked before anything is allocated, and the
-    space that was built is written again and compared with the JSON.
+    The JSON may come from a hostile source. So sizes are checked before memory is allocated, and
+    the new space is written as JSON and compared with the given JSON.
 
     Args:
         value: parsed JSON.
@@ -73,8 +73,9 @@ def space_from_json(value: object, *, label: str = "space") -> Space[Any]:
     difference = _difference(written, value, label)
     if difference is not None:
         raise FormatError(
-            f"{difference}. A space has one written form, and this is another one: it was not "
-            "written by policystore, or the installed gymnasium builds this space in another way."
+            f"{difference}. Each space has exactly one JSON form, and this JSON has another form: "
+            "it was not written by policystore, or the installed gymnasium builds this space in "
+            "another way."
         )
     return space
 
@@ -104,7 +105,8 @@ def _encode(space: object, outer: Place) -> JsonObject:
     if kind is None or not (cls.__module__ + ".").startswith(kind.package + "."):
         place.fail(_why_unknown(cls))
     written = {"space": cls.__qualname__, **kind.encode(space, place)}
-    # RLlib's preprocessors set it on the flattened Box (ray/rllib/models/preprocessors.py:107).
+    # RLlib's preprocessors set original_space on the flattened Box
+    # (ray/rllib/models/preprocessors.py:107).
     attributes = vars(space)
     if "original_space" in attributes:
         inner = place.inner("original_space")
@@ -184,8 +186,8 @@ def _dict_from_json(written: JsonObject, place: Place) -> Space[Any]:
     return build(GYMNASIUM, "Dict", place, spaces=pairs)
 
 
-# For stacking, gymnasium holds a batched copy beside the space (from 1.4 on, for Graph too). When
-# such spaces are nested, the number of copies doubles at each level, so the limits count them.
+# For stacking, gymnasium keeps a batched copy of a space (from 1.4 on, also for Graph). If such
+# spaces are nested, the number of copies doubles at each level. So the limits count the copies.
 _STACKED = 2
 
 

@@ -41,13 +41,13 @@ __all__ = [
 ]
 
 MAX_ELEMENTS = 2**24
-"""Array elements of all spaces of one tree together."""
+"""How many array elements all spaces of one tree may have together."""
 
 MAX_DIMENSIONS = 32
-"""Axes of one space; numpy 1 has no more."""
+"""How many axes one space may have; arrays of numpy 1 have no more."""
 
 MAX_KEY_NESTING = 4
-"""Tuples within tuples in one key of a Dict space."""
+"""How many levels of tuples one key of a Dict space may have."""
 
 _INT_MAX = 2**63 - 1
 
@@ -80,16 +80,16 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def typed(value: Json, kind: type, place: Place) -> Any:
-    """Return ``value`` if its type is exactly ``kind``; fail otherwise."""
+    """Return ``value`` if its type is exactly ``kind``; else raise the error of ``place``."""
     if type(value) is not kind:
         place.fail(f"expected {kind.__name__}, found {brief(value)}")
     return value
 
 
 def integer(value: object, place: Place, *, low: int = 0) -> int:
-    """Return an integer of ``[low, 2**63 - 1]`` (not a bool) as an int; fail otherwise.
+    """Return an integer of ``[low, 2**63 - 1]`` as an int; else raise the error of ``place``.
 
-    When a space is written, numpy integers are accepted too.
+    A bool is refused. When a space is written, numpy integers are accepted, too.
     """
     if isinstance(value, np.integer) and place.limits.error is InvalidInputError:
         value = int(value)
@@ -99,7 +99,7 @@ def integer(value: object, place: Place, *, low: int = 0) -> int:
 
 
 def dtype_to_json(dtype: object, place: Place) -> str:
-    """Return the name of a dtype: numpy's own (``float32``), or for big-endian ones ``>f4``."""
+    """Return the name of a dtype, such as ``float32``, or ``>f4`` for a big-endian dtype."""
     name = _NAMES.get(dtype) if isinstance(dtype, np.dtype) else None
     if name is None:
         place.fail(
@@ -132,7 +132,7 @@ def _count(shape: Sequence[object], place: Place) -> list[int]:
     if len(shape) > MAX_DIMENSIONS:
         place.fail(f"{len(shape)} axes; at most {MAX_DIMENSIONS} are possible")
     sizes = [integer(size, place) for size in shape]
-    # An axis of length 0 must not excuse another of length 10**12.
+    # Without max(1, …), an axis of length 0 would hide another axis of length 10**12.
     elements = math.prod(max(1, size) for size in sizes)
     place.limits.elements += elements * place.copies
     if place.limits.elements > MAX_ELEMENTS:
@@ -141,9 +141,9 @@ def _count(shape: Sequence[object], place: Place) -> list[int]:
 
 
 def owned_array(value: object, dtype: np.dtype[Any], shape: tuple[int, ...], place: Place) -> Array:
-    """Return ``value`` if it is an array of this dtype and shape; fail otherwise.
+    """Return ``value`` if it is an array of this dtype and shape; else raise ``place``'s error.
 
-    gymnasium's constructors make such arrays, so another value was set after the construction.
+    gymnasium's constructors make such arrays. If there is another value, somebody has set it later.
     """
     if not isinstance(value, (np.ndarray, np.generic)):
         place.fail(f"expected a numpy array, found {brief(value)}")
@@ -158,8 +158,9 @@ def owned_array(value: object, dtype: np.dtype[Any], shape: tuple[int, ...], pla
 def array_to_json(array: Array) -> Json:
     """Write the elements of an array, whose dtype and shape are other fields.
 
-    If all elements are equal bit for bit, the result is one number. Otherwise, and for an array
-    without elements, it is the bytes of all elements in hexadecimal, little-endian, in C order.
+    If all elements are equal bit for bit, the result is one element: a number, a bool, or
+    hexadecimal digits for an element that JSON cannot hold. Otherwise, and for an array without
+    elements, the result is the bytes of all elements in hexadecimal, little-endian, in C order.
     """
     little = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1)
     patterns = little.view(f"<u{little.itemsize}")
@@ -179,7 +180,7 @@ def array_from_json(
     Args:
         value: the JSON.
         dtype: the dtype of the array.
-        shape: a shape that :func:`shape_from_json` returned, and so has counted.
+        shape: a shape from :func:`shape_from_json`, which has counted its elements.
         place: the field.
     """
     count = math.prod(shape)

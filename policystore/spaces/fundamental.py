@@ -1,8 +1,8 @@
 """Write and read the spaces that hold no other space. ``docs/spaces.md`` is the normative text.
 
 Each writer returns the fields of its class. Each reader builds the space from fields whose names
-the caller has checked. Both raise the error of their :class:`~policystore.spaces.fields.Place` for
-a value that does not fit.
+the caller has checked. For a value that does not fit, both raise the error of their
+:class:`~policystore.spaces.place.Place`.
 
 Writers take ``Any``: they check attributes that may have other types than their class declares, and
 the declared types differ between releases of gymnasium.
@@ -53,7 +53,7 @@ _INT64 = np.dtype(np.int64)
 
 
 def build(package: str, name: str, place: Place, **arguments: object) -> Space[Any]:
-    """Call the constructor of a known class and map every error of it to the error of ``place``.
+    """Call the constructor of a known class; if that fails, raise the error of ``place``.
 
     Args:
         package: the module that defines the class.
@@ -67,7 +67,7 @@ def build(package: str, name: str, place: Place, **arguments: object) -> Space[A
         place.fail(f"{name} is not in the installed {package.split('.')[0]}: {error}")
     try:
         return cls(**arguments)
-    # A reader promises one error, whatever gymnasium raises for fields that passed our checks.
+    # A reader promises one kind of error, whatever gymnasium raises for the checked fields.
     except Exception as error:
         place.fail(
             f"the installed {package.split('.')[0]} refuses this {name}: "
@@ -76,7 +76,7 @@ def build(package: str, name: str, place: Place, **arguments: object) -> Space[A
 
 
 def box_to_json(space: Any, place: Place) -> JsonObject:
-    """Write the fields of a Box: its bounds, and the flags of boundedness if they say more."""
+    """Write the fields of a Box; the bounded flags only if they differ from its bounds."""
     name = fields.dtype_to_json(space.dtype, place.at("dtype"))
     written: JsonObject = {"dtype": name, "shape": fields.shape_to_json(space.shape, place)}
     low = fields.owned_array(space.low, space.dtype, space.shape, place.at("low"))
@@ -113,11 +113,11 @@ def _check_bounds(low: Array, high: Array, place: Place) -> None:
 
 
 def _usually_bounded(low: Array, high: Array) -> dict[str, Array]:
-    """Return the flags of boundedness that follow from the bounds.
+    """Return the flags ``bounded_below`` and ``bounded_above`` that follow from the bounds.
 
-    The flags of a Box differ from these if its constructor was given an infinity that the dtype
-    lacks: for an integer dtype, gymnasium stores the limit of the dtype and a flag that says
-    unbounded (``gymnasium/spaces/box.py`` ``_cast_low``).
+    A Box has other flags if its constructor got an infinity and an integer dtype. Then gymnasium
+    stores the limit of the dtype as the bound, and a flag False (``gymnasium/spaces/box.py``
+    ``_cast_low``).
     """
     if low.dtype.kind != "f":
         return {
@@ -152,7 +152,8 @@ def discrete_from_json(written: JsonObject, place: Place) -> Space[Any]:
     _integer_dtype(dtype, place)
     n = int(fields.scalar_from_json(written["n"], dtype, place.at("n")))
     start = int(fields.scalar_from_json(written["start"], dtype, place.at("start")))
-    # The constructor takes a dtype only from gymnasium 1.2 on, so the default one is not passed.
+    # The constructor has the argument dtype only from gymnasium 1.2 on, so the default dtype is not
+    # passed.
     if dtype == _INT64:
         return build(GYMNASIUM, "Discrete", place, n=n, start=start)
     return build(GYMNASIUM, "Discrete", place, n=n, start=start, dtype=dtype)
@@ -183,7 +184,7 @@ def multi_discrete_from_json(written: JsonObject, place: Place) -> Space[Any]:
 def multi_binary_to_json(space: Any, place: Place) -> JsonObject:
     """Write the field of a MultiBinary: a number or a shape."""
     shape = fields.shape_to_json(space.shape, place)
-    # gymnasium keeps whether n was a number or a shape; its == distinguishes the two.
+    # gymnasium remembers whether n was a number or a shape, and its == distinguishes the two.
     return {"n": shape if type(space.n) is tuple else fields.integer(space.n, place.at("n"))}
 
 

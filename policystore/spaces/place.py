@@ -13,11 +13,11 @@ from policystore.errors import FormatError, InvalidInputError
 __all__ = ["MAX_NESTING", "MAX_SPACES", "Limits", "Place"]
 
 MAX_NESTING = 24
-"""Levels of spaces within spaces. The JSON then has at most 52 levels, which fit into the 64 of
-canonical JSON also inside a spec."""
+"""How many levels of spaces may be nested. The JSON then has at most 52 levels. Canonical JSON has
+at most 64 levels, so the JSON of a space also fits into a spec."""
 
 MAX_SPACES = 2**14
-"""Spaces in one tree, including the copies that gymnasium makes for stacking."""
+"""How many spaces one tree may have, including the copies that gymnasium makes for stacking."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Limits:
 
     Attributes:
         error: InvalidInputError when a space is written, FormatError when one is read.
-        spaces, elements: how many were counted so far.
+        spaces, elements: how many spaces and array elements were counted so far.
     """
 
     error: type[FormatError] | type[InvalidInputError]
@@ -41,8 +41,8 @@ class Place:
     Attributes:
         where: how messages name the place, such as ``space.spaces['camera'].low``.
         limits: the counters, which the whole tree shares.
-        level: how many spaces enclose this place, its own space included.
-        copies: how many copies of the value at this place gymnasium holds.
+        level: how many spaces contain this place.
+        copies: how many copies gymnasium makes of the value at this place.
     """
 
     where: str
@@ -67,7 +67,7 @@ class Place:
         """Count the space at this place and return the place one level deeper.
 
         Raises:
-            InvalidInputError, FormatError: the spaces are nested too deeply, or too many.
+            InvalidInputError, FormatError: the spaces are nested too deeply, or there are too many.
         """
         if self.level >= MAX_NESTING:
             self.fail(f"spaces nested more than {MAX_NESTING} deep, or within themselves")

@@ -1,8 +1,8 @@
 """Test a backend of your own with the tests that policystore's own backends pass.
 
 Subclass :class:`BackendContract`, which tests the calls of the backend alone, and
-:class:`StoreContract`, which tests a whole store over the backend, and give both access to the raw
-storage. ``docs/backends.md`` shows an example. This package needs pytest.
+:class:`StoreContract`, which tests a whole store over the backend. Give both subclasses access to
+the raw storage. ``docs/backends.md`` shows an example. This package needs pytest.
 """
 
 from __future__ import annotations

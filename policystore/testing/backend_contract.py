@@ -43,7 +43,7 @@ _KEYS = [
 
 
 class BackendContract(StorageContract):
-    """Tests that every backend has to pass, whatever keeps its bytes.
+    """Tests that every backend has to pass, on any storage.
 
     Subclass this class, name the subclass ``Test…`` and define the methods of
     :class:`~policystore.testing.storage.StorageContract`. The tests use a backend only through
@@ -55,7 +55,7 @@ class BackendContract(StorageContract):
         """Return a backend over an empty storage."""
         return self.make_backend()
 
-    # What a backend says of itself
+    # Properties
 
     def test_it_describes_itself(self, backend: Backend) -> None:
         assert isinstance(backend.url, str)
@@ -65,14 +65,14 @@ class BackendContract(StorageContract):
         assert backend.parallel >= 1
         assert "0000000001.json" in backend.location(version_key("a", 1))
 
-    def test_making_one_and_reading_touch_nothing(self, backend: Backend) -> None:
+    def test_constructing_and_reading_write_nothing(self, backend: Backend) -> None:
         backend.size(MARKER)
         list(backend.keys(""))
         assert self.raw_keys() == set()
 
     # Reading
 
-    def test_what_does_not_exist_is_not_found(self, backend: Backend) -> None:
+    def test_reading_an_absent_key_raises_not_found(self, backend: Backend) -> None:
         for _ in range(2):  # in an empty storage, and beside other keys
             for key in (version_key("a", 2), object_key(Digest("00" * 32))):
                 with pytest.raises(NotFoundError):
@@ -104,7 +104,7 @@ class BackendContract(StorageContract):
             with pytest.raises(FormatError):
                 backend.get(key, limit=limit)
 
-    def test_the_head_of_a_key_is_cut_or_all_of_it(self, backend: Backend) -> None:
+    def test_head_returns_at_most_count_bytes(self, backend: Backend) -> None:
         key = version_key("a", 1)
         self.raw_write(key, b"0123456789")
         assert bytes(backend.head(key, 4)) == b"0123"
@@ -113,7 +113,7 @@ class BackendContract(StorageContract):
         self.raw_write(key, b"")
         assert bytes(backend.head(key, 4)) == b""
 
-    def test_parts_that_are_reported_add_up(self, backend: Backend) -> None:
+    def test_on_bytes_counts_add_up_to_the_size(self, backend: Backend) -> None:
         key, data = object_key(Digest("ab" * 32)), _bytes(3 * _MIB)
         written: list[int] = []
         backend.put(key, [data[:_MIB], data[_MIB:]], on_bytes=written.append)
@@ -125,7 +125,7 @@ class BackendContract(StorageContract):
 
     # Writing
 
-    def test_put_writes_the_chunks_one_after_the_other(self, backend: Backend) -> None:
+    def test_put_writes_all_chunks_in_order(self, backend: Backend) -> None:
         whole = _bytes(2 * _MIB + 3)
         cases: list[Chunks] = [
             [],
@@ -168,14 +168,14 @@ class BackendContract(StorageContract):
             assert self.raw_read(key) == b"first"
         assert self.raw_keys() == set(_KEYS)
 
-    def test_create_refuses_what_others_have_written(self, backend: Backend) -> None:
+    def test_create_refuses_a_key_that_another_program_wrote(self, backend: Backend) -> None:
         for data in (b"", b"1"):
             self.raw_write(version_key("a", 1), data)
             assert backend.create(version_key("a", 1), b"2") is False
             assert self.raw_read(version_key("a", 1)) == data
 
-    def test_of_many_that_create_a_key_one_does(self, backend: Backend) -> None:
-        """Two writers that both believe so would lose a version."""
+    def test_one_of_many_concurrent_creates_succeeds(self, backend: Backend) -> None:
+        """If two writers created the same number, a version would be lost."""
         backends = [self.make_backend() for _ in range(8)]
         for number in range(1, 11):
             together = threading.Barrier(len(backends))
@@ -192,7 +192,7 @@ class BackendContract(StorageContract):
             assert answers.count(True) == 1
             assert self.raw_read(key) == f"writer {answers.index(True)}".encode()
 
-    def test_a_storage_that_creates_exclusively_is_accepted(self, backend: Backend) -> None:
+    def test_verify_exclusive_create_accepts_this_storage(self, backend: Backend) -> None:
         backend.create(MARKER, b"marker")
         backend.verify_exclusive_create(MARKER, b"marker")
         assert self.raw_read(MARKER) == b"marker"
@@ -204,7 +204,7 @@ class BackendContract(StorageContract):
             assert self.raw_read(hint_key("a")) == data
         assert self.raw_keys() == {hint_key("a")}
 
-    def test_a_reader_sees_the_old_bytes_or_the_new(self, backend: Backend) -> None:
+    def test_a_reader_sees_the_old_or_the_new_bytes(self, backend: Backend) -> None:
         values = [bytes([value]) * 300_000 for value in range(2)]
         backend.replace(hint_key("a"), values[0])
         done = threading.Event()
@@ -230,7 +230,7 @@ class BackendContract(StorageContract):
                 reader.join()
         assert odd == []
 
-    def test_what_one_writes_another_reads(self, backend: Backend) -> None:
+    def test_one_backend_object_reads_what_another_wrote(self, backend: Backend) -> None:
         other = self.make_backend()
         assert other.size(MARKER) is None
         backend.create(MARKER, b"marker")
@@ -258,7 +258,7 @@ class BackendContract(StorageContract):
         assert list(backend.prefixes(tags_prefix("a"), "/")) == []
         assert problems == []
 
-    def test_keys_are_those_that_start_with_the_prefix(self, filled: Backend) -> None:
+    def test_keys_lists_all_keys_with_the_prefix(self, filled: Backend) -> None:
         starts = (
             "p objects/ objects/ab/ab objects/zz names/ names/a names/a/ names/a/@tags/ "
             "names/a/@versions/000000000 nothing"
@@ -270,7 +270,7 @@ class BackendContract(StorageContract):
         assert set(filled.keys("", problems=problems)) == set(_KEYS)
         assert problems == []
 
-    def test_prefixes_end_at_the_delimiter_and_come_once(self, filled: Backend) -> None:
+    def test_prefixes_end_with_the_delimiter_and_are_listed_once(self, filled: Backend) -> None:
         long = version_key(_LONG_NAME, 1).partition("@")[0] + "@"
         names = list(filled.prefixes(NAMES, "/@"))
         assert sorted(names) == sorted(["names/a/@", "names/a-b/@", "names/a/c/@", long])
@@ -289,5 +289,5 @@ class BackendContract(StorageContract):
 
 
 def _bytes(count: int) -> bytes:
-    """Return so many bytes, in which neighbouring blocks differ."""
+    """Return ``count`` bytes in which neighbouring blocks differ."""
     return np.arange(-(-count // 4), dtype="<u4").tobytes()[:count]

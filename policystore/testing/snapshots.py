@@ -17,7 +17,7 @@ def make_snapshot(seed: int = 0, *, large: bool = False) -> Snapshot:
     Args:
         seed: snapshots of different seeds have different weights and state.
         large: add two tensors, of 4 MiB and of 300 KiB, which a store keeps as objects of their
-            own. The first one is the same for all seeds, as a frozen encoder is.
+            own. The first tensor is the same for all seeds, like a frozen encoder.
     """
     random = np.random.default_rng(seed)
     weights = {

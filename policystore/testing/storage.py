@@ -1,4 +1,4 @@
-"""Define what a contract suite asks of the person who tests a backend."""
+"""Define the methods that the contract tests need from the author of a backend."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Intercepted", "StorageContract", "StoreTests"]
 class StorageContract(ABC):
     """Give the tests a backend, and access to its storage that does not go through the backend.
 
-    The five abstract methods are all that a subclass has to define. They look at the storage as
-    it is outside of policystore: at files, rows of a table or objects of a bucket. Each test begins
-    with an empty storage, which a fixture of the subclass makes (``autouse=True``)::
+    A subclass has to define only the five abstract methods. Four of them access the storage without
+    policystore: as files, rows of a table or objects of a bucket. Each test begins with an empty
+    storage. A fixture of the subclass (``autouse=True``) makes this storage::
 
         class Storage:
             @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ class StorageContract(ABC):
 
     @abstractmethod
     def raw_keys(self) -> set[str]:
-        """Return all keys that the storage holds, and files that are no keys of a store."""
+        """Return all keys in the storage, including files that are not keys of a store."""
 
     @abstractmethod
     def raw_read(self, key: str) -> bytes:
@@ -47,7 +47,7 @@ class StorageContract(ABC):
 
     @abstractmethod
     def raw_write(self, key: str, data: bytes) -> None:
-        """Write or overwrite a key, also where the backend has protected it against writing."""
+        """Write or overwrite a key, also a key that the backend has made read-only."""
 
     @abstractmethod
     def raw_delete(self, key: str) -> None:
@@ -60,7 +60,7 @@ class StorageContract(ABC):
         return PolicyStore.over(self.make_backend(), cache=self.cache, read_only=read_only)
 
     def open_cold(self) -> PolicyStore:
-        """Open a store that finds nothing in a cache. Needed only if ``cache`` is set."""
+        """Open a store with an empty cache. Override this only if ``cache`` is set."""
         return self.open_store()
 
     # Helpers of the tests
@@ -76,12 +76,12 @@ class StorageContract(ABC):
         return {key for key in self.raw_keys() if key.startswith("objects/")}
 
     def open_over(self, backend: Intercepted) -> PolicyStore:
-        """Open a store over a backend of which the test replaces calls."""
+        """Open a store over a backend; the test replaces some calls of this backend."""
         return PolicyStore.over(cast(Backend, backend), cache=self.cache)
 
 
 class StoreTests(StorageContract):
-    """The part of :class:`~policystore.testing.StoreContract` that all its tests share."""
+    """The base of all test classes that make up :class:`~policystore.testing.StoreContract`."""
 
     @pytest.fixture
     def store(self) -> PolicyStore:
@@ -90,7 +90,7 @@ class StoreTests(StorageContract):
 
 
 class Intercepted:
-    """A backend of which a test replaces calls: set the attribute of the call.
+    """A backend in which a test can replace calls, by setting the attribute of the call.
 
     Args:
         inner: the backend that answers all other calls.

@@ -25,7 +25,7 @@ class ConcurrencyTests(StoreTests):
         assert {v.digest for v in store.log("a")} == {snap.digest for snap in snaps}
         assert store.verify().ok
 
-    def test_a_store_made_by_another_while_this_one_looks(self) -> None:
+    def test_another_writer_makes_the_store_during_the_first_push(self) -> None:
         backend = Intercepted(self.make_backend())
 
         def keys(prefix: str) -> Iterator[str]:
@@ -43,8 +43,8 @@ class ConcurrencyTests(StoreTests):
         assert len([key for key in self.raw_keys() if "@tags/t/" in key]) == 8
         assert store.verify().ok
 
-    def test_the_best_of_many_writers_keeps_the_tag(self, store: PolicyStore) -> None:
-        """Move a tag only to a better version, whichever thread comes last."""
+    def test_the_tag_ends_at_the_best_of_many_concurrent_offers(self, store: PolicyStore) -> None:
+        """Each writer moves the tag only if its own version is better, and the order is random."""
         returns = [3, 9, 1, 7, 8, 2, 6, 5, 4]
         pushed = [store.push(make_snapshot(n), "a", metrics={"r": n}) for n in returns]
 

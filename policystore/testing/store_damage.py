@@ -25,7 +25,7 @@ __all__ = ["DamageTests"]
 class DamageTests(StoreTests):
     """Test damaged and missing objects and records, and that verify finds them."""
 
-    def test_damaged_objects_are_never_handed_out(self, store: PolicyStore) -> None:
+    def test_pull_never_returns_damaged_objects(self, store: PolicyStore) -> None:
         store.push(make_snapshot(large=True), "a")
         good = {key: self.raw_read(key) for key in self.object_keys()}
         other = next(iter(good))
@@ -43,7 +43,7 @@ class DamageTests(StoreTests):
         assert store.pull("a") == make_snapshot(large=True)
         assert other in good
 
-    def test_bytes_that_match_their_digest_but_are_no_policy(self, store: PolicyStore) -> None:
+    def test_an_object_with_the_right_digest_that_is_not_a_policy(self, store: PolicyStore) -> None:
         store.push(make_snapshot(), "a")
         for data in (b"", b"hello", b"\xff" * 1000, (2**63).to_bytes(8, "little") + b"{}"):
             hexadecimal = blake3.blake3(data).hexdigest()
@@ -51,7 +51,7 @@ class DamageTests(StoreTests):
             with pytest.raises(FormatError, match=hexadecimal[:12]):
                 store.pull(f"blake3:{hexadecimal}")
 
-    def test_a_tensor_object_is_no_policy(self, store: PolicyStore) -> None:
+    def test_a_tensor_object_cannot_be_pulled_as_a_policy(self, store: PolicyStore) -> None:
         version = store.push(make_snapshot(large=True), "a")
         assert version.objects is not None
         tensor = next(digest for digest in version.objects if digest != version.digest)

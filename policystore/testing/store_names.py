@@ -54,7 +54,7 @@ class NameTests(StoreTests):
         moves = sorted(key for key in self.raw_keys() if "@tags/champion/" in key)
         assert moves == [f"names/a/@tags/champion/{n:010d}.json" for n in (1, 2, 3, 4)]
 
-    def test_a_tag_moves_when_it_is_told_to(self, store: PolicyStore) -> None:
+    def test_when_decides_whether_a_tag_moves(self, store: PolicyStore) -> None:
         for seed in range(3):
             store.push(make_snapshot(seed), "a")
         seen: list[int | None] = []

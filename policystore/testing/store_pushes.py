@@ -40,14 +40,14 @@ class PushTests(StoreTests):
         }
         data = self.raw_read(f"objects/{hexadecimal[:2]}/{hexadecimal}.safetensors")
         assert blake3.blake3(data).hexdigest() == hexadecimal
-        # As any reader of safetensors would find a tensor in it.
+        # Find a tensor in the file as any safetensors reader does.
         start = 8 + int.from_bytes(data[:8], "little")
         begin, end = json.loads(data[8:start])["encoder.bias"]["data_offsets"]
         assert data[start + begin : start + end] == snap.weights["encoder.bias"].tobytes()
         record = self.raw_read("names/!soccer/main/@versions/0000000001.json")
         assert Version.from_bytes(record, "it") == version
 
-    def test_large_tensors_stand_alone_and_are_shared(self, store: PolicyStore) -> None:
+    def test_large_tensors_are_shared_between_policies(self, store: PolicyStore) -> None:
         one = store.push(make_snapshot(1, large=True), "a")
         first = self.object_keys()
         assert len(first) == 3
@@ -59,7 +59,7 @@ class PushTests(StoreTests):
         assert store.pull(one) == make_snapshot(1, large=True)
         assert store.pull(two) == make_snapshot(2, large=True)
 
-    def test_a_chain_of_records(self, store: PolicyStore) -> None:
+    def test_each_record_holds_the_digest_of_the_record_before(self, store: PolicyStore) -> None:
         for seed in range(4):
             store.push(make_snapshot(seed), "a")
         records = [self.raw_read(f"names/a/@versions/{n:010d}.json") for n in range(1, 5)]
@@ -88,7 +88,7 @@ class PushTests(StoreTests):
             assert store.pull(ref) == make_snapshot(seed)
         assert store.pull_many(expected) == {r: make_snapshot(s) for r, s in expected.items()}
 
-    def test_what_is_pulled_is_whole_and_read_only(self, store: PolicyStore) -> None:
+    def test_a_pulled_snapshot_is_complete_and_read_only(self, store: PolicyStore) -> None:
         for large in (False, True):
             snap = make_snapshot(3, large=large)
             found = store.pull(store.push(snap))
@@ -118,7 +118,7 @@ class PushTests(StoreTests):
         assert store.names() == []
         assert not any(key.startswith("names/") for key in self.raw_keys())
 
-    def test_the_same_policy_again_is_a_version_and_no_bytes(self, store: PolicyStore) -> None:
+    def test_a_second_push_of_a_policy_adds_no_objects(self, store: PolicyStore) -> None:
         store.push(make_snapshot(), "a")
         before = self.object_keys()
         assert store.push(make_snapshot(), "a").number == 2
@@ -138,7 +138,9 @@ class PushTests(StoreTests):
             for key in self.object_keys():
                 self.raw_delete(key)
 
-    def test_what_a_version_says(self, store: PolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_version_holds_all_notes_of_its_push(
+        self, store: PolicyStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         parent = store.push(make_snapshot(1), "a")
         snap = make_snapshot(2)
         store.push(snap, "b", message="m", metrics={"return": np.float32(2.5)}, author="ann",

@@ -26,7 +26,7 @@ __all__ = ["RefusalTests"]
 class RefusalTests(StoreTests):
     """Test what a store refuses, and that a refusal changes nothing."""
 
-    def test_what_is_not_there_is_named_with_what_is(self, store: PolicyStore) -> None:
+    def test_an_error_for_an_unknown_ref_suggests_known_ones(self, store: PolicyStore) -> None:
         store.push(make_snapshot(), "soccer/main")
         store.tag("soccer/main", "champion")
         cases = {
@@ -77,7 +77,7 @@ class RefusalTests(StoreTests):
             store.push(snap, "a", parents=["absent"])
         assert self.raw_keys() == set()
 
-    def test_an_empty_place_is_no_store_yet(self, store: PolicyStore) -> None:
+    def test_an_empty_storage_is_not_a_store(self, store: PolicyStore) -> None:
         for call in (lambda: store.pull("a"), lambda: store.log("a"), store.verify):
             with pytest.raises(NotFoundError, match="first push"):
                 call()
@@ -86,7 +86,7 @@ class RefusalTests(StoreTests):
             self.open_store(read_only=True).names()
         assert self.raw_keys() == set()
 
-    def test_a_foreign_place_is_left_alone(self, store: PolicyStore) -> None:
+    def test_a_storage_with_foreign_files_is_refused(self, store: PolicyStore) -> None:
         self.raw_write("notes.txt", b"mine")
         calls: list[Callable[[], Any]] = [
             lambda: store.push(make_snapshot(), "a"),
@@ -99,7 +99,7 @@ class RefusalTests(StoreTests):
                 call()
         assert self.raw_keys() == {"notes.txt"}
 
-    def test_a_store_of_a_newer_format(self, store: PolicyStore) -> None:
+    def test_a_store_of_a_newer_format_is_refused(self, store: PolicyStore) -> None:
         self.raw_write("policystore.json", b'{"format":2,"kind":"store","new":1}')
         for call in (
             lambda: store.push(make_snapshot(), "a"),
@@ -110,14 +110,14 @@ class RefusalTests(StoreTests):
                 call()
         assert self.raw_keys() == {"policystore.json"}
 
-    def test_a_broken_marker(self, store: PolicyStore) -> None:
+    def test_a_broken_marker_is_refused(self, store: PolicyStore) -> None:
         for data in (b"", b"{}", b"\xff", b"x" * 100_000, b'{"format":1,"kind":"other"}'):
             self.raw_write("policystore.json", data)
             with pytest.raises(FormatError, match=r"policystore\.json"):
                 store.push(make_snapshot(), "a")
         assert self.raw_keys() == {"policystore.json"}
 
-    def test_read_only_refuses_before_anything_is_touched(self, store: PolicyStore) -> None:
+    def test_a_read_only_store_refuses_writes_and_stays_unchanged(self, store: PolicyStore) -> None:
         reader = self.open_store(read_only=True)
         with pytest.raises(ReadOnlyError, match="read_only=True"):
             reader.push(make_snapshot(), "a")
@@ -137,12 +137,12 @@ class RefusalTests(StoreTests):
             pickle.loads(pickle.dumps(reader)).push(make_snapshot(1), "a")
         assert self.raw_keys() == before
 
-    def test_a_short_digest_that_fits_several(self) -> None:
+    def test_a_short_digest_that_fits_several_policies_is_ambiguous(self) -> None:
         backend = Intercepted(self.make_backend())
         store = self.open_over(backend)
         digests = [store.push(make_snapshot(seed)).digest for seed in range(2)]
         keys = list(self.object_keys())
-        backend.keys = lambda prefix: iter(keys)  # digests that begin alike cannot be made
+        backend.keys = lambda prefix: iter(keys)  # two digests with the same start cannot be found
         with pytest.raises(AmbiguousError, match=digests[0].hex):
             store.resolve("blake3:12345678")
         tensors = store.push(make_snapshot(3, large=True)).objects

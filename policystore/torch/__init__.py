@@ -1,6 +1,6 @@
 """Take snapshots of a plain ``torch.nn.Module`` and load them, without RLlib.
 
-This package needs torch alone, and serves networks that are trained without Ray.
+This package needs torch but not Ray. It is for networks that are trained without RLlib.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def snapshot(
     """Take a snapshot of the parameters and persistent buffers of a module, as they are now.
 
     Args:
-        module: a module on any device, also compiled or inside (Distributed)DataParallel. The names
-            of its weights are stored without the prefixes of these wrappers.
+        module: a module on any device. It may be compiled or inside (Distributed)DataParallel; the
+            names of its weights are stored without the prefixes of these wrappers.
         config: plain values from which you can build the module again.
         state: plain values and arrays that inference needs beside the weights.
 
@@ -41,7 +41,7 @@ def snapshot(
 
     Raises:
         InvalidInputError: not a module; an RLModule; or a tensor that cannot be stored (complex,
-            sparse, quantized, meta), which the message names.
+            sparse, quantized, meta). The message names the tensor.
     """
     _check_module(module)
     cls = type(unwrapped(module))
@@ -62,8 +62,8 @@ def load_into(module: torch.nn.Module, snap: Snapshot) -> None:
 
     Raises:
         InvalidInputError: not a module, or not a snapshot.
-        MismatchError: weights that do not fit. The error lists every missing and unexpected tensor
-            and every other shape or dtype; the module has its old weights.
+        MismatchError: the weights do not fit. The error lists each missing tensor, each unexpected
+            tensor, and each tensor with a wrong shape or dtype. The module has its old weights.
     """
     _check_module(module)
     if not isinstance(snap, Snapshot):

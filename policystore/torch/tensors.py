@@ -37,7 +37,8 @@ _TORCH_TO_CODE: dict[torch.dtype, str] = {
     torch.float64: "F64",
 }
 _CODE_TO_TORCH = {code: dtype for dtype, code in _TORCH_TO_CODE.items()}
-# Item size -> integer dtypes of torch and numpy, as which the bytes of any dtype pass unchanged.
+# Item size -> integer dtypes of torch and numpy. A view as these dtypes carries the bytes of any
+# dtype unchanged from torch to numpy and back.
 _CARRIER = {1: (torch.uint8, np.uint8), 2: (torch.int16, np.int16), 4: (torch.int32, np.int32),
             8: (torch.int64, np.int64)}  # fmt: skip
 
@@ -52,8 +53,8 @@ def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _inner_attribute(module: torch.nn.Module) -> str | None:
-    # torch/_dynamo/eval_frame.py: OptimizedModule keeps the original as _orig_mod; importing
-    # torch._dynamo only to name the class would take seconds.
+    # torch/_dynamo/eval_frame.py: OptimizedModule keeps the original module as _orig_mod. The class
+    # is found by its name, because the import of torch._dynamo takes seconds.
     if type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules:
         return "_orig_mod"
     if isinstance(module, (DataParallel, DistributedDataParallel)):
@@ -102,7 +103,7 @@ def state_arrays(module: torch.nn.Module) -> dict[str, Array]:
 
 
 def to_numpy(tensor: object, label: str) -> Array:
-    """Copy a tensor to a numpy array, bit for bit, also a bf16 or float8 one.
+    """Copy a tensor to a numpy array, bit for bit; bf16 and float8 tensors work, too.
 
     Args:
         tensor: a dense tensor on any device.
@@ -145,15 +146,15 @@ def to_tensor(array: Array) -> torch.Tensor:
 
 
 def check_fit(weights: Weights, target: Weights, label: str) -> None:
-    """Check that weights have the names, shapes and dtypes of a target, whatever their values.
+    """Check that weights have the names, shapes and dtypes of a target; values do not matter.
 
     Args:
         weights: the weights to load.
         target: the present weights of the target, or arrays of the same shapes and dtypes.
-        label: how the message begins.
+        label: the start of the message.
 
     Raises:
-        MismatchError: the error lists every difference.
+        MismatchError: the weights do not fit. The error lists every difference.
     """
     wrong = {}
     for name in weights.keys() & target.keys():
@@ -198,8 +199,8 @@ def load_arrays(module: torch.nn.Module, weights: Weights, label: str) -> None:
     if changed:
         module.load_state_dict({name: to_tensor(before[plain]) for name, plain in names.items()})
         raise MismatchError(
-            f"{label}: the module changed the weights that were loaded, and has its old weights "
-            "again. Tied parameters have different values in the snapshot, or a hook of the module "
-            "changes what it loads.",
+            f"{label}: the module changed the weights while it loaded them. It has its old weights "
+            "again. Either tied parameters have different values in the snapshot, or a hook of the "
+            "module changes the weights.",
             wrong=changed,
         )

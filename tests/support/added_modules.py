@@ -1,6 +1,7 @@
-"""Algorithms, worker functions and an oracle for modules that join and leave, new API stack.
+"""Test modules that are added to and removed from a running Algorithm, new API stack.
 
-Top-level module of its own, because Ray's workers import it by name.
+This file has Algorithms, functions that run on workers, and checks. It is a module of its own,
+because Ray's workers import it by name.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from policystore.rllib import check_sync, snapshot
 NEW = "newcomer"
 SMALL = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
 LSTM = {"fcnet_hiddens": [6], "use_lstm": True, "lstm_cell_size": 4, "max_seq_len": 5}
-# Not a multiple of what runners sample at a time: they are in the middle of episodes.
+# Steps of an episode. Runners sample a number of steps that is not a multiple of it, so they stop in
+# the middle of episodes.
 STEPS = 7
 
 
 class Trio(envs.Duo):
-    """As ``Duo``, and a third agent ``c`` that sees and does something else."""
+    """``Duo`` with a third agent ``c``, which has other spaces."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -53,7 +55,7 @@ class OfTheUser(DefaultPPOTorchRLModule):
 
 
 class Watcher(parts.Recorder):
-    """Notes as well which module acted for which agent."""
+    """A ``Recorder`` that also records which module acted for which agent."""
 
     def on_episode_step(self, *, env_runner: Any, **kwargs: Any) -> None:
         super().on_episode_step(env_runner=env_runner, **kwargs)
@@ -71,7 +73,7 @@ def forget(worker: Any) -> None:
 
 
 def by(a: str = "main", b: str = "foe", c: str = "tiny") -> Callable[..., str]:
-    """A mapping function: which module each agent acts through."""
+    """Return a policy mapping function with the given module for each agent."""
     table = {"a": a, "b": b, "c": c}
     return lambda agent, *_, **__: table[agent]
 
@@ -79,7 +81,7 @@ def by(a: str = "main", b: str = "foe", c: str = "tiny") -> Callable[..., str]:
 def configured(
     kind: Any = PPOConfig, *, local: bool = True, filters: bool = False, **cell: Any
 ) -> Any:
-    """``main`` is trained, ``foe`` and ``tiny`` (for agent ``c``) are not."""
+    """Return a config that trains ``main``, but not ``foe`` and ``tiny`` (for agent ``c``)."""
     config = (
         parts.configured(kind, **cell)
         .environment(Trio)
@@ -99,9 +101,10 @@ def configured(
 def pretrained(
     algo: Any, level: float, *, agent: str = "c", model: Any = None, cls: Any = None
 ) -> Snapshot:
-    """Of another run: another network than those that are there, for what an agent sees and does.
+    """Return a snapshot of a module with another network, as if from another run.
 
-    With all that a learner of this kind of Algorithm holds, target networks included.
+    The module has the spaces of ``agent``, and all weights that a learner of this Algorithm class
+    holds, including target networks.
     """
     spec = algo.config.get_default_rl_module_spec()
     given = model or {"fcnet_hiddens": [16, 4], "head_fcnet_hiddens": [5]}
@@ -122,11 +125,11 @@ def without(snap: Snapshot, *names: str) -> Snapshot:
     return Snapshot(weights=weights, spec=snap.spec)
 
 
-# What workers say of themselves ------------------------------------------------------------------
+# State of workers ---------------------------------------------------------------------------------
 
 
 def state(worker: Any) -> dict[str, Any]:
-    """All that a worker holds by module."""
+    """Return all that a worker holds for each module."""
     config = worker.config
     to_train = config.policies_to_train
     if callable(to_train):
@@ -168,13 +171,13 @@ def moments(optimizer: Any) -> list[Any]:
 
 
 def everything(algo: Any) -> dict[str, Any]:
-    """What all of them and the driver hold by module."""
+    """Return what all workers and the driver hold for each module."""
     found: dict[str, Any] = parts.ask(algo, state)
     for name, config in (("driver", algo.config), ("group", algo.learner_group.config)):
         to_train = config.policies_to_train
         found[name] = {
             "policies": sorted(config.policies),
-            # The user's: of one module, until a module joins.
+            # The user's spec may be of a single module, until a module is added.
             "modules": sorted(getattr(config.rl_module_spec, "rl_module_specs", None) or ()),
             "to_train": to_train if callable(to_train) else sorted(to_train or ()),
             "mapping": config.policy_mapping_fn,
@@ -190,7 +193,7 @@ def everything(algo: Any) -> dict[str, Any]:
 
 
 def differing(was: Any, now: Any, path: str = "") -> list[str]:
-    """Where two such descriptions differ."""
+    """Return the differences of two results of :func:`everything`, one text for each."""
     if not (isinstance(was, dict) and isinstance(now, dict)):
         return [] if was == now else [f"{path}: {was!r} became {now!r}"]
     found = []
@@ -200,7 +203,7 @@ def differing(was: Any, now: Any, path: str = "") -> list[str]:
 
 
 def less_what_moves(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an asynchronous Algorithm: less what updates and samples under way go on to change."""
+    """Return ``found`` without all that running updates and samples may still change."""
     kept = {name: dict(each) for name, each in found.items()}
     for each in kept.values():
         for key in ("seq", "filters"):
@@ -215,7 +218,7 @@ def less_what_moves(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def frozen(algo: Any) -> dict[str, Any]:
-    """What everyone holds of the modules that are never trained, less target networks."""
+    """Return what each worker holds of the untrained modules, without target networks."""
     return {
         name: {
             mid: parts.print_of({n: each for n, each in arrays.items() if not is_target(n)})
@@ -227,7 +230,7 @@ def frozen(algo: Any) -> dict[str, Any]:
 
 
 def traces(worker: Any, mid: str) -> list[str]:
-    """Where a worker still knows a module."""
+    """Return the places in which a worker still has a module."""
     found = [f"module {each}" for each in worker.module.unwrapped().keys() if each == mid]  # noqa: SIM118
     found += [f"spec {e}" for e in worker.module.unwrapped().rl_module_specs if e == mid]
     to_train = worker.config.policies_to_train
@@ -254,7 +257,7 @@ def parameters(optimizer: Any) -> list[Any]:
 
 
 def is_target(name: str) -> bool:
-    """Of APPO, or of SAC and DQN."""
+    """Return whether a weight belongs to a target network of APPO, SAC or DQN."""
     return name.startswith("_old_") or "target" in name
 
 
@@ -264,7 +267,7 @@ def inference_only(worker: Any) -> dict[str, bool]:
 
 
 def trainer_of(learner: Any, mid: str) -> dict[str, Any]:
-    """What a learner trains a module with: is it these parameters, and has it made steps?"""
+    """Return whether the optimizers of a module have exactly its parameters, and their steps."""
     optimizers = [learner._named_optimizers[name] for name in learner._module_optimizers[mid]]
     taken = [each for optimizer in optimizers for each in parameters(optimizer)]
     alpha = getattr(learner, "curr_log_alpha", {}).get(mid)
@@ -284,7 +287,7 @@ def trainer_of(learner: Any, mid: str) -> dict[str, Any]:
 
 
 def plant(worker: Any, where: str, method: str, *, after: bool = False) -> None:
-    """From now on a method of a worker's part fails: at once, or when it has done its work."""
+    """Make a method of a worker or of its module fail, at its start or (``after``) at its end."""
     part = part_of(worker, where)
     real = getattr(part, method)
 
@@ -293,7 +296,7 @@ def plant(worker: Any, where: str, method: str, *, after: bool = False) -> None:
             real(*args, **kwargs)
         raise RuntimeError("planted")
 
-    # Not by setattr: torch modules and RLlib's wrappers would keep it elsewhere.
+    # setattr is not used: torch modules and RLlib's wrappers would store the function elsewhere.
     part.__dict__[method] = fails
 
 
@@ -306,12 +309,12 @@ def part_of(worker: Any, where: str) -> Any:
 
 
 def smuggle(worker: Any, mid: str) -> None:
-    """A module that only this worker knows."""
+    """Add a module to this worker only."""
     worker.module.add_module(mid, copy.deepcopy(worker.module["foe"].unwrapped()))
 
 
 def on(algo: Any, name: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """A function on one worker."""
+    """Run a function on one worker and return its result."""
     worker = parts.workers(algo)[name]
     if isinstance(worker, ray.actor.ActorHandle):
         return ray.get(worker.apply.remote(function, *arguments, **named), timeout=60)
@@ -333,7 +336,9 @@ def planted(
 
 
 def assert_joined(algo: Any, mid: str, snap: Snapshot) -> None:
-    """Held by everyone, with exactly these weights: by learners in full, elsewhere what acts."""
+    """Check that each worker has the module with exactly these weights.
+
+    Learners hold all weights; other workers hold the weights that acting needs."""
     parts.assert_held(algo, {mid: snap})
     only = parts.ask(algo, inference_only)
     # RLlib's LSTM modules are never inference-only.
@@ -362,13 +367,13 @@ def assert_gone(algo: Any, mid: str) -> None:
 
 
 def acting_now(algo: Any, group: str = "train") -> set[tuple[str, str]]:
-    """Who acted through which module since ``forget``, in all of a group's samples."""
+    """Return pairs of agent and module that acted since ``forget``, in all samples of a group."""
     found = parts.ask(algo, lambda worker: set(worker.__dict__.get("acted", ())))
     return set().union(*(each for name, each in found.items() if name.startswith(group)))
 
 
 def goes_on(algo: Any, mids: Collection[str] = ("main",), updates: int = 4) -> None:
-    """Four more calls of train() and updates, and they change these modules' weights."""
+    """Call train() four times, then until ``updates`` updates have changed all these modules."""
     seq = parts.learner_seq(algo)
     before = {mid: at_rest(algo, mid) for mid in mids}
     for _ in range(4):
@@ -385,7 +390,9 @@ def goes_on(algo: Any, mids: Collection[str] = ("main",), updates: int = 4) -> N
 
 
 def at_rest(algo: Any, mid: str) -> dict[str, Any]:
-    """The first learner's weights; those of others are theirs only once updates are through."""
+    """Return the weights of a module on the first learner.
+
+    Other workers get these weights only when updates have ended."""
     found = parts.ask(algo, parts.read)
     return dict(next(each["arrays"][mid] for n, each in found.items() if n.startswith("learner")))
 

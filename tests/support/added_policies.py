@@ -1,7 +1,7 @@
-"""Small Algorithms, snapshots and an oracle for add_policy and remove_policy on the old API stack.
+"""Test add_policy and remove_policy on the old API stack: Algorithms, snapshots and checks.
 
-The oracle asks the workers itself, with functions of its own. Top-level module of its own, because
-Ray's workers import it by name.
+The checks ask the workers with functions of this file, and use nothing of the code under test. This
+file is a module of its own, because Ray's workers import it by name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.support.crowd_env import SPACES, Crowd
 
 
 class Recorder(RLlibCallback):
-    """Notes on the worker what its agents play with; refuses or dawdles over some policies."""
+    """Records on the worker which weights its agents use; refuses or delays some policies."""
 
     def on_create_policy(self, *, policy_id: str, policy: Any) -> None:
         if policy.config.get("worker_index") != 2:
@@ -54,11 +54,11 @@ def _wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
-# What workers hold and play with -----------------------------------------------------------------
+# State of workers ---------------------------------------------------------------------------------
 
 
 def print_of(policy: Any) -> str:
-    """A fingerprint of a policy's parameters, bit by bit."""
+    """Return a fingerprint of all bits of a policy's parameters."""
     if not hasattr(policy, "model"):
         return print_arrays({})
     return print_arrays({n: t.detach().cpu().numpy() for n, t in policy.model.state_dict().items()})
@@ -73,7 +73,7 @@ def print_arrays(arrays: Any) -> str:
 
 
 def read(worker: Any) -> dict[str, Any]:
-    """Prints of all policies, and what was played since the last :func:`forget`."""
+    """Return fingerprints of all policies, and what was played since the last :func:`forget`."""
     return {
         "prints": {pid: print_of(worker.policy_map[pid]) for pid in worker.policy_map.keys()},  # noqa: SIM118
         "played": set(worker.__dict__.get("played", ())),
@@ -89,7 +89,7 @@ def forget(worker: Any) -> None:
 
 
 def functions(worker: Any) -> tuple[int, Any]:
-    """The very functions, and whom they train."""
+    """Return the id of the mapping function, and the policies that are trained."""
     says = worker.is_policy_to_train
     ids = [*worker.policy_map.keys()]
     return id(worker.policy_mapping_fn), sorted(p for p in ids if says is None or says(p, None))
@@ -100,7 +100,7 @@ def trains(worker: Any, pid: str) -> bool:
 
 
 def traces(worker: Any, pid: str) -> list[str]:
-    """Where a worker still knows a policy."""
+    """Return the places in which a worker still has a policy."""
     tables: dict[str, Any] = {
         "policy_map": list(worker.policy_map.keys()),
         "cache": worker.policy_map.cache,
@@ -120,18 +120,18 @@ def traces(worker: Any, pid: str) -> list[str]:
 
 
 def playing(worker: Any, pid: str) -> bool:
-    """Whether an episode that has begun and not ended plays it."""
+    """Return whether a running episode uses a policy."""
     return any(name.startswith("episode") for name in traces(worker, pid))
 
 
 def at_play(algo: Any, pid: str) -> list[bool]:
-    """Whether a policy is played right now, by train worker."""
+    """Return for each remote train worker whether a running episode uses a policy."""
     found = ask(algo, playing, pid)
     return [found[name] for name in found if name.startswith("train") and "local" not in name]
 
 
 def counts(worker: Any, pid: str) -> tuple[int, bool]:
-    """What a policy's filter has seen, and whether it is the one that training merges."""
+    """Return the count of a policy's filter, and whether training merges this filter object."""
     for piece in worker.policy_map[pid].agent_connectors.connectors:
         if hasattr(getattr(piece, "filter", None), "running_stats"):
             stats = tree.flatten(piece.filter.running_stats)
@@ -140,7 +140,7 @@ def counts(worker: Any, pid: str) -> tuple[int, bool]:
 
 
 def facts(worker: Any, pid: str) -> dict[str, Any]:
-    """Of a policy: its connectors, how far its exploration is, and what its config says."""
+    """Return facts about a policy: its connectors, timestep and some settings of its config."""
     policy = worker.policy_map[pid]
     pieces = [*policy.agent_connectors.connectors, *policy.action_connectors.connectors]
     says = {key: policy.config[key] for key in ("observation_filter", "normalize_actions")}
@@ -161,7 +161,7 @@ def set_broken(worker: Any, index: int, broken: bool) -> None:
 
 
 def workers(algo: Any) -> dict[str, Any]:
-    """Every worker by name: the object itself or an actor."""
+    """Return every worker by name: the object itself or its actor."""
     found = {}
     for name, group in (("train", algo.env_runner_group), ("eval", algo.eval_env_runner_group)):
         if group is not None:
@@ -171,7 +171,7 @@ def workers(algo: Any) -> dict[str, Any]:
 
 
 def ask(algo: Any, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What a function finds on each of them."""
+    """Run a function on each worker, and return the results by name."""
     found = {}
     for name, worker in workers(algo).items():
         if isinstance(worker, ray.actor.ActorHandle):
@@ -182,7 +182,7 @@ def ask(algo: Any, function: Callable[..., Any], *arguments: Any) -> dict[str, A
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
-    """What a condition gives once it is true."""
+    """Wait until a condition is true, and return its value."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
@@ -201,7 +201,7 @@ def assert_held(algo: Any, snaps: dict[str, Snapshot]) -> None:
 
 
 def assert_played(algo: Any, agent: str, pid: str, snap: Snapshot) -> None:
-    """All steps of all sampling workers since ``forget`` were made with exactly this."""
+    """Check that an agent acted only with this policy and these weights since ``forget``."""
     seen = 0
     for name, found in ask(algo, read).items():
         of_agent = {(p, held) for a, p, held in found["played"] if a == agent}
@@ -233,7 +233,7 @@ def healthy(algo: Any) -> bool:
 
 
 def learned(result: Any) -> set[str]:
-    """Whom a ``train()`` updated."""
+    """Return the policies that a ``train()`` has updated."""
     return set(result["info"]["learner"])
 
 
@@ -251,9 +251,9 @@ def made(
     omit: Any = (),
     clip_rewards: Any = None,
 ) -> Snapshot:
-    """Of a policy for an agent, with random weights; for ``reach`` of SAC, else of PPO.
+    """Return a snapshot of a policy with random weights; for ``reach`` of SAC, else of PPO.
 
-    ``by_hand``: without connectors, as one that no Algorithm made.
+    With ``by_hand`` the policy has no connectors, like a policy that no Algorithm has made.
     """
     sac = kind == "reach"
     config = old(SACConfig() if sac else PPOConfig())
@@ -273,7 +273,7 @@ def made(
         config.env_runners(
             exploration_config={"type": "StochasticSampling", "random_timesteps": 900}
         )
-    config._is_atari = False  # else it would be looked up in the environment, which it lacks
+    config._is_atari = False  # without this, RLlib asks the environment, and there is none
     seen, action = SPACES[kind]
     prepared = ModelCatalog.get_preprocessor_for_space(seen).observation_space
     cls = SACTorchPolicy if sac else PPOTorchPolicy
@@ -299,12 +299,12 @@ def made(
 
 
 def first(agent: str, *_: Any, **__: Any) -> str:
-    """Each agent has a policy of its own, from the config."""
+    """Map each agent to its own policy, which the config has."""
     return f"p_{agent}"
 
 
 def instead(agent: str, policy_id: str) -> Callable[..., str]:
-    """The same, but for one agent."""
+    """Return a mapping function that differs from :func:`first` for one agent."""
     return lambda each, *_, **__: policy_id if each == agent else f"p_{each}"
 
 
@@ -322,7 +322,7 @@ def configured(
     evals: int | None = None,
     **multi: Any,
 ) -> Any:
-    """A tiny config; only ``p_box`` is trained. ``evals=None`` means no evaluation at all."""
+    """Return a tiny config; only ``p_box`` is trained. ``evals=None`` means no evaluation."""
     config = old(kind())
     config.environment(Crowd, env_config={"agents": list(agents)}).callbacks(Recorder)
     config.env_runners(
@@ -343,9 +343,9 @@ def configured(
             policy_model_config={"fcnet_hiddens": [8]},
         )
     else:
-        # stop() leaves the learner's thread waiting, and that raises when its time is up.
+        # After stop() the learner's thread still waits, and raises an error when the time is over.
         config.training(train_batch_size=14, learner_queue_timeout=86_400)
-        config.resources(num_gpus=0)  # IMPALA asks for one
+        config.resources(num_gpus=0)  # IMPALA's default is one
     config.multi_agent(
         policies={
             f"p_{agent}": PolicySpec(
@@ -369,13 +369,13 @@ def configured(
 
 
 def even_out(algo: Any) -> None:
-    """RLlib starts with other frozen policies on every worker."""
+    """Give all workers the same weights; in RLlib untrained policies start differently on each."""
     load_into(algo, snapshot_all(algo))
 
 
 @contextmanager
 def built(config: Any) -> Iterator[Any]:
-    """An Algorithm that is stopped whatever happens: what is left breaks the end of Ray."""
+    """Build an Algorithm and always stop it at the end, so that ray.shutdown does not fail."""
     # Ray 2.40 has no build_algo yet.
     algo = getattr(config, "build_algo", config.build)()
     try:

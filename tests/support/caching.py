@@ -1,4 +1,4 @@
-"""A store with a cache before it, and what lies in the cache."""
+"""Open a store with a cache, and look into the cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policystore import PolicyStore
 
 
 def cached(origin: PolicyStore, cache: Any) -> tuple[PolicyStore, list[str]]:
-    """A store with a cache before it, and the objects that it fetches from now on."""
+    """Return a store with a cache, and a list to which each fetch from the storage adds its key."""
     store = PolicyStore(origin.url, cache=cache)
     fetched: list[str] = []
     backend: Any = store._backend

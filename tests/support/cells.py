@@ -18,9 +18,9 @@ def sampled(cells: Iterable[str], *always: str) -> list[Any]:
 
 
 def chosen(request: pytest.FixtureRequest, name: str) -> list[str]:
-    """Return the cells that this run will ask a fixture for, in the order of their tests.
+    """Return the cells that this test run needs from a fixture, in the order of the tests.
 
-    ``name`` is the parameter that the tests of the fixture's module have them by.
+    ``name`` is the parameter by which the tests of the module get the cells.
     """
     cells = [
         item.callspec.params[name]

@@ -34,7 +34,7 @@ def _root() -> tempfile.TemporaryDirectory[str]:
 
 @dataclass(frozen=True)
 class Given:
-    """One of them."""
+    """One checkpoint of the corpus."""
 
     version: str
     kind: str
@@ -66,7 +66,7 @@ class Given:
 
 
 def given() -> list[Given]:
-    """All of them, for parametrized tests; ``str(one)`` is a good id."""
+    """Return all checkpoints, for parametrized tests; :func:`named` makes the ids."""
     root = Path(_root().name)
     return sorted(
         (Given(path.parent.name.removeprefix("ray-"), path.name) for path in root.glob("ray-*/*")),
@@ -79,7 +79,7 @@ def named(one: Given) -> str:
 
 
 def write_trial(folder: Path, versions: list[str]) -> None:
-    """Write a trial as Tune does: checkpoints of some Ray versions, with three policies each."""
+    """Write the folder of a trial of Tune, with a checkpoint of each of the given Ray versions."""
     lines = []
     for number, version in enumerate(versions):
         name = f"checkpoint_{number:06}"

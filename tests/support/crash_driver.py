@@ -1,8 +1,9 @@
-"""Pushes that die: run as a program by the crash tests, so that it may fork freely.
+"""Kill processes during pushes. The crash tests run this file as a program, so that it may fork.
 
 ``steps FOLDER``: a push is killed at its 1st, 2nd, 3rd… call that changes the disk, until one gets
-through. ``random FOLDER SEED COUNT``: COUNT writers are killed at random moments. After each kill
-the store must verify clean and hold all that was acknowledged. Prints how many kills there were.
+through. ``random FOLDER SEED COUNT``: COUNT writers are killed at random moments. After each kill,
+``verify`` must find no fault, and the store must have all versions whose push had returned. The
+program prints the number of kills.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def check(root: Path, acknowledged: dict[int, str]) -> None:
 
 
 def killed_at(step: int, root: Path, seed: int, what: str) -> bool:
-    """Push in a child that is killed before its ``step``-th change; whether it was."""
+    """Push in a child process that is killed before change ``step``; return whether it was killed."""
     child = os.fork()
     if child == 0:
         count = 0
@@ -90,7 +91,7 @@ def steps(folder: Path) -> int:
                     acknowledged = {version.number or 0: str(version.digest)}
                 died = killed_at(step, root, step, what)
                 check(root, acknowledged)
-                # The next writer is not in the way of what the dead one left.
+                # What the killed writer left does not disturb the next writer.
                 version = PolicyStore(root).push(snapshot(-step % 1000, what == "large"), "a")
                 acknowledged[version.number or 0] = str(version.digest)
                 check(root, acknowledged)
@@ -119,7 +120,7 @@ def at_random(folder: Path, seed: int, count: int) -> int:
                 os.write(writer, f"{version.number} {version.digest}\n".encode())
         os.close(writer)
         if kill % 2:
-            select.select([reader], [], [])  # let it acknowledge one, so that kills hit later ones
+            select.select([reader], [], [])  # wait for the first push, to kill a later push
         time.sleep(chance.uniform(0.0, 0.05))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

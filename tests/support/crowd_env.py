@@ -1,4 +1,4 @@
-"""An environment of agents with different spaces. Ray's workers import it by name."""
+"""Define an environment of agents with different spaces. Ray's workers import this file by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 STEPS = 10
-# By agent: what it sees and does.
+# Agent -> its observation space and its action space.
 SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
     "box": (gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)),
     "wide": (gym.spaces.Box(-1, 1, (6,), np.float32), gym.spaces.Discrete(3)),
@@ -27,7 +27,7 @@ SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
 
 
 class Crowd(MultiAgentEnv):
-    """Agents of different spaces see random things; ``agents`` in the config picks some."""
+    """Agents with different spaces get random observations; the config selects the agents."""
 
     broken = False
 

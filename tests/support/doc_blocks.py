@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def blocks(kind: str, page: Path = README) -> list[tuple[int, str]]:
     """Return line number and code of a page's blocks of one kind.
 
-    The kind stands behind ``python`` on the line of the fence: ``""`` for blocks that need no Ray,
+    The kind is the word after ``python`` on the fence's line: ``""`` for blocks that need no Ray,
     ``"rllib"`` for those that do, ``"first"`` for the README's program. Blocks that begin with
     ``py`` are not run.
     """

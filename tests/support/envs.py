@@ -1,6 +1,6 @@
 """Environments, modules and learners for the tests of running Algorithms, new API stack.
 
-Top-level module of its own, because Ray's workers import it by name.
+This file is a module of its own, because Ray's workers import it by name.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Solo(gym.Env):
 
 
 class Compiled(DefaultPPOTorchRLModule):
-    """With a compiled head, whose weights torch names ``_orig_mod.…``."""
+    """An RLModule with a compiled head; torch names the weights of this head ``_orig_mod.…``."""
 
     def setup(self) -> None:
         super().setup()
@@ -74,7 +74,7 @@ class Compiled(DefaultPPOTorchRLModule):
 
 
 class SlowUpdates:
-    """Mixed into a Learner: ``nap`` seconds in each loss, and ``busy`` while an update runs."""
+    """A mixin for Learners: each loss takes ``nap`` seconds; ``busy`` is True during an update."""
 
     nap = 0.0
     busy = False
@@ -90,8 +90,8 @@ class SlowUpdates:
 
 
 class SlowIMPALALearner(SlowUpdates, IMPALATorchLearner):
-    """Of IMPALA."""
+    """IMPALA's learner with :class:`SlowUpdates`."""
 
 
 class SlowAPPOLearner(SlowUpdates, APPOTorchLearner):
-    """Of APPO."""
+    """APPO's learner with :class:`SlowUpdates`."""

@@ -1,6 +1,6 @@
-"""What the tests of external environments need: the page's own code, a client of RLlink, an end.
+"""Helpers for the tests of external environments: code of docs/external.md, a client of RLlink.
 
-Top-level module of its own, because Ray's workers import it by name.
+This file is a module of its own, because Ray's workers import it by name.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ STEPS = 5
 
 
 def blocks() -> list[tuple[int, str]]:
-    """Line number and code of the page's Python blocks."""
+    """Return line number and code of each Python block of docs/external.md."""
     text = PAGE.read_text(encoding="utf-8")
     found = re.finditer(r"^```python rllib\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [(text.count("\n", 0, match.start(1)), match[1]) for match in found]
 
 
 def run_block(mark: str, names: dict[str, Any]) -> None:
-    """Run the only block of the page that has these words in it."""
+    """Run the only block of docs/external.md that contains ``mark``."""
     ((line, code),) = [each for each in blocks() if mark in each[1]]
     exec(compile("\n" * line + code, str(PAGE), "exec"), names)
 
 
 def page() -> dict[str, Any]:
-    """The page's classes and functions. A module without a file: Ray sends them by value."""
+    """Return the classes and functions of docs/external.md.
+
+    Their module has no file, so Ray sends them by value."""
     names: dict[str, Any] = {"__name__": "page_on_external_environments"}
     for mark in ("class Plant", "def server_of", "def ask_for_weights", "def hand_over"):
         run_block(mark, names)
@@ -55,11 +57,11 @@ def page() -> dict[str, Any]:
 
 
 class _Over(Exception):
-    """Of an environment's thread that is to end."""
+    """Raised in the thread of an environment to end this thread."""
 
 
 class Ending:
-    """An external environment whose thread can be ended: else it waits for an action for 300 s."""
+    """A mixin to end the thread of an external environment, which else may wait for 300 s."""
 
     over = False
 
@@ -73,7 +75,7 @@ class Ending:
         return super().get_action(*arguments)  # type: ignore[misc]
 
     def end(self) -> None:
-        """Answer what it waits for, and wait until it has ended."""
+        """Answer each action for which the thread waits, and wait until the thread has ended."""
         self.over = True
         for episode in list(self._episodes.values()):  # type: ignore[attr-defined]
             episode.action_queue.put(0)
@@ -82,7 +84,7 @@ class Ending:
 
 
 class PairBase(ExternalMultiAgentEnv):
-    """Agents ``a`` and ``b``; asks as the page's Plant does."""
+    """An environment of agents ``a`` and ``b`` that asks like Plant of docs/external.md."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(ACTIONS, OBSERVATIONS)
@@ -100,7 +102,7 @@ class PairBase(ExternalMultiAgentEnv):
 
 
 def asked(worker: Any) -> Any:
-    """What a worker's environment has seen and was told to do; None where it has no environment."""
+    """Return the observations and actions of a worker's environment; None if there is none."""
     env = getattr(worker, "env", None)
     return None if env is None else list(env.asked)
 
@@ -116,21 +118,21 @@ def end_of(worker: Any) -> None:
 
 
 def two_ports() -> int:
-    """A port after which the next one is free."""
+    """Return a port number such that the next port is free."""
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))
         return int(first.getsockname()[1]) - 1
 
 
 class Client(threading.Thread):
-    """Plays random numbers, with the module it was given over RLlink, as RLlib's example does.
+    """A client of RLlink that plays episodes of random observations, like RLlib's example.
 
     Attributes:
-        held: of each answer with weights, their number and fingerprint.
-        sent: of each batch, the fingerprint of what it was played with.
-        played: of each episode, the same.
-        let: how many batches it may still play; it waits for more.
-        each_episode: whether it asks for weights before each.
+        held: for each answer with weights, their sequence number and fingerprint.
+        sent: for each batch, the fingerprint of the weights at its beginning.
+        played: for each episode, the fingerprint of its weights.
+        let: a semaphore: how many batches the client may still play.
+        each_episode: whether the client asks for weights before each episode.
     """
 
     def __init__(self, port: int, ask: Any) -> None:
@@ -157,14 +159,14 @@ class Client(threading.Thread):
                 self.sock.close()
 
     def end(self) -> None:
-        """After the Algorithm was stopped."""
+        """End the client; call this after the Algorithm was stopped."""
         self._over = True
         self.let.release()
         self.join(10)
         assert not self.is_alive()
 
     def now(self) -> str:
-        """Fingerprint of what it holds."""
+        """Return the fingerprint of the weights that the client holds."""
         state = self.module.state_dict()
         return parts.print_of({name: value.numpy() for name, value in state.items()})
 

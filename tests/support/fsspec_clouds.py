@@ -1,5 +1,7 @@
-"""A cloud's filesystem in memory: what gcsfs and adlfs promise of theirs, and nothing of fsspec's
-own that only looks as if."""
+"""Filesystems in memory that stand for gcsfs and adlfs.
+
+``Cloud`` creates exclusively, as the filesystems of gcsfs and adlfs do. The base class of fsspec
+only seems to do so: it checks that a key is absent, and then writes the key."""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _LOCK = threading.Lock()
 
 
 class Attic(MemoryFileSystem):
-    """Some filesystem or other, whose calls fail when told to."""
+    """A filesystem of fsspec in memory; with ``fault`` set, its calls may fail."""
 
     protocol = "attic"
     store: ClassVar[dict[str, Any]] = {}
@@ -42,7 +44,7 @@ class Attic(MemoryFileSystem):
 
 
 class Cloud(Attic):
-    """One that creates exclusively, as ``pipe_file(mode="create")`` says."""
+    """A filesystem that creates exclusively with ``mode="create"``, unless ``exclusive`` is False."""
 
     protocol = "gs"
     store: ClassVar[dict[str, Any]] = {}
@@ -61,7 +63,7 @@ class Cloud(Attic):
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``gs://`` means an empty Cloud, as if gcsfs were installed and were that."""
+    """Let ``gs://`` mean an empty :class:`Cloud`, as if it came from gcsfs."""
     monkeypatch.setitem(_registry, "gs", Cloud)
     monkeypatch.setitem(CREATING, "gs", "fsspec")
     for attribute, value in (("store", {}), ("fault", None), ("exclusive", True)):

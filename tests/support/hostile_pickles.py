@@ -1,4 +1,4 @@
-"""Pickles that want something of their reader: a corpus, by name."""
+"""Hostile pickles by name: they execute code, use up memory or time, or are malformed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def call(module: str, attribute: str, *args: bytes) -> bytes:
 
 
 class Reduced:
-    """Pickles as a call of something."""
+    """An object whose pickle is a call of a function."""
 
     def __init__(self, function: Any, args: tuple[Any, ...], state: Any = None) -> None:
         self.parts = (function, args) if state is None else (function, args, state)
@@ -35,7 +35,7 @@ class Reduced:
 
 
 def executing(canary: str) -> Iterator[tuple[str, bytes]]:
-    """Those that make a file where Python's own unpickler reads them."""
+    """Yield pickles that make a file if Python's own unpickler reads them."""
     command = f"touch {canary}"
     for module, attribute in (
         ("os", "system"), ("posix", "system"), ("os", "popen"), ("subprocess", "getoutput"),
@@ -79,7 +79,7 @@ def executing(canary: str) -> Iterator[tuple[str, bytes]]:
 
 
 def exhausting() -> Iterator[tuple[str, bytes]]:
-    """Those that ask for memory or time beyond their own length."""
+    """Yield pickles that need far more memory or time than their length suggests."""
     for code, form in ((b"B", "<I"), (b"\x8e", "<Q"), (b"X", "<I"), (b"\x8d", "<Q"), (b"T", "<i"),
                        (b"\x96", "<Q"), (b"\x8b", "<i")):  # fmt: skip
         largest = (1 << (8 * struct.calcsize(form) - 1)) - 1
@@ -133,7 +133,7 @@ def exhausting() -> Iterator[tuple[str, bytes]]:
 
 
 def malformed() -> Iterator[tuple[str, bytes]]:
-    """Those that are no pickles."""
+    """Yield bytes that are not valid pickles."""
     for what in (b"", b".", b"N", b"(.", b"a.", b"R.", b"b.", b"s.", b"u.", b"t.", b"0.", b"1.", b"2.",
                  b"h\0.", b"g5\n.", b"gx\n.", b"\x80\x09N.", b"\xffN.", b"I\n.", b"Ix\n.", b"F\n.",
                  b"Fx\n.", b"S'a\n.", b"Sa\n.", b"V\\u12\n.", b"NNR.",   b"(o.",
@@ -145,7 +145,7 @@ def malformed() -> Iterator[tuple[str, bytes]]:
 
 
 def torch_files() -> Iterator[tuple[str, bytes]]:
-    """Zips as torch.save writes them, and not quite."""
+    """Yield zip files like those of torch.save, each with something wrong."""
 
     def archive(pickled: bytes, data: dict[str, bytes], **how: Any) -> bytes:
         buffer = io.BytesIO()

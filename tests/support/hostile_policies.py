@@ -1,4 +1,4 @@
-"""Small files made to cost much."""
+"""Small files that would cost a careless reader much time or memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 def file_of(
     meta: dict[str, Any], entries: dict[str, Any] | None = None, data: bytes = b""
 ) -> bytes:
-    """A file with a header in canonical form, whatever stands in it."""
+    """Return a file with a header in canonical form; its content need not be valid."""
     text = json.dumps(meta, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     header = {"__metadata__": {"policystore": text}, **(entries or {})}
     raw = json.dumps(header, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
@@ -24,7 +24,7 @@ def policy(spec: dict[str, Any], **more: Any) -> bytes:
 
 
 def tuples(count: int) -> list[Any]:
-    """Keys that are different and have one hash, in the order of their texts."""
+    """Return the entries of a map whose keys differ but have the same hash, in canonical order."""
     made = []
     for number in range(count):
         bits = [-1 - ((number >> bit) & 1) for bit in range(14)]
@@ -32,7 +32,7 @@ def tuples(count: int) -> list[Any]:
     return sorted(made, key=lambda pair: json.dumps(pair[0], separators=(",", ":")))
 
 
-# Each of these took from seconds to minutes, or gigabytes, when only the obvious was checked.
+# A reader with only simple checks needed seconds to minutes, or gigabytes, for each of these files.
 COSTLY: dict[str, Callable[[], bytes]] = {
     "a long key over a long list": lambda: policy({"config": {"A" * 500_000: [0] * 500_000}}),
     "the same in the state": lambda: policy({}, state={"A" * 500_000: [0] * 500_000}),

@@ -1,7 +1,7 @@
-"""Small Algorithms and an oracle for the tests of running Algorithms, new API stack.
+"""Small Algorithms and checks for the tests of running Algorithms, new API stack.
 
-The oracle asks learners and workers itself, with functions of its own: it uses nothing of the code
-under test. Top-level module of its own, because Ray's workers import it by name.
+The checks ask learners and env runners with functions of this file, and use nothing of the code
+under test. This file is a module of its own, because Ray's workers import it by name.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from policystore import Snapshot
 from policystore.rllib import SyncReport
 from tests.support.envs import Duo, Solo
 
-# What workers hold and sample with ---------------------------------------------------------------
+# State of workers ---------------------------------------------------------------------------------
 
 
 def arrays_of(module: Any) -> dict[str, dict[str, Any]]:
-    """Copies of all weights, by module and name; without the prefixes of wrappers."""
+    """Return copies of all weights, by module and name; without the prefixes of wrappers."""
     multi = module.unwrapped()
     parts = {"default_policy": multi}
     if isinstance(multi, MultiRLModule):
@@ -43,7 +43,7 @@ def arrays_of(module: Any) -> dict[str, dict[str, Any]]:
 
 
 def print_of(arrays: Mapping[str, Any]) -> str:
-    """A fingerprint of weights, bit by bit."""
+    """Return a fingerprint of all bits of the weights."""
     hasher = hashlib.sha256()
     for name in sorted(arrays):
         hasher.update(f"{name} {arrays[name].dtype} {arrays[name].shape};".encode())
@@ -52,12 +52,12 @@ def print_of(arrays: Mapping[str, Any]) -> str:
 
 
 def level_of(arrays: Mapping[str, Any]) -> float:
-    """Which of several snapshots (:func:`other`) weights are of, trained on for a little or not."""
+    """Return the level (:func:`other`) of weights; short training changes it by less than 0.5."""
     return float(50 * np.mean(np.concatenate([arrays[name].ravel() for name in sorted(arrays)])))
 
 
 class Recorder(RLlibCallback):
-    """Notes on the runner, for each sample, what it was drawn with: looked at after every step."""
+    """Records on the runner, after every step, which weights it has; one list for each sample."""
 
     def on_episode_start(self, *, env_runner: Any, **kwargs: Any) -> None:
         self._look(env_runner)
@@ -83,7 +83,7 @@ class Recorder(RLlibCallback):
 
 
 def read(worker: Any) -> dict[str, Any]:
-    """What a learner or runner holds, and what its samples since the last ``forget`` showed."""
+    """Return what a learner or runner holds, and the records of its samples since ``forget``."""
     return {
         "arrays": arrays_of(worker.module),
         "seq": worker._weights_seq_no,
@@ -93,13 +93,13 @@ def read(worker: Any) -> dict[str, Any]:
 
 
 def forget(worker: Any) -> None:
-    """Let a runner start over with what its samples show."""
+    """Clear the records of a runner's samples."""
     worker.__dict__.pop("drawn", None)
     worker.__dict__.pop("observed", None)
 
 
 def counts(worker: Any) -> Any:
-    """Count and mean of a runner's MeanStdFilter by agent; of a learner None."""
+    """Return count and mean of a runner's MeanStdFilter for each agent; None for a learner."""
     pipeline = getattr(worker, "_env_to_module", None)
     return None if pipeline is None else counts_of(pipeline)
 
@@ -107,17 +107,17 @@ def counts(worker: Any) -> Any:
 def counts_of(pipeline: Any) -> dict[Any, tuple[int, Any]]:
     (found,) = (piece for piece in pipeline.connectors if hasattr(piece, "_filters"))
     return {
-        # RLlib makes them with the first observation.
+        # RLlib makes the filters with the first observation.
         agent: (each.running_stats.num_pushes, np.array(each.running_stats.mean))
         for agent, each in (found._filters or {}).items()
     }
 
 
-# All of them -------------------------------------------------------------------------------------
+# All workers --------------------------------------------------------------------------------------
 
 
 def workers(algo: Any) -> dict[str, Any]:
-    """Every learner and runner by name: the object itself or an actor."""
+    """Return every learner and runner by name: the object itself or its actor."""
     group = algo.learner_group
     if group.is_local:
         found = {"learner local": group._learner}
@@ -133,7 +133,7 @@ def workers(algo: Any) -> dict[str, Any]:
 
 
 def ask(algo: Any, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What a function finds on each of them."""
+    """Run a function on each learner and runner, and return the results by name."""
     found = {}
     for name, worker in workers(algo).items():
         if isinstance(worker, ray.actor.ActorHandle):
@@ -144,7 +144,7 @@ def ask(algo: Any, function: Callable[..., Any], *arguments: Any) -> dict[str, A
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
-    """What a condition gives once it is true."""
+    """Wait until a condition is true, and return its value."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
@@ -153,9 +153,10 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> An
 
 
 def assert_held(algo: Any, snaps: Mapping[str, Snapshot], *, targets: bool = True) -> None:
-    """Everyone holds exactly these weights: learners all of them, runners what acting needs.
+    """Check that each worker holds exactly these weights.
 
-    ``targets=False`` leaves out target networks, which learners may have moved on.
+    Learners hold all weights; runners hold at least the weights that acting needs. With
+    ``targets=False`` target networks are not compared, because learners may have updated them.
     """
     for name, found in ask(algo, read).items():
         for mid, snap in snaps.items():
@@ -174,12 +175,12 @@ def assert_held(algo: Any, snaps: Mapping[str, Snapshot], *, targets: bool = Tru
 
 
 def acting(snap: Snapshot) -> set[str]:
-    """Names of the weights that acting needs."""
+    """Return the names of the weights that acting needs."""
     return set(snap.weights if snap.spec.acting is None else snap.spec.acting)
 
 
 def prints_for(algo: Any, snaps: Mapping[str, Snapshot]) -> dict[str, dict[str, str]]:
-    """By worker, what the recorder notes for these snapshots: of the names that it holds."""
+    """Return for each runner the fingerprints of these snapshots, as the recorder makes them."""
     return {
         name: {
             mid: print_of({each: snap.weights[each] for each in found["arrays"][mid]})
@@ -191,7 +192,7 @@ def prints_for(algo: Any, snaps: Mapping[str, Snapshot]) -> dict[str, dict[str, 
 
 
 def assert_first_sample(algo: Any, snaps: Mapping[str, Snapshot], group: str) -> None:
-    """The first sample since ``forget`` of all a group's sampling workers: drawn with these."""
+    """Check that in a group each first sample since ``forget`` was drawn with these snapshots."""
     expected = prints_for(algo, snaps)
     sampled = {
         name: found["drawn"]
@@ -208,7 +209,7 @@ def assert_first_sample(algo: Any, snaps: Mapping[str, Snapshot], group: str) ->
 
 
 def assert_frozen(algo: Any, snap: Snapshot, pid: str) -> None:
-    """No step since ``forget`` was made with other weights of this policy."""
+    """Check that all steps since ``forget`` were made with these weights of this policy."""
     expected = prints_for(algo, {pid: snap})
     looked = 0
     for name, found in ask(algo, read).items():
@@ -220,7 +221,7 @@ def assert_frozen(algo: Any, snap: Snapshot, pid: str) -> None:
 
 
 def assert_proven(report: SyncReport, algo: Any, snaps: Mapping[str, Snapshot]) -> None:
-    """The report has everyone, and the digests that these snapshots have by themselves."""
+    """Check that the report has all workers, with the digests of the snapshots themselves."""
     assert report.ok, str(report)
     assert {(row.worker, row.policy) for row in report} == {
         (name, pid) for name in workers(algo) for pid in snaps
@@ -234,9 +235,10 @@ def assert_proven(report: SyncReport, algo: Any, snaps: Mapping[str, Snapshot]) 
 
 
 def other(snap: Snapshot, level: float, *, without: Iterable[str] = ()) -> Snapshot:
-    """The same with random weights around a level: whole levels apart is out of training's reach.
+    """Return the snapshot with other, random weights whose mean is given by ``level``.
 
-    Small enough that no activation saturates, so that gradients do not vanish.
+    Short training does not change the level by 1. The weights are so small that no activation
+    saturates, and gradients do not vanish.
     """
     rng = np.random.default_rng(abs(int(level * 1000)))
     weights = {}
@@ -261,7 +263,7 @@ def configured(
     model: Any = None,
     **training: Any,
 ) -> Any:
-    """A tiny config; with several agents ``main`` is trained and ``foe`` is not.
+    """Return a tiny config; with several agents ``main`` is trained and ``foe`` is not.
 
     ``evals=0`` means evaluation on a local worker, None no evaluation at all.
     """
@@ -313,7 +315,7 @@ def configured(
 
 @contextmanager
 def built(config: Any) -> Iterator[Any]:
-    """An Algorithm that is stopped whatever happens: what is left breaks the end of Ray."""
+    """Build an Algorithm and always stop it at the end, so that ray.shutdown does not fail."""
     algo = config.build_algo()
     try:
         yield algo
@@ -322,11 +324,11 @@ def built(config: Any) -> Iterator[Any]:
 
 
 def train_until_seq(algo: Any, seq: int) -> None:
-    """So that the weights' numbers are what they are in real training, not those of a start."""
+    """Train until the learners have made ``seq`` updates, as in a real training."""
     until(lambda: algo.train() and learner_seq(algo) >= seq, f"update {seq}")
 
 
 def learner_seq(algo: Any) -> int:
-    """The lowest number of an update among the learners."""
+    """Return the lowest weights sequence number of all learners."""
     found = ask(algo, lambda worker: worker._weights_seq_no)
     return min(seq for name, seq in found.items() if name.startswith("learner"))

@@ -1,7 +1,7 @@
-"""The matrix of the new stack: what is trained and kept, one cell each.
+"""The matrix of the new stack: one cell for each algorithm or module that is trained and kept.
 
-``make`` runs in the parent process, and leaves for each ``<name>.safetensors`` and
-``<name>.expected`` behind; ``new_stack_replay.py`` rebuilds all of them in one fresh process.
+``make`` runs in the parent process, and writes ``<name>.safetensors`` and ``<name>.expected`` for
+each cell. ``new_stack_replay.py`` rebuilds all cells in one fresh process.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ NESTED = Dict(
 
 
 def tiny(config: Any, **training: Any) -> Any:
-    """A config whose iterations take a moment."""
+    """Change a config so that an iteration takes little time."""
     return (
         config.env_runners(num_env_runners=0, rollout_fragment_length=20)
         .training(**training)
@@ -87,7 +87,7 @@ def ppo(observations: gym.Space = VECTOR, actions: gym.Space = THREE) -> Any:
 
 
 def behind(config: Any, *make_pieces: Callable[[], Any], **more: Any) -> Any:
-    """The config with env-to-module connectors, made anew for each pipeline."""
+    """Add env-to-module connectors to a config; each pipeline gets new ones."""
     return config.env_runners(
         env_to_module_connector=lambda env=None, spaces=None, device=None: [
             make() for make in make_pieces
@@ -268,9 +268,10 @@ def multi_agent(agents: list[Any], *, sizes: tuple[int, ...] = (4, 4), **config:
 
 
 def perturb(module: Any) -> None:
-    """Weights and buffers that no constructor gives, the same every time, tied ones still tied.
+    """Give a module weights and buffers that no constructor makes.
 
-    Also makes actions differ from observation to observation, as after an hour of training.
+    They are the same at each call, and tied weights stay tied. With these weights, different
+    observations get different actions, as after long training.
     """
     if not isinstance(module, torch.nn.Module):
         return
@@ -279,7 +280,7 @@ def perturb(module: Any) -> None:
         for tensor in {id(t): t for t in module.state_dict(keep_vars=True).values()}.values():
             if not tensor.is_floating_point():
                 continue
-            # Small biases: what comes out then depends on what goes in.
+            # Biases are small, so that outputs depend on the observations.
             scale = 0.7 if tensor.ndim > 1 else 0.05
             noise = (torch.randn(tensor.shape, generator=generator) * scale).to(tensor.dtype)
             # Variances, scales and limits stay positive.
@@ -288,7 +289,7 @@ def perturb(module: Any) -> None:
 
 
 def outputs(module: Any, observations: list[Any]) -> list[dict[str, Any]]:
-    """What ``forward_inference`` gives for the observations, over three steps if recurrent."""
+    """Return the outputs of ``forward_inference``, over three steps if the module is recurrent."""
     batch: dict[str, Any] = {Columns.OBS: _tensors(batch_items(observations))}
     if not module.is_stateful():
         return [_arrays(module.forward_inference(batch))]
@@ -326,7 +327,7 @@ def _arrays(value: Any) -> Any:
 
 
 def names(learned: Any) -> tuple[list[str], list[str]]:
-    """What RLlib says the learner's module holds, and what of it acting needs."""
+    """Return the names of all weights of a learner's module, and of those that acting needs."""
     return sorted(learned.get_state()), sorted(learned.get_state(inference_only=True))
 
 
@@ -339,7 +340,7 @@ def freeze_filters(runner: Any) -> None:
 
 
 def play(runner: Any, log: list[Any], steps: int = 24) -> list[Any]:
-    """What the Algorithm's own env runner does without exploration; see ``TraceEnv.log``."""
+    """Let the Algorithm's env runner sample without exploration, and return ``TraceEnv.log``."""
     freeze_filters(runner)
     parts.TraceEnv.start_anew = True
     log.clear()
@@ -372,12 +373,12 @@ def make_online(name: str, folder: Path) -> None:
     runner = algorithm.env_runner
     learned = algorithm.learner_group._learner.module["default_policy"]
     perturb(learned)
-    # The snapshot is of the learner, which its runner may lag behind.
+    # The snapshot is taken from the learner. The weights of the runner may be older.
     runner.module.load_state_dict(learned.state_dict(), strict=False)
     freeze_filters(runner)
     snap = snapshot_from_algorithm(algorithm)
     from tests.support.checkpoint_compare import (
-        check_checkpoint,  # which the fresh process does not need
+        check_checkpoint,  # imported here, because the fresh process does not need it
     )
 
     check_checkpoint(algorithm, snap)
@@ -398,7 +399,7 @@ def make_online(name: str, folder: Path) -> None:
 
 
 def write_recordings(path: Path, actions: gym.Space) -> None:
-    """Sixty-four random steps in RLlib's column format."""
+    """Write 64 random steps in RLlib's column format."""
     VECTOR.seed(0)
     actions.seed(0)
     path.mkdir(parents=True)
@@ -468,7 +469,7 @@ def make_offline(name: str, folder: Path) -> None:
 
 
 def make_multi_agent(name: str, folder: Path) -> None:
-    """Filters per agent, one of them an integer; a frozen heuristic beside a trained module."""
+    """Make cells of two agents: a filter for each agent, a trained and an untrained module."""
     agents = [0, 1]
     config = behind(
         multi_agent(agents, policies_to_train=["first"]), lambda: MeanStdFilter(multi_agent=True)
@@ -516,7 +517,7 @@ ALL = [*ONLINE, *OFFLINE, *MODULES, *(cell for cells in MULTI_AGENT.values() for
 
 
 def make(wanted: Collection[str], folder: Path) -> dict[str, str]:
-    """Make the wanted cells; gives what went wrong, by cell."""
+    """Make the wanted cells, and return the error of each cell that failed."""
     makers = (
         (ONLINE, make_online),
         (OFFLINE, make_offline),
@@ -534,7 +535,7 @@ def make(wanted: Collection[str], folder: Path) -> dict[str, str]:
 def _attempt(maker: Callable[[str, Path], None], name: str, folder: Path) -> dict[str, str]:
     try:
         maker(name, folder)
-    except Exception as error:  # Reported by the test of that cell.
+    except Exception as error:  # the test of that cell reports the error
         why = f"{type(error).__name__}: {error}"
         return dict.fromkeys(MULTI_AGENT.get(name, [name]), why)
     return {}

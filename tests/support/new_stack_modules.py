@@ -1,7 +1,7 @@
 """Environments, modules and connectors that the tests of the new stack use.
 
-Top-level module of its own, because snapshots name these classes by import path and a fresh
-process must find them.
+This file is a module of its own, because snapshots name these classes by import path, and a fresh
+process must be able to import them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ EPISODE = 9
 
 
 class TraceEnv(gym.Env):
-    """Random observations of a space; notes what it returns and what it is given.
+    """An environment with random observations of a space that records all observations and actions.
 
-    ``TraceEnv.log`` holds ``("reset", obs)`` and ``("step", action, reward, obs)``. Once
-    ``start_anew`` is set, the next episode starts the random observations over.
+    ``TraceEnv.log`` holds ``("reset", obs)`` and ``("step", action, reward, obs)``. If
+    ``start_anew`` is set, the random observations of the next episode start again from the seed.
     """
 
     start_anew: ClassVar[bool] = True
@@ -112,14 +112,14 @@ class Head(TorchRLModule):
 
 
 class BatchNormHead(Head):
-    """With running statistics in buffers."""
+    """A head with running statistics in buffers."""
 
     def extra(self, width: int) -> list[torch.nn.Module]:
         return [torch.nn.BatchNorm1d(width), torch.nn.ReLU()]
 
 
 class HalfHead(Head):
-    """With bfloat16 parameters."""
+    """A head with bfloat16 parameters."""
 
     def setup(self) -> None:
         super().setup()
@@ -127,7 +127,7 @@ class HalfHead(Head):
 
 
 class TiedHead(Head):
-    """Two layers that share one weight."""
+    """A head of two layers that share one weight."""
 
     def extra(self, width: int) -> list[torch.nn.Module]:
         one, two = torch.nn.Linear(width, width), torch.nn.Linear(width, width)
@@ -136,7 +136,7 @@ class TiedHead(Head):
 
 
 class OddStateHead(Head):
-    """Keeps more in its state than its parameters."""
+    """A head whose state holds more than its parameters."""
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**super().get_state(*args, **kwargs), "mood": np.zeros(1)}
@@ -164,7 +164,7 @@ class ValueHead(Head, ValueFunctionAPI):
 
 
 class HalfValueHead(ValueHead):
-    """In bfloat16, with the get_state without which RLlib itself cannot handle it."""
+    """A value head in bfloat16. RLlib can only use it because of its own get_state."""
 
     def setup(self) -> None:
         super().setup()
@@ -175,7 +175,7 @@ class HalfValueHead(ValueHead):
 
 
 class Shifted(SingleAgentObservationPreprocessor):
-    """Adds a constructor argument to observations."""
+    """A connector that adds a constructor argument to observations."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class Shifted(SingleAgentObservationPreprocessor):
 
 
 class ToUnit(SingleAgentObservationPreprocessor):
-    """Images as floats: RLlib's networks do not take bytes."""
+    """A connector that converts images to floats: RLlib's networks do not take uint8."""
 
     def recompute_output_observation_space(self, observation_space: Any, action_space: Any) -> Any:
         return gym.spaces.Box(0.0, 1.0, observation_space.shape, np.float32)
@@ -206,7 +206,7 @@ class ToUnit(SingleAgentObservationPreprocessor):
 
 
 class Counting(Shifted):
-    """Adds what it counted: state of its own, in an array and with odd keys."""
+    """A connector that adds a count to observations. Its state has an array and unusual keys."""
 
     def __init__(
         self,
@@ -233,11 +233,11 @@ class Counting(Shifted):
 
 
 class Opaque(Counting):
-    """State that has no form as plain values."""
+    """A connector whose state cannot be written as plain values."""
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {"counts": object()}
 
 
 class Inherits(MeanStdFilter):
-    """Takes arguments that RLlib does not note, having no constructor of its own."""
+    """A connector without a constructor of its own, so that RLlib does not record its arguments."""

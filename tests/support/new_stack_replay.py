@@ -1,4 +1,4 @@
-"""Rebuild every cell of a folder in this fresh process and compare; prints one JSON object."""
+"""Rebuild every cell of a folder in this fresh process, compare, and print one JSON object."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.new_stack_matrix import TRUST, outputs
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal bit for bit, whatever the nesting."""
+    """Return whether two nested values are equal bit for bit."""
     ours, theirs = tree.flatten(one), tree.flatten(other)
     return len(ours) == len(theirs) and all(
         np.asarray(a).dtype == np.asarray(b).dtype
@@ -32,7 +32,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def replay(snap: Snapshot, expected: dict[str, Any]) -> int:
-    """Play what the Algorithm's env runner saw; every action must be the one it took."""
+    """Give a player the observations of the Algorithm's env runner, and compare all actions."""
     player = ModulePlayer(snap, trust=TRUST, **expected.get("player", {}))
     compared = 0
     taken = set()
@@ -73,7 +73,7 @@ def check(folder: Path, name: str) -> dict[str, Any]:
 def attempt(folder: Path, name: str) -> dict[str, Any]:
     try:
         return check(folder, name)
-    except Exception:  # Reported by the test of that cell.
+    except Exception:  # the test of that cell reports the error
         return {"ok": False, "error": traceback.format_exc()}
 
 
@@ -83,6 +83,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    # As in the process that computed what is compared.
+    # The process that made the expected outputs had one thread, too.
     torch.set_num_threads(1)
     main(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
-"""Small Algorithms and an oracle for the tests of running Algorithms, old API stack.
+"""Small Algorithms and checks for the tests of running Algorithms, old API stack.
 
-Top-level module of its own, because Ray's workers import it by name.
+This file is a module of its own, because Ray's workers import it by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.envs import Duo, Solo
 
 
 class ScaledPolicy(PPOTorchPolicy):
-    """Gives and takes its weights in a form of its own."""
+    """A policy whose get_weights and set_weights use other names and scaled values."""
 
     def get_weights(self) -> Any:
         return {f"own/{name}": 2 * array for name, array in super().get_weights().items()}
@@ -41,7 +41,7 @@ def configured(
     model: Any = None,
     **other: Any,
 ) -> Any:
-    """A tiny config; with several agents ``main`` is trained and the others are not."""
+    """Return a tiny config; with several agents ``main`` is trained and the others are not."""
     config = (
         kind()
         .api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
@@ -70,7 +70,7 @@ def configured(
     if kind is PPOConfig:
         config.training(minibatch_size=10, num_epochs=1)
     if hasattr(config, "learner_queue_timeout"):
-        # stop() leaves the learner's thread waiting, and that raises when its time is up.
+        # After stop() the learner's thread still waits, and raises an error when the time is over.
         config.training(learner_queue_timeout=86_400)
     if evals is not None:
         config.evaluation(
@@ -83,7 +83,7 @@ def configured(
 
 @contextmanager
 def built(config: Any) -> Iterator[Any]:
-    """An Algorithm that is stopped whatever happens."""
+    """Build an Algorithm, and stop it at the end in any case."""
     algo = config.build_algo()
     try:
         yield algo
@@ -92,7 +92,7 @@ def built(config: Any) -> Iterator[Any]:
 
 
 def read(worker: Any) -> dict[str, Any]:
-    """What a rollout worker holds: weights, target nets, counts of filters, of every policy."""
+    """Return what a rollout worker holds of each policy: weights, target nets, filter counts."""
     found: dict[str, Any] = {}
     for pid in sorted(worker.policy_map.keys()):
         policy = worker.policy_map[pid]
@@ -117,7 +117,7 @@ def read(worker: Any) -> dict[str, Any]:
 
 
 def ask(algo: Any, function: Any, *arguments: Any) -> dict[str, Any]:
-    """What a function finds on every worker of both groups."""
+    """Run a function on every worker of both groups, and return the results by name."""
     found = {}
     for name, group in (("train", algo.env_runner_group), ("eval", algo.eval_env_runner_group)):
         if group is None:
@@ -131,7 +131,7 @@ def ask(algo: Any, function: Any, *arguments: Any) -> dict[str, Any]:
 
 
 def assert_held(algo: Any, snaps: Mapping[str, Snapshot]) -> None:
-    """Everyone holds exactly these weights."""
+    """Check that each worker holds exactly these weights."""
     for name, found in ask(algo, read).items():
         for pid, snap in snaps.items():
             held = found[pid]["weights"]

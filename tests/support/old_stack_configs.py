@@ -23,7 +23,7 @@ from tests.support.old_stack_zoo import (
     PairEnv,
 )
 
-# RLlib's metrics average what has no entries yet (utils/metrics/window_stat.py).
+# RLlib's metrics take the mean of lists that are still empty (utils/metrics/window_stat.py).
 TRAINING_WARNINGS = [
     pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Degrees of freedom <= 0:RuntimeWarning"),
@@ -32,20 +32,20 @@ SMALL = {"fcnet_hiddens": [16, 16]}
 
 
 class DQN(RLlibDQN):  # type: ignore[misc]
-    """DQN that can be built: in Ray 2.60, algorithm.py:4475 looks for text in a class."""
+    """DQN that can be built; in Ray 2.60 RLlib's cannot (algorithm.py:4475: ``in`` on a class)."""
 
     def _create_local_replay_buffer_if_necessary(self, config: Any) -> Any:
         return from_config(ReplayBuffer, config["replay_buffer_config"])
 
 
 def old_stack(config: AlgorithmConfig, **env_config: Any) -> AlgorithmConfig:
-    """A tiny single-process set-up of the old API stack."""
+    """Change a config to a tiny set-up of the old API stack in one process."""
     config.api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
     config.environment(AnyEnv, env_config=env_config)
     config.env_runners(num_env_runners=0, rollout_fragment_length=16)
     config.resources(num_gpus=0)
     if hasattr(config, "learner_queue_timeout"):
-        # stop() leaves the learner's thread waiting, and that raises when its time is up.
+        # After stop() the learner's thread still waits, and raises an error when the time is over.
         config.training(learner_queue_timeout=86_400)
     config.reporting(
         min_time_s_per_iteration=0,
@@ -90,7 +90,7 @@ def dqn(**training: Any) -> AlgorithmConfig:
 
 
 def recorded_steps(folder: Path) -> str:
-    """A data set of random steps for the offline algorithms; all batches are one size."""
+    """Write random steps for the offline algorithms, in batches of one size; return the folder."""
     path = folder / "steps"
     if not path.exists():
         writer, random = JsonWriter(str(path)), np.random.default_rng(0)
@@ -133,15 +133,15 @@ def pair() -> AlgorithmConfig:
 
 
 def build(config: AlgorithmConfig) -> Any:
-    """The Algorithm of a config; ``build_algo`` came after Ray 2.40."""
+    """Build the Algorithm of a config; Ray 2.40 has no ``build_algo``."""
     return getattr(config, "build_algo", config.build)()
 
 
 def policy_of(cls: Any = PPOTorchPolicy, config: Any = None, act: str = "discrete") -> Any:
-    """A policy made by hand, without connectors."""
+    """Make a policy by hand, without connectors."""
     return cls(SPACES["vector"], SPACES[act], (config or ppo()).to_dict())
 
 
 def with_model(**model: Any) -> Any:
-    """A PPO policy with settings of its model."""
+    """Make a PPO policy with the given settings of its model."""
     return policy_of(config=ppo().training(model={**SMALL, **model}))

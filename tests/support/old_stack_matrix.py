@@ -59,7 +59,7 @@ ZOO = ["tests.support.old_stack_zoo."]
 
 @dataclass
 class Made:
-    """A policy of a cell, with what belongs to it."""
+    """The policy of a cell, with its config, Algorithm and spaces."""
 
     policy: Policy
     config: AlgorithmConfig
@@ -131,7 +131,7 @@ _REMEMBERS = ("lstm", "lstm-prev", "attention", "attention-prev", "view-of-three
 
 
 def _model(name: str) -> Made:
-    # Ray 2.60 hands Discrete.n, a numpy integer, to torch.nn.LSTM, which refuses it.
+    # Ray 2.60 passes Discrete.n, a numpy integer, to torch.nn.LSTM, which refuses such a type.
     act = "forces" if name == "lstm-prev" else "discrete"
     made = _bare(PPOTorchPolicy, ppo().training(model={**SMALL, **_MODELS[name]}), act=act)
     made.memory = name in _REMEMBERS
@@ -146,7 +146,7 @@ def _spaces(obs: str, act: str) -> Made:
 
 
 def _bare(cls: Any, config: AlgorithmConfig, obs: str = "vector", act: str = "discrete") -> Made:
-    """A policy made by hand, as RolloutWorker does it (rollout_worker.py:1758)."""
+    """Make a policy by hand, in the same way as RolloutWorker (rollout_worker.py:1758)."""
     space = SPACES[obs]
     preprocessor = get_preprocessor(space)(space, config.model)
     policy = cls(preprocessor.observation_space, SPACES[act], config.to_dict())
@@ -155,7 +155,7 @@ def _bare(cls: Any, config: AlgorithmConfig, obs: str = "vector", act: str = "di
 
 
 def perturb(policy: Policy) -> None:
-    """Weights that no fresh policy has: torch starts every process with the same seed."""
+    """Give a policy weights that no new policy has: torch has the same seed in each process."""
     model = getattr(policy, "model", None)
     if not isinstance(model, torch.nn.Module):
         return
@@ -241,7 +241,8 @@ BARE: dict[str, Callable[[], Made]] = {
     "dqn:distributional": lambda: _multi_dqn(num_atoms=7, v_min=-3.0, v_max=3.0),
     "sac:no-twin": lambda: _offline_like(SACTorchPolicy, SACConfig(), twin_q=False),
     "cql:lagrangian": lambda: _offline_like(
-        # The loss of Ray 2.60 fails on a batch of exactly this size, so the dummy one is smaller.
+        # The loss of Ray 2.60 fails on a batch of exactly train_batch_size. With 64 the dummy batch
+        # of RLlib has another size.
         CQLTorchPolicy,
         CQLConfig(),
         lagrangian=True,
@@ -296,7 +297,8 @@ def made(name: str, folder: Path) -> Iterator[Made]:
         yield Made(policy, config, algorithm=algorithm, policy_id=policy_id)
     finally:
         algorithm.stop()
-        # RLlib's JSON reader leaves its files to the collector, which would complain elsewhere.
+        # RLlib's JSON reader does not close its files. The garbage collector would warn about them
+        # in another test.
         del algorithm
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)

@@ -1,7 +1,7 @@
-"""Plays cells of the matrix; run as a program, in a process of its own without Ray.
+"""Play cells of the matrix, as a program in a process of its own in which Ray is not started.
 
-``python old_stack_replay.py FOLDER`` reads every ``FOLDER/*.cell`` and writes ``FOLDER/*.played``:
-what a policy rebuilt from the snapshot gives for the same observations.
+``python old_stack_replay.py FOLDER`` reads every ``FOLDER/*.cell``, and writes the results to
+``FOLDER/*.played``: the actions of a rebuilt policy for the same observations, and its weights.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from policystore.rllib.old_stack.snapshot import snapshot_policy
 
 
 def seed(step: int) -> None:
-    """Noisy networks draw their noise from torch's generator, also when acting greedily."""
+    """Seed all random generators: noisy networks draw from torch's, also without exploration."""
     torch.manual_seed(step)
     np.random.seed(step)
     random.seed(step)
 
 
 def through_rllib(policy: Policy, observations: list[Any], rewards: list[float]) -> list[Any]:
-    """(action, action_dist_inputs) for each step of one episode, by RLlib's own functions."""
+    """Return (action, action_dist_inputs) for each step of an episode, by RLlib's own functions."""
     found: list[Any] = []
     if getattr(policy, "dist_class", None) is None:
         # local_policy_inference empties the buffers of heuristics at their second step.
@@ -86,5 +86,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)  # as in the process that it is compared with
+    torch.set_num_threads(1)  # the process with the expected results has one thread, too
     main(Path(sys.argv[1]))

@@ -1,6 +1,7 @@
-"""Environments, models and policies that the tests of the old API stack are made of.
+"""Environments, models and policies for the tests of the old API stack.
 
-A module of its own, so that a fresh process imports the classes by the paths in a spec.
+This file is a module of its own, so that a fresh process can import the classes by the paths in a
+spec.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ SPACES: dict[str, gym.Space[Any]] = {
 
 
 class AnyEnv(gym.Env[Any, Any]):
-    """Observations from a space at random, rewards from what was seen; episodes of ten steps."""
+    """Random observations of a space, rewards that depend on them; episodes have ten steps."""
 
     def __init__(self, config: dict[str, Any] | None = None) -> None:
         config = config or {}
@@ -62,7 +63,7 @@ class AnyEnv(gym.Env[Any, Any]):
 
 
 class DiaryEnv(AnyEnv):
-    """Writes down what it gave and what it got, for the one process that it runs in."""
+    """An environment that records its observations, rewards and actions in a class attribute."""
 
     diary: ClassVar[list[Any]] = []
 
@@ -105,7 +106,7 @@ class PairEnv(MultiAgentEnv):
 
 
 class SmallModel(TorchModelV2, torch.nn.Module):
-    """A policy head, a value head, and what ``custom_model_config`` asks for."""
+    """A model with a policy head, a value head, and the parts in ``custom_model_config``."""
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class SmallModel(TorchModelV2, torch.nn.Module):
 
 
 class StructModel(TorchModelV2, torch.nn.Module):
-    """Takes a Dict observation as it is, without RLlib's preprocessor."""
+    """A model that takes a Dict observation directly, without RLlib's preprocessor."""
 
     def __init__(self, obs_space: Any, action_space: Any, outputs: int, config: Any, name: str):
         TorchModelV2.__init__(self, obs_space, action_space, outputs, config, name)
@@ -164,7 +165,7 @@ class StructModel(TorchModelV2, torch.nn.Module):
 
 
 class LastThree(TorchModelV2, torch.nn.Module):
-    """Looks at the last three observations, by a view requirement."""
+    """A model that gets the last three observations by a view requirement."""
 
     def __init__(self, obs_space: Any, action_space: Any, outputs: int, config: Any, name: str):
         from ray.rllib.policy.view_requirement import ViewRequirement
@@ -186,14 +187,14 @@ class LastThree(TorchModelV2, torch.nn.Module):
 
 
 class LoudCategorical(TorchCategorical):
-    """Turns the choice round: the least likely action is the deterministic one."""
+    """A distribution whose deterministic action is the least likely action."""
 
     def __init__(self, inputs: Any, model: Any = None, temperature: float = 1.0) -> None:
         super().__init__(-inputs, model, temperature)
 
 
 class LastExploration(StochasticSampling):
-    """An exploration outside RLlib, with state of its own."""
+    """An exploration class outside RLlib, with its own state."""
 
     def __init__(
         self, action_space: Any, *, framework: str, model: Any, bias: float = 0.0, **kw: Any
@@ -210,7 +211,7 @@ class LastExploration(StochasticSampling):
 
 
 class StatelessHeuristic(Policy):
-    """No network: the sign of the first observation. get_weights() is not defined."""
+    """A policy without network and get_weights(): acts by the sign of the first observation."""
 
     def compute_actions(self, obs_batch: Any, state_batches: Any = None, **kwargs: Any) -> Any:
         step = self.config.get("heuristic_step", 1)
@@ -218,7 +219,7 @@ class StatelessHeuristic(Policy):
 
 
 class TableHeuristic(Policy):
-    """Weights of its own, in numpy."""
+    """A policy whose weights are numpy arrays."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -235,7 +236,7 @@ class TableHeuristic(Policy):
 
 
 class HalfPolicy(Policy):
-    """Has a torch model, though it is no TorchPolicy and defines no get_weights()."""
+    """A policy with a torch model that is not a TorchPolicy and has no get_weights()."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -248,7 +249,7 @@ class HalfPolicy(Policy):
 
 
 class EmptyHanded(HalfPolicy):
-    """Says that it has no weights, and has a model."""
+    """A policy whose get_weights() is empty, although it has a model."""
 
     def get_weights(self) -> Any:
         return {}
@@ -279,14 +280,14 @@ class Shift(AgentConnector):
 
 
 class Untold(AgentConnector):
-    """A connector that says nothing of its state."""
+    """A connector without to_state()."""
 
     def transform(self, ac_data: Any) -> Any:
         return ac_data
 
 
 class Smuggler(Shift):
-    """A connector whose state is text that decoders unpack."""
+    """A connector whose state has a text that looks like a packed array."""
 
     def to_state(self) -> tuple[str, Any]:
         return "Smuggler", {"by": "eJ" + "x" * 200}
@@ -297,11 +298,11 @@ class Smuggler(Shift):
 
 
 class ModelOutside(FullyConnectedNetwork):
-    """RLlib's network under another name, to be named by class."""
+    """RLlib's network as a subclass, which a config can name by its class."""
 
 
 class NeedsUnused(SmallModel):
-    """Cannot be made without an argument that has no plain form."""
+    """A class that needs an argument which has no plain form."""
 
     def __init__(self, *args: Any, unused: Any = None, **kwargs: Any) -> None:
         if unused is None:
@@ -310,7 +311,7 @@ class NeedsUnused(SmallModel):
 
 
 class TwoHeaded(StatelessHeuristic):
-    """Keeps a network where RLlib does not look for one."""
+    """A policy with a second network in a place that RLlib does not know."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -318,14 +319,14 @@ class TwoHeaded(StatelessHeuristic):
 
 
 class Forgetful(TableHeuristic):
-    """Does not take the weights that it is given."""
+    """A policy whose set_weights() does nothing."""
 
     def set_weights(self, weights: Any) -> None:
         self.table = np.zeros_like(weights["table"])
 
 
 class StartsRay(StatelessHeuristic):
-    """Starts Ray where it must not."""
+    """A policy that starts Ray in its constructor."""
 
     def __init__(self, *args: Any) -> None:
         import ray

@@ -1,4 +1,4 @@
-"""One of several writers of one name; prints the versions that it was given."""
+"""Push to a name beside other processes; print number and digest of each new version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ url, writer, count, start = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), flo
 options = {"endpoint_url": endpoint} if (endpoint := "".join(sys.argv[5:])) else None
 store = PolicyStore(url, storage_options=options)
 if endpoint:
-    store.names()  # what takes long to import
+    store.names()  # import now what takes long
 snaps = [Snapshot(weights={"w": np.array([writer, push])}) for push in range(count)]
 time.sleep(max(0.0, start - time.time()))
 for snap in snaps:

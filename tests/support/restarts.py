@@ -1,6 +1,6 @@
-"""Algorithms of both API stacks whose actors are killed, and a recorder of what they sample with.
+"""Algorithms of both API stacks whose actors are killed, and a recorder of their weights.
 
-Top-level module of its own, because Ray's workers import it by name.
+This file is a module of its own, because Ray's workers import it by name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.envs import Duo
 
 
 class OldDuo(Duo):
-    """With the spaces that the old stack asks for."""
+    """``Duo`` with the attributes for spaces that the old stack needs."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -32,7 +32,7 @@ class OldDuo(Duo):
 
 
 def arrays_of(worker: Any) -> dict[str, dict[str, Any]]:
-    """Copies of all weights by policy and name."""
+    """Return copies of all weights by policy and name."""
     if not hasattr(worker, "policy_map"):
         return parts.arrays_of(worker.module)
     return {
@@ -52,7 +52,7 @@ def mapping_of(worker: Any) -> Any:
 
 
 class Notes(RLlibCallback):
-    """Notes on the runner, for each sample, what its steps were made with."""
+    """Records on the runner, for each sample, which weights and mapping its steps used."""
 
     def on_episode_step(self, *, env_runner: Any = None, worker: Any = None, **kwargs: Any) -> None:
         runner = env_runner or worker
@@ -99,7 +99,7 @@ def third(agent: str, *_: Any, **__: Any) -> str:
 
 
 def configured(cell: str) -> Any:
-    """Two runners and one for evaluation; ``main`` is trained and ``foe`` is not."""
+    """Return a config with two runners and one for evaluation; only ``main`` is trained."""
     if cell == "old PPO":
         config = PPOConfig()
         config.api_stack(
@@ -144,7 +144,7 @@ def actor(algo: Any, name: str) -> Any:
 
 
 def ask(algo: Any, name: str, function: Any = read, *arguments: Any) -> Any:
-    """What a function finds on one runner, without RLlib and without the code under test."""
+    """Run a function on one runner and return its result, without RLlib or the code under test."""
     return ray.get(actor(algo, name).apply.remote(function, *arguments), timeout=60)
 
 
@@ -161,7 +161,7 @@ def kill(algo: Any, *names: str) -> None:
 
 
 def kill_unnoticed(algo: Any, *names: str) -> dict[str, Any]:
-    """Kill runners between two calls of RLlib, and wait until they are back: with what they are."""
+    """Kill runners between two calls of RLlib, wait for their restart, and return their state."""
     before = {name: ask(algo, name)["pid"] for name in names}
     kill(algo, *names)
 
@@ -173,14 +173,14 @@ def kill_unnoticed(algo: Any, *names: str) -> dict[str, Any]:
 
 
 def expected(snap: Snapshot, held: Mapping[str, Any]) -> str:
-    """The print of a snapshot, of those weights that somebody holds."""
+    """Return the fingerprint of those weights of a snapshot whose names are in ``held``."""
     return parts.print_of({name: snap.weights[name] for name in held})
 
 
 def assert_drawn(
     algo: Any, name: str, snaps: Mapping[str, Snapshot], level: float, mapping: str
 ) -> None:
-    """Each sample of a runner since it was made, or since ``forget``: with these weights."""
+    """Check that each sample of a runner since its start or ``forget`` used these weights."""
     found = ask(algo, name)
     assert found["noted"], f"{name} did not sample"
     for seen in (each for drawn in found["noted"] for each in drawn):

@@ -1,4 +1,4 @@
-"""A moto server on loopback, and a proxy before it that counts, refuses and loses answers."""
+"""A moto server on loopback, and a proxy that records requests and can refuse or lose them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def client(endpoint: str) -> Any:
-    """boto3, to look at a bucket not through the store."""
+    """Return a client of boto3, to look into a bucket without policystore."""
     return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=KEY,
                         aws_secret_access_key=SECRET, region_name="us-east-1")  # fmt: skip
 
@@ -69,11 +69,11 @@ class Proxy:
 
     Attributes:
         seen: every request, in order.
-        before: answers in the server's place, or lets a request through by None.
+        before: answers instead of the server, or returns None to pass the request on.
         lose: whether an answer is dropped after the server has applied the request.
         after: changes an answer on its way back.
-        quiet: seconds without another request that each one waits for, so that those which were
-            made at once overlap, however busy the machine is.
+        quiet: each request waits until this many seconds pass without a new request. So requests
+            that are made at the same time overlap, also on a busy machine.
         spans: when each request that was answered began and ended, in seconds.
     """
 
@@ -103,7 +103,7 @@ class Proxy:
         class Server(ThreadingHTTPServer):
             daemon_threads = True
 
-            def handle_error(self, *args: Any) -> None: ...  # a client that went away
+            def handle_error(self, *args: Any) -> None: ...  # a client may close its connection
 
         self._server = Server((LOOPBACK, 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -116,13 +116,14 @@ class Proxy:
         self._thread.join()
 
     def told(self) -> list[str]:
-        """What was seen since the last call, as lines without the bucket and its prefix."""
+        """Return the requests since the last call of this method, one line for each."""
         lines, self.seen = [str(request) for request in self.seen], []
         return lines
 
     def rounds(self) -> int:
-        """How many requests since the last call waited for one another: the longest chain of them
-        that did not overlap."""
+        """Return the length of the longest chain of requests that did not overlap in time.
+
+        Only requests since the last call of this method count."""
         spans, self.spans = sorted(self.spans, key=lambda span: span[1]), []
         count, ended = 0, 0.0
         for start, end in spans:

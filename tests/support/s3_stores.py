@@ -1,4 +1,4 @@
-"""Stores in a bucket seen through the proxy, and what the proxy saw of them."""
+"""Open stores in a bucket through the proxy, and look at the requests that the proxy saw."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def record_names(bucket: str, endpoint: str) -> list[str]:
 
 
 def request_lines(proxy: Proxy, bucket: str) -> list[str]:
-    """Requests as lines, with digests and the bucket left out."""
+    """Return the requests that the proxy saw as lines, without digests and the bucket."""
     lines = (line.replace("%40", "@").replace(f"/{bucket}/p/", "") for line in proxy.told())
     return [re.sub(r"objects/\w\w/\w+", "objects/…", line) for line in lines]
 

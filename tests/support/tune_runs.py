@@ -1,4 +1,4 @@
-"""Experiments with Tune on tiny policies, and what their workers wrote down themselves."""
+"""Run experiments with Tune on tiny policies, and read what their workers recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Prints = dict[str, dict[str, str]]
 
 
 def prints_of(arrays: Mapping[str, Mapping[str, Any]]) -> Prints:
-    """A short hash of each array of each policy."""
+    """Return a short hash of each array of each policy."""
     return {
         pid: {
             name: hashlib.sha256(np.asarray(array).tobytes()).hexdigest()[:12]
@@ -37,14 +37,14 @@ def prints_of(arrays: Mapping[str, Mapping[str, Any]]) -> Prints:
 
 
 def expected(snap: Snapshot) -> dict[str, str]:
-    """Of what acting needs."""
+    """Return the hashes of the weights of a snapshot that acting needs."""
     acting = new_stack_algorithms.acting(snap) if snap.spec.stack == "new" else set(snap.weights)
     found = prints_of({"": {name: snap.weights[name] for name in acting}})
     return found[""]
 
 
 def trio(stack: str) -> Any:
-    """``main`` for agents ``a`` and ``b``, and ``c`` for one with another observation space."""
+    """Return a config: ``main`` for agents ``a`` and ``b``, ``c`` for agent ``c``."""
     config = PARTS[stack].configured(runners=1).environment(Trio)
     return config.multi_agent(
         policies={"main", "c"},
@@ -54,7 +54,7 @@ def trio(stack: str) -> Any:
 
 
 class Diary(RLlibCallback):
-    """Notes into files what workers draw samples with, and what learners hold after training."""
+    """Records in files the weights of workers at each episode, and of learners after training."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Diary(RLlibCallback):
 
 
 class Crash(RLlibCallback):
-    """Ends the process of a trial once, in the whole of an experiment."""
+    """Ends the process of a trial, once in an experiment."""
 
     def __init__(self, flag: str, iteration: int) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Crash(RLlibCallback):
 
 
 class PauseOnce(FIFOScheduler):  # type: ignore[misc]
-    """Pauses each trial after so many iterations: its actor goes, and another one goes on."""
+    """Pauses each trial once, after ``iteration`` iterations; another actor continues the trial."""
 
     def __init__(self, iteration: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class PauseOnce(FIFOScheduler):  # type: ignore[misc]
 
 
 def diary(folder: Path) -> Any:
-    """Callbacks that write into an empty folder."""
+    """Return callbacks that write into a folder."""
     folder.mkdir(exist_ok=True)
     return partial(Diary, str(folder))
 
@@ -132,13 +132,13 @@ def crash(tmp_path: Path, iteration: int) -> Any:
 
 
 def notes(folder: Path) -> Iterator[list[dict[str, Any]]]:
-    """What each process wrote, in order."""
+    """Yield the records of each process, in order."""
     for file in sorted(folder.iterdir()):
         yield [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def within(wanted: dict[str, str], held: dict[str, str]) -> bool:
-    """Whether the same arrays are the same."""
+    """Return whether arrays of the same name have the same hash."""
     names = wanted.keys() & held.keys()
     assert names
     return all(wanted[name] == held[name] for name in names)
@@ -147,7 +147,7 @@ def within(wanted: dict[str, str], held: dict[str, str]) -> bool:
 def run(
     config: Any, folder: Path, iterations: int, *, by: str = "Tuner", failures: int = 0, **more: Any
 ) -> list[Any]:
-    """Run an experiment, and give the results of its trials."""
+    """Run an experiment, and return the results of its trials."""
     scheduler = more.pop("scheduler", None)
     if by == "tune.run":
         done = tune.run(

@@ -1,4 +1,4 @@
-"""A storage that fails when told to, and copies on their way to it."""
+"""A storage whose calls fail on purpose, and an Uploader to a store over it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOREVER = 60.0
 
 
 class Faulty:
-    """A storage whose calls can be stopped, or fail by what is told; everything else passes."""
+    """A storage whose calls a test can stop (``gate``) or let fail (``fail``, ``after``)."""
 
     def __init__(self, store: PolicyStore) -> None:
         self._inner = store._backend
