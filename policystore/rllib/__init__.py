@@ -1,4 +1,4 @@
-"""Policies of RLlib's two API stacks: snapshot, rebuild, play, and load into running Algorithms.
+"""Functions for policies of both of RLlib's API stacks: snapshot, rebuild, play, load, publish.
 
 Importing this package imports ray and torch. Importing it starts no Ray cluster.
 """

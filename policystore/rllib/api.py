@@ -1,4 +1,4 @@
-"""Snapshot any policy of RLlib, and rebuild players: choose the adapter for each API stack."""
+"""Take snapshots of RLlib's policies and rebuild players, with the code for the right API stack."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from policystore.snapshot import Snapshot
 __all__ = ["Player", "Source", "rebuild_player", "snapshot", "snapshot_all"]
 
 Source: TypeAlias = Policy | RLModule | Algorithm
-"""A policy of either API stack, or an Algorithm that has some; a MultiRLModule is an RLModule."""
+"""A policy of either API stack, or an Algorithm with policies. A MultiRLModule is an RLModule."""
 
 
 def snapshot(
@@ -51,16 +51,16 @@ def snapshot(
             of either stack. From a new-stack Algorithm, the full weights of its learner are taken,
             local or remote. A bare module or policy lacks the env interface (spaces, connectors,
             filters), which only the Algorithm has.
-        policy_id: id of the policy or module; may be left out where there is only one.
-        agent_ids: in a new-stack multi-agent Algorithm, the agents whose filters and spaces go
-            with the module, since filters belong to agents on the new stack.
-        omit: names of parts that the snapshot leaves out, as error messages give them; recorded
-            in ``spec.omitted``.
+        policy_id: id of the policy or module; may be left out if there is only one.
+        agent_ids: the agents whose filters and spaces the snapshot of the module gets. Only for a
+            multi-agent Algorithm of the new stack, where filters belong to agents.
+        omit: names of parts that the snapshot leaves out; error messages give these names.
+            ``spec.omitted`` lists the parts.
 
     Raises:
         NotFoundError: no policy of that id; the message lists the ids.
-        InvalidInputError: no id where there are several policies, another kind of source, or a
-            part that cannot be kept; the message says what to do.
+        InvalidInputError: several policies and no id, another kind of source, or a part of the
+            policy that cannot be kept; the message says what to do.
         StorageError: a learner does not answer.
     """
     if isinstance(source, Algorithm):
@@ -79,13 +79,13 @@ def snapshot(
         return snapshot_policy(source, omit=omit)
     if isinstance(source, (str, os.PathLike)):
         raise InvalidInputError(
-            f"snapshot takes a live policy, not the path {str(source)!r}. Of a checkpoint, "
-            "read_checkpoint(path) makes snapshots by policy id."
+            f"snapshot takes a live policy, not the path {str(source)!r}. For a checkpoint, "
+            "read_checkpoint(path) returns snapshots by policy id."
         )
     raise InvalidInputError(
         "snapshot takes an Algorithm, Policy, RLModule or MultiRLModule of RLlib, not "
-        f"{type(source).__module__}.{type(source).__qualname__}. Of a plain torch module "
-        "policystore.torch.snapshot makes one."
+        f"{type(source).__module__}.{type(source).__qualname__}. For a plain torch module, "
+        "use policystore.torch.snapshot."
     )
 
 
@@ -117,7 +117,7 @@ def snapshot_all(
     if is_new_stack(algorithm):
         return snapshots_from_algorithm(algorithm, agent_ids=agent_ids, omit=omit)
     _refuse(agent_ids=agent_ids)
-    names = omit if isinstance(omit, str) else tuple(omit)  # an iterator would serve one policy
+    names = omit if isinstance(omit, str) else tuple(omit)  # an iterator ends after one policy
     return {
         policy_id: _snapshot_old(algorithm, policy_id, names)
         for policy_id in _policy_ids(algorithm)
@@ -135,27 +135,29 @@ def rebuild_player(
     normalize_actions: bool | None = None,
     clip_actions: bool | None = None,
 ) -> Player:
-    """Rebuild a policy together with everything between it and its environment.
+    """Rebuild a policy together with everything between the policy and its environment.
 
-    ``player.act(obs)`` takes a raw observation of the environment and returns an action for it:
-    preprocessing, filters, recurrent state, action distribution, unsquashing and clipping
-    included. Deterministic actions equal those of the Algorithm that the snapshot was taken from.
-    Starts no Ray cluster, and makes no Algorithm and no environment.
+    ``player.act(obs)`` takes a raw observation of the environment and returns an action for the
+    environment. The player does the preprocessing, filters, recurrent state, action distribution,
+    unsquashing and clipping. Deterministic actions equal those of the Algorithm that the snapshot
+    was taken from. The call starts no Ray cluster, and makes no Algorithm and no environment.
 
     Args:
         snap: a snapshot of either API stack.
         trust: prefixes of import paths (``"mypkg."``) and classes that the snapshot may name
             beside RLlib's own.
-        env_spaces: the environment's observation and action space, where the snapshot is of a bare
-            policy or module and does not have them.
+        env_spaces: the environment's observation and action space (of one agent). Needed if the
+            snapshot does not record these spaces; otherwise they replace the recorded spaces.
         connectors: the caller's connectors, which replace the recorded ones. Their form differs
             between the stacks, as RLlib's connectors do: see :class:`PolicyPlayer
             <policystore.rllib.old_stack.player.PolicyPlayer>` and :class:`ModulePlayer
             <policystore.rllib.new_stack.player.ModulePlayer>`.
-        agent: the agent to act as, where the snapshot tells several apart (new API stack).
-        module_id: the module to act through, where several go together (new API stack).
-        normalize_actions, clip_actions: how actions go back to the environment, where the
-            snapshot does not say.
+        agent: the agent to act as, if the snapshot has several agents; refused otherwise, and
+            always on the old API stack.
+        module_id: the module to act through, if the snapshot has several modules; refused
+            otherwise, and always on the old API stack.
+        normalize_actions, clip_actions: whether Box actions are unsquashed and clipped to the
+            bounds of the action space; refused if the snapshot records it.
 
     Returns:
         A ``PolicyPlayer`` for the old API stack, a ``ModulePlayer`` for the new one; both are
@@ -178,7 +180,7 @@ def rebuild_player(
     else:
         raise InvalidInputError(
             f"{snap!r} is no policy of RLlib (its stack is {snap.spec.stack!r}). "
-            "Weights of a plain torch module go back with policystore.torch.load_into."
+            "To load weights into a plain torch module, use policystore.torch.load_into."
         )
     return make(
         snap,
@@ -198,7 +200,7 @@ def _policy_ids(algorithm: Algorithm) -> list[str]:
 
 
 def _snapshot_old(algorithm: Algorithm, policy_id: str, omit: Iterable[str]) -> Snapshot:
-    # Fetched each time: with policy_map_capacity a held policy goes stale.
+    # With policy_map_capacity, RLlib swaps policies out: a reference may be to an outdated policy.
     policy = algorithm.get_policy(policy_id)
     return snapshot_policy(policy, algorithm=algorithm, policy_id=policy_id, omit=omit)
 

@@ -22,7 +22,7 @@ from policystore import (
     StorageError,
 )
 from policystore.backends import s3
-from policystore.format import policy as policy_format
+from policystore.format import metadata
 from policystore.format import safetensors
 from policystore.format.keys import object_key
 from tests.support.s3_server import Answer, Proxy, Request, client, error
@@ -184,7 +184,7 @@ def test_no_memory_is_taken_for_what_a_policy_only_says(
     raw = client(s3_endpoint)
     tensor = Digest("ab" * 32)
     external = {"dtype": "U8", "shape": [1 << 46], "digest": str(tensor)}
-    meta = policy_format._meta(Spec(), {}, {"big": external})
+    meta = metadata.build_metadata(Spec(), {}, {"big": external})
     policy = safetensors.encode_tensors({"a": np.zeros(2, np.float32)}, meta)
     raw.put_object(
         Bucket=s3_bucket, Key=f"p/{object_key(policy.digest)}", Body=b"".join(policy.chunks)

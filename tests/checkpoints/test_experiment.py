@@ -249,6 +249,8 @@ def start(experiment: Path, store: PolicyStore) -> subprocess.Popen[str]:
         command(experiment, store.url, "--workers", "2"),
         env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
+        # What a shell starts in the background ignores interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline().startswith("[1/")

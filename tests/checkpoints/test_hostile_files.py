@@ -76,7 +76,7 @@ def test_what_executes_elsewhere_is_data_here(tmp_path: Path) -> None:
         silent = [True]
 
         def hook(event, args):
-            if not silent[0] and not event.startswith(("object.__getattr__", "sys._getframe")):
+            if not silent[0] and not event.startswith(("object.__getattr__", "sys._getframe", "builtins.id")):
                 os.write(2, f"{event} {args}".encode())
                 os._exit(3)
 

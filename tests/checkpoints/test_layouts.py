@@ -235,7 +235,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="empty"):
         read_checkpoint(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InvalidInputError, match=r"no checkpoint of RLlib.*notes\.txt"):
+    with pytest.raises(InvalidInputError, match=r"neither a checkpoint of RLlib.*notes\.txt"):
         read_checkpoint(tmp_path)
     with pytest.raises(InvalidInputError, match="is a file; a checkpoint is the folder"):
         read_checkpoint(OLD.path / "rllib_checkpoint.json")

@@ -1,11 +1,12 @@
 """Make the callbacks that ``config.callbacks(…)`` takes from policystore.
 
-RLlib makes its callbacks anew in each process: it calls what the config holds, a class or another
-callable, which Tune copies and pickles. On the new API stack the config may hold a list of these.
-On the old stack RLlib calls the list itself, and fails (``algorithms/algorithm.py:746``,
-``evaluation/rollout_worker.py:325``). RLlib's ``make_multi_callbacks`` passes on only some of the
-calls (``callbacks/utils.py:41``). So the factory here takes the user's own callbacks as well, and
-makes one object that passes every call on to all of them.
+The config holds a class of callbacks, or another callable that makes callbacks. Tune copies and
+pickles this callable, and RLlib calls it in each process. On the new API stack the config may hold
+a list of callables. On the old stack RLlib calls the list itself, and fails
+(``algorithms/algorithm.py:746``, ``evaluation/rollout_worker.py:325``). RLlib's
+``make_multi_callbacks`` passes on only some of the calls (``callbacks/utils.py:41``). So the
+factory of this module also takes the user's own callbacks, and makes one object that passes every
+call on to all callbacks.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ _HOOKS = tuple(name for name in dir(DefaultCallbacks) if name.startswith("on_"))
 
 
 class CallbackFactory:
-    """Callable that makes callbacks in any process. Pickles as its class and settings.
+    """Callable that makes callbacks in any process. Its pickle holds the class and the settings.
 
     Args:
-        kind: class of our own callbacks.
+        kind: class of policystore's callbacks.
         settings: keyword arguments of that class; each has to pickle.
         callbacks: callback classes of the user (or other callables that make callbacks), one or
-            several, whose hooks are called as well.
-        last: whether the user's callbacks are called before our own instead of after them.
+            several; their hooks are called as well.
+        last: whether the callbacks of ``kind`` are called last, after the user's callbacks, and
+            not first.
 
     Raises:
         InvalidInputError: ``callbacks`` holds an object that makes no callbacks.
@@ -51,7 +53,7 @@ class CallbackFactory:
         self.settings = dict(settings)
         self.callbacks = _checked_makers(callbacks)
         self.last = last
-        # RLlib writes the import path of a config's callbacks down (utils/serialization.py).
+        # RLlib records the import path of a config's callbacks (utils/serialization.py).
         self.__qualname__ = type(self).__qualname__
 
     def __call__(self) -> DefaultCallbacks:

@@ -34,9 +34,9 @@ __all__ = ["publish"]
 
 _TRIAL, _POLICY = "{trial}", "{policy}"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
-_LONGEST_TRIAL = 60  # of the 100 characters that a part of a name may have
+_LONGEST_TRIAL = 60  # characters; a part of a name may have 100
 _TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
-_PATIENCE = 3  # copies without the metric until a warning
+_PATIENCE = 3  # copies without the metric before a warning is logged
 
 
 def publish(
@@ -55,41 +55,44 @@ def publish(
 
     Use: ``config.callbacks(publish("s3://team/policies", {"main": "soccer/main"}, interval=10))``.
     Every ``interval`` training iterations, the training thread copies each policy, and a second
-    thread pushes the copies. Training never waits for the store, and a slow or absent bucket ends
-    no training. A push is tried up to 6 times, over about 15 s. Where copies come faster than
-    they are pushed, the oldest waiting copy is dropped, but never the best one.
+    thread pushes the copies. Training never waits for the store, and a slow or absent bucket does
+    not stop the training. A push is tried up to 6 times, over about 15 s. If copies are made
+    faster than the store takes them, the oldest waiting copy is dropped, but never the best copy.
 
     Training results show the progress, under ``policystore/publish/<policy id>``: ``pushed`` (the
     newest version that is known to be in the store), ``digest``, ``best``, ``waiting``,
-    ``skipped``, ``failed`` and ``error``. An error that no retry can mend, such as a store that
-    refuses writes, is raised by the next ``train()``. ``algorithm.stop()`` waits for the remaining
-    pushes. Copies that were not pushed by then are logged, each with its reason, and raised as
-    StorageError after the workers were stopped. (In Tune they are logged only: Tune drops errors of
-    a trial's end.)
+    ``skipped``, ``failed`` and ``error``. If an error cannot be solved by a retry, such as a store
+    that refuses writes, the next ``train()`` raises the error. ``algorithm.stop()`` waits for the
+    remaining pushes. Each copy that was not pushed by then is logged with the reason. After the
+    workers were stopped, ``algorithm.stop()`` raises StorageError for these copies. (In Tune the
+    copies are only logged, because Tune ignores errors at the end of a trial.)
 
     Each version has the iteration, the metric and the number of environment steps as ``metrics``,
-    and run, policy and iteration as ``source``. A trial that Tune starts again, from a checkpoint
-    or from the beginning, pushes no iteration again that is already in the store, unless the new
-    copy is better than the best. (From the beginning only if the folder name of the experiment or
-    the trial has a time in it, as Tune's own names do: a folder of another name may be that of
-    another run.)
+    and run, policy and iteration as ``source``. If Tune starts a trial again from a checkpoint,
+    the trial pushes no iteration again that is already in the store, unless the new copy is better
+    than the best version. The same is so for a trial that Tune starts again from the beginning, if
+    the folder name of the experiment or the trial has a time in it, as Tune's own names do. (A
+    folder without a time in its name may belong to another run.)
 
     Args:
-        store: a store, or its folder or URL; every node that runs a trial has to reach it.
+        store: a store, or the folder or URL of a store; every node that runs a trial has to reach
+            the store.
         policies: policy id or module id of the config -> name in the store. ``{trial}`` in a name
-            stands for the name of the trial's folder; a long one is cut and ends with digits of its
-            hash.
+            stands for the name of the trial's folder; a long folder name is cut, and gets digits of
+            its hash at the end.
         interval: training iterations from one copy to the next.
         metric: path of the value to compare by in training results, such as
             ``"env_runners/episode_return_mean"``. ``{policy}`` stands for the policy's id:
             ``"env_runners/module_episode_returns_mean/{policy}"``.
         mode: ``"max"`` or ``"min"``: which values are better.
-        keep_best: whether to tag the best version of each name ``best``; needs ``metric``. Several
-            trials that push to one name share the tag, and it ends on the best version of all.
+        keep_best: whether the best version of each name gets the tag ``best``; needs ``metric``.
+            Several trials that push to one name share the tag, which at the end names the best
+            version of all trials.
         max_pending: number of copies of each policy that may wait.
-        timeout: seconds to wait for pushes at the end.
+        timeout: seconds that ``algorithm.stop()`` waits for the remaining pushes.
         callbacks: callback classes of the user, as for :func:`~policystore.rllib.warm_start`.
-            They are called before these callbacks, so ``metric`` may be one that they add.
+            The user's callbacks are called before the callbacks of ``publish``, so ``metric`` may
+            name a value that the user's callbacks add.
 
     Raises:
         InvalidInputError: an argument of the wrong form, or a text that cannot be a name.
@@ -146,7 +149,7 @@ def publish(
 
 
 class Publish(DefaultCallbacks):  # type: ignore[misc]
-    """Callbacks that copy and push policies; see :func:`publish`. Without effect in env runners."""
+    """Callbacks that copy and push policies, see :func:`publish`; without effect in env runners."""
 
     def __init__(
         self,
@@ -174,7 +177,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         self._without_metric = 0
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **_: Any) -> None:
-        """Start the uploader: after the workers were made, before they sample or are restored."""
+        """Start the uploader after the workers were made, before they sample or are restored."""
         restore_added_policies(algorithm)
         experiment, trial = _trial_of(algorithm)
         self._run = f"{experiment}/{trial}" if trial else uuid.uuid4().hex
@@ -187,7 +190,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
             max_pending=self._max_pending,
             metrics={pid: self._metric_of(pid) if self._keep_best else None for pid in names},
             lowest=self._lowest,
-            # Without a time in the name, versions may come from another run of that name.
+            # Without a time in the folder name, versions may come from another run of that name.
             resumes=bool(trial and _TIME.search(self._run)),
         )
         try:
@@ -204,15 +207,15 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
             for name in self._names.values():
                 self._check_reachable(name)
         except PolicyStoreError as error:
-            # A trial that is restored goes on without the store; its uploads report the error.
+            # A restored trial continues without the store, and its uploads report the error.
             block_until_restored(algorithm, error.within(self._description()))
         algorithm.cleanup = self._flushing(algorithm.cleanup, in_tune=bool(trial))
 
     def on_checkpoint_loaded(self, *, algorithm: Algorithm, **_: Any) -> None:
-        """Tell the uploader which iteration training goes on from."""
+        """Tell the uploader the iteration from which training continues."""
         if (
             self._uploader is not None and _trial_of(algorithm)[1]
-        ):  # outside Tune it pushed all itself
+        ):  # outside of Tune, this process itself has pushed all copies
             self._uploader.restored(algorithm.iteration)
 
     def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **_: Any) -> None:
@@ -236,7 +239,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         add_to_result(result, "publish", uploader.status())
 
     def _check_reachable(self, name: str) -> None:
-        with contextlib.suppress(NotFoundError):  # the first push makes the name, and the store
+        with contextlib.suppress(NotFoundError):  # the first push makes the name and the store
             self._store.log(name, limit=1)
 
     def _description(self) -> str:
@@ -295,8 +298,8 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
 def _trial_of(algorithm: Algorithm) -> tuple[str, str]:
     """Return the folder names of a Tune experiment and trial; both are empty outside of Tune.
 
-    They stay the same over restarts. RLlib does not hand on the trial's id:
-    ``Algorithm.trial_id`` is "default".
+    The folder names stay the same when a trial restarts. The trial's id is not available, because
+    RLlib does not pass the id on: ``Algorithm.trial_id`` is "default".
     """
     return storage_name(algorithm, "experiment") or "", storage_name(algorithm, "trial") or ""
 

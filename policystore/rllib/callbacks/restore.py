@@ -1,9 +1,10 @@
 """Restore Algorithms from checkpoints completely: added modules and the weights of every worker.
 
-RLlib restores into an Algorithm that the config alone made. The checkpoint also has the weights and
-optimizer state of modules that were added later, but ``restore_from_path`` skips these silently
-(``core/rl_module/multi_rl_module.py``, ``utils/checkpoints.py``). Evaluation workers keep random
-weights (``algorithms/algorithm.py:3377``), and sometimes training workers do.
+RLlib builds an Algorithm from the config, and then restores the checkpoint into this Algorithm. The
+checkpoint also has the weights and optimizer states of modules that were added during training. But
+``restore_from_path`` silently skips these modules (``core/rl_module/multi_rl_module.py``,
+``utils/checkpoints.py``). Evaluation workers keep random weights
+(``algorithms/algorithm.py:3377``), and sometimes training workers keep random weights, too.
 """
 
 from __future__ import annotations
@@ -43,21 +44,21 @@ _TIMEOUT = 60.0
 
 
 def restore_added_policies(algorithm: Algorithm, **_: Any) -> None:
-    """Make later restores of this Algorithm bring back everything that the checkpoint has.
+    """Make later restores of this Algorithm restore all modules that the checkpoint has.
 
     Use: ``config.callbacks(on_algorithm_init=restore_added_policies)``, for trials of the new API
-    stack that use :func:`~policystore.rllib.add_policy`, together with callback classes of the
-    user. (On the old stack RLlib takes no such functions, and restores added policies itself.)
-    The callbacks of ``warm_start`` and ``publish`` call this function, too.
+    stack that use :func:`~policystore.rllib.add_policy`. The config may also have callback classes
+    of the user. (On the old stack RLlib takes no such functions, and restores added policies
+    itself.) The callbacks of ``warm_start`` and ``publish`` call this function, too.
 
-    New API stack: modules that the checkpoint has and the config lacks are added, trained modules
-    with their optimizer state, and the checkpoint's mapping function and ``policies_to_train``
-    apply. Both stacks: all workers get the restored weights, evaluation workers included, and so
-    do workers that restart later.
+    New API stack: modules that the checkpoint has and the config lacks are added, and trained
+    modules get their optimizer state. Then the Algorithm also has the checkpoint's mapping function
+    and ``policies_to_train``. Both stacks: all workers get the restored weights, evaluation workers
+    and workers that restart later included.
 
     A restore then raises:
-        MismatchError: modules of the checkpoint that cannot be added; names the modules and the
-            reason. Nothing was restored.
+        MismatchError: modules of the checkpoint cannot be added; the message names the modules and
+            the reason. Nothing was restored.
     """
     if getattr(algorithm, _MARK, False):
         return
@@ -111,12 +112,12 @@ def _restoring_old(algo: Algorithm, restore: Callable[..., None]) -> Callable[..
 def _broadcast_weights(algo: Algorithm) -> None:
     """Send the learners' weights to all env runners.
 
-    RLlib's own restore may reach no env runner. RLlib drops a message to a runner that is busy
-    (``env/env_runner_group.py:807``), and every runner is busy just after it was made. A runner
-    ignores weights with a lower number than its own, as an older checkpoint has them
-    (``env/multi_agent_env_runner.py:757``). In a path with a scheme, such as ``file://``, RLlib
-    does not see the learners' folder (``algorithms/algorithm.py:3385``). And RLlib leaves out the
-    evaluation runners.
+    RLlib's own restore may reach no env runner, for four reasons. RLlib drops a message to a busy
+    runner (``env/env_runner_group.py:807``), and every runner is busy just after it was made. A
+    runner ignores weights whose number is lower than its own number
+    (``env/multi_agent_env_runner.py:771``), and weights of an older checkpoint have a lower number.
+    If the path has a scheme, such as ``file://``, RLlib does not find the learners' folder
+    (``algorithms/algorithm.py:3385``). RLlib never sends the weights to the evaluation runners.
     """
     number = Session(algo, _TIMEOUT).describe([]).seq
     learner_state = algo.learner_group.get_state(
@@ -134,7 +135,10 @@ def _broadcast_weights(algo: Algorithm) -> None:
 
 
 def _set_weights(state: Any, number: int | None, runner: Any) -> None:
-    """Set weights and their number on an env runner, whatever its own number. Runs in actors."""
+    """Set weights and their number on an env runner, even if its own number is higher.
+
+    This function runs in actors.
+    """
     set_weights_seq(runner, 0)
     runner.set_state({COMPONENT_RL_MODULE: ray.get(state), WEIGHTS_SEQ_NO: number})
 
@@ -164,7 +168,7 @@ def _add_missing_modules(algo: Algorithm, path: Any, filesystem: Any) -> None:
     without = [pid for pid in there if pid not in saved]
     if saved and without:
         logger.warning(
-            "the checkpoint %s has no module %s, so the Algorithm keeps its present weights there",
+            "the checkpoint %s has no module %s, so that module keeps its present weights",
             text,
             ", ".join(map(repr, without)),
         )
@@ -174,7 +178,7 @@ def _add_missing_modules(algo: Algorithm, path: Any, filesystem: Any) -> None:
         _add(algo, filesystem, text, lacking, there)
     except Exception as error:
         raise MismatchError(
-            f"the checkpoint {text} has modules that the Algorithm's config lacks, and which could "
+            f"the checkpoint {text} has modules that the Algorithm's config lacks and that could "
             f"not be added: {', '.join(map(repr, lacking))} ({type(error).__name__}: {error}). "
             "Nothing was restored. Add these modules to the config, or make their classes "
             "importable in this process."
@@ -182,7 +186,7 @@ def _add_missing_modules(algo: Algorithm, path: Any, filesystem: Any) -> None:
 
 
 def _modules_of(filesystem: FileSystem, folder: str) -> list[str]:
-    """List the ids of the modules in a checkpoint; each has a folder of its name."""
+    """List the ids of the modules in a checkpoint; each module has a folder named like its id."""
     entries = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
     return sorted(each.base_name for each in entries if each.type == FileType.Directory)
 
@@ -216,9 +220,10 @@ def _add(
 
 
 def _class_and_arguments(filesystem: FileSystem, folder: str) -> tuple[type, Any]:
-    """Return the class and arguments that a part of the checkpoint was made with.
+    """Return the class and the arguments with which RLlib made a part of the checkpoint.
 
-    Unpickles RLlib's own file, of the same checkpoint that RLlib itself unpickles in this call.
+    This function unpickles a file of RLlib. In the same restore, RLlib itself unpickles files of
+    this checkpoint, so the file is as trusted as these.
     """
     with filesystem.open_input_stream(f"{folder}/{_ARGUMENTS}") as file:
         made_with = ray.cloudpickle.loads(file.readall())

@@ -14,13 +14,13 @@ _STEPS = ("num_env_steps_sampled_lifetime", "num_env_steps_sampled")
 def add_to_result(result: dict[str, Any], callback: str, entries: Mapping[str, Any]) -> None:
     """Add entries to a training result, under ``policystore/<callback>``.
 
-    Tune's loggers take them from there.
+    Tune's loggers log these entries like all other values of a result.
     """
     result.setdefault("policystore", {}).setdefault(callback, {}).update(entries)
 
 
 def env_steps(result: Mapping[str, Any]) -> int | None:
-    """Return the number of environment steps that a result counts; None where it counts none."""
+    """Return the number of environment steps in a result; None if the result has no such number."""
     steps = next((result[key] for key in _STEPS if key in result), None)
     return int(steps) if steps is not None and is_finite_number(steps) else None
 
@@ -28,10 +28,11 @@ def env_steps(result: Mapping[str, Any]) -> int | None:
 def find_metric(result: Mapping[str, Any], path: str) -> tuple[Any, Iterable[Any] | None]:
     """Find the value at a path such as ``"env_runners/episode_return_mean"`` in nested results.
 
-    Keys of results may hold slashes themselves: the longest key that fits is taken.
+    A key of a result may have slashes itself. If several keys fit, the longest key is taken.
 
     Returns:
-        The value and None; or, where the path ends early, None and the keys at that place.
+        The value and None. If the results have no such path: None, and the keys at the place where
+        the path ends.
     """
     place: Any = result
     rest = path
@@ -57,5 +58,5 @@ def is_finite_number(value: Any) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except (TypeError, ValueError, OverflowError):  # an array, or an int beyond all floats
+    except (TypeError, ValueError, OverflowError):  # an array, or an int that is too large
         return False

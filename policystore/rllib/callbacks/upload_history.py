@@ -1,4 +1,4 @@
-"""Keep track of what one training run has pushed of each policy."""
+"""Keep track of the versions that one training run has pushed, for each policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from policystore.store import PolicyStore
 
 __all__ = ["Copy", "PolicyUploads", "read_back"]
 
-# Versions of other runs in a row, after which a search for versions of this run ends.
+# A search for versions of this run ends after this many versions of other runs in a row.
 _LOOK_BACK, _LOOK_BACK_RESTORED = 100, 500
 
 
@@ -24,11 +24,11 @@ class Copy:
 
     Attributes:
         policy: id of the policy.
-        name: name in the store that the copy is pushed to.
-        snap: the policy.
-        run: the training run, the same over restarts.
+        name: name in the store under which the copy is pushed.
+        snap: the snapshot of the policy.
+        run: name of the training run, which does not change when the run restarts.
         iteration: the training iteration.
-        value: the number that copies are compared by; None where the result had none.
+        value: the number by which copies are compared; None if the result had no such number.
         metrics: metrics of the version.
     """
 
@@ -46,22 +46,24 @@ class Copy:
 
 @dataclass
 class PolicyUploads:
-    """Copies that wait, and versions that were pushed, of one policy.
+    """The waiting copies and the pushed versions of one policy.
 
     Attributes:
         name: name in the store.
-        metric: key of a version's metrics that holds its value; None: no tag ``best``.
+        metric: key in a version's metrics under which the version's value is; None: versions are
+            not compared, and no version gets the tag ``best``.
         waiting: copies to be pushed, oldest first.
         pushed: the newest version that is known to be in the store.
-        best: the version that is tagged ``best``, as far as known.
+        best: the version with the tag ``best``, as far as this process knows.
         skipped: number of copies that were dropped while they waited.
         failed: number of copies that could not be pushed.
         error: text of the last error; None after a push that went well.
         restored_at: iteration of the checkpoint that the run was restored from.
         known: versions that this run has pushed, by iteration; complete up to ``known_to``.
-        known_to: number of the newest version that was looked at; None: none yet.
-        unsure: whether a push failed whose record may be in the store all the same.
-        untagged: a version that may lack its tag, since the process that pushed it may have ended.
+        known_to: number of the newest version that was looked at; None: no version was looked at.
+        unsure: whether a push failed although its record may be in the store.
+        untagged: a version that may lack its tag, because the process that pushed the version may
+            have ended before it set the tag.
     """
 
     name: str
@@ -79,7 +81,7 @@ class PolicyUploads:
     untagged: Version | None = None
 
     def value_of(self, version: Version) -> float | None:
-        """Return the number that a version is compared by; None where it has none."""
+        """Return the number by which a version is compared; None if the version has no number."""
         value = version.metrics.get(self.metric)
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
@@ -87,15 +89,16 @@ class PolicyUploads:
 def read_back(
     store: PolicyStore, uploads: PolicyUploads, copy: Copy, *, resumes: bool
 ) -> tuple[int, dict[int, Version]]:
-    """Search a name's newest versions for those that this run has pushed and does not know of.
+    """Find versions of this run in the store that are missing in ``uploads.known``.
 
-    The search ends at the newest version that was looked at before, at a version of this run from
-    before the restored checkpoint, or after many versions of other runs in a row.
+    The search begins at the newest version of the name. The search ends at the newest version that
+    was looked at before, at a version of this run from before the restored checkpoint, or after
+    many versions of other runs in a row.
 
     Args:
         store: the store.
-        uploads: of the policy.
-        copy: the copy to be pushed next; names the run and the policy.
+        uploads: the uploads of the policy.
+        copy: the copy to be pushed next; its run and policy are searched.
         resumes: whether an earlier process may have pushed for this run.
 
     Returns:
@@ -125,7 +128,7 @@ def read_back(
 
 
 def _newest_first(store: PolicyStore, name: str) -> Iterator[Version]:
-    """Yield the versions of a name, newest first, in growing batches; none where it is absent."""
+    """Yield the versions of a name, newest first, in growing batches; none if there is no name."""
     done, limit = 0, 1
     while True:
         try:

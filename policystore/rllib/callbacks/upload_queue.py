@@ -1,7 +1,7 @@
 """Push copies of policies in a thread of their own, so that training never waits for a store.
 
-One thread, a bounded queue, retries. A copy that could not be pushed is counted, and its reason is
-kept until it is asked for.
+One thread pushes the copies of a bounded queue, with retries. A copy that could not be pushed is
+counted, and the reason is kept until :meth:`Uploader.finish` returns it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Uploader:
     Args:
         store: the store.
         names: policy id -> name in the store.
-        max_pending: number of copies of each policy that may wait. With one more, the oldest
-            waiting copy that is not the best is dropped.
-        metrics: policy id -> key of a version's metrics that holds its value, for the tag ``best``;
-            None: no tag.
+        max_pending: number of copies of each policy that may wait. If one more copy is added, the
+            oldest waiting copy that is not the best is dropped.
+        metrics: policy id -> key in a version's metrics under which the version's value is, for the
+            tag ``best``; None: no tag.
         lowest: whether the best value is the lowest one instead of the highest.
         resumes: whether an earlier process may have pushed for this run.
     """
@@ -85,13 +85,13 @@ class Uploader:
             self._changed.notify_all()
 
     def restored(self, iteration: int) -> None:
-        """Note that training goes on from an iteration: later ones are not pushed twice."""
+        """Note that training continues from an iteration: later iterations are not pushed twice."""
         with self._changed:
             for uploads in self._uploads.values():
                 uploads.restored_at, uploads.known_to = iteration, None
 
     def raise_fatal(self) -> None:
-        """Raise, once, an error that no retry can mend."""
+        """Raise an error that cannot be solved by a retry, if there is one; raise it only once."""
         with self._changed:
             error, self._fatal = self._fatal, None
         if error is not None:
@@ -126,7 +126,7 @@ class Uploader:
         """Wait until all copies are pushed, ``timeout`` seconds at most, and end the thread.
 
         Returns:
-            A text for each copy that was not pushed since the last call, with the reason.
+            A text with the reason, for each copy that could not be pushed since the last call.
         """
         thread = self._thread
         with self._changed:
@@ -141,7 +141,7 @@ class Uploader:
             if self._under_way is not None:
                 left.insert(0, self._under_way)
             lost, self._lost = self._lost, []
-        return lost + [f"{copy}: the {timeout:g} s to finish were over" for copy in left]
+        return lost + [f"{copy}: not finished within {timeout:g} s" for copy in left]
 
     def _uploads_under_way(self) -> PolicyUploads | None:
         return None if self._under_way is None else self._uploads[self._under_way.policy]
@@ -169,7 +169,7 @@ class Uploader:
             try:
                 self._upload(copy)
             except Exception as error:
-                # No retry would mend it: training raises it with the next result.
+                # A retry cannot solve this error, so the next training result raises it.
                 with self._changed:
                     self._lose(self._uploads[copy.policy], f"{copy}: {error}")
                     self._fatal = (
@@ -205,7 +205,7 @@ class Uploader:
                 return
             except StorageError as error:  # noqa: PERF203 (the loop is of retries)
                 pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
-                pause *= random.uniform(0.75, 1.25)  # noqa: S311 (spreads writers, hides nothing)
+                pause *= random.uniform(0.75, 1.25)  # noqa: S311 (only spreads writers over time)
                 last = attempt == _TRIES or not self._may_wait(pause)
                 with self._changed:
                     uploads.error = str(error)
@@ -216,12 +216,12 @@ class Uploader:
                     attempt, _TRIES, "" if last else f", again in {pause:.1f} s", error,
                 )  # fmt: skip
                 if last:
-                    uploads.untagged = version  # a version without its tag: the tag failed
+                    uploads.untagged = version  # the push went well, but setting the tag failed
                     return
                 self._wait(pause)
 
     def _find_pushed(self, uploads: PolicyUploads, copy: Copy) -> None:
-        """Find what this run has pushed already: at first, and after a push of unknown outcome."""
+        """Find the versions that this run has pushed, once and after a push of unknown outcome."""
         if uploads.known_to is None or uploads.unsure:
             restored_at, first = uploads.restored_at, uploads.known_to is None
             newest, of_this_run = read_back(self._store, uploads, copy, resumes=self._resumes)
@@ -246,7 +246,7 @@ class Uploader:
         if earlier is not None and (
             earlier.digest == copy.snap.digest or not self._surpasses(uploads, copy, earlier)
         ):
-            # Pushed by an earlier try, or trained before the restore from the same checkpoint.
+            # An earlier try has pushed this copy, or the run had pushed it before it was restored.
             return earlier
         uploads.unsure = True
         version = self._store.push(
@@ -272,7 +272,7 @@ class Uploader:
         return all(self._better(value, other) for other in others)
 
     def _tag_if_better(self, uploads: PolicyUploads, version: Version) -> None:
-        """Tag a version ``best`` if it is better than the tagged one, of whichever run."""
+        """Tag a version ``best`` if it is better than the tagged version of this or another run."""
         value = uploads.value_of(version)
         if uploads.metric is None or value is None:
             return
@@ -309,7 +309,7 @@ class Uploader:
             return waiting + (self._under_way is not None)
 
     def say_at_exit(self) -> None:
-        """Log the copies that are lost as Python ends; no caller is left to raise to."""
+        """Log the copies that are lost when Python ends; no caller can get an error then."""
         if self._deadline is None and (count := self.waiting()):
             logger.error(
                 "%d copies of policies were not pushed: the process ends, and algorithm.stop(), "

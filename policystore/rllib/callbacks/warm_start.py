@@ -30,7 +30,7 @@ from policystore.store import PolicyStore
 
 __all__ = ["warm_start"]
 
-# Errors of a store that is out of reach or has lost an object. A trial that is restored from its
+# Errors if the store cannot be reached or has lost an object. A trial that is restored from its
 # checkpoint does not need the store.
 _STORE_ERRORS = (StorageError, NotFoundError, IntegrityError, ReadOnlyError)
 
@@ -47,26 +47,28 @@ def warm_start(
 
     Use: ``config.callbacks(warm_start("s3://team/policies", {"main": "soccer/main@champion"}))``,
     in ``tune.Tuner``, in ``tune.run``, or for an Algorithm that is built by hand. When the
-    Algorithm is built, :func:`~policystore.rllib.load_into` brings the weights to every learner
-    and worker at once: no sample is drawn with other weights. The config, its
-    ``policy_mapping_fn`` and all other policies stay as they are.
+    Algorithm is built, :func:`~policystore.rllib.load_into` loads the weights into every learner
+    and worker, so no sample is drawn with other weights. The config, its ``policy_mapping_fn`` and
+    all other policies stay as they are.
 
-    An Algorithm that is restored from a checkpoint holds the checkpoint's weights instead, on all
-    its workers, evaluation workers included. Modules that :func:`~policystore.rllib.add_policy` had
-    added to it come back. A restore needs no store.
+    An Algorithm that is restored from a checkpoint has the checkpoint's weights instead, on all
+    its workers, evaluation workers included. Modules that :func:`~policystore.rllib.add_policy`
+    had added to the Algorithm are restored, too. A restore needs no store.
 
-    Refs are resolved once, by this call. All trials of an experiment, and their restarts, get the
-    same weights, also if a name or tag moves in the meantime. Training results show the digests,
+    Refs are resolved once, by this call. All trials of an experiment, and restarted trials, get the
+    same weights, even if a name or tag moves in the meantime. Training results show the digests,
     under ``policystore/warm_start/<policy id>``.
 
     Args:
-        store: a store, or its folder or URL; every node that runs a trial has to reach it.
-        policies: policy id or module id of the config -> ref of the weights that it starts with.
+        store: a store, or the folder or URL of a store; every node that runs a trial has to reach
+            the store.
+        policies: policy id or module id of the config -> ref of the weights for that policy.
         agent_ids: the agents whose filters get the snapshots' filter statistics, as for
             ``load_into``.
         timeout: seconds for the load, counted after the weights were pulled.
-        callbacks: callback classes of the user, one or a list; called after these callbacks. On
-            the old API stack this is the only way to have both, since RLlib fails on a list there.
+        callbacks: callback classes of the user, one or a list; called after the callbacks of
+            ``warm_start``. On the old API stack, use this argument to have both, because RLlib
+            fails there if the config has a list of callbacks.
 
     Raises:
         NotFoundError: a ref that names nothing.
@@ -74,13 +76,14 @@ def warm_start(
         InvalidInputError: an argument of the wrong form.
         StorageError: the store cannot be reached.
 
-    The Algorithm raises these while it is built, before it samples; each names the policy id, the
-    ref and the store. (In Tune they stand in ``result.error``, raised by the trial's first
-    ``train()``.)
+    The Algorithm raises these errors while it is built, before it samples. Each error names the
+    policy id, the ref and the store. (In Tune, the trial's first ``train()`` raises the error, and
+    ``result.error`` has it.)
         NotFoundError: the config has no such policy.
         MismatchError: weights, spaces or filters that do not fit.
-    An Algorithm that cannot reach the store, or whose policy is gone from the store, raises when it
-    first samples: only then is it known that it was not restored from a checkpoint.
+    If the Algorithm cannot reach the store, or the policy is gone from the store, the first
+    ``train()`` or ``evaluate()`` raises the error, and not the build: a restore from a checkpoint
+    may come in between, and then the Algorithm does not need the store.
     """
     if not isinstance(store, PolicyStore):
         store = PolicyStore(store)
@@ -135,8 +138,8 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
         except _STORE_ERRORS as error:
             described = error.within(_describe(self._refs, self._store))
             logger.warning(
-                "%s\nThe Algorithm will not train without these weights, unless it is restored "
-                "from a checkpoint now.",
+                "%s\nThe Algorithm raises this error when it trains, unless it is restored from a "
+                "checkpoint first.",
                 described,
             )
             block_until_restored(algorithm, described)
@@ -148,11 +151,11 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
             if not runs_in_tune(algorithm):
                 raise described from error
             # In Tune an error raised here ends the trial's actor, and Tune reports ActorDiedError
-            # with a stack trace. An error raised by train() arrives as it is.
+            # with a stack trace. If train() raises the error, Tune reports the error itself.
             block_until_restored(algorithm, described)
 
     def on_train_result(self, *, result: dict[str, Any], **_: Any) -> None:
-        """Add the digests that the Algorithm started with to a training result."""
+        """Add to a training result the digests of the weights with which the Algorithm started."""
         add_to_result(result, "warm_start", self._digests)
 
 

@@ -23,7 +23,7 @@ from policystore.snapshot import Snapshot
 __all__ = ["ToTrain", "add_policy", "remove_policy"]
 
 _FORBIDDEN = frozenset('<>:"/\\|?*')
-_LONGEST = 200  # bytes; names of folders end at 255 on most disks
+_LONGEST = 200  # bytes; most disks allow folder names of up to 255 bytes
 
 
 def add_policy(
@@ -39,23 +39,25 @@ def add_policy(
 ) -> SyncReport:
     """Add a policy to a running Algorithm, with its weights, on every learner and worker at once.
 
-    The policy may have other spaces and another network than the others. Env runners of the new
-    stack get it inference-only. All or nothing, as
-    :func:`load_into <policystore.rllib.live.load.load_into>`. Episodes that have begun keep the
-    mapping that they began with; with several learners they start anew.
+    The policy may have other spaces and another network than the other policies. Env runners of
+    the new stack get an inference-only module. As with
+    :func:`load_into <policystore.rllib.live.load.load_into>`, all learners and workers change, or
+    none. Episodes that have begun keep their mapping. With several learners, these episodes start
+    again instead.
 
     Args:
-        algo: multi-agent, of either API stack, not inside ``train()``.
+        algo: a multi-agent Algorithm of either API stack, while ``train()`` does not run.
         policy_id: a new id.
-        snap: of the same stack.
+        snap: a snapshot of the same API stack as ``algo``.
         policy_mapping_fn: RLlib's function of agent id and episode, from now on; None keeps the
-            present one.
+            present function.
         policies_to_train: which policies training updates from now on; None keeps the present
-            choice. If that choice is all policies (RLlib's default), this policy is trained too.
+            choice. If the present choice is all policies (RLlib's default), the new policy is
+            trained, too.
         agent_ids: as for ``load_into``.
         trust: classes outside of ``ray.rllib`` that the snapshot may name, as for
             :func:`rebuild_module <policystore.rllib.new_stack.rebuild.rebuild_module>`.
-        timeout: seconds for all of it.
+        timeout: seconds for the whole call.
 
     Returns:
         A row for this policy on each learner and worker.
@@ -66,7 +68,7 @@ def add_policy(
             nothing was changed.
         MismatchError: weights or filters that do not fit; nothing was changed.
         UntrustedError, NotFoundError: a class that may not or cannot be imported.
-        SyncError: a worker did not take the policy; all are as before.
+        SyncError: a worker did not take the policy; all learners and workers are as before.
         StorageError: a learner did not answer before anything was changed.
     """
     transaction = Transaction(algo, timeout)
@@ -118,26 +120,27 @@ def remove_policy(
 ) -> SyncReport:
     """Remove a policy from a running Algorithm, on every learner and worker.
 
-    Episodes that have begun start anew, and samples under way are dropped, as they may name it.
+    Episodes that have begun start again. Samples that are on their way to a learner are dropped,
+    because these samples may name the removed policy.
 
     Args:
-        algo: multi-agent, of either API stack, not inside ``train()``.
+        algo: a multi-agent Algorithm of either API stack, while ``train()`` does not run.
         policy_id: id of the policy.
         policy_mapping_fn: RLlib's function of agent id and episode, from now on; needed if the
-            present one names the policy. A function that draws lots is asked 64 times for each
-            agent, which proves nothing.
+            present function returns the removed policy. The function is called 64 times for each
+            agent, which proves nothing for a function that chooses at random.
         policies_to_train: which policies training updates from now on; None keeps the present
-            choice, less this policy.
-        timeout: seconds for all of it.
+            choice without this policy.
+        timeout: seconds for the whole call.
 
     Returns:
         A row for each policy that is left, on each learner and worker.
 
     Raises:
-        NotFoundError: no such policy; lists those there are.
-        InvalidInputError: the only policy, the only one in training, one that the mapping function
-            names, or what RLlib could not go on without; nothing was changed.
-        SyncError: a worker did not remove the policy; all that answer are as before.
+        NotFoundError: no such policy; the message lists the policies of the Algorithm.
+        InvalidInputError: the only policy, the only policy in training, a policy that the mapping
+            function returns, or a policy that RLlib needs for another reason; nothing was changed.
+        SyncError: a worker did not remove the policy; all workers that answer are as before.
         StorageError: a learner did not answer before anything was changed.
     """
     transaction = Transaction(algo, timeout)

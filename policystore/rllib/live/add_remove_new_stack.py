@@ -1,8 +1,9 @@
 """Add modules to a running Algorithm of the new API stack, and remove them.
 
 RLlib's ``add_module`` leaves the runners with random weights until the next ``train()``
-(``algorithms/algorithm.py:2497``), and its ``remove_module`` fails for IMPALA, APPO and SAC, whose
-learners do not take its arguments. Here all workers get a module with its weights at once, or none.
+(``algorithms/algorithm.py:2647``). RLlib's ``remove_module`` fails for IMPALA, APPO and SAC,
+because their learners do not take the arguments of that call. The functions of this module give all
+workers the new module together with its weights, or change no worker.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["add_new", "remove_new"]
 
 _NOTHING = "Nothing was changed."
-# Algorithms whose replay buffer RLlib splits by module.
+# For these algorithms RLlib splits the samples of the replay buffer by module.
 _SPLITTING = ("SAC", "DQN")
 
 
@@ -73,12 +74,12 @@ def add_new(
     """Add a module on the new stack: see :func:`policystore.rllib.add_policy`.
 
     Args:
-        transaction: of this change.
-        before: all modules that the Algorithm has.
-        policy_id: of the new module.
-        snap: the module.
-        policy_mapping_fn: from now on, or None.
-        policies_to_train: from now on, or None.
+        transaction: the transaction of this change.
+        before: description of all modules that the Algorithm has.
+        policy_id: id of the new module.
+        snap: snapshot of the new module.
+        policy_mapping_fn: the new mapping function; None keeps the present function.
+        policies_to_train: the new choice; None keeps the present choice.
         agent_ids: agents whose filters get the snapshot's statistics, or None.
         trust: classes that the snapshot may name.
     """
@@ -101,7 +102,7 @@ def add_new(
         description=f"module {policy_id!r} cannot be added",
         advice=_NOTHING,
     )
-    # Only learners say what the module would hold.
+    # Only a learner has all weights of a module, so only learners describe the new module.
     info = next(each for each in answers.values_of(transaction.learners) if each is not None)
     prepared = prepare(policy_id, snap, info, "new")
     pipeline, notes = new_stack_filters(algo, {policy_id: snap}, agent_ids)
@@ -138,11 +139,11 @@ def remove_new(
     """Remove a module on the new stack: see :func:`policystore.rllib.remove_policy`.
 
     Args:
-        transaction: of this change.
-        before: all modules that the Algorithm has.
-        policy_id: of the module.
-        policy_mapping_fn: from now on, or None.
-        policies_to_train: from now on, or None.
+        transaction: the transaction of this change.
+        before: description of all modules that the Algorithm has.
+        policy_id: id of the module.
+        policy_mapping_fn: the new mapping function; None keeps the present function.
+        policies_to_train: the new choice; None keeps the present choice.
     """
     algo = transaction.algo
     learners = transaction.learners
@@ -166,7 +167,8 @@ def remove_new(
         advice=f"{_NOTHING} Pass policy_mapping_fn= that names others, and policies_to_train=.",
     )
     with transaction.changes(before, f"module {policy_id!r} was not removed"):
-        # Runners first, as their samples name the module; learners before the runners let go of it.
+        # Runners first stop using the module, because their samples name it. Learners remove the
+        # module before the runners do.
         transaction.apply(quiesce_runner, request, workers=runners)
         _drop_samples(algo, transaction.deadline)
         transaction.undo_on_driver(take_replay_tables(algo, policy_id))
@@ -184,20 +186,20 @@ def remove_new(
             if to_train is not None and not callable(to_train):
                 to_train = type(to_train)(mid for mid in to_train if mid != policy_id)
             _follow(config, policy_mapping_fn, to_train)
-    # Anew: what the transaction has found out about workers still knows the module.
+    # A new session, because the transaction still has the removed module in its descriptions.
     after = Session(algo, _time_left(transaction))
     return after.report(after.describe(None))
 
 
 def _check_setup(algo: Algorithm, change: str) -> None:
-    """Check that an Algorithm can go on with other modules.
+    """Check that RLlib can change the modules of an Algorithm while the Algorithm runs.
 
     Args:
-        algo: of the new stack.
+        algo: an Algorithm of the new stack.
         change: ``added`` or ``removed``, for messages.
 
     Raises:
-        InvalidInputError: it could not; says why.
+        InvalidInputError: the Algorithm would fail later; the message says why.
     """
     config = algo.config
     if not is_multi_agent(config):
@@ -208,7 +210,7 @@ def _check_setup(algo: Algorithm, change: str) -> None:
     if getattr(config, "num_aggregator_actors_per_learner", 0):
         raise InvalidInputError(
             "this Algorithm has aggregator actors, which keep the modules they were made with: "
-            f"once one is {change}, its learner never learns again. Use "
+            f"once a module is {change}, the learner never learns again. Use "
             f"num_aggregator_actors_per_learner=0. {_NOTHING}"
         )
     if (config.num_learners or 0) > 1 and any(
@@ -226,12 +228,12 @@ def _check_order(
 ) -> None:
     """Check that several learners would list the modules in training in one order.
 
-    Learners average gradients in the order in which their batches list the modules. That order
-    changes with ids and mapping, from process to process; where it differs between learners they
-    abort, in RLlib's own ``add_module`` as well.
+    Learners average gradients in the order in which their batches list the modules. This order
+    depends on the ids and on the mapping, and may differ between processes. If two learners have
+    different orders, the learners abort. That also happens with RLlib's own ``add_module``.
 
     Raises:
-        InvalidInputError: several learners, and more than one of ``ids`` in training.
+        InvalidInputError: several learners, and more than one policy of ``ids`` in training.
     """
     if learners < 2:
         return
@@ -239,13 +241,16 @@ def _check_order(
     if len(trained) > 1:
         raise InvalidInputError(
             f"with {learners} learners and {', '.join(map(repr, trained))} in training the "
-            "learners may list them in different orders, and abort. Let policies_to_train= name "
-            f"one policy only, or use num_learners of 0 or 1. {_NOTHING}"
+            "learners may list these policies in different orders, and abort. Let "
+            f"policies_to_train= name one policy only, or use num_learners of 0 or 1. {_NOTHING}"
         )
 
 
 def _plain(spec: RLModuleSpec) -> RLModuleSpec:
-    """Return a spec of RLlib's own class, which nodes without policystore have as well."""
+    """Return the same spec as an object of RLlib's own class.
+
+    Nodes without policystore have only RLlib's class.
+    """
     return RLModuleSpec(
         module_class=spec.module_class,
         observation_space=spec.observation_space,
@@ -257,21 +262,22 @@ def _plain(spec: RLModuleSpec) -> RLModuleSpec:
 
 
 def _drop_samples(algo: Algorithm, deadline: Deadline) -> None:
-    """Drop samples of IMPALA and APPO that are under way, as they may name the module.
+    """Drop samples of IMPALA and APPO that are on their way, because they may name the module.
 
-    A learner that gets one never answers again (``core/learner/learner.py:1100``).
+    A learner that gets a sample of a removed module never answers again
+    (``core/learner/learner.py:1100``).
     """
     group = algo.env_runner_group
     manager = None if group is None else actor_manager(group)
     while manager is not None and manager.num_outstanding_async_reqs():
         if not deadline.left():
-            raise StepFailedError({"samples": "they were under way all the time"})
+            raise StepFailedError({"samples": "some samples were on their way until the timeout"})
         manager.fetch_ready_async_reqs(timeout_seconds=min(0.2, deadline.left()))
     clear_waiting_batches(algo)
 
 
 def _time_left(transaction: Transaction) -> float:
-    """Return seconds for what is left to do once all workers have changed: at least ten."""
+    """Return the seconds for the last steps, after all workers have changed: at least ten."""
     return max(transaction.deadline.left(), 10.0)
 
 
@@ -279,7 +285,7 @@ def _present_spec(transaction: Transaction) -> MultiRLModuleSpec:
     """Return the spec of the modules that the first learner holds now.
 
     Raises:
-        StorageError: it does not say.
+        StorageError: the learner does not answer.
     """
     leader = transaction.learners[0]
     deadline = Deadline(_time_left(transaction))
@@ -289,7 +295,7 @@ def _present_spec(transaction: Transaction) -> MultiRLModuleSpec:
 def _follow(
     config: AlgorithmConfig, mapping: Callable[..., str] | None, policies_to_train: ToTrain | None
 ) -> None:
-    """Set the mapping function and the policies to train in a config, where given."""
+    """Set the mapping function and the policies to train in a config; None changes nothing."""
     if mapping is not None:
         config.multi_agent(policy_mapping_fn=mapping)
     if policies_to_train is not None:

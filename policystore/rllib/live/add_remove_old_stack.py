@@ -1,7 +1,7 @@
 """Add policies to a running Algorithm of the old API stack, and remove them.
 
-RLlib's ``add_policy`` gives every worker random weights of its own, and its ``remove_policy``
-leaves episodes that play the policy, of which all workers then die
+RLlib's ``add_policy`` gives every worker different random weights. RLlib's ``remove_policy`` does
+not end episodes in which the removed policy plays, and all workers with such an episode then die
 (``evaluation/episode_v2.py:131``).
 """
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["add_old", "remove_old"]
 
 _NOTHING = "Nothing was changed."
-_ADVICE = f"{_NOTHING} Pass a policy_mapping_fn= that names none but the policies there will be."
+_ADVICE = f"{_NOTHING} Pass a policy_mapping_fn= that returns only ids of the remaining policies."
 
 
 def add_old(
@@ -57,12 +57,12 @@ def add_old(
     """Add a policy on the old stack: see :func:`policystore.rllib.add_policy`.
 
     Args:
-        transaction: of this change.
-        before: all policies that the Algorithm has.
-        policy_id: of the new policy.
-        snap: the policy.
-        policy_mapping_fn: from now on, or None.
-        policies_to_train: from now on, or None.
+        transaction: the transaction of this change.
+        before: description of all policies that the Algorithm has.
+        policy_id: id of the new policy.
+        snap: snapshot of the new policy.
+        policy_mapping_fn: the new mapping function; None keeps the present function.
+        policies_to_train: the new choice; None keeps the present choice.
         trust: classes that the snapshot may name.
     """
     algo = transaction.algo
@@ -116,11 +116,11 @@ def remove_old(
     """Remove a policy on the old stack: see :func:`policystore.rllib.remove_policy`.
 
     Args:
-        transaction: of this change.
-        before: all policies that the Algorithm has.
-        policy_id: of the policy.
-        policy_mapping_fn: from now on, or None.
-        policies_to_train: from now on, or None.
+        transaction: the transaction of this change.
+        before: description of all policies that the Algorithm has.
+        policy_id: id of the policy.
+        policy_mapping_fn: the new mapping function; None keeps the present function.
+        policies_to_train: the new choice; None keeps the present choice.
     """
     algo = transaction.algo
     left = [pid for pid in before.ids if pid != policy_id]
@@ -130,8 +130,8 @@ def remove_old(
     if policy_id in algo.config.policies:
         raise InvalidInputError(
             f"{description}: it is one of the Algorithm's config, so restarted workers and "
-            "checkpoints would have it again. Let policy_mapping_fn name others, and leave it. "
-            f"{_NOTHING}"
+            "checkpoints would have it again. Keep the policy, and pass a policy_mapping_fn that "
+            f"returns other policies. {_NOTHING}"
         )
     if before.policies[policy_id].trained and not any(
         before.is_trained(pid, policies_to_train) for pid in left
@@ -157,22 +157,22 @@ def remove_old(
         transaction.apply(remove_policy, request)
     forget_old_policy(algo, policy_id)
     transaction.commit(ReplayEntry("remove", (policy_id,)), policy_mapping_fn)
-    # Anew: what the transaction has found out about workers still knows the policy.
+    # A new session, because the transaction still has the removed policy in its descriptions.
     after = Session(algo, max(transaction.deadline.left(), 10.0))
     return after.report(after.describe(left))
 
 
 def _local_worker(transaction: Transaction) -> RolloutWorker:
-    """Return the local worker of the training group, which is what learns."""
+    """Return the local worker of the training group; on the old stack it is the learner."""
     (leader,) = [worker for worker in transaction.workers if worker.leads]
     return leader.local.worker if leader.local is not None else None
 
 
 def _notes(algo: Algorithm, recipe: PolicyRecipe) -> tuple[str, ...]:
-    """Return what a report says of the new policy's observation filter."""
+    """Return a report's notes on the new policy's observation filter."""
     if recipe.filter_name == "NoFilter" or algo.config.observation_filter != "NoFilter":
         return ()
     return (
-        f"{recipe.policy_id!r} has an observation filter, and this Algorithm has none: RLlib does "
-        "not merge its statistics then, so they go on by themselves on each worker and drift apart",
+        f"{recipe.policy_id!r} has an observation filter, and this Algorithm has none: RLlib then "
+        "does not merge the filter's statistics, so they become different on each worker",
     )

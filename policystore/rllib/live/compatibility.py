@@ -27,14 +27,14 @@ _CARRIERS = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
 
 @dataclass(frozen=True)
 class PreparedWeights:
-    """A snapshot that fits, ready to be sent.
+    """The weights of a snapshot that fits a policy, ready to be sent.
 
     Attributes:
-        arrays: name -> torch dtype and bits, as workers take them.
-        plan: how workers make the digest of the weights that acting needs.
+        arrays: name -> torch dtype and bits, in the form in which workers take them.
+        plan: how workers compute the digest of the weights that acting needs.
         expected: the digest that each worker must find.
         acting: names of the weights that acting needs.
-        notes: what is allowed and worth knowing, such as NaN.
+        notes: observations for the report, such as NaN among the weights.
     """
 
     arrays: dict[str, tuple[str, Array]]
@@ -44,7 +44,7 @@ class PreparedWeights:
     notes: tuple[str, ...]
 
 
-# torch and numpy call the dtypes of the table by the same names.
+# torch and numpy use the same names for these dtypes.
 _DTYPES = {dtype.name: dtype for dtype in CODES}
 _NAMES = {dtype: dtype.name for dtype in CODES}
 
@@ -59,10 +59,10 @@ def _plan(shapes: tuple[tuple[str, str, tuple[int, ...]], ...]) -> DigestPlan:
 
 
 def plan_of(info: PolicyInfo) -> DigestPlan:
-    """Return how the digest of a policy of a learner is made.
+    """Return how to compute the digest of a policy that a learner has described.
 
     Raises:
-        InvalidInputError: the policy holds tensors of a dtype that no snapshot can have.
+        InvalidInputError: the policy has tensors of a dtype that no snapshot can have.
     """
     tensors = info.tensors
     strange = sorted(name for name in info.acting if tensors[name][0] not in _DTYPES)
@@ -77,18 +77,19 @@ def prepare(policy_id: str, snap: Snapshot, info: PolicyInfo, stack: str) -> Pre
     """Check a snapshot against the policy that it is to be loaded into.
 
     Args:
-        policy_id: of the policy.
-        snap: to be loaded.
-        info: of the policy, from the learner.
-        stack: ``new`` or ``old``: that of the Algorithm.
+        policy_id: id of the policy.
+        snap: the snapshot to be loaded.
+        info: the learner's description of the policy.
+        stack: the Algorithm's API stack, ``new`` or ``old``.
 
     Raises:
-        MismatchError: names, shapes, dtypes or spaces differ; lists how.
+        MismatchError: names, shapes, dtypes or spaces differ; the message lists the differences.
     """
-    # A snapshot's repr has its whole digest, which takes longer than a load: only for messages.
+    # The repr of a snapshot computes its whole digest, which takes longer than a load. So only
+    # messages compute the repr.
     load = _Load(snap, policy_id)
     needed = info.tensors
-    # Snapshots own read-only arrays; this is a plain dict of them.
+    # A plain dict of the snapshot's own, read-only arrays.
     weights = dict(snap.weights)
     _check_stack(snap, stack, load)
     _check_spaces(snap.spec, info.spaces, load)
@@ -129,7 +130,7 @@ def prepare(policy_id: str, snap: Snapshot, info: PolicyInfo, stack: str) -> Pre
 
 
 class _Load:
-    """What messages about loading a snapshot into a policy begin with."""
+    """The beginning of messages about loading a snapshot into a policy."""
 
     def __init__(self, snap: Snapshot, policy_id: str) -> None:
         self._parts = snap, policy_id
@@ -139,7 +140,7 @@ class _Load:
 
 
 def _really_missing(missing: Iterable[str], snap: Snapshot, info: PolicyInfo) -> set[str]:
-    """Return those missing names that a snapshot may not lack.
+    """Return those of the missing names that a snapshot must have.
 
     Target networks become copies of their networks, and frozen policies need no critic.
     """
@@ -150,7 +151,7 @@ def _really_missing(missing: Iterable[str], snap: Snapshot, info: PolicyInfo) ->
 
 
 def _expected(plan: DigestPlan, weights: Mapping[str, Array]) -> Digest:
-    """Return the digest of the weights that acting needs, by the header that is there already."""
+    """Return the digest of the weights that acting needs, with the header of a digest plan."""
     header, order = plan
     return digest_of(header, *(raw(weights[name]) for name, _, _ in order))
 
@@ -212,7 +213,7 @@ def _check_spaces(spec: Spec, target: Spaces, load: _Load) -> None:
     wrong = _differing(spec, _SameSpace(target[0]), _SameSpace(target[1]))
     if wrong:
         raise MismatchError(
-            f"{load}: {'; '.join(wrong)}. Nothing was sent. A policy of other spaces gets an id of "
-            "its own with add_policy(). If the spaces mean the same, say so with "
-            "snap.replace(spec=…) of the target's spaces."
+            f"{load}: {'; '.join(wrong)}. Nothing was sent. add_policy() adds a policy of other "
+            "spaces under a new id. If the spaces have the same meaning, put the target's spaces "
+            "into the snapshot with snap.replace(spec=…)."
         )

@@ -1,7 +1,8 @@
-"""Check filter statistics of snapshots, and give them the form in which workers take them.
+"""Check filter statistics of snapshots, and convert them to the form in which workers take them.
 
-On the old stack a filter belongs to a policy. On the new one it belongs to agents, and RLlib merges
-what env runners have gathered into the local runner's filter, so all runners get the same.
+On the old stack a filter belongs to a policy. On the new stack a filter belongs to agents, and
+RLlib merges the statistics of all env runners into the filter of the local runner. So all runners
+get the same statistics.
 """
 
 from __future__ import annotations
@@ -36,18 +37,19 @@ def new_stack_filters(
     """Return the states to set in the env-to-module pipelines of env runners.
 
     Args:
-        algorithm: of the new stack.
-        snaps: what is to be loaded, by module id.
-        agent_ids: module id -> agents whose filters get the snapshot's statistics; or such agents,
-            of one snapshot. Needed in a multi-agent Algorithm where a snapshot has filter
-            statistics; an empty list leaves the filters alone.
+        algorithm: an Algorithm of the new stack.
+        snaps: the snapshots to be loaded, by module id.
+        agent_ids: module id -> agents whose filters get the snapshot's statistics. For a single
+            snapshot also only the agents. Needed in a multi-agent Algorithm if a snapshot has
+            filter statistics; an empty list leaves the filters as they are.
 
     Returns:
-        RLlib's name of the connector -> agent -> state in RLlib's own form, written here from
-        checked arrays; and notes for the report.
+        RLlib's name of the connector -> agent -> state in RLlib's own form, made from checked
+        arrays; and notes for the report.
 
     Raises:
-        MismatchError: statistics without a filter to go to, of other shapes, or of unknown agents.
+        MismatchError: statistics for which the Algorithm has no filter, statistics of other shapes,
+            or statistics of unknown agents.
         InvalidInputError: ``agent_ids`` is missing, or not of the form above.
     """
     wanted = _agents_by_policy(snaps, agent_ids)
@@ -63,14 +65,14 @@ def new_stack_filters(
             piece = pieces.get(name)
             if piece is None:
                 raise MismatchError(
-                    f"{snap!r} was trained behind the connector {name!r} and has its state, and "
+                    f"{snap!r} was trained with the connector {name!r} and has its state, but "
                     "this Algorithm has no such connector: the policy would see other "
                     "observations. Add it to the config, or load snap.replace(state={})."
                 )
             if not is_filter(piece):
                 notes.append(
-                    f"{pid!r}: the state of connector {name!r} was not loaded: it is no filter, "
-                    "and policies share it"
+                    f"{pid!r}: the state of connector {name!r} was not loaded, because several "
+                    "policies share this connector, which is no filter"
                 )
                 continue
             by_agent = _by_agent(pid, state, wanted.get(pid), multi)
@@ -93,7 +95,7 @@ def _agents_by_policy(snaps: Mapping[str, Snapshot], agent_ids: AgentIds) -> dic
         unknown = [pid for pid in agent_ids if pid not in snaps]
         if unknown:
             raise InvalidInputError(
-                f"agent_ids names the policies {unknown!r}, and these are loaded: {sorted(snaps)}"
+                f"agent_ids names the policies {unknown!r}, but only {sorted(snaps)} are loaded"
             )
         return {pid: _listed(of_policy) for pid, of_policy in agent_ids.items()}
     if len(snaps) != 1:
@@ -125,15 +127,15 @@ def _refuse_unfiltered(
     filters = [name for name, piece in pieces.items() if is_filter(piece)]
     if filters and not any(f"connectors.{name}" in snap.spec.omitted for name in filters):
         raise MismatchError(
-            f"{snap!r} was trained without {filters[0]}, and this Algorithm normalises "
-            f"observations by it: policy {pid!r} would see other observations than it was trained "
-            "on. Load it into an Algorithm without the filter, or load "
-            "snap.replace(spec=snap.spec.replace(connectors={})) if you mean it."
+            f"{snap!r} was trained without {filters[0]}, but this Algorithm normalises "
+            f"observations with this filter: policy {pid!r} would see other observations than it "
+            "was trained on. Load the snapshot into an Algorithm without the filter, or, to load "
+            "it anyway, load snap.replace(spec=snap.spec.replace(connectors={}))."
         )
 
 
 def _by_agent(pid: str, state: object, agent_ids: list[Any] | None, multi: bool) -> dict[Any, Any]:
-    """Return the statistics that each agent's filter gets, from those of a snapshot."""
+    """Return the statistics for each agent's filter, taken from the statistics of a snapshot."""
     if not isinstance(state, Mapping):
         raise FormatError(f"state of {pid!r}: expected a dict by agent, found {state!r}")
     if not multi:
@@ -151,7 +153,7 @@ def _by_agent(pid: str, state: object, agent_ids: list[Any] | None, multi: bool)
         raise InvalidInputError(
             f"the snapshot for {pid!r} has filter statistics (of {list(state)!r}), and filters "
             f"belong to agents: pass agent_ids={{{pid!r}: […]}} with the ids of the agents "
-            "that act through it, or an empty list to leave their filters as they are"
+            "that act through this policy, or an empty list to leave all filters as they are"
         )
     if len(state) == 1:
         return {agent: next(iter(state.values())) for agent in agent_ids}
@@ -170,10 +172,11 @@ def old_stack_filters(
 
     Args:
         local: the local worker of the training group.
-        snaps: what is to be loaded, by policy id.
+        snaps: the snapshots to be loaded, by policy id.
 
     Raises:
-        MismatchError: statistics without a filter to go to, the reverse, or of other shapes.
+        MismatchError: statistics for a policy without a filter, no statistics for a policy with a
+            filter, or statistics of other shapes.
     """
     stats = {}
     for pid, snap in snaps.items():
@@ -183,14 +186,14 @@ def old_stack_filters(
             if has and snap.spec.connectors:
                 raise MismatchError(
                     f"{snap!r} was trained without an observation filter, and policy {pid!r} has "
-                    "one: it would see other observations than it was trained on"
+                    "one: the policy would see other observations than it was trained on"
                 )
             continue
         if not has:
             raise MismatchError(
-                f"{snap!r} was trained behind an observation filter, and policy {pid!r} of this "
-                "Algorithm has none: it would see other observations. Set observation_filter in "
-                "the config, or load snap.replace(state={})."
+                f"{snap!r} was trained with an observation filter, and policy {pid!r} of this "
+                "Algorithm has none: the policy would see other observations. Set "
+                "observation_filter in the config, or load snap.replace(state={})."
             )
         needed = [mean.shape for _, mean, _ in read_old_filter(local.policy_map[pid])]
         if [mean.shape for _, mean, _ in given] != needed:
@@ -203,7 +206,7 @@ def old_stack_filters(
 
 
 def _old_filter(snap: Snapshot) -> FilterStats | None:
-    """Return the statistics of an old-stack snapshot's filter, checked; None if it has none."""
+    """Check and return the filter statistics of an old-stack snapshot; None if it has no filter."""
     agent = snap.state.get("connectors", {}).get("agent", {})
     for name, state in agent.items():
         if not isinstance(state, Mapping) or "running_stats" not in state:

@@ -1,13 +1,13 @@
 """Load snapshots into a running Algorithm, on all its learners and workers, with proof.
 
-RLlib's own ways do not do this. On the old stack weights set on the driver reach no
-remote worker (``algorithms/algorithm.py:set_weights``). On the new one runners drop weights whose
-number is not newer than their own (``env/single_agent_env_runner.py:596``), and keys that do not
-fit are skipped silently (``core/rl_module/torch/torch_rl_module.py:153``).
+RLlib's own calls do not do this. On the old stack, weights that are set on the driver reach no
+remote worker (``algorithms/algorithm.py:set_weights``). On the new stack, runners drop weights
+whose number is not higher than their own number (``env/single_agent_env_runner.py:610``), and keys
+that do not fit are skipped silently (``core/rl_module/torch/torch_rl_module.py:153``).
 
-Here everything is checked before anything is sent. Then all workers get the weights at once,
-through Ray's object store, and say what they hold afterwards. If one of them does not take the
-weights, all get their old ones back (``transaction.py``).
+``load_into`` checks everything before it sends anything. Then all workers get the weights through
+Ray's object store, and report which weights they hold afterwards. If a worker does not take the
+weights, all workers get their old weights back (``transaction.py``).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from policystore.snapshot import Snapshot
 
 __all__ = ["check_sync", "load_into"]
 
-# Above any number of updates that are under way: weights from before a load that runners get after
-# it carry a lower number, and the runners drop them.
+# More than the number of updates that can be under way. So weights from before a load, which reach
+# a runner after the load, have a lower number, and the runner drops these weights.
 _FENCE = 1000
 
 
@@ -52,39 +52,40 @@ def load_into(
 ) -> SyncReport:
     """Give policies of a running Algorithm the weights of snapshots, on every learner and worker.
 
-    The weights reach the learners (local or remote), the local worker, from which restarted ones
-    get theirs, and all remote workers of the training, evaluation and offline evaluation groups.
-    Filter statistics go along. When this returns, each worker has said that it holds exactly these
-    weights, the next sample of every worker is drawn with them, and the next ``train()`` neither
-    undoes nor delays them. Takes no CPU, actor or task slot.
+    The weights are loaded into the learners (local or remote), the local worker, and all remote
+    workers of the training, evaluation and offline evaluation groups. Filter statistics are loaded,
+    too. When this function returns, each worker has reported that it holds exactly these weights.
+    The next sample of every worker is drawn with these weights, and the next ``train()`` neither
+    undoes nor delays the load. The call takes no CPU, actor or task slot.
 
-    All or nothing: if a worker refuses or does not answer in time, or a learner is dead, all
-    workers get their old weights back, also those that answer later. A dead env runner is no
-    failure: its row reads ``unreachable``. Like all that are restarted or added from now on,
-    whether RLlib notices or not, it gets the weights before it samples. For that Ray's object store
-    keeps one copy of them.
+    All learners and workers change, or none. If a worker refuses or does not answer in time, or a
+    learner is dead, all workers get their old weights back, also workers that answer later. A dead
+    env runner is no failure: its row reads ``unreachable``. An env runner that is restarted or
+    added from now on gets the weights before it samples, even if RLlib does not notice the restart.
+    For this, Ray's object store keeps one copy of the weights.
 
-    On IMPALA and APPO updates that are under way are awaited, and the weights get a number far
-    above what is still in flight, so that runners drop older ones
-    (``env/multi_agent_env_runner.py:771``). Optimizers keep their moments. Target networks that a
-    snapshot does not hold become copies of their networks.
+    With IMPALA and APPO, the call waits for updates that are under way. The weights get a number
+    far above the numbers of older weights that are still on their way, so runners drop the older
+    weights (``env/multi_agent_env_runner.py:771``). Optimizers keep their moments. If a snapshot
+    has no target networks, the target networks become copies of their networks.
 
     Args:
-        algo: of either API stack, not inside ``train()``.
-        snaps: id of a policy or module of the Algorithm -> the snapshot it gets. The snapshot of
-            modules that share parts goes under ``"__all_modules__"``.
-        agent_ids: new stack, multi-agent, and snapshots with filter statistics: policy id -> ids of
-            the agents whose filters get them (or only these ids, for a single snapshot).
-        timeout: seconds for all of it.
+        algo: an Algorithm of either API stack, while ``train()`` does not run.
+        snaps: id of a policy or module of the Algorithm -> the snapshot to load into it. Use the id
+            ``"__all_modules__"`` for the snapshot of modules that share parts.
+        agent_ids: policy id -> ids of the agents whose filters get the snapshot's statistics. For a
+            single snapshot also only the agent ids. Only for multi-agent Algorithms of the new
+            stack and snapshots with filter statistics.
+        timeout: seconds for the whole call.
 
     Returns:
         A row for each of these policies on each learner and worker.
 
     Raises:
-        NotFoundError: no such policy; lists those there are.
+        NotFoundError: no such policy; the message lists the policies of the Algorithm.
         MismatchError: names, shapes, dtypes, spaces or filters that differ; nothing was sent.
         InvalidInputError: a stopped Algorithm, or an argument of the wrong form.
-        SyncError: a worker did not take the weights; all have their old ones again.
+        SyncError: a worker did not take the weights; all workers have their old weights again.
         StorageError: a learner did not answer before anything was sent.
     """
     transaction = Transaction(algo, timeout)
@@ -134,36 +135,37 @@ def check_sync(
 ) -> SyncReport:
     """Ask every learner and worker which weights it holds now.
 
-    What counts is the ``acting`` digest: of the weights that acting needs. The first learner that
-    answers (on the old stack the local worker) says what it should be.
+    The function compares digests of the weights that acting needs (``acting`` digests). The first
+    learner that answers defines the expected digest; on the old stack the local worker does.
 
-    Changes nothing, but for one thing that any call of RLlib does as well: an env runner that was
-    restarted unnoticed first gets what had been loaded. So its row shows what the next sample
-    would be drawn with, and not what the actor was made with, which no sample is drawn with. If
-    that failed, the note of the row says why. A policy in training reads ``bad`` on such a runner
-    until the next ``train()``, as its weights are those of the load.
+    The function changes nothing, with one exception, which is the same for any call of RLlib: if an
+    env runner was restarted and RLlib has not noticed it, the env runner first gets the loaded
+    weights. So the row of such an env runner shows the weights of its next sample, and not the
+    weights with which the actor was made. If the env runner could not get the loaded weights, the
+    note of the row says why. For a policy in training the row reads ``bad`` until the next
+    ``train()``, because the env runner has the weights of the load.
 
     Args:
-        algo: of either API stack.
-        policy_ids: of the policies to report on; all if left out.
-        timeout: seconds.
+        algo: an Algorithm of either API stack.
+        policy_ids: ids of the policies to report on; all policies if left out.
+        timeout: seconds for the whole call.
 
     Returns:
         A row for each policy on each learner and worker, whether it answered or not.
 
     Raises:
-        NotFoundError: no such policy; lists those there are.
+        NotFoundError: no such policy; the message lists the policies of the Algorithm.
         InvalidInputError: a stopped Algorithm, or an argument of the wrong form.
         StorageError: no learner answers.
     """
     session = Session(algo, timeout)
     wanted = None if policy_ids is None else _listed(policy_ids)
-    # Half of the time: a learner that is silent must not take it from the workers.
+    # Half of the time, so that a silent learner leaves time for the answers of the workers.
     half = Deadline(session.deadline.left() / 2)
     info = session.describe(wanted, deadline=half, all_learners=False)
     _require_known(wanted or (), info)
-    # The workers of IMPALA and APPO of the old stack have numbers that say nothing of the
-    # learner's.
+    # With IMPALA and APPO of the old stack, the numbers of workers cannot be compared with the
+    # number of the learner.
     return session.report(info, unnumbered=has_learner_thread(algo))
 
 
@@ -177,19 +179,20 @@ def _require_known(policy_ids: Iterable[str], info: WorkerInfo, advice: str = ""
 
 
 def _drop_late_states(algo: Algorithm) -> None:
-    """Drop weights that learners gave out before the load and the driver has not passed on yet.
+    """Drop old weights that learners sent to the driver and that no runner has got yet.
 
-    A runner drops the first such message for its lower number, and takes that number for its own
-    (``env/single_agent_env_runner.py:621``): it would not drop the second.
+    A runner drops the first such message, because the message has a lower number. But the runner
+    also takes over the lower number (``env/single_agent_env_runner.py:621``), so it would not drop
+    a second such message.
     """
     manager = actor_manager(algo.learner_group) if algo.learner_group is not None else None
     if manager is not None and manager.num_outstanding_async_reqs():
-        # All have answered the load since, so these are there.
+        # All learners have answered the load after they sent these weights, so these have arrived.
         manager.fetch_ready_async_reqs(timeout_seconds=1.0)
 
 
 def _set_filters_of_driver(transaction: Transaction, request: LoadRequest) -> None:
-    """Set the merged filters that the driver keeps if it has no local runner (algorithm.py:992)."""
+    """Set the merged filters of a driver that has no local env runner (algorithm.py:992)."""
     pipeline = env_to_module_of_driver(transaction.algo)
     if not request.pipeline or pipeline is None:
         return
@@ -202,10 +205,10 @@ def _set_filters_of_driver(transaction: Transaction, request: LoadRequest) -> No
 
 
 def _given(snaps: object) -> dict[str, Snapshot]:
-    """Return the snapshots that were given, checked."""
+    """Check and return the snapshots that the caller gave."""
     if not isinstance(snaps, Mapping):
         raise InvalidInputError(
-            "snapshots come by policy id: load_into(algo, {'main': snap}), not "
+            "load_into takes snapshots by policy id: load_into(algo, {'main': snap}), not "
             f"{type(snaps).__qualname__}"
         )
     if not snaps:
@@ -218,7 +221,7 @@ def _given(snaps: object) -> dict[str, Snapshot]:
 
 
 def _apart(given: dict[str, Snapshot]) -> dict[str, Snapshot]:
-    """Return the same with modules that share parts taken apart: each under its own id."""
+    """Return the snapshots by module id, with the snapshot of several modules split by module."""
     single = dict(given)
     together = single.pop(ALL_MODULES)
     parts = together.spec.modules

@@ -174,7 +174,7 @@ def in_process(own: Any, store: PolicyStore, **options: Any) -> Any:
         def __reduce__(self) -> Any:
             return publish, (store.url, {"main": "duo/main"})
 
-    here = Here(Publish, made.settings, made.beside)
+    here = Here(Publish, made.settings, made.callbacks)
     return own.configured().callbacks(here)
 
 
@@ -352,10 +352,10 @@ def test_a_trial_that_begins_anew_pushes_nothing_twice(
 
 def test_trials_keep_their_own_names() -> None:
     long = "PPO_Duo_79fa0_00000_0_" + "lr=0.0001," * 12
-    made = [publishing._in_a_name(long + end) for end in ("a", "b")]
+    made = [publishing._name_part(long + end) for end in ("a", "b")]
     assert len(set(made)) == 2
     assert all(len(name) <= 60 and name.startswith("PPO_Duo_79fa0_00000_0_lr_") for name in made)
-    assert publishing._in_a_name("PPO_Duo_79fa0_00000") == "PPO_Duo_79fa0_00000"
+    assert publishing._name_part("PPO_Duo_79fa0_00000") == "PPO_Duo_79fa0_00000"
 
 
 @pytest.mark.long

@@ -280,4 +280,4 @@ def test_what_the_checkpoint_lacks_is_said(life: Life, tmp_path: Path, caplog: A
         kept = snapshot(algo, "more")
         algo.restore(str(tmp_path))
         own.assert_held(algo, {**held, "more": kept})
-    assert "has no module 'more': there the Algorithm keeps what it has" in caplog.text
+    assert "has no module 'more', so the Algorithm keeps its present weights there" in caplog.text

@@ -190,7 +190,7 @@ def test_it_pickles_and_refs_are_fixed(pushed: Pushed, tmp_path: Path) -> None:
     assert "Counting" in repr(made)
     config = pushed.own.configured().callbacks(made)
     assert repr(config.copy().callbacks_class) == repr(made)
-    assert "CallbackMaker" in str(config.serialize()["callbacks"])
+    assert "CallbackFactory" in str(config.serialize()["callbacks"])
 
 
 # What cannot be done -----------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_refs_that_mean_nothing(pushed: Pushed, tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError):
             warm_start(store, policies)
     for beside in (Counting(), "Counting", [7]):
-        with pytest.raises(InvalidInputError, match="classes of callbacks"):
+        with pytest.raises(InvalidInputError, match="callback classes"):
             warm_start(store, {"main": "duo/main"}, callbacks=beside)
 
 

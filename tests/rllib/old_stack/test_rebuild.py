@@ -76,7 +76,7 @@ def test_weights_for_a_policy_without_any_do_not_fit() -> None:
     assert dict(snap.weights) == {}
     with pytest.raises(MismatchError):
         rebuild_policy(
-            Snapshot(weights={"w": np.zeros(1)}, spec=snap.spec), trust=["old_stack_zoo"]
+            Snapshot(weights={"w": np.zeros(1)}, spec=snap.spec), trust=["tests.support.old_stack_zoo"]
         )
 
 
@@ -137,7 +137,7 @@ def test_names_are_those_of_the_inner_model() -> None:
 def test_a_torch_model_is_kept_whatever_get_weights_says(cls: Any) -> None:
     policy = policy_of(cls)
     policy.model.weight.data.fill_(0.5)
-    rebuilt = rebuild_policy(snapshot_policy(policy), trust=["old_stack_zoo"])
+    rebuilt = rebuild_policy(snapshot_policy(policy), trust=["tests.support.old_stack_zoo"])
     assert torch.equal(rebuilt.model.weight, policy.model.weight)
 
 
