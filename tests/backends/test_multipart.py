@@ -22,8 +22,7 @@ from policystore import (
     StorageError,
 )
 from policystore.backends import s3
-from policystore.format import metadata
-from policystore.format import safetensors
+from policystore.format import metadata, safetensors
 from policystore.format.keys import object_key
 from tests.support.s3_server import Answer, Proxy, Request, client, error
 

@@ -76,7 +76,8 @@ def test_weights_for_a_policy_without_any_do_not_fit() -> None:
     assert dict(snap.weights) == {}
     with pytest.raises(MismatchError):
         rebuild_policy(
-            Snapshot(weights={"w": np.zeros(1)}, spec=snap.spec), trust=["tests.support.old_stack_zoo"]
+            Snapshot(weights={"w": np.zeros(1)}, spec=snap.spec),
+            trust=["tests.support.old_stack_zoo"],
         )
 
 
