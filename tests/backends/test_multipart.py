@@ -186,7 +186,7 @@ def test_another_object_in_its_place(
 def test_a_declared_size_alone_takes_no_memory(
     store: PolicyStore, s3_bucket: str, s3_endpoint: str
 ) -> None:
-    """A policy object of some hundred bytes may declare a huge tensor. Only stored bytes count."""
+    """Declare a huge tensor in a policy object of some hundred bytes; only stored bytes count."""
     raw = client(s3_endpoint)
     tensor = Digest("ab" * 32)
     external = {"dtype": "U8", "shape": [1 << 46], "digest": str(tensor)}

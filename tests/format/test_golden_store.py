@@ -1,7 +1,7 @@
 """A store of format 1 in the repository, which every later release must read.
 
 ``python tests/format/test_golden_store.py`` writes the store again, if a format adds something to
-it. The files that are committed stay as they are.
+it. Check afterwards that the files that are committed have not changed.
 """
 
 from __future__ import annotations
