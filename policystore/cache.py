@@ -46,8 +46,8 @@ class NodeCache:
 
     Threads and processes may share a cache. No reader sees a part of a file. If several processes
     need an object that is not in the cache, one process downloads the object, and the others wait
-    for at most a minute. When the cache grows over its limit, the objects that were not used for the longest time
-    are removed; arrays that are views of a removed file stay valid.
+    for at most a minute. If the cache grows over its limit, the objects that were not used for the
+    longest time are removed. Arrays that are views of a removed file stay valid.
 
     Args:
         folder: by default ``$POLICYSTORE_CACHE``, else the folder ``policystore`` in the user's
