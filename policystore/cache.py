@@ -44,10 +44,10 @@ _SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of policys
 class NodeCache:
     """Keep objects by digest in one folder, which only its user may enter.
 
-    Threads and processes may share a cache. A file appears whole. If several processes need an
-    object that is not in the cache, one of them downloads it and the others wait, for a minute at
-    most. When the cache grows over its limit, the objects that were not used for the longest time
-    are removed; arrays that are views of a removed file stay valid.
+    Threads and processes may share a cache. No reader sees a part of a file. If several processes
+    need an object that is not in the cache, one process downloads the object, and the others wait
+    for at most a minute. If the cache grows over its limit, the objects that were not used for the
+    longest time are removed. Arrays that are views of a removed file stay valid.
 
     Args:
         folder: by default ``$POLICYSTORE_CACHE``, else the folder ``policystore`` in the user's

@@ -11,9 +11,9 @@ so that ``except KeyError`` or ``except OSError`` works in code that does not kn
     ├── UntrustedError (PermissionError)    a class may not be imported: trust its module
     ├── IntegrityError (OSError)            bytes do not match their digest: restore the object
     ├── FormatError (ValueError)            bytes are not of format 1: if newer, upgrade policystore
-    ├── ReadOnlyError (PermissionError)     a write to a store that is only readable
+    ├── ReadOnlyError (PermissionError)     a write to a store that can only be read
     ├── StorageError (OSError)              the disk or service failed: the store is as before
-    └── SyncError (RuntimeError)            workers hold other weights than they should
+    └── SyncError (RuntimeError)            workers do not hold the expected weights
 
 A message says what was expected, what was found, where, and what to do. Every error survives
 pickling, so that Ray can carry it between processes.

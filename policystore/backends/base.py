@@ -32,7 +32,7 @@ class Backend(Protocol):
 
     @property
     def url(self) -> str:
-        """The folder or URL that the user opened, for messages and pickles."""
+        """The folder or URL of the store, for messages and pickles."""
 
     @property
     def is_remote(self) -> bool:
@@ -62,7 +62,7 @@ class Backend(Protocol):
         Args:
             key: the key.
             limit: how many bytes the key may have at most. A longer key is not read to its end.
-            share: allow a view of the storage itself, where nobody else can change those bytes.
+            share: allow a view of the storage itself, if no other user can change its bytes.
             size: how many bytes the key has, if the caller knows it. A backend may then read a
                 large key in parts, several at once.
             on_bytes: called with the bytes of each part, if the key is read in parts.

@@ -199,8 +199,8 @@ def decode_policy(data: bytes | memoryview, label: str, *, inline: bool) -> Pars
         raise FormatError(
             f"{label}: the large tensors of the policy are not where format 1 puts them. "
             + (
-                "A single file holds all tensors: to read an object of a store, pull it from the "
-                "store."
+                "A single file holds all tensors. Read an object of a store through the store, "
+                "with pull."
                 if inline
                 else "In a policy of 4 MiB or more, exactly the tensors of 256 KiB or more are "
                 "objects of their own."

@@ -103,7 +103,7 @@ class Resolver:
         Raises:
             InvalidInputError: not a ref.
             AmbiguousError: a short digest fits several policies.
-            NotFoundError, IntegrityError, FormatError: as of :meth:`version`.
+            NotFoundError, IntegrityError, FormatError: as in :meth:`version`.
         """
         parsed = as_ref(ref)
         return self.version(parsed).digest if parsed.name else self.digest(parsed.digest)

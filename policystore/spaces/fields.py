@@ -143,7 +143,7 @@ def _count(shape: Sequence[object], place: Place) -> list[int]:
 def owned_array(value: object, dtype: np.dtype[Any], shape: tuple[int, ...], place: Place) -> Array:
     """Return ``value`` if it is an array of this dtype and shape; else raise ``place``'s error.
 
-    gymnasium's constructors make such arrays. If there is another value, somebody has set it later.
+    gymnasium's constructors make such arrays. Another value was set after the construction.
     """
     if not isinstance(value, (np.ndarray, np.generic)):
         place.fail(f"expected a numpy array, found {brief(value)}")

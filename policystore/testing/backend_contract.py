@@ -175,7 +175,7 @@ class BackendContract(StorageContract):
             assert self.raw_read(version_key("a", 1)) == data
 
     def test_one_of_many_concurrent_creates_succeeds(self, backend: Backend) -> None:
-        """If two writers created the same number, a version would be lost."""
+        """Check that no two writers create the same number: a version would be lost."""
         backends = [self.make_backend() for _ in range(8)]
         for number in range(1, 11):
             together = threading.Barrier(len(backends))

@@ -44,7 +44,7 @@ class ConcurrencyTests(StoreTests):
         assert store.verify().ok
 
     def test_the_tag_ends_at_the_best_of_many_concurrent_offers(self, store: PolicyStore) -> None:
-        """Each writer moves the tag only if its own version is better, and the order is random."""
+        """Let each writer move the tag only to a better version, in a random order."""
         returns = [3, 9, 1, 7, 8, 2, 6, 5, 4]
         pushed = [store.push(make_snapshot(n), "a", metrics={"r": n}) for n in returns]
 

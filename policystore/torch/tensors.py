@@ -199,8 +199,8 @@ def load_arrays(module: torch.nn.Module, weights: Weights, label: str) -> None:
     if changed:
         module.load_state_dict({name: to_tensor(before[plain]) for name, plain in names.items()})
         raise MismatchError(
-            f"{label}: the module changed the weights while it loaded them. It has its old weights "
-            "again. Either tied parameters have different values in the snapshot, or a hook of the "
-            "module changes the weights.",
+            f"{label}: the module changed the weights while it loaded them. It has its old "
+            "weights again. Tied parameters may have different values in the snapshot, or a hook "
+            "of the module changes the weights.",
             wrong=changed,
         )

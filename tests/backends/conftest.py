@@ -23,7 +23,7 @@ def proxy(s3_endpoint: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def store(proxy: Proxy, s3_bucket: str) -> PolicyStore:
-    """A bucket seen through the proxy, with nothing kept on this side of it."""
+    """Return a store without a cache in a bucket behind the proxy."""
     return PolicyStore(
         f"s3://{s3_bucket}/p", storage_options={"endpoint_url": proxy.endpoint}, cache=False
     )

@@ -1,4 +1,7 @@
-"""Filesystems of fsspec other than S3: all are read; written are those that create exclusively."""
+"""Filesystems of fsspec other than S3: all can be read, but only some can be written.
+
+A filesystem can be written if it creates keys exclusively.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> PolicyStore:
 
 
 class Fault:
-    """Raises in the first ``times`` calls of a kind."""
+    """A fault that raises in the first ``times`` calls of one kind."""
 
     def __init__(self, error: Exception, call: str, times: int = 1000) -> None:
         self.error, self.call, self.times, self.tried = error, call, times, 0
@@ -93,7 +96,9 @@ def test_every_write_is_refused_with_the_reason(attic: PolicyStore, make_snapsho
     assert set(Attic.store) == before
 
 
-def test_failures_and_damage_are_ours(attic: PolicyStore, make_snapshot: Make) -> None:
+def test_failures_and_damage_raise_errors_of_policystore(
+    attic: PolicyStore, make_snapshot: Make
+) -> None:
     key = next(key for key in Attic.store if make_snapshot(0).digest.hex in key)
     Attic().pipe_file(key, b"damaged")
     with pytest.raises(IntegrityError):
@@ -111,14 +116,14 @@ def test_failures_and_damage_are_ours(attic: PolicyStore, make_snapshot: Make) -
         PolicyStore("attic://nothing").verify()
 
 
-def test_what_nobody_waits_for_any_more_is_not_tried_again(attic: PolicyStore) -> None:
+def test_a_cancelled_request_is_not_tried_again(attic: PolicyStore) -> None:
     tries: list[int] = []
     begun = threading.Event()
 
     def request(fs: object) -> None:
         tries.append(1)
         begun.set()
-        time.sleep(0.1)  # in which the other fails
+        time.sleep(0.1)  # the other call fails during this time
         raise ConnectionResetError
 
     def call(index: int) -> None:
@@ -188,7 +193,7 @@ def test_lost_answers_of_a_cloud(cloud: PolicyStore, make_snapshot: Make) -> Non
     assert cloud.verify().ok
 
 
-def test_large_objects_of_a_cloud_are_sent_once_and_mended(
+def test_a_cloud_sends_large_objects_once_and_replaces_damaged_ones(
     cloud: PolicyStore, make_snapshot: Make
 ) -> None:
     large = make_snapshot(1, large=True)
@@ -204,7 +209,7 @@ def test_large_objects_of_a_cloud_are_sent_once_and_mended(
         assert Cloud.store[tensor].getvalue() == whole
 
 
-def test_a_key_of_a_cloud_that_may_only_read(cloud: PolicyStore, make_snapshot: Make) -> None:
+def test_cloud_credentials_that_may_only_read(cloud: PolicyStore, make_snapshot: Make) -> None:
     cloud.push(make_snapshot(0), "a")
     Cloud.fault = Fault(PermissionError("no"), "pipe_file overwrite")
     with pytest.raises(ReadOnlyError, match="may not write"):
@@ -225,7 +230,7 @@ def test_urls_of_azure() -> None:
 
 @pytest.fixture
 def website(tmp_path: Path) -> Iterator[tuple[str, list[int]]]:
-    """A web server that ignores ranges, and how many bytes of each file it could send."""
+    """Yield the URL of a web server that ignores ranges, and the bytes sent of each file."""
     sent: list[int] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

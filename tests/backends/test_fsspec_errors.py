@@ -1,4 +1,4 @@
-"""What the exceptions of other libraries mean, whichever of them raised."""
+"""Exceptions of other libraries become errors of policystore, whichever library raised them."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ KINDS = [
 @pytest.mark.parametrize(("error", "kind"), KINDS, ids=str)
 def test_kinds(error: Exception, kind: str) -> None:
     assert failure_of(error).kind == kind
-    # As s3fs hands them on: a bare OSError, with the answer behind it.
+    # s3fs raises a plain OSError, whose cause holds the server's answer.
     assert failure_of(translate_boto_error(error)).kind == kind
 
 
-def test_an_earlier_failure_that_was_handled_says_nothing_of_this_one() -> None:
+def test_the_context_of_an_exception_is_not_its_cause() -> None:
     try:
         try:
             raise client_error(412, "PreconditionFailed")

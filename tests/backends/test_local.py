@@ -34,10 +34,10 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def as_nobody(program: str, *args: str) -> str:
-    """Run a program as a user without rights: the test's own, or nobody where that is root."""
+    """Run a program as a user without special rights: this user, or nobody if this is root."""
     drop = "import os\nif os.getuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
-    # Imported, and used once, before the rights are dropped: the interpreter and the checkout may
-    # be in private folders, and some imports are made by calls.
+    # Import policystore and use it once before the rights are dropped. The interpreter and the
+    # checkout may be in private folders, and some imports happen only at the first call.
     before = """
     import sys, tempfile
     import numpy as np
@@ -96,7 +96,7 @@ def test_a_folder_that_is_a_file(tmp_path: Path, make_snapshot: Make) -> None:
 
 
 def test_a_folder_that_may_only_be_read(tmp_path: Path, make_snapshot: Make) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:4]):  # pytest's own are for their user alone
+    for folder in (tmp_path, *tmp_path.parents[:4]):  # pytest's folders are for its user only
         if folder.stat().st_mode & 0o005 == 0o005:
             break
         os.chmod(folder, 0o755)
@@ -144,7 +144,7 @@ def test_large_arrays_are_views_of_the_page_cache_where_that_is_safe(
     version = store.push(make_snapshot(large=True))
     assert is_mapped(store.pull(version).weights["frozen"])
     assert not is_mapped(store.pull(version).weights["encoder.bias"])
-    # Others may write there: a change after verification would change the arrays.
+    # Other users may write there. A change after the check would change the arrays.
     for mode, path in ((0o666, "file"), (0o777, "folder")):
         for file in (tmp_path / "s" / "objects").rglob("*.safetensors"):
             target = file if path == "file" else file.parent
@@ -168,7 +168,7 @@ def test_nothing_is_mapped_from_a_network_filesystem(
     assert not is_mapped(store.pull(version).weights["frozen"])
 
 
-def test_what_was_pulled_outlives_the_store(tmp_path: Path, make_snapshot: Make) -> None:
+def test_a_pulled_snapshot_outlives_the_store(tmp_path: Path, make_snapshot: Make) -> None:
     store = PolicyStore(tmp_path / "s")
     snap = store.pull(store.push(make_snapshot(large=True)))
     for path in (tmp_path / "s" / "objects").rglob("*.safetensors"):

@@ -1,4 +1,4 @@
-"""When the files of a store are on the disk, and disks that fail."""
+"""Files of a store are flushed in the right order, and a failing disk does no harm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tree(root: Path) -> dict[str, bytes]:
 def test_every_byte_is_flushed_before_its_name_and_every_name_before_the_record(
     tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Replays the calls: at every moment, what is named must be on the disk already."""
+    """Follow all calls of the system: a file must be flushed before it gets its name."""
     events: list[tuple[str, str]] = []
     fsync, link, rename, mkdir, open_ = os.fsync, os.link, os.replace, os.mkdir, os.open
     names: dict[int, str] = {}
@@ -77,7 +77,7 @@ def test_every_byte_is_flushed_before_its_name_and_every_name_before_the_record(
     assert not unflushed_entries - {str(root / "tmp")}
 
 
-def test_a_hit_is_flushed_too(
+def test_an_object_that_exists_is_flushed_again(
     tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process may have died between its rename and its flush."""
@@ -97,7 +97,7 @@ def test_a_hit_is_flushed_too(
 def test_a_disk_that_fails_leaves_the_store_as_it_was(
     tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
-    """Fails the 1st, 2nd, 3rd… of each call, until a push gets through."""
+    """Let the 1st, 2nd, 3rd… call of each kind fail, until a push succeeds."""
     root = tmp_path / "s"
     PolicyStore(root).push(make_snapshot(1), "a")
     original = getattr(os, call)
@@ -125,7 +125,7 @@ def test_a_disk_that_fails_leaves_the_store_as_it_was(
             after = tree(root)
             assert not [key for key in after if key.startswith("tmp/")]
             assert before.items() <= after.items()
-            if call != "fsync":  # a failed flush behind the link: visible, and not promised
+            if call != "fsync":  # if the flush after the link fails, the version may exist
                 assert {
                     k for k in after.keys() - before.keys() if not k.startswith("objects/")
                 } == set()
@@ -139,7 +139,7 @@ def test_a_disk_that_fails_leaves_the_store_as_it_was(
 
 
 def test_a_file_size_limit_of_the_process(tmp_path: Path, make_snapshot: Make) -> None:
-    """A real refusal of the kernel rather than a simulated one."""
+    """The kernel itself refuses the write; nothing is simulated."""
     root = tmp_path / "s"
     PolicyStore(root).push(make_snapshot(1), "a")
     program = """
@@ -164,7 +164,7 @@ def test_a_file_size_limit_of_the_process(tmp_path: Path, make_snapshot: Make) -
     assert list((root / "tmp").iterdir()) == []
 
 
-def test_old_leftovers_are_swept_and_young_ones_left(tmp_path: Path, make_snapshot: Make) -> None:
+def test_only_old_temporary_files_are_removed(tmp_path: Path, make_snapshot: Make) -> None:
     root = tmp_path / "s"
     PolicyStore(root).push(make_snapshot(1), "a")
     old, young = root / "tmp" / "old", root / "tmp" / "young"
@@ -177,7 +177,7 @@ def test_old_leftovers_are_swept_and_young_ones_left(tmp_path: Path, make_snapsh
     assert PolicyStore(root).verify().ok
 
 
-def test_without_hard_links_names_move_by_exclusive_renames(
+def test_without_hard_links_records_are_created_by_exclusive_renames(
     tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_links(*_: object) -> None:
@@ -213,7 +213,7 @@ def test_without_links_and_exclusive_renames_names_are_refused_and_digests_work(
     assert store.names() == []
 
 
-def test_a_folder_that_vanishes_between_two_pushes(tmp_path: Path, make_snapshot: Make) -> None:
+def test_the_folder_is_made_again_if_it_was_deleted(tmp_path: Path, make_snapshot: Make) -> None:
     store = PolicyStore(tmp_path / "s")
     store.push(make_snapshot(1), "a")
     for path in sorted((tmp_path / "s").rglob("*"), reverse=True):

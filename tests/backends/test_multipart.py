@@ -1,4 +1,7 @@
-"""Large objects: in parts, several at once, with memory bounded; progress; one download a node."""
+"""Large objects move in parts, several at once, in bounded memory.
+
+Also tested: progress, and that all processes of a machine share one download.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def snap() -> Snapshot:
-    """One tensor of three parts and a bit, and one that goes in a single request."""
+    """Return a snapshot: a tensor of more than three parts, and a tensor of one request."""
     random = np.random.default_rng(0)
     return Snapshot(
         weights={
@@ -86,7 +89,7 @@ def test_a_large_tensor_goes_and_comes_in_parts(
     assert moved[-1] == (total, total)
 
 
-def test_what_a_progress_callback_raises_ends_it(
+def test_an_error_of_the_progress_callback_ends_the_call(
     store: PolicyStore, s3_bucket: str, s3_endpoint: str, snap: Snapshot
 ) -> None:
     def stop(done: int, total: int) -> None:
@@ -104,7 +107,7 @@ def test_what_a_progress_callback_raises_ends_it(
 
 
 @pytest.mark.parametrize("which", ["?uploads", "partNumber=2", "uploadId"])
-def test_an_answer_lost_on_the_way_of_an_upload(
+def test_a_lost_answer_during_a_multipart_upload(
     store: PolicyStore,
     proxy: Proxy,
     s3_bucket: str,
@@ -112,7 +115,10 @@ def test_an_answer_lost_on_the_way_of_an_upload(
     snap: Snapshot,
     which: str,
 ) -> None:
-    """Of its beginning, of a part, and of its end, after which a server may not know it any more."""
+    """Lose the answer to the start, to a part, or to the end of an upload.
+
+    After the end, the server does not know the upload any more.
+    """
     lost: list[str] = []
 
     def forget(request: Request) -> Answer | None:
@@ -176,10 +182,10 @@ def test_another_object_in_its_place(
         store.pull("a")
 
 
-def test_no_memory_is_taken_for_what_a_policy_only_says(
+def test_a_declared_size_alone_takes_no_memory(
     store: PolicyStore, s3_bucket: str, s3_endpoint: str
 ) -> None:
-    """Hundreds of bytes may promise a tensor of any size; what stands there says how much it is."""
+    """Declare a huge tensor in a policy object of some hundred bytes; only stored bytes count."""
     raw = client(s3_endpoint)
     tensor = Digest("ab" * 32)
     external = {"dtype": "U8", "shape": [1 << 46], "digest": str(tensor)}
@@ -197,7 +203,7 @@ def test_no_memory_is_taken_for_what_a_policy_only_says(
 def test_after_an_error_few_more_requests_are_made(
     pulls: bool, store: PolicyStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other objects, which may take minutes, are not waited for."""
+    """The call does not wait for the other objects, which may take minutes."""
     random = np.random.default_rng(3)
     snap = Snapshot(
         weights={f"w{n}": random.standard_normal(25 << 18, dtype=np.float32) for n in range(4)},
@@ -219,13 +225,13 @@ def test_after_an_error_few_more_requests_are_made(
     proxy.before = break_one
     with pytest.raises(StorageError if pulls else ReadOnlyError):
         store.pull("a") if pulls else store.push(snap, "a")
-    assert seen < 18  # of 24, and with each that was under way went one of another object
+    assert seen < 18  # of 24; some requests were already running when the error came
 
 
 def test_few_parts_are_in_memory_at_once(
     s3_endpoint: str, proxy: Proxy, s3_bucket: str, store: PolicyStore
 ) -> None:
-    """However many objects and parts there are to move."""
+    """Memory stays bounded for any number of objects and parts."""
     now = most = 0
 
     def count(request: Request) -> Answer | None:
@@ -252,7 +258,7 @@ def test_few_parts_are_in_memory_at_once(
     assert store.pull("a") == snap
 
 
-def test_a_hundred_pulls_wait_together(
+def test_a_hundred_pulls_run_at_the_same_time(
     store: PolicyStore, proxy: Proxy, make_snapshot: Make
 ) -> None:
     with ThreadPoolExecutor(8) as pool:

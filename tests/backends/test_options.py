@@ -1,4 +1,4 @@
-"""Which options are secrets, and what is left of them in pickles and texts."""
+"""Some options are secrets, and pickles and messages do not contain them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPEN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("given", SECRET)
-def test_secrets_stay_here(given: dict[str, Any]) -> None:
+def test_secrets_are_not_pickled(given: dict[str, Any]) -> None:
     options = StorageOptions(given)
     assert options.copy() == given
     data = pickle.dumps(options)
@@ -41,13 +41,13 @@ def test_secrets_stay_here(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("given", OPEN)
-def test_the_rest_travels(given: dict[str, Any]) -> None:
+def test_other_options_are_pickled(given: dict[str, Any]) -> None:
     other = pickle.loads(pickle.dumps(StorageOptions(given)))
     assert other.copy() == given
     assert other.absent == ()
 
 
-def test_what_is_handed_out_is_a_copy() -> None:
+def test_copy_returns_a_copy() -> None:
     given = {"client_kwargs": {"region_name": "x"}}
     options = StorageOptions(given)
     given["client_kwargs"]["region_name"] = "y"

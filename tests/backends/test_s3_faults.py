@@ -1,4 +1,4 @@
-"""Answers of a bucket that are lost, cut, late, or not those of S3."""
+"""Answers of a server that are lost, cut short, late, or different from those of S3."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_answer_lost_on_any_write_makes_one_version(
             return False
 
         proxy.lose = lose
-        store = open_store(proxy, s3_bucket)  # one that proves and looks for the marker anew
+        store = open_store(proxy, s3_bucket)  # tests the server again
         version = store.push(make_snapshot(number, large=True), "a")
         assert version.number == number, part
         assert lost
@@ -94,7 +94,7 @@ def test_a_record_refused_for_a_moment_is_tried_again(
     assert len(store.log("a")) == 2
 
 
-def test_a_server_that_never_recovers_is_given_up(
+def test_a_server_that_never_recovers_raises_storage_error(
     store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, make_snapshot: Make
 ) -> None:
     store.push(make_snapshot(0), "a")
@@ -116,10 +116,10 @@ def test_a_server_that_never_recovers_is_given_up(
     proxy.lose = lambda request: is_put(request, RECORD)
     with pytest.raises(StorageError, match="may or may not have been applied"):
         store.push(make_snapshot(2), "a")
-    # aiohttp asks again by itself where a connection that was kept is closed on it.
+    # aiohttp itself sends a request again if the server has closed a kept connection.
     assert 6 <= len([request for request in proxy.seen if is_put(request, RECORD)]) <= 12
     proxy.lose = lambda request: False
-    assert store.resolve("a") == make_snapshot(2).digest  # it was
+    assert store.resolve("a") == make_snapshot(2).digest  # the write was applied
 
 
 def test_a_body_cut_in_the_middle_is_read_again(
@@ -148,7 +148,7 @@ def test_a_body_cut_in_the_middle_is_read_again(
     assert len(cut) >= 4
 
 
-def test_nobody_answers(s3_bucket: str, make_snapshot: Make) -> None:
+def test_no_server_at_the_endpoint(s3_bucket: str, make_snapshot: Make) -> None:
     dead = PolicyStore(
         f"s3://{s3_bucket}/p", storage_options={"endpoint_url": "http://127.0.0.1:9"}
     )
@@ -159,13 +159,13 @@ def test_nobody_answers(s3_bucket: str, make_snapshot: Make) -> None:
     assert time.monotonic() - started < 20
 
 
-def test_a_server_that_overwrites_what_it_should_not(
+def test_a_server_without_exclusive_create_is_refused(
     store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, make_snapshot: Make
 ) -> None:
     raw = client(s3_endpoint)
 
     def without_condition(request: Request) -> None:
-        # What is there goes first, for the condition itself is signed.
+        # The existing key is deleted first. The condition cannot be removed, because it is signed.
         if is_put(request) and "if-none-match" in request.headers:
             raw.delete_object(Bucket=s3_bucket, Key=request.path.split("/", 2)[2])
 
@@ -180,7 +180,7 @@ def test_a_server_that_overwrites_what_it_should_not(
 
 
 @pytest.mark.parametrize("finds", [True, False])
-def test_a_server_that_says_of_every_key_that_it_is_there(
+def test_a_server_that_refuses_every_create(
     finds: bool, store: PolicyStore, proxy: Proxy, make_snapshot: Make, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(record_log, "_MAX_TRIES", 20)
@@ -206,7 +206,7 @@ def test_a_server_that_says_of_every_key_that_it_is_there(
     assert [version.number for version in store.log("a")] == [1]
 
 
-def test_a_record_that_comes_in_drips_is_given_up(
+def test_a_record_that_arrives_too_slowly_raises(
     store: PolicyStore, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.push(make_snapshot(), "a")

@@ -1,4 +1,4 @@
-"""What a bucket refuses: keys without rights, unknown credentials, wrong options."""
+"""Refusals of a bucket: credentials without rights, unknown credentials, wrong options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from tests.support.s3_stores import (
 Make = Callable[..., Snapshot]
 
 
-def test_a_key_that_may_only_read(store: PolicyStore, proxy: Proxy, make_snapshot: Make) -> None:
+def test_credentials_for_reading_only(
+    store: PolicyStore, proxy: Proxy, make_snapshot: Make
+) -> None:
     store.push(make_snapshot(), "a")
     answering(proxy, 403, "AccessDenied", ("PUT",))
     with pytest.raises(ReadOnlyError, match=r"s3://.*AccessDenied.*read_only=True"):
@@ -41,7 +43,7 @@ def test_a_key_that_may_only_read(store: PolicyStore, proxy: Proxy, make_snapsho
 
 
 @pytest.mark.parametrize("name", ["a", None])
-def test_a_key_that_may_only_read_is_told_before_large_tensors_are_sent(
+def test_missing_write_rights_are_found_before_large_tensors_are_sent(
     name: str | None, proxy: Proxy, s3_bucket: str, make_snapshot: Make
 ) -> None:
     open_store(proxy, s3_bucket).push(make_snapshot(), "a")

@@ -1,4 +1,4 @@
-"""Which requests a bucket gets, how many, and how many one after another."""
+"""The requests of each call to a bucket: which, how many, and how many one after another."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ Make = Callable[..., Snapshot]
 def test_the_requests_of_every_call(
     store: PolicyStore, proxy: Proxy, s3_bucket: str, make_snapshot: Make
 ) -> None:
-    """How many, and how many after one another; whoever changes a number here says so."""
+    """Compare the number of requests, and of requests one after another, with fixed numbers.
+
+    Change a number only on purpose, and say so in the commit.
+    """
     counts: dict[str, tuple[int, int]] = {}
     lines: dict[str, list[str]] = {}
     proxy.quiet = 0.12
@@ -89,7 +92,7 @@ def test_the_requests_of_every_call(
         "resolve": (3, 2),
         "names": (1, 1),
     }
-    # Tensors of less than a MiB are sent again, larger ones are asked for.
+    # Tensors of less than a MiB are sent again. For a larger tensor a HEAD request comes first.
     again_sent = sorted(line for line in lines["push, large, again"] if "objects" in line)
     assert [line.split()[0] for line in again_sent] == ["HEAD", "PUT", "PUT"]
 
@@ -104,10 +107,10 @@ def test_every_get_is_one_ranged_request(
     assert gets
     assert all("range" in request.headers for request in gets)
     small = [r.headers["range"] for r in gets if "names/" in r.path]
-    assert set(small) == {"bytes=0-65536"}  # the byte over the limit tells of more
+    assert set(small) == {"bytes=0-65536"}  # one byte more than the limit shows a longer object
 
 
-def test_more_bytes_than_belong_there_are_not_read(
+def test_a_too_long_object_is_not_read_to_its_end(
     store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, make_snapshot: Make
 ) -> None:
     store.push(make_snapshot(), "a")
@@ -153,7 +156,7 @@ def test_objects_without_bytes(s3_endpoint: str, proxy: Proxy, s3_bucket: str) -
     assert backend.size("x") == 0
 
 
-def test_what_a_console_makes_as_a_folder_is_no_file(
+def test_a_folder_key_of_a_web_console_is_ignored(
     s3_endpoint: str, store: PolicyStore, s3_bucket: str, make_snapshot: Make
 ) -> None:
     client(s3_endpoint).put_object(Bucket=s3_bucket, Key="p/", Body=b"")
@@ -195,7 +198,7 @@ def test_objects_of_one_mib_are_not_sent_twice_and_damaged_ones_are(
     assert store.pull("a") == snap
 
 
-def test_what_is_missing_is_not_found(store: PolicyStore, make_snapshot: Make) -> None:
+def test_an_absent_key_raises_not_found(store: PolicyStore, make_snapshot: Make) -> None:
     store.push(make_snapshot(), "a")
     with pytest.raises(NotFoundError, match="no key s3://"):
         store._backend.get("x")

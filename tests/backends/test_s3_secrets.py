@@ -64,7 +64,7 @@ def test_urls_with_secrets_in_them_are_refused_and_not_shown(url: str) -> None:
         {"endpoint_url": "http://u:Zq9/SeCr3t@host"},
     ],
 )
-def test_secrets_of_any_form_stay_behind(options: dict[str, Any]) -> None:
+def test_secrets_of_any_form_are_not_pickled(options: dict[str, Any]) -> None:
     given = StorageOptions(options)
     assert b"SeCr3t" not in pickle.dumps(given)
     assert "SeCr3t" not in repr(given)

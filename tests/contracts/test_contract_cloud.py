@@ -52,7 +52,7 @@ class TestCloudStore(CloudStorage, StoreContract):
 
 
 class TestCachedStore(CloudStorage, StoreContract):
-    """One cache before a remote store, shared by all stores that a test opens."""
+    """A remote store with one cache, which all stores of a test share."""
 
     @pytest.fixture(autouse=True)
     def _cached(self, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ class TestCachedStore(CloudStorage, StoreContract):
     def open_cold(self) -> PolicyStore:
         return PolicyStore(URL, cache=next(self.other_caches))
 
-    def test_what_the_cache_has_needs_no_object_of_the_store(self, store: PolicyStore) -> None:
+    def test_a_cached_object_is_not_read_from_the_store(self, store: PolicyStore) -> None:
         store.push(make_snapshot(1, large=True), "a")
         assert store.pull("a") == make_snapshot(1, large=True)
         for key in self.object_keys():
@@ -70,4 +70,4 @@ class TestCachedStore(CloudStorage, StoreContract):
         assert self.open_store().pull("a") == make_snapshot(1, large=True)
         with pytest.raises(IntegrityError, match="lost it"):
             self.open_cold().pull("a")
-        assert not store.verify().ok  # which asks the store itself
+        assert not store.verify().ok  # verify reads the store and not the cache

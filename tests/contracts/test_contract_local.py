@@ -50,7 +50,7 @@ class TestLocalBackend(Folder, BackendContract):
 
 class TestLocalStore(Folder, StoreContract):
     def test_safetensors_reads_the_objects(self) -> None:
-        """The library itself, which the contract does without."""
+        """Read an object with the safetensors library, which the contract tests do not need."""
         snap = make_snapshot()
         self.open_store().push(snap)
         (key,) = self.object_keys()

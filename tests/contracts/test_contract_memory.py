@@ -1,4 +1,4 @@
-"""The contracts over the memory of this process, and over odd mixtures of latency and distance."""
+"""The contracts over memory, also with unusual values of ``is_remote`` and ``parallel``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TestMemoryStore(Memory, StoreContract):
 
 
 class Distant(MemoryBackend):
-    """Hints go beside records, one call after the other."""
+    """A backend with ``is_remote``: a push writes a hint with each record, one call at a time."""
 
     @property
     def is_remote(self) -> bool:
@@ -59,7 +59,7 @@ class Distant(MemoryBackend):
 
 
 class Wide(MemoryBackend):
-    """Many calls at once, and hints after records."""
+    """A backend with many parallel calls: a push writes a hint after its record."""
 
     @property
     def parallel(self) -> int:

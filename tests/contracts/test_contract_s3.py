@@ -19,7 +19,7 @@ class Bucket:
         self.bucket, self.prefix = s3_bucket, "league/nested"
         self.url = f"s3://{self.bucket}/{self.prefix}"
         self.options = {"endpoint_url": s3_endpoint}
-        # Other keys of the bucket are nobody's business.
+        # Other keys of the bucket must not matter.
         for key in ("other.txt", "league/other.txt", "league/nested-too/policystore.json"):
             self.client.put_object(Bucket=self.bucket, Key=key, Body=b"x")
 

@@ -51,7 +51,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("layout", "dtype"), CASES, ids=str)
-def test_memory_layout_and_byte_order_do_not_show(layout: str, dtype: np.dtype) -> None:
+def test_memory_layout_and_byte_order_do_not_change_the_bytes(layout: str, dtype: np.dtype) -> None:
     base = (np.arange(24).reshape(4, 6) - 3).astype(dtype)
     array = LAYOUTS[layout](base)
     plain = np.array(array.tolist(), dtype).reshape(array.shape)
@@ -69,7 +69,7 @@ def test_nan_payloads_infinities_and_signs_survive_also_a_change_of_byte_order()
         assert own(array, "x").view("u8").tolist() == bits.tolist()
 
 
-def test_what_is_owned_can_be_changed_by_nobody() -> None:
+def test_the_memory_of_a_kept_array_cannot_be_changed() -> None:
     source = np.ones(3)
     owned = own(source, "x")
     source[:] = 5
@@ -104,7 +104,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     "value", REFUSED, ids=lambda v: f"{type(v).__name__}-{getattr(v, 'dtype', '')}"
 )
-def test_what_cannot_be_stored_is_refused_by_name(value: object) -> None:
+def test_an_array_that_cannot_be_stored_is_refused_by_name(value: object) -> None:
     with pytest.raises(InvalidInputError, match="encoder/w"):
         Snapshot(weights={"encoder/w": value})  # type: ignore[dict-item]
 
@@ -124,7 +124,7 @@ def test_nested_weights_and_other_containers_are_refused() -> None:
         Snapshot(weights=[np.ones(1)])  # type: ignore[arg-type]
 
 
-def test_the_table_has_what_safetensors_calls_them() -> None:
+def test_the_dtype_codes_are_those_of_safetensors() -> None:
     assert len(DTYPES) == len(CODES) == 15
     assert all(DTYPES[code].itemsize * 8 == int("".join(c for c in code.split("_")[0] if c.isdigit()) or 8)
                for code in DTYPES)  # fmt: skip

@@ -24,7 +24,7 @@ JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEX
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal with types and the sign of zero: 1 is not 1.0 is not True."""
+    """Compare two values with their types and the sign of zero: 1, 1.0 and True differ."""
     if type(a) is not type(b):
         return False
     if isinstance(a, float):
@@ -61,7 +61,7 @@ def test_the_text_is_fixed() -> None:
             '{"":[],"Z":"a\\"\\\\\\n\\u001f\x7f\u2028","a":{},"ä":[1,-0.0,1e+22,0.1,true,null]}'
         ).encode()
     )
-    # Code points, not UTF-16 units: the astral plane comes last.
+    # Keys are sorted by code points, not by UTF-16 units, so the astral character is last.
     assert canonical_json({"\U0001f600": 1, "\uffff": 2}) == '{"\uffff":2,"\U0001f600":1}'.encode()
 
 
@@ -80,7 +80,7 @@ def test_the_text_is_fixed() -> None:
         ({1, 2}, "set"),
     ],
 )
-def test_what_has_no_json_form_is_refused_with_its_place(value: Any, said: str) -> None:
+def test_a_value_without_json_form_is_refused_with_its_place(value: Any, said: str) -> None:
     with pytest.raises(InvalidInputError, match=said):
         canonical_json(value)
 

@@ -1,7 +1,7 @@
-"""A store written by format 1, committed and read for ever.
+"""A store of format 1 in the repository, which every later release must read.
 
-``python tests/format/test_golden_store.py`` writes it again, for a format that adds to it; what is
-committed stays.
+``python tests/format/test_golden_store.py`` writes the store again, if a format adds something to
+it. Check afterwards that the files that are committed have not changed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def snapshot_all() -> dict[str, Snapshot]:
     }
 
 
-def test_it_reads_as_it_was_written() -> None:
+def test_the_golden_store_reads_back_unchanged() -> None:
     store = PolicyStore(STORE, read_only=True)
     expected = snapshot_all()
     report = store.verify()

@@ -15,7 +15,9 @@ TAGS = WORDS.filter(lambda word: not word.lstrip("-").isdigit() and word != "lat
 
 
 @given(NAMES, TAGS, st.integers(1, refs.MAX_NUMBER), st.binary(min_size=32, max_size=32))
-def test_refs_say_what_they_were_built_from(name: str, tag: str, number: int, raw: bytes) -> None:
+def test_parsed_refs_have_the_parts_of_the_ref(
+    name: str, tag: str, number: int, raw: bytes
+) -> None:
     assert refs.parse_ref(name) == refs.parse_ref(f"{name}@latest") == refs.Ref(name)
     assert refs.parse_ref(f"{name}@{number}") == refs.Ref(name, number=number)
     assert refs.parse_ref(f"{name}@{tag}") == refs.Ref(name, tag=tag)
@@ -34,7 +36,7 @@ def test_any_text_is_a_ref_or_a_typed_error(text: str) -> None:
 
 
 @given(NAMES, NAMES, TAGS, st.integers(1, refs.MAX_NUMBER))
-def test_keys_are_distinct_on_every_disk_and_lead_back(
+def test_keys_differ_on_every_disk_and_parse_back_to_names(
     name: str, other: str, tag: str, number: int
 ) -> None:
     key = keys.version_key(name, number)

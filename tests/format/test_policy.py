@@ -221,12 +221,12 @@ def test_the_digest_is_the_same_in_another_process_with_other_hash_seeds(
         assert done.stdout.strip() == str(snap.digest)
 
 
-def test_large_values_belong_into_arrays() -> None:
+def test_a_too_long_header_is_refused_with_advice() -> None:
     with pytest.raises(InvalidInputError, match="header"):
         Snapshot(weights={}, spec=Spec(config={"x": "y" * MAX_HEADER}))._encode()
 
 
-# Hostile bytes. Each starts from good ones, so that only the named thing is wrong.
+# Hostile bytes. Each case changes one thing in a good file.
 
 GOOD = Snapshot(
     weights={"a": np.arange(4.0), "b": np.arange(3, dtype=np.int8)},
@@ -238,7 +238,7 @@ GOOD = Snapshot(
 def remake(
     change: Callable[[dict[str, Any]], None], *, tail: bytes = b"", pad: bytes = b" "
 ) -> bytes:
-    """The good file with a changed header, padded as it should be."""
+    """Return the good file with a changed header and correct padding."""
     data = whole(GOOD)
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -349,14 +349,14 @@ def test_hostile_bytes_are_a_format_error(case: str) -> None:
         check_object(EVIL[case], "the file")
 
 
-def test_a_newer_format_says_so() -> None:
+def test_a_newer_format_advises_to_upgrade() -> None:
     with pytest.raises(FormatError, match=r"format 2.*reads format 1.*Upgrade"):
         decode_policy(EVIL["newer format"], "the file", inline=True)
 
 
 @given(st.data())
-def test_no_flip_insertion_or_cut_gets_by(data: st.DataObject) -> None:
-    """Either a FormatError, or a different policy: never the same one from other bytes."""
+def test_no_changed_byte_is_missed(data: st.DataObject) -> None:
+    """Changed bytes give a FormatError or a different policy, but never the same policy."""
     good = whole(GOOD)
     at = data.draw(st.integers(0, len(good) - 1))
     kind = data.draw(st.sampled_from(["flip", "insert", "delete", "cut"]))
@@ -379,14 +379,14 @@ def test_no_flip_insertion_or_cut_gets_by(data: st.DataObject) -> None:
     assert found.digest != GOOD.digest
 
 
-def test_other_writers_files_are_refused_but_ours_is_theirs() -> None:
+def test_files_of_other_writers_are_refused_and_other_readers_read_ours() -> None:
     foreign = safetensors.numpy.save({"a": np.ones(2)}, {"policystore": "{}"})
     with pytest.raises(FormatError):
         Snapshot.from_bytes(foreign)
     assert safetensors.torch.load(whole(GOOD))["a"].dtype == torch.float64
 
 
-def test_tensor_objects_are_checked_against_what_the_policy_says() -> None:
+def test_tensor_objects_are_checked_against_the_policy_object() -> None:
     encoded = Snapshot(weights={"w": np.ones((1024, 1024), "f4")})._encode()
     (item,) = encoded.tensors.values()
     data = b"".join(item.chunks)

@@ -65,7 +65,7 @@ def test_golden_records() -> None:
     assert marker_bytes() == b'{"format":1,"kind":"store"}'
 
 
-def test_they_come_back() -> None:
+def test_records_read_back_unchanged() -> None:
     again = Version.from_bytes(VERSION.to_bytes(), "it")
     assert repr(again) == repr(VERSION)  # NaN is not equal to itself
     assert again.metrics[3] == [1, (2,)]
@@ -121,7 +121,7 @@ def test_a_policy_of_very_many_objects_still_has_a_record_that_can_be_read() -> 
     ],
     ids=lambda change: str(change)[:24],
 )
-def test_what_no_record_can_hold_is_refused_by_field(change: dict[str, Any]) -> None:
+def test_a_value_that_a_record_cannot_hold_is_refused_by_field(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=rf"{next(iter(change))}|\$"):
         replace(VERSION, **change).to_bytes()
 
@@ -181,7 +181,7 @@ def test_other_bytes_are_refused(data: bytes) -> None:
     assert Version.from_bytes(changed(), "the record").number == 7
 
 
-def test_newer_formats_say_so() -> None:
+def test_a_record_of_a_newer_format_advises_to_upgrade() -> None:
     for parse in (Version.from_bytes, TagMove.from_bytes, Hint.from_bytes, check_marker):
         with pytest.raises(FormatError, match=r"format 2.*Upgrade"):
             parse(b'{"format":2,"kind":"whatever","more":{}}', "it")

@@ -27,7 +27,7 @@ FULL: dict[str, Any] = {
 }
 
 
-def test_everything_comes_back() -> None:
+def test_all_fields_of_a_spec_read_back_unchanged() -> None:
     spec = Spec(**FULL, modules={"p0": Spec(stack="new", algorithm="PPO")})
     for again in (Spec.from_json(spec.to_json()), pickle.loads(pickle.dumps(spec))):
         assert again == spec
@@ -42,19 +42,19 @@ def test_everything_comes_back() -> None:
         assert getattr(spec, key) == FULL[key]
 
 
-def test_defaults_leave_no_trace_in_the_bytes() -> None:
+def test_defaults_are_not_written() -> None:
     assert Spec().to_bytes() == b"{}"
     assert Spec(config={}, omitted={}, acting=None, stack="none") == Spec()
     assert Spec(acting=[]) != Spec()
 
 
-def test_order_of_insertion_does_not_show() -> None:
+def test_order_of_insertion_does_not_change_the_bytes() -> None:
     left = Spec(config={"a": 1, "b": {"c": 2, "d": 3}})
     right = Spec(config={"b": {"d": 3, "c": 2}, "a": 1})
     assert left.to_bytes() == right.to_bytes()
 
 
-def test_nothing_that_is_handed_in_or_out_changes_it() -> None:
+def test_changes_of_arguments_and_results_do_not_change_a_spec() -> None:
     given = {"a": [1]}
     space = {"type": "Box", "shape": [1]}
     spec = Spec(config=given, observation_space=space, omitted={"a": "b"})
@@ -100,7 +100,7 @@ def test_replace_changes_only_what_is_named() -> None:
         ("modules", {}),
     ],
 )
-def test_values_without_a_place_are_refused_by_field(field: str, value: Any) -> None:
+def test_values_that_a_spec_cannot_hold_are_refused_by_field(field: str, value: Any) -> None:
     with pytest.raises(InvalidInputError, match=field.replace("cls", "class")):
         Spec(**{field: value})
 
@@ -127,6 +127,6 @@ def test_other_json_is_refused(json: Any) -> None:
         Spec.from_json(json)
 
 
-def test_a_field_of_a_newer_policystore_says_so() -> None:
+def test_a_field_of_a_newer_policystore_advises_to_upgrade() -> None:
     with pytest.raises(FormatError, match=r"colour.*[Uu]pgrade"):
         Spec.from_json({"colour": "red"})

@@ -64,7 +64,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 @given(VALUES, st.booleans())
-def test_values_come_back_exactly_with_their_types(value: Any, beside: bool) -> None:
+def test_values_decode_exactly_with_their_types(value: Any, beside: bool) -> None:
     arrays: list[Array] | None = [] if beside else None
     text = canonical_json(encode_value(value, "test", arrays))
     found = parse_canonical(text, "test")
@@ -78,7 +78,7 @@ def test_values_come_back_exactly_with_their_types(value: Any, beside: bool) -> 
         assert all(map(same, arrays, second))
 
 
-def test_insertion_order_does_not_show() -> None:
+def test_insertion_order_does_not_change_the_json() -> None:
     keys = ["b", 2, "a", 1, None, (1, "x"), 1.5, "~c"]
     forward = {key: np.array(index) for index, key in enumerate(keys)}
     backward = dict(reversed(forward.items()))
@@ -122,7 +122,7 @@ Point = collections.namedtuple("Point", "x y")
         np.ma.masked_array([1, 2], [True, False]),
     ],
 )
-def test_what_would_come_back_as_something_else_is_refused_by_its_place(value: Any) -> None:
+def test_values_that_would_decode_differently_are_refused_by_place(value: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"root\['key'\]\[1\]"):
         encode_value({"key": [0, value]}, "root", [])
 
@@ -165,8 +165,8 @@ def test_other_json_is_refused(json: Any) -> None:
         decode_value(json, "root", [np.zeros(1)])
 
 
-def test_keys_that_could_share_a_hash_are_few() -> None:
-    """A dict of n keys with one hash takes n² comparisons: the number is bounded on both sides."""
+def test_the_number_of_keys_that_may_share_a_hash_is_bounded() -> None:
+    """A dict of n keys with the same hash needs n² comparisons, so writer and reader limit n."""
     many = {(0, number): None for number in range(513)}
     with pytest.raises(InvalidInputError, match="512"):
         encode_value(many, "root")

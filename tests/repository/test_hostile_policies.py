@@ -1,4 +1,4 @@
-"""Small files made to cost much, or to be taken for what they are not: a typed error, in bounds."""
+"""Small files that would cost much or look like something else give a typed error at low cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Make = Callable[..., Snapshot]
 
 @pytest.mark.parametrize("case", COSTLY)
 def test_small_files_cost_little_and_are_refused(case: str, tmp_path: Path) -> None:
-    """In a process with 1.5 GiB and a minute, which it does not need a tenth of."""
+    """Read the files in a process with at most 1.5 GiB and a minute; it needs far less."""
     file = tmp_path / "evil"
     file.write_bytes(COSTLY[case]())
     program = (
@@ -39,7 +39,7 @@ def test_small_files_cost_little_and_are_refused(case: str, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr[-2000:]
     if case.startswith(("a long key", "the same")):
-        assert done.stdout.startswith("<Snapshot")  # a silly policy, but one
+        assert done.stdout.startswith("<Snapshot")  # a strange policy, but a valid one
     else:
         assert done.stdout.split() == ["refused", "True"]
 
@@ -64,7 +64,7 @@ SAME_BUT_OTHERWISE_WRITTEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", SAME_BUT_OTHERWISE_WRITTEN)
-def test_no_policy_has_two_texts(case: str) -> None:
+def test_a_policy_has_only_one_canonical_text(case: str) -> None:
     with pytest.raises(FormatError):
         Snapshot.from_bytes(policy(SAME_BUT_OTHERWISE_WRITTEN[case]))
 
@@ -75,7 +75,7 @@ def test_state_that_is_no_dict_is_refused() -> None:
             Snapshot.from_bytes(policy({}, state=state))
 
 
-def test_booleans_are_zero_or_one_on_both_sides() -> None:
+def test_booleans_are_zero_or_one_when_written_and_read() -> None:
     odd = np.frombuffer(b"\x02\x00\xff", np.bool_)
     snap = Snapshot(weights={"w": odd})
     assert snap.weights["w"].tobytes() == b"\x01\x00\x01"
@@ -96,7 +96,7 @@ def test_acting_names_weights_and_not_the_arrays_of_the_state() -> None:
         Snapshot.from_bytes(data)
 
 
-def test_what_is_handed_out_cannot_change_the_snapshot() -> None:
+def test_changes_of_returned_values_do_not_change_the_snapshot() -> None:
     space = {"type": "Box", "n": [1]}
     snap = Snapshot(weights={"w": np.ones(6)}, state={"a": np.ones(4), "s": Tagged("space", space)})
     before = snap.digest
@@ -116,7 +116,7 @@ def test_what_is_handed_out_cannot_change_the_snapshot() -> None:
     assert again._encode().policy.digest == before
 
 
-def test_text_is_text_whatever_its_class() -> None:
+def test_subclasses_of_str_are_stored_as_plain_text() -> None:
     snap = Snapshot(weights={np.str_("w"): np.ones(1)})
     assert snap == Snapshot(weights={"w": np.ones(1)})
     assert type(next(iter(snap.weights))) is str
@@ -127,12 +127,14 @@ def test_text_is_text_whatever_its_class() -> None:
     [{"n": 2**63}, {"t": "\ud800"}, {"k": {float("nan"): 1}}, {"x": [[[]]] * 1 + [{"\udfff": 1}]}],
     ids=ascii,
 )
-def test_state_that_could_not_be_written_is_refused_when_it_is_given(state: Any) -> None:
+def test_state_that_cannot_be_written_is_refused_by_the_constructor(state: Any) -> None:
     with pytest.raises(InvalidInputError, match="state"):
         Snapshot(weights={}, state=state)
 
 
-def test_a_file_is_read_as_far_as_its_header_promises(tmp_path: Path, make_snapshot: Make) -> None:
+def test_no_more_of_a_file_is_read_than_its_header_declares(
+    tmp_path: Path, make_snapshot: Make
+) -> None:
     file = tmp_path / "x"
     make_snapshot().save(file)
     with file.open("r+b") as opened:
@@ -142,7 +144,7 @@ def test_a_file_is_read_as_far_as_its_header_promises(tmp_path: Path, make_snaps
 
 
 @pytest.mark.parametrize("path", [None, 5, "", "a\0b", b"x", "\ud800"], ids=ascii)
-def test_what_is_no_path(path: Any, make_snapshot: Make) -> None:
+def test_a_value_that_is_not_a_path_is_refused(path: Any, make_snapshot: Make) -> None:
     calls: list[Callable[[], Any]] = [
         lambda: Snapshot.load(path),
         lambda: make_snapshot().save(path),

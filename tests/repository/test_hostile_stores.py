@@ -1,4 +1,4 @@
-"""Stores whose records, keys and files are not as a push leaves them, and odd arguments."""
+"""Stores with records, keys or files that no push writes, and wrong arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def test_verify_needs_no_quiet_store(root: Path, make_snapshot: Make) -> None:
+def test_verify_works_while_others_push(root: Path, make_snapshot: Make) -> None:
     for url in (str(root), "memory://verify-while-pushing"):
         PolicyStore(url).push(make_snapshot(), "a")
         stop = threading.Event()
@@ -64,7 +64,9 @@ def test_a_lost_newest_record_is_a_fault(root: Path, make_snapshot: Make) -> Non
     assert "the hint names this version" in str(store.verify())
 
 
-def test_a_lost_record_in_the_middle_says_so(root: Path, make_snapshot: Make) -> None:
+def test_pulling_a_lost_record_in_the_middle_names_it_as_lost(
+    root: Path, make_snapshot: Make
+) -> None:
     store = PolicyStore(root)
     for seed in range(4):
         store.push(make_snapshot(seed), "a")
@@ -104,7 +106,7 @@ def test_a_folder_in_the_place_of_the_next_record(root: Path, make_snapshot: Mak
 
 
 @pytest.mark.parametrize("kind", ["folder", "circle"])
-def test_a_hint_that_is_no_file_costs_probes_and_nothing_else(
+def test_a_hint_that_is_not_a_file_only_costs_probes(
     root: Path, make_snapshot: Make, kind: str
 ) -> None:
     store = PolicyStore(root)
@@ -116,7 +118,7 @@ def test_a_hint_that_is_no_file_costs_probes_and_nothing_else(
     assert not store.verify().ok
 
 
-def test_what_cannot_be_walked_is_reported(root: Path, make_snapshot: Make) -> None:
+def test_verify_reports_a_folder_that_cannot_be_listed(root: Path, make_snapshot: Make) -> None:
     store = PolicyStore(root)
     store.push(make_snapshot(), "a")
     (root / "circle").symlink_to(root / "circle")
@@ -142,7 +144,7 @@ def test_one_object_under_many_names_is_read_once(root: Path, make_snapshot: Mak
     assert pulled == snap
 
 
-def test_a_version_of_another_store_is_not_mistaken(tmp_path: Path, make_snapshot: Make) -> None:
+def test_a_version_of_another_store_is_not_mixed_up(tmp_path: Path, make_snapshot: Make) -> None:
     one, other = PolicyStore(tmp_path / "1"), PolicyStore(tmp_path / "2")
     version = one.push(make_snapshot(1), "a")
     other.push(make_snapshot(2), "a")
@@ -154,7 +156,7 @@ def test_a_version_of_another_store_is_not_mistaken(tmp_path: Path, make_snapsho
     assert other.pull(version) == make_snapshot(1)
 
 
-def test_what_only_a_version_can_hold_needs_a_name(root: Path, make_snapshot: Make) -> None:
+def test_notes_of_a_push_need_a_name(root: Path, make_snapshot: Make) -> None:
     for more in ({"message": "m"}, {"metrics": {"a": 1}}, {"source": {"a": 1}}, {"parents": ["a"]}):
         with pytest.raises(InvalidInputError, match="with a name"):
             PolicyStore(root).push(make_snapshot(), **more)
@@ -196,7 +198,9 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path, make_snapshot: Make) 
             call()
 
 
-def test_messages_of_strangers_are_short_and_printable(root: Path, make_snapshot: Make) -> None:
+def test_texts_of_other_writers_are_shown_short_and_printable(
+    root: Path, make_snapshot: Make
+) -> None:
     key = "\x1b[2J" * 100_000
     for data in (policy({key: 1}), policy({"config": {key: 1, "~x": 2}})):
         with pytest.raises(FormatError) as caught:
@@ -209,14 +213,14 @@ def test_messages_of_strangers_are_short_and_printable(root: Path, make_snapshot
     assert repr(version) == f"<Version {version}>"
 
 
-def test_a_bare_digest_is_told_its_prefix(root: Path, make_snapshot: Make) -> None:
+def test_an_error_for_a_bare_digest_names_the_prefix(root: Path, make_snapshot: Make) -> None:
     store = PolicyStore(root)
     digest = store.push(make_snapshot()).digest
     with pytest.raises(NotFoundError, match=f"'blake3:{digest.hex}'"):
         store.pull(digest.hex)
 
 
-def test_digests_of_what_is_no_policy_at_all_stay_typed_everywhere(
+def test_digests_of_objects_that_are_not_policies_give_typed_errors(
     root: Path, make_snapshot: Make
 ) -> None:
     store = PolicyStore(root)

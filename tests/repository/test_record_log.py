@@ -1,4 +1,4 @@
-"""Finding the newest number of a list, whatever the hint says."""
+"""The newest number of a list is found with any hint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NONE = Digest("0" * 64)
 
 
 class Numbers(MemoryBackend):
-    """Holds the numbers up to one; counts how often it is asked."""
+    """A backend that has the numbers 1 to ``newest``, and counts the requests."""
 
     def __init__(self, newest: int, parallel: int) -> None:
         super().__init__("numbers")

@@ -1,4 +1,4 @@
-"""Spaces to JSON and back: exact, in one form, and refused where they cannot be."""
+"""Spaces are written as JSON and read back exactly; each has one form; other spaces are refused."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ needs_discrete_dtype = pytest.mark.skipif(
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Attribute by attribute, bits and order included: gymnasium's == is looser than that."""
+    """Compare all attributes, with bits and order; gymnasium's ``==`` compares less."""
     # The flags of a Box of shape () are a numpy scalar or a 0-d array, as its bounds were given.
     if not isinstance(one, np.bool_ | np.ndarray):
         assert type(one) is type(other)
     if isinstance(one, gymnasium.Space):
-        # Generator state, and two caches of repr() in newer gymnasium.
+        # Left out: the state of generators, and two caches of repr() in newer gymnasium.
         own = {"_np_random", "low_repr", "high_repr"}
         left, right = (
             {key: value for key, value in vars(space).items() if key not in own}
@@ -67,7 +67,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 def round_trip(space: Any) -> Any:
-    """Through the bytes of canonical JSON, checking that there is one form."""
+    """Write a space as canonical JSON, read it back, and check that it has only one form."""
     text = canonical_json(space_to_json(space))
     back = space_from_json(parse_canonical(text, "space"))
     assert_same(back, space)
@@ -276,7 +276,7 @@ def test_multi_discrete_keeps_its_start_where_rllib_loses_it() -> None:
     assert space_from_dict(space_to_dict(space)) != space
 
 
-def test_what_rllib_cannot_write_at_all() -> None:
+def test_spaces_that_rllib_cannot_write_are_kept() -> None:
     box = gs.Box(0, 1, (2,))
     for space in (gs.Sequence(box), gs.Graph(box, gs.Discrete(2)), gs.OneOf([box])):
         with pytest.raises(ValueError, match="Unknown space type"):
@@ -338,7 +338,7 @@ def test_an_unbounded_integer_box_stays_unbounded_where_its_bounds_do_not_say_so
     round_trip(mixed)
 
 
-def test_a_rebuilt_space_samples_and_contains_as_the_first_did() -> None:
+def test_a_rebuilt_space_samples_and_contains_the_same_values() -> None:
     space = gs.Dict(
         image=gs.Box(0, 255, (2, 2), np.uint8),
         choice=gs.MultiDiscrete([3, 4], start=[1, 2]),
@@ -354,7 +354,7 @@ def test_a_rebuilt_space_samples_and_contains_as_the_first_did() -> None:
         assert sample in back
 
 
-def test_reading_gives_an_own_unseeded_space_each_time() -> None:
+def test_each_read_builds_a_new_space_without_a_seed() -> None:
     seeded = gs.Box(0, 1, (2,), seed=3)
     written = space_to_json(seeded)
     assert written == space_to_json(gs.Box(0, 1, (2,)))
@@ -368,7 +368,7 @@ class BoundedBox(gs.Box):
 
 
 class Own(gymnasium.Space):
-    """No known class at all."""
+    """A space that is a subclass of none of the known classes."""
 
 
 Box = type("Box", (), {"__module__": "gym.spaces.box"})
@@ -560,7 +560,7 @@ HOSTILE: dict[str, Any] = {
 }
 
 
-def test_the_hostile_cases_start_from_what_is_read() -> None:
+def test_the_base_of_the_hostile_cases_is_valid() -> None:
     for value in (BOX, INT, MANY, TEXT, DICT, SIMPLEX, wrapped(1, "Sequence", stack=False)):
         assert space_to_json(space_from_json(value)) == value
 
@@ -593,7 +593,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SPACES, st.data())
-def test_changed_json_is_refused_or_read_as_what_it_says(space: Any, data: st.DataObject) -> None:
+def test_changed_json_is_refused_or_read_as_another_space(space: Any, data: st.DataObject) -> None:
     value = copy.deepcopy(space_to_json(space))
     holder, key = data.draw(st.sampled_from(places(value)))
     others = [found[name] for found, name in places(value)]

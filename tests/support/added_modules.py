@@ -27,8 +27,8 @@ from policystore.rllib import check_sync, snapshot
 NEW = "newcomer"
 SMALL = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
 LSTM = {"fcnet_hiddens": [6], "use_lstm": True, "lstm_cell_size": 4, "max_seq_len": 5}
-# Steps of an episode. Runners sample a number of steps that is not a multiple of it, so they stop in
-# the middle of episodes.
+# Steps of an episode. Runners sample a number of steps that is not a multiple of STEPS, so they
+# stop in the middle of episodes.
 STEPS = 7
 
 

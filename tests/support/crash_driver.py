@@ -48,7 +48,7 @@ def check(root: Path, acknowledged: dict[int, str]) -> None:
 
 
 def killed_at(step: int, root: Path, seed: int, what: str) -> bool:
-    """Push in a child process that is killed before change ``step``; return whether it was killed."""
+    """Push in a child process; kill it before change ``step``. Return whether it was killed."""
     child = os.fork()
     if child == 0:
         count = 0

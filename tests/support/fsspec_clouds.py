@@ -44,7 +44,7 @@ class Attic(MemoryFileSystem):
 
 
 class Cloud(Attic):
-    """A filesystem that creates exclusively with ``mode="create"``, unless ``exclusive`` is False."""
+    """A filesystem that creates exclusively for ``mode="create"`` if ``exclusive`` is set."""
 
     protocol = "gs"
     store: ClassVar[dict[str, Any]] = {}

@@ -22,7 +22,7 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_results_come_in_order_whoever_is_first() -> None:
+def test_results_are_in_the_order_of_the_items() -> None:
     gates = [threading.Event() for _ in range(4)]
 
     def call(index: int) -> int:
@@ -50,7 +50,7 @@ def test_the_error_of_the_earliest_is_raised() -> None:
             in_parallel(call, range(2), workers=2)
 
 
-def test_after_an_error_nothing_more_is_begun_however_deep() -> None:
+def test_after_an_error_no_further_call_starts_at_any_depth() -> None:
     begun: list[object] = []
     inside = threading.Event()
 
@@ -70,10 +70,10 @@ def test_after_an_error_nothing_more_is_begun_however_deep() -> None:
     with pytest.raises(ValueError, match="it"):
         in_parallel(outer, range(50), workers=2)
     assert len(begun) <= 2
-    raise_if_cancelled()  # of a thread that belongs to none
+    raise_if_cancelled()  # in a thread that belongs to no group
 
 
-def test_cleaning_up_goes_on() -> None:
+def test_shielded_calls_are_not_cancelled() -> None:
     cleaned: list[bool] = []
     begun = threading.Event()
 
@@ -117,7 +117,7 @@ def test_threads_of_calls_inside_of_one_another_are_counted(
 
 
 @pytest.mark.parametrize("given", [0, 1])
-def test_without_threads_the_caller_does_it_all(
+def test_without_threads_the_calling_thread_makes_all_calls(
     given: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, left = concurrency._FREE, [given]
@@ -135,7 +135,7 @@ def test_without_threads_the_caller_does_it_all(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_an_interrupt_ends_what_is_under_way_and_comes_out() -> None:
+def test_an_interrupt_ends_running_calls_and_is_raised() -> None:
     program = """
         import signal, time
         from policystore._util.concurrency import in_parallel, raise_if_cancelled

@@ -18,7 +18,7 @@ def test_messages_go_to_the_logger_of_the_package(caplog: pytest.LogCaptureFixtu
         ("policystore", logging.WARNING, "one of 2"),
         ("policystore", logging.ERROR, "it is broken"),
     ]
-    # The line that has logged, not one of the logger.
+    # The record names the line that called the logger, not a line of the logger itself.
     assert {record.pathname for record in caplog.records} == {__file__}
 
 
