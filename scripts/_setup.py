@@ -1,7 +1,8 @@
-"""Make .venv in the repository's root and install policystore with all it needs.
+"""Make .venv in the repository's root and install policystore with all packages that it needs.
 
-The commands beside this file run it with any Python 3.10 or newer; it needs only the standard
-library. A second run finds its stamp and does nothing. Environment variables:
+The commands in this folder run this file with any Python 3.10 or newer. This file needs only the
+standard library. A second run finds the stamp of the first run and does nothing. Environment
+variables:
 
     POLICYSTORE_PYTHON  the Python to make .venv with
     POLICYSTORE_TORCH   what to install as torch, with pip's options if need be
@@ -26,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-OURS = VENV / "made-by-policystore"  # so that a .venv of somebody else is never deleted
+OURS = VENV / "made-by-policystore"  # marks our .venv, because no other .venv may be deleted
 STAMP = VENV / "policystore-setup.json"
 LOG = VENV / "policystore-setup.log"
 TORCH = os.environ.get("POLICYSTORE_TORCH") or "torch==2.13.0"
@@ -98,7 +99,7 @@ def _is_ready() -> bool:
 
 
 def _set_up(lock: int) -> None:
-    if _is_ready():  # by the set-up that held the lock before
+    if _is_ready():  # another set-up, which held the lock before, has done all of it
         return
     fault, wanted = _fault(), _wanted()
     started = time.monotonic()
@@ -107,7 +108,7 @@ def _set_up(lock: int) -> None:
     _make_room(fault)
     _make_venv(lock, fresh=bool(fault))
     pip = [str(PYTHON), "-m", "pip", "--no-input", "install", "--no-user"]
-    # torch before everything that depends on it, so that its version and build stay the pinned one.
+    # torch is installed before all packages that depend on it, so that the pinned version stays.
     _step(lock, 2, "pip", [*pip, "pip>=25.1"])
     _step(lock, 3, shlex.split(TORCH)[0], [*pip, *shlex.split(TORCH)])
     _step(lock, 4, shlex.split(RAY)[0], [*pip, *shlex.split(RAY), *_held_torch()])
@@ -117,11 +118,11 @@ def _set_up(lock: int) -> None:
     print(f"Ready in {time.monotonic() - started:.0f} s.", flush=True)
 
 
-# What there is
+# The present state
 
 
 def _wanted() -> dict[str, str]:
-    """Return everything that the installation depends on, as the stamp records it."""
+    """Return all inputs of the installation, in the form in which the stamp records them."""
     return {
         "python": os.environ.get("POLICYSTORE_PYTHON", ""),
         "torch": TORCH,
@@ -139,7 +140,7 @@ def _stamped() -> dict[str, str]:
 
 
 def _fault() -> str:
-    """Return what is wrong with .venv as an environment, or an empty text."""
+    """Return why .venv cannot be used as an environment; an empty text if it can."""
     if not VENV.is_dir():
         return "it is not there"
     if not PYTHON.exists():
@@ -202,7 +203,7 @@ def _make_venv(lock: int, *, fresh: bool) -> None:
 
 
 def _held_torch() -> list[str]:
-    """Return pip options that keep the torch of step 3, whichever torch Ray would take."""
+    """Return pip options that keep the torch of step 3, even if Ray would choose another torch."""
     code = "import importlib.metadata as m; print(m.version('torch'))"
     ran = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -233,7 +234,7 @@ def _step(lock: int, number: int, name: str, command: list[str]) -> None:
             stderr=subprocess.STDOUT,
             env=env,
             cwd=ROOT,
-            pass_fds=[lock],  # held until pip has ended, too, if this process is killed
+            pass_fds=[lock],  # if this process is killed, pip holds the lock until pip ends
         )
         try:
             while _running(process):
@@ -264,7 +265,7 @@ def _failure(name: str, code: int, offset: int) -> str:
         output = log.read().decode("utf-8", "replace")
     last = "\n".join(f"    {line}" for line in output.rstrip().splitlines()[-LOG_LINES:])
     advice = [text for signs, text in ADVICE if any(sign in output for sign in signs)]
-    then = advice[0] if advice else "Put right what it says and run the command again."
+    then = advice[0] if advice else "Solve the problem in these lines and run the command again."
     return (
         f"step '{name}' failed with exit status {code}. Its last lines:\n\n{last}\n\n"
         f"{then}\nThe whole log: {LOG}"

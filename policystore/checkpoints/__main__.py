@@ -65,7 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--workers",
         type=_positive,
-        default=cpu_count() or 1,
         metavar="N",
         help="number of processes; each imports whole trials (default: the number of CPUs)",
     )
@@ -99,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             PolicyStore(given.store),
             name=given.name,
             policy_ids=given.policies,
-            workers=given.workers,
+            workers=given.workers or cpu_count() or 1,
             ray_address=given.ray,
             progress=_print_progress,
         )

@@ -1,11 +1,11 @@
-"""Pull, rebuild and load while the cluster is idle, and while every CPU slot of it is taken.
+"""Measure pull, rebuild and load in an idle cluster, and in a cluster without a free CPU slot.
 
     ./.venv/bin/python scripts/benchmarks/bench_busy.py [--rounds N]
 
-Prints medians side by side, on one running Algorithm with two env runners. The slots are taken by
-actors that do nothing: it is Ray's slots that are scarce, not the processor. Rounds alternate:
-some with the slots free, then as many with all of them taken, and again. A task that waits for a
-slot all the time shows that none was free.
+The script prints both medians, for one running Algorithm with two env runners. Actors that do
+nothing take the slots, so only Ray's slots are scarce, and not the processor. Some rounds run with
+free slots, then the same number of rounds without a free slot, and so on. A task waits for a slot
+all the time, to show that no slot was free.
 """
 
 from __future__ import annotations

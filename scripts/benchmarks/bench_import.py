@@ -2,9 +2,9 @@
 
     ./.venv/bin/python scripts/benchmarks/bench_import.py [--runs N]
 
-Fresh interpreters run in turn, so that a slow moment of the machine hits both; medians are printed.
-Beyond numpy, the standard library and policystore's own dependencies are imported, ml_dtypes and
-blake3, and never torch or ray.
+Fresh interpreters run in turn, one with and one without policystore, so that a slow moment of the
+machine affects both. The script prints medians. Besides numpy, policystore imports the standard
+library, ml_dtypes and blake3, and never torch or ray.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     ./.venv/bin/python scripts/benchmarks/bench_large.py [--mib 1024]
 
-The server is the one that POLICYSTORE_TEST_S3 names (scripts/tools/ceph.py starts one), else
-moto's, which keeps everything in the memory of a process of its own. Every step is a fresh process.
-The push that was killed is run again.
+The server is the one in POLICYSTORE_TEST_S3 (scripts/tools/ceph.py starts such a server), or else
+moto's server, which keeps all data in the memory of a separate process. Every step runs in a fresh
+process. The push that was killed is run again.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> int:
         bucket = f"large-{uuid.uuid4().hex}"
         client.create_bucket(Bucket=bucket)
         cache = stack.enter_context(tempfile.TemporaryDirectory())
-        print(f"{given.mib} MiB; the process that only makes the policy is the measure of memory")
+        print(f"{given.mib} MiB; compare the memory with that of the step that makes the policy")
         print(f"{'':28}{'time':>9}{'MiB/s':>8}{'peak':>10}{'before':>10}  MiB")
         for what in ("make", "push, killed half-way", "push, again", "push, a third time", "pull",
                      "pull, filling the cache", "pull, from the cache"):  # fmt: skip
@@ -132,7 +132,7 @@ def bytes_of(client: Any, bucket: str) -> int:
 
 @contextlib.contextmanager
 def moto() -> Any:
-    """Run moto's server in a process of its own as long as the block; give its URL."""
+    """Run moto's server in a separate process during the block; yield its URL."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from tests.support import s3_server\n"
         "with s3_server.moto_server() as endpoint:\n"

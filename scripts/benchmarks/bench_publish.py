@@ -3,15 +3,16 @@
     ./.venv/bin/python scripts/benchmarks/bench_publish.py [--s3] [--stack new|old] [--rounds N]
         [--delay SECONDS]
 
-Two Algorithms of the same config, one of them with ``publish(…, interval=1)``, train an iteration
-each in turn. Prints the median time of an iteration of both and their ratio, which noise of the
-machine moves by some percent. Prints also what publishing takes itself, which noise hardly
-moves: the time of its callback, and the processor time of its uploading thread, which shares one
-interpreter with the training. Then all versions that results had reported as pushed are looked up
-and pulled, by a store that is not slow. The script fails if one of them is missing or differs.
+Two Algorithms have the same config, and one of them also has ``publish(…, interval=1)``. The
+Algorithms train one iteration each in turn. The script prints the median time of an iteration of
+both Algorithms, and the ratio, which noise of the machine changes by some percent. The script also
+prints two times of publishing itself, which noise hardly changes: the time of the callback, and the
+processor time of the uploading thread, which shares one interpreter with the training. At the end a
+store without delays pulls all versions that the training results reported as pushed. The script
+fails if one of these versions is missing or differs.
 
-The store is a folder behind a storage that sleeps before each call. With ``--s3`` it is a bucket on
-moto's server, in a process of its own, which sleeps before it answers.
+The store is a folder with a backend that sleeps before each call. With ``--s3`` the store is a
+bucket on moto's server in a separate process, which sleeps before it answers.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def serve(delay: float) -> None:
 
 @contextmanager
 def s3_store(delay: float) -> Iterator[tuple[Any, Any]]:
-    """Give a slow store in a bucket, and a second object for it, to look things up afterwards."""
+    """Yield a slow store in a bucket, and a second store object to read the bucket afterwards."""
     from policystore import PolicyStore
 
     command = [sys.executable, __file__, "--serve", str(delay)]
@@ -67,7 +68,7 @@ def s3_store(delay: float) -> Iterator[tuple[Any, Any]]:
         try:
             port = int(server.stdout.readline() if server.stdout else 0)
             endpoint = f"http://127.0.0.1:{port}"
-            # Taken from the environment, where s3fs looks: secrets in options do not pickle.
+            # s3fs reads the secrets from the environment, because options pickle without secrets.
             os.environ.update(dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "any"))
             boto3: Any = importlib.import_module("boto3")
             s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
@@ -83,7 +84,7 @@ def s3_store(delay: float) -> Iterator[tuple[Any, Any]]:
 
 
 class Slow:
-    """A backend whose calls each take a given time longer."""
+    """A backend that sleeps for a given time before each call."""
 
     def __init__(self, inner: Any, delay: float) -> None:
         self._inner = inner
@@ -104,7 +105,7 @@ class Slow:
 
 @contextmanager
 def folder_store(delay: float) -> Iterator[tuple[Any, Any]]:
-    """Give a slow store in a folder, and the same store without delays."""
+    """Yield a slow store in a folder, and the same store without delays."""
     from policystore import PolicyStore
 
     class SlowStore(PolicyStore):
@@ -142,7 +143,7 @@ def built(stack: str, steps: int, callbacks: Any = None) -> Any:
 
 
 def timed(what: Any, name: str, clock: Any, into: list[float]) -> None:
-    """Append the time of each call of a method from now on."""
+    """Make an object's method append the time of each later call to a list."""
     inner = getattr(what, name)
 
     @functools.wraps(inner)
@@ -227,7 +228,7 @@ def main() -> int:
 
 
 def check(store: Any, reported: list[dict[str, Any]]) -> list[str]:
-    """Return what was reported as pushed and is missing, or is another policy."""
+    """Return the versions that were reported as pushed, and are missing or differ."""
     wrong = []
     versions = {version.number: version for version in store.log(NAME)}
     for number, digest in {(each["pushed"], each["digest"]) for each in reported}:

@@ -1,10 +1,10 @@
-"""Pull over a slow line: one policy and a hundred, by digest and by name.
+"""Measure pulls over a slow connection: of one policy and of a hundred, by digest and by name.
 
     ./.venv/bin/python scripts/benchmarks/bench_pulls.py [--delay 20] [--policies 100]
 
-Every request takes the delay longer, by a relay in a process of its own. The server is the one that
-POLICYSTORE_TEST_S3 names (scripts/tools/ceph.py starts one), else moto's, which itself takes
-milliseconds of one processor for each request.
+A relay in a separate process makes every request longer by the delay. The server is the one in
+POLICYSTORE_TEST_S3 (scripts/tools/ceph.py starts such a server), or else moto's server, which
+itself takes some milliseconds of one processor for each request.
 """
 
 from __future__ import annotations

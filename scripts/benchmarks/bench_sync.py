@@ -1,30 +1,31 @@
-"""Measure what proof costs: load_into beside the cheapest calls of RLlib that reach all workers.
+"""Compare load_into, which checks all workers, with RLlib's cheapest calls that reach all workers.
 
     ./.venv/bin/python scripts/benchmarks/bench_sync.py [--quick] [--cells new:20:2:0:0,…]
         [--profile]
 
-Prints a Markdown table of medians. Both are measured in turn, after a ``train()``, on two
-Algorithms of the same config. They have to be two: load_into guards its own Algorithm against
-restarts, and later calls of RLlib pay for that. Each round loads other weights than the round
-before, in arrays and Snapshots that are made for that round and whose making is not measured. First
-each way is shown to reach all learners and workers: a function of this file, run in each of them,
-returns the bytes that it holds.
+The script prints a Markdown table of medians. RLlib's calls and load_into are measured in turn,
+after a ``train()``, on two Algorithms of the same config. Two Algorithms are needed, because after
+load_into an Algorithm is guarded against restarts, which makes later calls of RLlib slower. Each
+round loads other weights than the round before. Making the arrays and Snapshots of a round is not
+measured. Before the measurement the script checks that each of RLlib's ways reaches all learners
+and workers: a function of this file runs in each of them and returns checksums of the weights.
 
-These calls of RLlib reach all workers once ``train()`` has run (Ray 2.60, paths in ``ray/rllib``):
+These calls of RLlib reach all workers after ``train()`` has run (Ray 2.60, paths in ``ray/rllib``):
 
-New stack. Runners drop weights whose number is not newer than their own
+New stack. Runners drop weights whose number is not higher than their own number
 (``env/multi_agent_env_runner.py:771``), so ``Algorithm.set_weights`` and ``sync_weights`` do not
-count. The least that does is ``LearnerGroup.set_weights``, one call of all learners, and
-``EnvRunner.set_state`` without a number, one call of each group of runners. The arrays lie in the
-object store once. A function fetches them (``apply``), or they are the argument of ``set_state``
-(``argument``); all of them, or only those that runners hold (``acting part``).
+reach all workers. The cheapest calls that do are ``LearnerGroup.set_weights`` (one call to all
+learners) and ``EnvRunner.set_state`` without a number (one call to each group of runners). The
+arrays are in the object store once. In the ways ``apply`` a function fetches the arrays; in the
+ways ``argument`` the arrays are the argument of ``set_state``. With ``acting part`` only the arrays
+that runners hold are sent, else all arrays.
 
-Old stack. The local worker is the learner. Either ``RolloutWorker.set_weights``, one call of each
-group (``one wave``), or ``Policy.set_weights`` for each policy of the local worker and
-``EnvRunnerGroup.sync_weights`` from it. Without a timeout of None that does not wait
-(``sync_weights``).
+Old stack. The local worker is the learner. The way ``one wave`` is ``RolloutWorker.set_weights``
+with one call to each group. The way ``sync_weights`` is ``Policy.set_weights`` for each policy of
+the local worker, and then ``EnvRunnerGroup.sync_weights`` from the local worker, with a timeout of
+None. (With another timeout, RLlib's ``sync_weights`` does not wait for the workers.)
 
-The ratio is against the fastest of these ways in each cell.
+The ratio in each cell compares load_into with the fastest of these ways.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def _groups(algo: Any) -> list[Any]:
 
 
 def _actors(algo: Any) -> list[tuple[bool, Any]]:
-    """Return each actor's handle, with whether it is a learner."""
+    """Return each actor as a pair: whether the actor is a learner, and its handle."""
     learners = algo.learner_group
     found = [] if learners is None or learners.is_local else [(True, learners)]
     found += [(False, group) for group in _groups(algo)]
@@ -126,12 +127,12 @@ def _actors(algo: Any) -> list[tuple[bool, Any]]:
 
 
 def _shared(algo: Any, value: Any) -> Any:
-    """Return a reference to the value where there are remote workers, else the value."""
+    """Return a reference to the value if there are remote workers, else the value."""
     return ray.put(value) if any(g.num_remote_workers() for g in _groups(algo)) else None
 
 
 def _needed_to_act(algo: Any, weights: Weights) -> Weights:
-    """Return the part of the weights that env runners hold, as the local one shows."""
+    """Return the weights that env runners hold; the local env runner says which these are."""
     module = algo.env_runner.module
     return {
         mid: {name: held[name] for name in module[mid].state_dict()}
@@ -196,7 +197,7 @@ PLAIN: dict[str, dict[str, Plain]] = {
 }
 
 
-# Who holds what ----------------------------------------------------------------------------------
+# The weights that workers hold -------------------------------------------------------------------
 
 
 def _sums(worker: Any, ids: list[str]) -> Any:
@@ -247,7 +248,7 @@ def show_all_reached(algo: Any, weights: Weights, way: str) -> int:
             for pid, held in answer.items()
         )
         if not same:
-            raise SystemExit(f"{way!r} does not reach everyone: {str(answer)[:300]}")
+            raise SystemExit(f"{way!r} does not reach all workers: {str(answer)[:300]}")
     return len(answers)
 
 
@@ -278,7 +279,7 @@ def measure(cell: Cell, rounds: int, profile: bool) -> Times:
         taken: dict[str, list[float]] = {way: [] for way in ways}
         order = list(ways)
         for _ in range(WARM_UP + rounds):
-            order.append(order.pop(0))  # nobody always comes after the same one
+            order.append(order.pop(0))  # so that no way is always measured after the same way
             for way in order:
                 target, call, given = ways[way]()
                 _wait_until_idle(plain_algo)
@@ -298,7 +299,7 @@ def measure(cell: Cell, rounds: int, profile: bool) -> Times:
 
 
 class _Material:
-    """Two sets of weights in turn, each time in new arrays."""
+    """Two sets of weights, which are returned in turn, each time in new arrays."""
 
     def __init__(self, algo: Any) -> None:
         first = snapshot_all(algo)
@@ -312,12 +313,12 @@ class _Material:
         ]
 
     def weights(self) -> Weights:
-        """Return them as RLlib takes them."""
+        """Return the next weights in the form that RLlib takes."""
         self._sets.append(self._sets.pop(0))
         return {pid: {n: a.copy() for n, a in w.items()} for pid, w in self._sets[0].items()}
 
     def snaps(self) -> dict[str, Snapshot]:
-        """Return them as load_into takes them."""
+        """Return the next weights in the form that load_into takes."""
         return {
             pid: Snapshot(weights=arrays, spec=self._specs[pid])
             for pid, arrays in self.weights().items()
@@ -335,12 +336,12 @@ def _show_all(ways: Any) -> int:
         }
         reached.add(show_all_reached(target, weights, way))
     if len(reached) != 1:
-        raise SystemExit(f"two Algorithms of one make with other numbers of workers: {reached}")
+        raise SystemExit(f"the Algorithms have different numbers of workers: {reached}")
     return reached.pop()
 
 
 def _wait_until_idle(algo: Any) -> None:
-    """Wait for what the last way sent without waiting, so that it costs the next way nothing."""
+    """Wait for the calls that the last way has sent, so that they do not slow down the next way."""
     ray.get([actor.apply.remote(lambda _worker: None) for _, actor in _actors(algo)])
 
 

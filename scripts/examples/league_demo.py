@@ -1,12 +1,13 @@
-"""Play against a growing league, and show what every remote worker really plays with.
+"""Play against a growing league, and show which weights every remote worker really plays with.
 
     ./.venv/bin/python scripts/examples/league_demo.py            # with add_policy of policystore
     ./.venv/bin/python scripts/examples/league_demo.py --naive    # as RLlib's own examples do it
 
-After each iteration the trained policy is pushed to a store and joins the league under a new id.
-Then every worker says which logits each member of the league gives for the same observations, and
-these are compared with the snapshot's own, rebuilt on the driver. Exit status 1 if they differ
-anywhere (with --naive differences are what is to be seen, and the status is 0).
+After each iteration the trained policy is pushed to a store and added to the league under a new id.
+Then every worker computes the logits of each policy of the league for the same observations. The
+demo rebuilds each snapshot on the driver and compares its logits with the logits of the workers.
+The exit status is 1 if any logits differ. (With --naive the demo shows such differences, and the
+exit status is 0.)
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import warnings
 import zlib
 from typing import Any
 
-# Ray reads these when it is imported; the second keeps remarks of its C++ part out of our lines.
+# Ray reads these variables when it is imported. The second hides log lines of Ray's C++ part.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
 
@@ -42,7 +43,7 @@ NAME = "league/main"
 
 
 class RockPaperScissors(MultiAgentEnv):  # type: ignore[misc]
-    """Twenty rounds; both see the last moves of both, which makes habits worth learning."""
+    """Rock, paper, scissors in twenty rounds; both agents see the last moves of both agents."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()
@@ -80,14 +81,17 @@ def _seen(own: int, other: int) -> Any:
 
 
 class Pairing:
-    """Mapping function: ``main`` plays one side, one of the league the other, by the episode."""
+    """Mapping function: one agent plays ``main``, the other agent a policy of the league.
+
+    The episode decides which agent plays ``main``, and which policy of the league plays.
+    """
 
     def __init__(self, league: list[str]) -> None:
         self.league = list(league)
 
     def __call__(self, agent_id: Any, episode: Any, *_args: Any, **_more: Any) -> str:
         """Return the policy that plays for an agent in an episode."""
-        # Both agents of an episode must get the same answer: no lots are drawn here.
+        # Both agents of an episode must get matching answers, so this function is not random.
         named = getattr(episode, "id_", None) or getattr(episode, "episode_id", "")
         drawn = zlib.crc32(str(named).encode())
         if not self.league or AGENTS[drawn % 2] == agent_id:
@@ -96,7 +100,7 @@ class Pairing:
 
 
 def build(stack: str, runners: int) -> Any:
-    """Return PPO that trains ``main``, which plays itself until there is a league."""
+    """Return PPO that trains ``main``; ``main`` plays against itself until there is a league."""
     config = (
         PPOConfig()
         .environment(RockPaperScissors)
@@ -115,12 +119,12 @@ def build(stack: str, runners: int) -> Any:
 
 
 def add_as_rllib_does(algo: Any, stack: str, policy_id: str, mapping: Pairing) -> None:
-    """Add a copy of ``main`` under a new id, as it is usually written with RLlib alone.
+    """Add a copy of ``main`` under a new id, in the usual way with RLlib alone.
 
     New stack: the calls of ``rllib/examples/multi_agent/utils/self_play_callback.py``. Old stack:
     ``add_policy``, then ``set_weights`` on the driver's policy. (RLlib's example of the old stack
-    goes on with ``env_runner_group.sync_weights()``. That reaches the training workers, if one
-    thinks of it, and no evaluation worker.)
+    also calls ``env_runner_group.sync_weights()``. That call reaches the training workers, but no
+    evaluation worker.)
     """
     if stack == "new":
         main = algo.get_module("main")
@@ -145,7 +149,7 @@ def add_as_rllib_does(algo: Any, stack: str, policy_id: str, mapping: Pairing) -
 
 
 def observations() -> Any:
-    """Return all observations that there are: the first round, and each pair of moves."""
+    """Return all possible observations: of the first round, and of each pair of moves."""
     pairs = [_seen(own, other) for own in range(MOVES) for other in range(MOVES)]
     return np.stack([np.zeros(2 * MOVES, np.float32), *pairs])
 
@@ -182,14 +186,14 @@ def logits_on_workers(algo: Any, stack: str, ids: list[str]) -> dict[str, dict[s
 
 
 def largest_difference(given: Any, expected: Any) -> float:
-    """Return the largest difference; infinity where a worker could not answer."""
+    """Return the largest difference of logits; infinity if a worker could not answer."""
     if isinstance(given, str) or given.shape != expected.shape:
         return float("inf")
     return float(np.abs(given - expected).max())
 
 
 def show(league: dict[str, Any], on_workers: dict[str, dict[str, Any]]) -> tuple[int, int]:
-    """Print the table of one iteration; return how many cells differ, and of how many."""
+    """Print the table of one iteration; return the number of differing cells and of all cells."""
     width = max(len(policy_id) for policy_id in league)
     say("largest difference of logits from the snapshot's own:")
     say(" " * width + "".join(f"{worker:>13}" for worker in on_workers))
@@ -203,7 +207,7 @@ def show(league: dict[str, Any], on_workers: dict[str, dict[str, Any]]) -> tuple
 
 
 def run(options: argparse.Namespace, store: PolicyStore) -> tuple[int, int]:
-    """Run all iterations; return how many comparisons differ, and of how many."""
+    """Run all iterations; return the number of differing comparisons and of all comparisons."""
     algo = build(options.stack, options.runners)
     differing = compared = 0
     league: dict[str, Any] = {}
@@ -264,7 +268,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         store = PolicyStore(options.store or "memory://league-demo")
-        store.names()  # not a store, or not readable: better now than after the training
+        store.names()  # fails before the training if the store cannot be read
         ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         differing, compared = run(options, store)
     except PolicyStoreError as error:

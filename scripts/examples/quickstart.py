@@ -1,7 +1,7 @@
 """Train with RLlib, push the policies, and play them from a fresh process on a busy cluster.
 
-``./scripts/quickstart [STORE]`` runs it. Exit status 0 only if the rebuilt policies did exactly
-what the trained ones did.
+``./scripts/quickstart [STORE]`` runs this script. The exit status is 0 only if the rebuilt policies
+took exactly the same actions as the trained policies.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         store = PolicyStore(folder)
-        store.names()  # not a store, or not readable: better now than after the training
+        store.names()  # fails before the training if the store cannot be read
         with (
             tempfile.TemporaryDirectory(prefix="policystore-quickstart-") as scratch,
             _stderr_into(Path(scratch) / "stderr.log"),
@@ -88,7 +88,7 @@ def _run(store: Any, scratch: Path) -> bool:
 
 
 def _train_and_push(store: Any) -> dict[str, Any]:
-    """Train both, push three policies, and return what the fresh process must do again."""
+    """Train two Algorithms, push three policies, and return the episodes to play again."""
     import quickstart_train as training
     from quickstart_episodes import mean_return
 
@@ -131,7 +131,7 @@ def _play_while_busy(store: Any, expected: Path) -> bool:
 
     @ray.remote(num_cpus=1, max_concurrency=2)
     class Busy:
-        """An actor that holds a CPU and really uses it."""
+        """An actor that takes a CPU slot and keeps a CPU busy."""
 
         def __init__(self) -> None:
             self.rounds = 0
@@ -165,7 +165,7 @@ def _play_while_busy(store: Any, expected: Path) -> bool:
 
 @contextlib.contextmanager
 def _stderr_into(log: Path) -> Iterator[None]:
-    """Keep what Ray writes to stderr, from C++ too, out of our lines; show it after an error."""
+    """Write Ray's stderr (also of its C++ part) to a log; print the log after an error."""
     sys.stderr.flush()
     real = os.dup(2)
     with log.open("wb") as kept:

@@ -57,7 +57,7 @@ def count_actions(episodes: Sequence[Episode]) -> int:
 
 
 def differing_actions(given: Sequence[Episode], got: Sequence[Episode]) -> int:
-    """Count the steps at which two plays differ; steps that only one play has count too."""
+    """Count the steps with different actions; a step that only one of the two has counts, too."""
     differing = 0
     for left, right in zip(given, got, strict=True):
         pairs = zip(left["actions"], right["actions"], strict=False)

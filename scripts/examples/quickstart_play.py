@@ -1,7 +1,7 @@
-"""Play what the quickstart has pushed, in a process without an Algorithm or a Ray cluster.
+"""Play the policies of the quickstart, in a process without an Algorithm or a Ray cluster.
 
-Arguments: the store, and a JSON file with the refs to pull and what the trained Algorithm did.
-Exit status 1 if any action or return differs, or if anything started Ray.
+The arguments are the store, and a JSON file with the refs to pull and the episodes of the trained
+Algorithms. The exit status is 1 if any action or return differs, or if Ray was started.
 """
 
 from __future__ import annotations

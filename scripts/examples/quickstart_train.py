@@ -1,4 +1,4 @@
-"""Train the two small PPO runs of the quickstart, and record what their policies then do."""
+"""Train the two small PPO runs of the quickstart, and record episodes of the trained policies."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def _policy_of(agent_id: int, *_args: Any, **_more: Any) -> str:
 
 
 def train(algorithm: Any, iterations: int, say: Callable[[str], None]) -> dict[str, float]:
-    """Train, say the return of each iteration, and return the last mean returns.
+    """Train, print the return of each iteration, and return the last mean returns.
 
-    They are by policy id; of an Algorithm with one policy under the empty text.
+    The mean returns are by policy id. For an Algorithm with one policy the key is an empty text.
     """
     returns: dict[str, float] = {}
     for iteration in range(1, iterations + 1):
@@ -74,13 +74,13 @@ def train(algorithm: Any, iterations: int, say: Callable[[str], None]) -> dict[s
 
 
 def record_new_stack(algorithm: Any) -> list[Episode]:
-    """Play ten seeded episodes, each step through the Algorithm's own connectors and module."""
+    """Play ten seeded episodes with the Algorithm's own connectors and module."""
     env = gym.make("CartPole-v1")
     return [play_alone(env, seed, _NewStackAct(algorithm)) for seed in SEEDS]
 
 
 class _NewStackAct:
-    """A step as RLlib's env runner takes it (ray/rllib/env/single_agent_env_runner.py, _sample)."""
+    """A step as in RLlib's env runner (ray/rllib/env/single_agent_env_runner.py, _sample)."""
 
     def __init__(self, algorithm: Any) -> None:
         self._runner = algorithm.env_runner

@@ -2,13 +2,13 @@
 
     ./.venv/bin/python scripts/examples/team_demo.py
 
-Ann and Ben have homes and caches of their own, and each step is a process of its own. The bucket is
-on moto's server, which checks keys as S3 does, unless these name another:
+Ann and Ben each have a home and a cache, and each step runs in a new process. By default the bucket
+is on moto's server, which checks keys as S3 does. These variables name another bucket:
 
-    POLICYSTORE_DEMO_BUCKET                a bucket that is there; a prefix of its own is used
+    POLICYSTORE_DEMO_BUCKET                a bucket that exists; the demo uses a new prefix in it
     POLICYSTORE_DEMO_ENDPOINT              the server's URL, if it is not AWS
     AWS_ACCESS_KEY_ID, …                   as usual
-    POLICYSTORE_DEMO_READER_KEY, …_SECRET  a key that may only read; without it no such step
+    POLICYSTORE_DEMO_READER_KEY, …_SECRET  a read-only key; without it the last step is left out
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ALL = {
 
 @contextlib.contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on the terminal, and give the callback that moves it."""
+    """Show a progress bar on the terminal, and yield the callback that moves the bar."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     columns = ("  {task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -123,7 +123,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    # One step, in the process that is started for it: its name, the store, its options as JSON.
+    # The arguments of the process of one step: name of the step, store, store options as JSON.
     parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.step is not None:
@@ -173,12 +173,12 @@ def main() -> int:
 
 @contextlib.contextmanager
 def moto(bucket: str) -> Iterator[tuple[dict[str, str], dict[str, str], dict[str, str]]]:
-    """Run moto's server with a bucket as long as the block, in a process of its own.
+    """Run moto's server with a bucket during the block, in a separate process.
 
-    Gives the storage options, a key that may do everything, and a key that may only read.
+    The context yields the storage options, a key with all rights, and a read-only key.
 
-    From the fifth request on it checks keys: four are needed for the bucket, and for a user who may
-    do everything.
+    The server checks keys from the fifth request on. The first four requests make the bucket and a
+    user with all rights.
     """
     import boto3
 

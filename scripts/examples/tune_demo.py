@@ -2,14 +2,15 @@
 
     ./.venv/bin/python scripts/examples/tune_demo.py [--stack new|old] [--trials N] [STORE]
 
-1. Pre-training: two agents, each balancing a pole, one policy each; N trials differ in their
-   learning rate. Every second iteration is pushed; of each name the best is tagged.
-2. Another environment: the same two, and a third agent that sees angles only. Of three policies one
-   is warm-started with the best of the first experiment, by two lines of the config. Two more
-   trials begin with random weights for all three. The mapping function is a new one: the veteran
-   plays for the agent that another policy had played for.
+1. The first experiment has two agents. Each agent balances a pole and has its own policy. The N
+   trials have different learning rates. Every second iteration is pushed, and the best version of
+   each name is tagged.
+2. The second experiment has another environment: the same two agents, and a third agent that sees
+   only angles. Two lines of the config warm-start one of the three policies with the best version
+   of the first experiment. Two more trials begin with random weights for all three policies. The
+   mapping function is a new one: the warm-started policy now plays for the other agent.
 
-It prints what each agent earned in the first iteration and in the last one, and the digests.
+The demo prints the returns of each agent in the first and in the last iteration, and the digests.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported; the last one keeps Tune's tables out of our lines.
+# Ray reads these variables when it is imported. The last variable hides Tune's tables.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -47,7 +48,7 @@ SEES = {
 
 
 class Poles(MultiAgentEnv):  # type: ignore[misc]
-    """Agents that each balance a pole of their own, until all have dropped it."""
+    """An environment in which each agent balances a pole; it ends when all poles have fallen."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ def _own(agent: str, *_: Any, **__: Any) -> str:
 
 
 def _veteran_on_the_right(agent: str, *_: Any, **__: Any) -> str:
-    """Return the policy in the second one: what learned on the left plays on the right."""
+    """Return an agent's policy in the second experiment: the policy of "left" plays for "right"."""
     return {"left": "rookie", "right": "veteran", "small": "half_blind"}[agent]
 
 
@@ -139,7 +140,7 @@ def main() -> int:
     store = PolicyStore(given.store or tempfile.mkdtemp(prefix="policies-"))
     scratch = tempfile.mkdtemp(prefix="tune-")
     warnings.simplefilter("ignore")
-    here = str(Path(__file__).resolve().parent)  # trials import this file by its name
+    here = str(Path(__file__).resolve().parent)  # so that trials can import this file
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 

@@ -1,9 +1,9 @@
-"""Run a command beside a real S3 server: one node of Ceph, in memory, on loopback.
+"""Run a command while a real S3 server runs: one node of Ceph, in memory, on this machine.
 
     ./.venv/bin/python scripts/tools/ceph.py COMMAND…
 
 starts the server and its gateway, runs the command with the gateway's address in
-POLICYSTORE_TEST_S3, and stops the server again. On Debian, Ceph is installed by: apt-get install
+POLICYSTORE_TEST_S3, and stops the server again. To install Ceph on Debian: apt-get install
 --no-install-recommends radosgw ceph-mon ceph-osd ceph-mgr ceph-common
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-KEY, SECRET = "AKIDOFTHETESTS", "SECRETOFTHETESTS"  # those of the tests
+KEY, SECRET = "AKIDOFTHETESTS", "SECRETOFTHETESTS"  # the tests use the same
 LOOPBACK = "127.0.0.1"
 BYTES = 6 << 30
 SECONDS = 120
@@ -68,7 +68,7 @@ rgw enable usage log = false
 
 @contextmanager
 def gateway() -> Iterator[str]:
-    """Run a gateway as long as the block, and give its URL; daemons are ended by their handles."""
+    """Run a gateway during the block, and yield its URL; then end the daemons by their handles."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         raise SystemExit(f"error: {', '.join(missing)} not found. {__doc__}")
@@ -82,7 +82,7 @@ def gateway() -> Iterator[str]:
         raise
     finally:
         for daemon in reversed(daemons):
-            daemon.kill()  # all of it is in memory
+            daemon.kill()  # all data is in memory, so nothing has to be saved
             daemon.wait()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,15 +1,16 @@
-"""Check another Ray, in an environment of its own: what it writes is read here, and plays there.
+"""Check policystore with another Ray, which is installed in a separate environment.
 
     ./.venv/bin/python scripts/tools/check_ray.py 2.40.0 [--folder FOLDER]
 
-makes an environment with that Ray and policystore (some minutes and 2 GB; kept in FOLDER and taken
-again), trains a small Algorithm of each API stack there, and checks
-  there: push, pull and rebuild_policy, rebuild_module give the live policy's outputs, and
-         read_checkpoint its weights;
-  here:  read_checkpoint of what was saved there, and pull of what was pushed there, rebuild to the
-         same outputs.
-Of a Ray before 2.40, which policystore.rllib does not support, one of the old stack is saved there
-and read here.
+makes an environment with that Ray and policystore (some minutes and 2 GB; FOLDER keeps the
+environment for the next run), and trains a small Algorithm of each API stack there. "There" is the
+new environment, "here" the present one. The script checks
+  there: after push, pull and rebuild_policy or rebuild_module, the rebuilt policy gives the live
+         policy's outputs; read_checkpoint returns the live policy's weights;
+  here:  policies that were saved there and read with read_checkpoint, or pushed there and pulled
+         here, are rebuilt and give the same outputs.
+policystore.rllib does not support a Ray before 2.40. With such a Ray, an Algorithm of the old stack
+is saved there, and its checkpoint is read here.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ NEEDED = ["numpy", "blake3", "ml_dtypes", "filelock", "msgpack", "gymnasium"]
 
 
 def environment(folder: Path, version: str) -> Path:
-    """Return the Python of an environment with that Ray; make the environment if need be."""
+    """Return the Python of an environment with that Ray; make the environment if there is none."""
     python = folder / "bin" / "python"
     marker = folder / "complete"
     if not marker.exists():
@@ -48,7 +49,7 @@ def environment(folder: Path, version: str) -> Path:
 
 
 def is_supported(version: str) -> bool:
-    """Return whether policystore.rllib supports this Ray; its checkpoints are read anyway."""
+    """Return whether policystore.rllib supports this Ray; older checkpoints can be read as well."""
     return tuple(map(int, version.split(".")[:2])) >= (2, 40)
 
 

@@ -1,10 +1,11 @@
-"""Read what policystore writes with other releases of safetensors, the oldest one first.
+"""Read files of policystore with other releases of safetensors, the oldest release first.
 
     ./.venv/bin/python scripts/tools/check_safetensors.py [VERSION…]
 
-Each release is installed into a folder of its own, and opens a file that holds every dtype (float8
-from 0.4.2 on, the first release that has it), shapes from 0-d to empty, names outside ASCII, spec
-and state. The exit status is 1 if one of them reads anything else than was written.
+Each release is installed into a separate folder, and reads a file with every dtype, with 0-d and
+empty tensors, with names outside ASCII, and with a spec and a state. (float8 is tested from 0.4.2
+on, the first release with float8.) The exit status is 1 if a release reads other values than
+policystore has written.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ for name in sorted(found):
 
 
 def written(version: str) -> Snapshot:
-    # What safetensors itself could not read before 0.4.2.
+    # Before 0.4.2 safetensors itself could not read float8.
     young = version in ("0.4.0", "0.4.1")
     weights = {
         f"w/{code}": np.arange(6).reshape(2, 3).astype(dtype)

@@ -1,11 +1,12 @@
-"""Compare who reads real checkpoints of five Ray versions: the Ray installed, and policystore.
+"""Compare how the installed Ray and policystore read real checkpoints of five Ray versions.
 
     ./.venv/bin/python scripts/tools/compare_checkpoints.py [--write]
 
-prints the table of docs/compatibility.md, and with --write puts it there. Ray is tried with each of
-its loaders (Algorithm, Policy, RLModule); a checkpoint counts as loaded if one of them gives every
-policy with the weights that it was saved with. policystore reads it without Ray's help, and
-rebuilds each policy, whose outputs are compared with the recorded ones.
+prints the table of docs/compatibility.md. With --write the script also writes the table into that
+page. Each of Ray's loaders (Algorithm, Policy, RLModule) tries to load each checkpoint. A
+checkpoint counts as loaded if one loader returns every policy with the recorded weights.
+policystore reads each checkpoint without Ray and rebuilds each policy. The outputs of the rebuilt
+policies are compared with the recorded outputs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class TooLongError(Exception):
 
 
 def by_ray(one: Given) -> str:
-    """Return ``"yes"`` if Ray loads the checkpoint, else the errors of its loaders."""
+    """Return ``"yes"`` if Ray loads the checkpoint, else the errors of Ray's loaders."""
     said: list[str] = []
     for load in (by_algorithm, by_policy, by_module):
         signal.signal(signal.SIGALRM, too_long)
@@ -125,7 +126,7 @@ def table(everything: list[Given]) -> str:
     from ray import __version__, tune
     from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 
-    # The environment that the multi-agent ones were trained in, under its name.
+    # The multi-agent checkpoints name the environment in which they were trained.
     tune.register_env("macp", lambda config: MultiAgentCartPole({"num_agents": 3}))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     rows = [

@@ -4,9 +4,9 @@
     python scripts/tools/other_versions.py --python 3.11 --ray 2.40.0   # both API stacks
     python scripts/tools/other_versions.py --python 3.11 --ray 2.50.0 tests/rllib/new_stack
 
-Environments stay in ``.venvs/`` and are made anew when ``pyproject.toml`` changes. Arguments that
-follow go to pytest in place of the usual selection. The Python is found as ``python3.13`` on PATH,
-among pyenv's, or by ``POLICYSTORE_PYTHON_3_13``.
+Environments stay in ``.venvs/`` and are made again when ``pyproject.toml`` changes. All further
+arguments go to pytest and replace the usual selection of tests. The script looks for a Python as
+``python3.13`` on PATH, among the versions of pyenv, and in ``POLICYSTORE_PYTHON_3_13``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def find_python(version: str) -> str:
-    """Find the Python of a version; RuntimeError where there is none that runs."""
+    """Find the Python of a version; raise RuntimeError if there is none that runs."""
     named = os.environ.get(f"POLICYSTORE_PYTHON_{version.replace('.', '_')}")
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     candidates = [named] if named else [f"python{version}"]
@@ -82,7 +82,7 @@ def find_python(version: str) -> str:
 
 
 def make_environment(program: str, version: str, ray: str | None) -> Path:
-    """Make the environment if there is none, or an outdated one; return its Python."""
+    """Make the environment if it does not exist or is outdated; return its Python."""
     folder = ROOT / ".venvs" / (f"py{version}" + (f"-ray{ray}" if ray else "-core"))
     python, stamp = folder / "bin" / "python", folder / "policystore-setup"
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest() + TORCH
@@ -104,7 +104,7 @@ def make_environment(program: str, version: str, ray: str | None) -> Path:
 
 
 def run(command: list[str]) -> None:
-    """Run a command in the repository's root; RuntimeError with the end of its output."""
+    """Run a command in the repository's root; raise RuntimeError with the end of its output."""
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if ran.returncode:
         output = (ran.stdout + ran.stderr).strip()[-3000:]

@@ -1,1 +1,1 @@
-"""Change a running Algorithm and prove it: load, add and remove policies on every worker."""
+"""Load, add and remove policies on every worker of a running Algorithm, and check the workers."""

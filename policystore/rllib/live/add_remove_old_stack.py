@@ -174,5 +174,5 @@ def _notes(algo: Algorithm, recipe: PolicyRecipe) -> tuple[str, ...]:
         return ()
     return (
         f"{recipe.policy_id!r} has an observation filter, and this Algorithm has none: RLlib then "
-        "does not merge the filter's statistics, so they become different on each worker",
+        "does not merge the filter's statistics, so the statistics of the workers drift apart",
     )

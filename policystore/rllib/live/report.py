@@ -25,17 +25,20 @@ class WorkerStatus:
     Attributes:
         worker: ``learner 0``, ``train local``, ``eval 2``; numbers are RLlib's own.
         policy: id of the policy or module.
-        status: ``ok``: the worker holds exactly the weights that it should. ``bad``: it holds
-            others. ``behind``: it holds older weights of a policy in training, which is legitimate:
-            RLlib brings them up to date before the worker samples with them, or shortly after
-            (asynchronous algorithms). ``pending``: no answer in time. ``unreachable``: the actor
-            is dead or being restarted.
-        digest: of the weights that acting needs, as the worker holds them now; None if unknown.
-        seq: number of the learner's update that the weights are of; None where RLlib counts none.
-        targets: a digest of the target networks, to compare learners by; None without such ones.
+        status: ``ok``: the worker holds exactly the weights that it should hold. ``bad``: the
+            worker holds other weights, has no such policy, or answered with an error. ``behind``:
+            the worker holds older weights of a policy in training, which is allowed: RLlib updates
+            the worker before it samples, or shortly after (asynchronous algorithms). ``pending``:
+            no answer in time. ``unreachable``: the actor is dead or being restarted.
+        digest: digest of the weights that acting needs, as the worker holds them now; None if
+            unknown.
+        seq: RLlib's number of the weights, which a learner's update raises; None if RLlib counts
+            none.
+        targets: a digest of the target networks, to compare learners; None without target
+            networks.
         filters: number of observations that the MeanStdFilter has seen; by agent on the new
             stack, where filters belong to agents.
-        note: the reason of the status, in words.
+        note: the reason for the status, in words.
     """
 
     worker: str
@@ -53,8 +56,8 @@ class SyncReport:
     """Rows by worker and policy; ``print(report)`` shows them as a table.
 
     Attributes:
-        rows: one for every policy on every learner and worker, those without an answer included.
-        notes: what else is worth knowing, such as NaN among the weights.
+        rows: one row for every policy on every learner and worker, with or without an answer.
+        notes: other observations, such as NaN among the weights.
     """
 
     rows: tuple[WorkerStatus, ...]
@@ -62,7 +65,7 @@ class SyncReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every worker answered and holds what it should."""
+        """Whether every worker answered, and every row is ``ok`` or ``behind``."""
         return not self.bad
 
     @property
@@ -74,7 +77,7 @@ class SyncReport:
         """Raise if a worker differs or did not answer.
 
         Raises:
-            SyncError: names these workers; has this report.
+            SyncError: the message names these workers, and the error has this report.
         """
         if not self.bad:
             return
@@ -84,7 +87,7 @@ class SyncReport:
         ]
         more = [f"  and {len(listed) - 20} more"] if listed[20:] else []
         raise SyncError(
-            f"{len(listed)} of {len(self.rows)} rows are not as they should be:\n"
+            f"{len(listed)} of {len(self.rows)} rows are neither ok nor behind:\n"
             + "\n".join(listed[:20] + more)
             + "\nload_into() gives all workers the weights that you choose; RLlib restores dead "
             "workers in the next calls of train().",
@@ -133,7 +136,10 @@ def _counts(filters: FilterCounts | None) -> str:
 
 
 def parse_digest(held: PolicyDigest | None) -> Digest | None:
-    """Return the digest in an answer; computed here if a node without blake3 sent bytes."""
+    """Return the digest in an answer.
+
+    A node without blake3 sends bytes instead, and this function computes their digest.
+    """
     if held is None or held.digest is None:
         return None
     given = held.digest
@@ -151,11 +157,11 @@ def status_rows(
     """Return a row for each policy on each worker.
 
     Args:
-        workers: all of the Algorithm.
-        info: of these policies, as the leading worker describes them.
-        answers: what each worker holds.
-        expected: digests that all workers must hold; None for those of the leading worker, or of
-            the first other learner that answers.
+        workers: all learners and workers of the Algorithm.
+        info: descriptions of the policies to report on.
+        answers: each worker's answer about the weights that the worker holds.
+        expected: digests that all workers must hold, by policy; None for the digests of the leading
+            worker, or, if it does not answer, of the first learner that answers.
         unnumbered: whether the Algorithm is asynchronous and its workers do not count updates.
     """
     leader = next(worker for worker in workers if worker.leads)
@@ -215,14 +221,14 @@ def _behind(
     leading_seq: int | None,
     unnumbered: bool,
 ) -> str:
-    """Say why a worker may hold older weights of a policy in training; empty if it may not."""
+    """Return why a worker may hold older weights of a policy; an empty text if it may not."""
     if not info.policies[pid].trained or worker.is_learner:
         return ""
     if worker.group != "train":
-        return "evaluation brings it up to date before it plays"
+        return "RLlib updates an evaluation worker before the worker plays"
     if worker.idle:
-        return "stands in for the remote workers and is not updated while they train"
+        return "RLlib does not update this local worker while remote workers sample"
     numbered = seq is not None and leading_seq is not None and seq < leading_seq
     if unnumbered or (info.asynchronous and numbered):
-        return "on its way, the algorithm is asynchronous"
+        return "the algorithm is asynchronous, and the newer weights are on their way"
     return ""

@@ -1,22 +1,25 @@
-"""Give restarted and added env runners what those before them were given.
+"""Give restarted and added env runners the same weights and policies as all other env runners.
 
-Ray makes a crashed actor anew from the Algorithm's config: with random weights, without policies
-that were added, and with the first mapping function. RLlib restores such an actor only if a call to
-it failed (``algorithms/algorithm.py:restore_env_runners``), and the mapping function of the new
-stack not even then. One that crashes while idle samples on as it was made, with random frozen
-policies for ever; so does one that ``add_workers`` adds.
+If an actor crashes, Ray makes the actor again from the Algorithm's config. The new actor has random
+weights and the first mapping function, and it lacks the policies that were added. RLlib restores
+such an actor only if a call to the actor failed (``algorithms/algorithm.py:restore_env_runners``).
+On the new stack RLlib does not restore the mapping function even then. If an actor crashes while it
+is idle, RLlib does not restore it, and the new actor samples with random frozen policies for ever.
+The same is so for an env runner that ``add_workers`` adds.
 
 So each group's actor manager (``utils/actor_manager.py``) gets a guard, which changes two things:
 
-- Each call of RLlib to an env runner first replays there what the runner has not taken part in
-  (``worker_code/replay.py``), in the same task: nothing comes in between, no sample either.
-- When RLlib looks for actors that have to be restored, which it does at the start of each training
-  step, the guard asks Ray for restarts that RLlib has not noticed, and RLlib restores these actors
-  as well: with the newest weights of policies in training, filters, and all that algorithms have of
-  their own.
+- Each call of RLlib to an env runner first replays in the env runner all changes that it has missed
+  (``worker_code/replay.py``). The replay and the call are one task, so the env runner cannot sample
+  in between.
+- At the start of each training step, RLlib looks for actors that have to be restored. Then the
+  guard asks Ray for restarts that RLlib has not noticed, and RLlib restores these actors as well.
+  This restore brings the newest weights of policies in training, the filters, and the state that
+  only some algorithms have.
 
-The replay comes before RLlib's restore, so what that restore brings wins. The weights stay in Ray's
-object store, once for each policy, until the policy gets others or is removed.
+The replay comes before RLlib's restore, so the values of RLlib's restore are the final ones. The
+weights stay in Ray's object store, one copy for each policy, until other weights are loaded into
+the policy or the policy is removed.
 """
 
 from __future__ import annotations
@@ -50,15 +53,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard", "gate", "guards_of", "remembered_policies"]
 
-# Attribute of ours on an actor manager: its guard lives and goes with it.
+# The attribute of an actor manager that holds the manager's guard.
 _GUARD = "_policystore_guard"
-# Up to so many actors Ray is asked for each by itself; the answer about all lists those of others
-# too.
+# For up to this many actors, Ray is asked about each actor separately. For more actors, Ray is
+# asked once about all actors, and the answer also has the actors of other programs.
 _FEW = 8
 
 
 def guards_of(algo: Algorithm) -> list[Guard]:
-    """Return the guards of all groups of env runners, made where there is none yet."""
+    """Return the guards of all groups of env runners; make a guard for a group that has none."""
     guards = []
     for name, group in groups_of(algo):
         manager = actor_manager(group)
@@ -69,20 +72,20 @@ def guards_of(algo: Algorithm) -> list[Guard]:
 
 
 def remembered_policies(algo: Algorithm) -> list[str]:
-    """Return ids of the policies whose weights env runners that come later would be given."""
+    """Return ids of the policies whose weights are kept for env runners that come later."""
     guards = [getattr(actor_manager(group), _GUARD, None) for _, group in groups_of(algo)]
     ids = (pid for guard in guards if guard is not None for pid in guard.policies())
     return list(dict.fromkeys(ids))
 
 
 def gate(worker: Worker, function: Any) -> Any:
-    """Return what to call on an actor instead of a function: that, behind the gate of its guard."""
+    """Return a function that first runs the gate of the worker's guard, and then ``function``."""
     guard: Guard | None = getattr(worker.manager, _GUARD, None)
     return function if guard is None else guard.gated(function)
 
 
 class _Gated:
-    """A function behind the gate; pickled as a call of ``replay_then_call``."""
+    """A function that runs after the gate; its pickle is a call of ``replay_then_call``."""
 
     def __init__(
         self, generation: int, program: ray.ObjectRef | None, function: Callable[..., Any] | str
@@ -97,8 +100,8 @@ class Guard:
     """Guard of one group of env runners.
 
     Attributes:
-        mapping: the mapping function of the last transaction that had one, for groups without a
-            local runner to take it from.
+        mapping: the mapping function of the last transaction that had a mapping function. It is
+            used for groups without a local runner.
     """
 
     def __init__(self, name: str, group: EnvRunnerGroup) -> None:
@@ -110,22 +113,23 @@ class Guard:
         self._generation = 0
         self._entries: list[ReplayEntry] = []
         self._program: tuple[Callable[..., str] | None, ray.ObjectRef] | None = None
-        # By actor, as it was when RLlib last looked for actors to restore.
+        # By actor: its id and number of restarts when RLlib last looked for actors to restore.
         self._seen: dict[int, tuple[str, int | None]] = {}
         if not intercept_manager(self._manager, self.gated, self._before_probe):
             _warn("this version of Ray calls env runners in another way")
 
     def start(self) -> None:
-        """Note which actors there are, as long as there is nothing that one of them could lack."""
+        """Record the present actors, if no transaction was committed so far."""
         if not self._generation:
             self._seen = self._incarnations()
 
-    # What there is to replay ---------------------------------------------------------------------
+    # The changes to replay -----------------------------------------------------------------------
 
     def record(self, entry: ReplayEntry) -> None:
-        """Count a committed transaction, and keep what env runners that come later replay of it.
+        """Count a committed transaction, and keep its entry for env runners that come later.
 
-        Older entries lose what the new one makes needless. An entry without policies is not kept.
+        Policies are removed from older entries if the new entry makes these needless. An entry
+        without policies is not kept.
         """
         self._generation += 1
         self._program = None
@@ -136,7 +140,7 @@ class Guard:
             dropped = self._drop(entry.policies, ("load", "add"))
             removed = {p for each in self._entries if each.kind == "remove" for p in each.policies}
             if "add" in dropped or removed >= set(entry.policies):
-                return  # no policy of the config, with which every runner starts
+                return  # the config does not have the policy, so no new env runner has it
         if entry.policies:
             self._entries.append(entry.replace(generation=self._generation))
 
@@ -145,7 +149,7 @@ class Guard:
         return [pid for each in self._entries if each.kind != "remove" for pid in each.policies]
 
     def _drop(self, policies: tuple[str, ...], kinds: tuple[str, ...]) -> list[str]:
-        """Take policies out of entries of some kinds; return the kinds of these entries."""
+        """Remove policies from entries of some kinds; return the kinds of the changed entries."""
         kept, changed = [], []
         for entry in self._entries:
             left = tuple(pid for pid in entry.policies if pid not in policies)
@@ -159,7 +163,7 @@ class Guard:
         return changed
 
     def _present_mapping(self) -> Callable[..., str] | None:
-        """Return the mapping function of now: users may set another one by themselves."""
+        """Return the present mapping function, which users may have set without policystore."""
         group = self._group()
         local = None if group is None else local_runner(group)
         if local is None:
@@ -170,7 +174,10 @@ class Guard:
         return mapping
 
     def _reference(self) -> ray.ObjectRef:
-        """Return a reference to the program, put into the object store anew only if it changed."""
+        """Return a reference to the replay program; a changed program is put into the store again.
+
+        The store is Ray's object store.
+        """
         mapping = self._present_mapping()
         if self._program is None or self._program[0] is not mapping:
             wire = to_wire(ReplayProgram(self._entries, mapping))
@@ -180,7 +187,11 @@ class Guard:
     # The gate ------------------------------------------------------------------------------------
 
     def gated(self, function: Callable[..., Any] | str) -> Any:
-        """Return a function, or a method's name, to be called once its worker lacks nothing."""
+        """Return a function that first replays missed changes, and then calls ``function``.
+
+        Args:
+            function: a function of the worker, or the name of one of the worker's methods.
+        """
         if not self._generation:
             return function
         try:
@@ -192,20 +203,20 @@ class Guard:
     # Restarts that RLlib has not noticed ---------------------------------------------------------
 
     def _before_probe(self) -> None:
-        """Tell RLlib which actors were restarted, before it looks for actors to restore."""
+        """Mark restarted actors as unhealthy, before RLlib looks for actors to restore."""
         # RLlib's restore of offline evaluation runners fails by itself (algorithm.py:2395, ids as
-        # one number); these get all their weights before each evaluation anyway.
+        # one number). These runners get all their weights before each evaluation anyway.
         if not self._generation or self._name == "offline eval":
             return
         now = self._incarnations()
         for index, incarnation in now.items():
             if self._seen.get(index) != incarnation and self._manager.is_actor_healthy(index):
-                # As one that was down and is back: RLlib restores it.
+                # RLlib restores this actor like an actor that was down and answers again.
                 self._manager.set_actor_state(index, healthy=False)
         self._seen = now
 
     def _incarnations(self) -> dict[int, tuple[str, int | None]]:
-        """Return each actor's id, and how often it was restarted, as far as Ray has told."""
+        """Return each actor's id and number of restarts; None if Ray has not told the number."""
         actors = {index: actor_id(actor) for index, actor in self._manager.actors().items()}
         counts = _restarts(list(actors.values()))
         incarnations: dict[int, tuple[str, int | None]] = {}
@@ -217,7 +228,7 @@ class Guard:
 
 
 def _restarts(actors: list[str]) -> dict[str, int]:
-    """Return how often actors were restarted; empty where this version of Ray does not tell."""
+    """Return the number of restarts by actor; empty if this version of Ray does not tell it."""
     if not actors:
         return {}
     try:
@@ -230,5 +241,5 @@ def _restarts(actors: list[str]) -> dict[str, int]:
 @functools.cache
 def _warn(why: str) -> None:
     logger.warning(
-        "Env runners that restart unnoticed may lack what RLlib restores others with: %s", why
+        "Env runners that restart without RLlib's notice may not be restored completely: %s", why
     )

@@ -1,4 +1,4 @@
-"""Ask all learners and workers of a running Algorithm, by one deadline."""
+"""Call all learners and workers of a running Algorithm, with one deadline for their answers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Session:
 
     Attributes:
         algo: the Algorithm.
-        deadline: by which everything has to have happened.
-        workers: learners first, then each group's local worker and its actors.
+        deadline: the time at which all answers must be there.
+        workers: the learners first, then each group's local worker and its actors.
 
     Raises:
         InvalidInputError: a stopped Algorithm, or none; or a timeout of the wrong form.
@@ -50,15 +50,15 @@ class Session:
         arguments: Callable[[Worker], tuple[Any, ...]],
         workers: list[Worker] | None = None,
     ) -> Calls[T]:
-        """Call a worker function with workers, and do not wait for remote ones.
+        """Run a worker function on workers, and do not wait for remote workers.
 
         Every call goes through the replay gate, as RLlib's own calls do: an env runner that was
-        restarted first gets what it has not taken part in (``restart_guard.py``).
+        restarted first replays the changes that it has missed (``restart_guard.py``).
 
         Args:
-            function: of ``worker_code``; gets the worker, then its arguments.
-            arguments: those of one worker.
-            workers: which; all if left out.
+            function: a function of ``worker_code``; its first argument is the worker.
+            arguments: a function that returns the other arguments for one worker.
+            workers: the workers to call; all workers if left out.
         """
         return send(self.workers if workers is None else workers, function, arguments, gate=gate)
 
@@ -69,7 +69,7 @@ class Session:
         workers: list[Worker] | None = None,
         deadline: Deadline | None = None,
     ) -> Answers[T]:
-        """Call a worker function with workers, as :meth:`start`, and return their answers."""
+        """Run a worker function on workers, as :meth:`start`, and return the workers' answers."""
         calls = self.start(function, lambda worker: arguments, workers)
         return calls.collect(self.deadline if deadline is None else deadline)
 
@@ -80,12 +80,12 @@ class Session:
         deadline: Deadline | None = None,
         all_learners: bool = True,
     ) -> WorkerInfo:
-        """Return what the learners say of their policies; they all say the same.
+        """Return the learners' description of their policies; all learners give the same one.
 
         Args:
-            policy_ids: of the policies to describe; None for all. Unknown ones are left out.
-            deadline: for the answers; the session's if left out.
-            all_learners: whether all learners have to answer; else one is enough.
+            policy_ids: ids of the policies to describe; None for all. Unknown ids are left out.
+            deadline: the deadline for the answers; the session's deadline if left out.
+            all_learners: whether all learners have to answer; otherwise one answer is enough.
 
         Raises:
             StorageError: a learner does not answer.
@@ -118,8 +118,8 @@ class Session:
         """Ask all workers which weights they hold now, and compare them with the leading worker's.
 
         Args:
-            info: of the policies to report on.
-            deadline: for the answers; the session's if left out.
+            info: descriptions of the policies to report on.
+            deadline: the deadline for the answers; the session's deadline if left out.
             silent: answers of workers that are not asked.
             unnumbered: whether the Algorithm is asynchronous and its workers do not count updates.
         """
@@ -138,7 +138,7 @@ class Session:
 
 
 def _deadline_of(timeout: object) -> Deadline:
-    """Return the deadline that a caller's timeout means."""
+    """Return the deadline for a timeout that the caller gave."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
         raise InvalidInputError(f"timeout is a number of seconds above 0, not {timeout!r}")
     return Deadline(float(timeout))

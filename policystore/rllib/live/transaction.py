@@ -1,17 +1,17 @@
 """Change a running Algorithm on all its workers, or on none.
 
-Loading, adding and removing policies of both API stacks are transactions. Each one goes through the
+Loading, adding and removing policies of both API stacks are transactions. Each transaction has the
 same steps:
 
-1. *describe*: the learners say what they hold (``Session.describe``);
-2. *check*: what is to come is checked on the driver and, where only a worker can tell, on each
-   worker (:meth:`Transaction.check`); up to here nothing has changed;
-3. *apply*: each worker changes, keeps what undoes the change, and says what it then holds
-   (:meth:`Transaction.apply`);
-4. *report*: the answers are compared with what was expected;
-5. *commit*: workers let go of what undoes the change, and the change is recorded, so that env
-   runners that are restarted or added later get it too (:meth:`Transaction.commit`); or *roll
-   back*: every worker takes the change back, also those that get it only later
+1. *describe*: the learners describe their policies (``Session.describe``).
+2. *check*: the driver checks the change. If only a worker can check it, each worker does
+   (:meth:`Transaction.check`). Up to here nothing has changed.
+3. *apply*: each worker makes the change, keeps the data to undo the change, and reports the weights
+   that it then holds (:meth:`Transaction.apply`).
+4. *report*: the answers are compared with the expected weights.
+5. *commit*: workers drop the data to undo the change. The change is recorded, so that env runners
+   that are restarted or added later get the change too (:meth:`Transaction.commit`).
+   Or *roll back*: every worker undoes the change, also a worker that makes the change only later
    (:meth:`Transaction.changes`).
 """
 
@@ -51,15 +51,15 @@ from policystore.rllib.workers.discovery import Worker
 __all__ = ["Payload", "StepFailedError", "Transaction"]
 
 T = TypeVar("T")
-# Seconds for workers to take a change back, and to say what they hold then.
+# Seconds in which workers undo a change and report the weights that they then hold.
 _ROLLBACK = 10.0
 
 
 class StepFailedError(Exception):
-    """A step of a transaction failed on some workers, so it is rolled back on all.
+    """A step of a transaction failed on some workers, so the transaction is rolled back on all.
 
     Attributes:
-        failures: reasons, by worker or by what failed.
+        failures: name of a worker (or of another part that failed) -> reason.
         silent: answers of the workers that cannot be asked again now.
     """
 
@@ -73,11 +73,11 @@ class Transaction(Session):
     """One change of a running Algorithm, on all its workers or on none.
 
     Attributes:
-        token: names the transaction in requests; a roll-back or commit names the same.
+        token: identifies the transaction in its requests, also in its roll-back or commit.
 
     Raises:
-        InvalidInputError: a stopped Algorithm, or none; or a timeout of the wrong form.
-        StorageError: the learner thread of an old-stack Algorithm did not come to rest in time.
+        InvalidInputError: a stopped Algorithm, no Algorithm, or a timeout of the wrong form.
+        StorageError: the learner thread of an old-stack Algorithm was busy until the timeout.
     """
 
     def __init__(self, algo: Algorithm, timeout: float) -> None:
@@ -95,13 +95,13 @@ class Transaction(Session):
     def check(
         self, function: Callable[..., T], request: Any, *, description: str, advice: str
     ) -> Answers[T]:
-        """Ask every worker whether it could do something; nothing is changed.
+        """Ask every worker whether the worker can make a change; change nothing.
 
         Args:
-            function: a worker function that raises if the worker could not.
-            request: what it gets.
-            description: what cannot be done otherwise, for the message.
-            advice: what to do then.
+            function: a worker function that raises an error if the worker cannot make the change.
+            request: the argument of the function.
+            description: the beginning of the error message, such as "module 'p' cannot be added".
+            advice: the end of the error message, which says what to do.
 
         Raises:
             InvalidInputError: a worker refuses.
@@ -113,18 +113,18 @@ class Transaction(Session):
 
     @contextlib.contextmanager
     def changes(self, before: WorkerInfo, failed: str) -> Iterator[None]:
-        """Change workers in the block, and take all of it back if the block raises.
+        """Change workers in the block, and undo all changes if the block raises an error.
 
-        A worker that gets a change only later, as it was busy, gets the roll-back right behind it.
+        A busy worker makes the change later, and has the roll-back directly behind it in its queue.
 
         Args:
-            before: of the policies that the report of a failure tells about.
-            failed: what the message of a failure begins with.
+            before: descriptions of the policies that the report of a failure lists.
+            failed: the beginning of the message of a failure.
 
         Raises:
             SyncError: a step failed on some workers; all workers hold what they held before.
         """
-        # Before the first change, so that no restart is missed from here on.
+        # This is done before the first change, so that no restart is missed from here on.
         self._guards = guards_of(self.algo)
         for guard in self._guards:
             guard.start()
@@ -133,8 +133,8 @@ class Transaction(Session):
         except StepFailedError as error:
             self._roll_back(before, failed, error)
         except BaseException:
-            # Interrupted: a worker that has been sent the change takes it back when it comes to
-            # that.
+            # The call was interrupted. Each worker has the roll-back in its queue, behind the
+            # change.
             self._start_rollback()
             raise
 
@@ -150,13 +150,13 @@ class Transaction(Session):
         payload: Payload | None = None,
         workers: list[Worker] | None = None,
     ) -> Answers[T]:
-        """Let workers change. To be called inside of :meth:`changes`.
+        """Make workers apply a change; call this inside of :meth:`changes`.
 
         Args:
-            function: a worker function that keeps what undoes the change.
-            request: what it gets first.
-            payload: weights that it gets second.
-            workers: which change; all if left out.
+            function: a worker function that makes the change and keeps the data to undo it.
+            request: the first argument of the function.
+            payload: weights for the second argument of the function, if there are any.
+            workers: the workers that apply the change; all workers if left out.
 
         Raises:
             StepFailedError: a worker did not change, or a learner is dead.
@@ -184,18 +184,20 @@ class Transaction(Session):
         expected: Mapping[str, Digest],
         notes: tuple[str, ...] = (),
     ) -> SyncReport:
-        """Let all workers take weights, as :meth:`apply`, and prove that they hold them.
+        """Make all workers take weights, as :meth:`apply`, and check the weights that they hold.
 
         Args:
-            function: a worker function that takes weights, and says what the worker then holds.
-            request: what it gets first.
+            function: a worker function that takes weights and returns digests of the weights that
+                the worker then holds.
+            request: the first argument of the function.
             payload: the weights.
-            info: of these policies.
-            expected: by policy, the digest that each worker must then report.
-            notes: for the report.
+            info: descriptions of the policies that get weights.
+            expected: by policy, the digest that each worker must report.
+            notes: notes for the report.
 
         Raises:
-            StepFailedError: a worker did not take them, or holds others; or a learner is dead.
+            StepFailedError: a worker did not take the weights, or holds other weights; or a
+                learner is dead.
         """
         answers = self.apply(function, request, payload=payload)
         wrong = {
@@ -212,14 +214,14 @@ class Transaction(Session):
         entry: ReplayEntry,
         policy_mapping_fn: Callable[..., str] | None = None,
     ) -> None:
-        """Let workers keep the change, and give it to all that are restarted or added later.
+        """Make the change final, and record it for env runners that are restarted or added later.
 
         From here on every call of RLlib to an env runner of this Algorithm goes through the gate
-        of its group's guard: a runner that has not taken part in this transaction first replays
-        ``entry`` (``worker_code/replay.py``), in the same task, so it samples with nothing else.
+        of its group's guard. An env runner that has missed this transaction first replays
+        ``entry`` (``worker_code/replay.py``), in the same task. So it never samples without it.
 
         Args:
-            entry: what such a runner does.
+            entry: the change that such an env runner replays.
             policy_mapping_fn: the new mapping function, if there is one.
         """
         self.start(commit, lambda worker: (self.token,), self._reachable)
@@ -234,15 +236,15 @@ class Transaction(Session):
         payload: Payload,
         add: Callable[..., WorkerDigests] | None = None,
     ) -> ReplayEntry:
-        """Return what an env runner that comes later does to have these weights too.
+        """Return the entry that an env runner replays to get these weights later.
 
-        Without remote workers no weights are kept: env runners that are added then come to RLlib's
-        own restore at once.
+        Without remote workers the entry keeps no weights, because RLlib itself restores an env
+        runner that is then added.
 
         Args:
-            request: of this transaction.
-            payload: of this transaction.
-            add: the worker function that added the policies; None if they were there.
+            request: the request of this transaction.
+            payload: the weights of this transaction.
+            add: the worker function that added the policies; None if they existed before.
         """
         load = request if isinstance(request, LoadRequest) else request.load
         runner = next((worker for worker in self.workers if worker.manager is not None), None)
@@ -266,8 +268,9 @@ class Transaction(Session):
         return self.start(rollback, lambda worker: (self.token,), self._reachable)
 
     def _roll_back(self, before: WorkerInfo, failed: str, error: StepFailedError) -> None:
-        """Take the change back on all workers, and raise what says so."""
-        # Silent workers have it in their queue, behind the change; the others take a moment.
+        """Undo the change on all workers, and raise the SyncError about it."""
+        # Silent workers have the roll-back in their queue, behind the change, so only the other
+        # workers are waited for.
         stuck = self._start_rollback().collect(Deadline(_ROLLBACK), skip=error.silent).failures
         reasons = [f"  {name}: {why}" for name, why in error.failures.items()]
         report = None
@@ -279,8 +282,8 @@ class Transaction(Session):
             ending = "Rolling back failed on " + "; ".join(f"{w.name}: {stuck[w]}" for w in stuck)
         else:
             ending = (
-                "Each worker that answers holds what it held before; one that has not answered "
-                f"within {self.deadline.seconds:g} s goes back to that when it does."
+                "Each worker that answers is as before the call. A worker that has not answered "
+                f"within {self.deadline.seconds:g} s undoes the change as soon as it answers."
             )
         raise SyncError(
             f"{failed}: it failed on {len(error.failures)} of {len(self.workers)} workers:\n"
@@ -291,7 +294,7 @@ class Transaction(Session):
 
 
 def _differing(held: WorkerDigests, expected: Mapping[str, Digest]) -> str:
-    """Say how a worker holds other weights than it was given; empty if it holds these."""
+    """Return which weights of a worker differ from the expected weights; empty if none do."""
     for pid, digest in expected.items():
         policy = held.policies.get(pid)
         if parse_digest(policy) != digest:
@@ -301,10 +304,10 @@ def _differing(held: WorkerDigests, expected: Mapping[str, Digest]) -> str:
 
 
 class Payload:
-    """Weights on their way: in the object store once, however many actors there are.
+    """Weights for workers; they are in the object store once, for any number of actors.
 
-    Env runners of the new stack mostly hold the weights that acting needs and no critic; they get
-    no more than that.
+    Env runners of the new stack usually hold only the weights that acting needs, and no critic.
+    Such env runners get only the weights that they hold.
     """
 
     def __init__(self, workers: list[Worker], prepared: Mapping[str, PreparedWeights]) -> None:
@@ -326,7 +329,7 @@ class Payload:
         self._references: dict[int, ray.ObjectRef] = {}
 
     def for_worker(self, worker: Worker) -> Weights | ray.ObjectRef:
-        """Return what one worker gets: the arrays, or for an actor a reference to them."""
+        """Return the arrays for one worker, or, for an actor, a reference to the arrays."""
         weights = self._all if worker.is_learner or worker.leads else self._for_runners
         if not worker.is_remote:
             return weights

@@ -1,8 +1,9 @@
-"""Build an old-stack policy on the driver first, as workers will build it, now and later.
+"""Build an old-stack policy on the driver, as a test of the builds on workers.
 
-RLlib makes policies anew from their own state: on workers that are restarted, for policies that are
-swapped out (``policy_map_capacity``), and from checkpoints. A failure then would end workers again
-and again, with ``train()`` going on without them: it is found here, before anything is sent.
+RLlib builds policies again from their own state: on workers that are restarted, for policies that
+are swapped out (``policy_map_capacity``), and from checkpoints. If such a build failed, workers
+would end again and again, and ``train()`` would continue without them. The test on the driver finds
+such a failure before anything is sent.
 """
 
 from __future__ import annotations
@@ -47,25 +48,26 @@ _NOTHING = "Nothing was sent."
 
 
 def recipe_of(algo: Algorithm, policy_id: str, snap: Snapshot, trust: Trust) -> PolicyRecipe:
-    """Return what workers need to build a snapshot's policy.
+    """Return the recipe by which workers build a snapshot's policy.
 
     Raises:
-        InvalidInputError: no snapshot of an old-stack policy, or the Algorithm is not of torch.
+        InvalidInputError: not a snapshot of an old-stack policy, or the Algorithm does not use
+            torch.
         MismatchError, FormatError, UntrustedError, NotFoundError: as ``rebuild_policy``.
     """
     spec = snap.spec
     if spec.stack != "old":
         raise InvalidInputError(
-            f"{snap!r} is of stack {spec.stack!r}, and the Algorithm of RLlib's old API stack: "
-            f"only a snapshot of an old-stack policy can become a policy there. {_NOTHING}"
+            f"{snap!r} is of stack {spec.stack!r}, and the Algorithm is of RLlib's old API stack: "
+            f"only a snapshot of an old-stack policy can be added to it. {_NOTHING}"
         )
     running = algo.config.to_dict()
     if running["framework"] != "torch":
         raise InvalidInputError(
-            f"the Algorithm's framework is {running['framework']!r}; policies that can be added "
-            f"are of torch. {_NOTHING}"
+            f"the Algorithm's framework is {running['framework']!r}; only policies of torch can be "
+            f"added. {_NOTHING}"
         )
-    # rebuild_policy, which needs no Algorithm, checks all that a snapshot may hold.
+    # rebuild_policy checks everything in the snapshot, and needs no Algorithm.
     with guarded(f"building {snap!r}"):
         policy = rebuild_policy(snap, trust=trust)
         config = full_config(
@@ -95,10 +97,10 @@ def recipe_of(algo: Algorithm, policy_id: str, snap: Snapshot, trust: Trust) -> 
 def _config_class(
     algorithm: str | None, config: Mapping[str, Any], running: Mapping[str, Any]
 ) -> type[AlgorithmConfig] | None:
-    """Return the config class of a snapshot's algorithm, if the running one would not do.
+    """Return the config class of the snapshot's algorithm, or None if it is not needed.
 
-    That is if the policy's config has a key that the running Algorithm's ``training()`` would not
-    take.
+    The class is needed if the policy's config has a key that ``training()`` of the running
+    Algorithm's config does not take.
     """
     if "replay_buffer_config" not in config or "replay_buffer_config" in running:
         return None
@@ -110,7 +112,7 @@ def _config_class(
 def _connectors(
     snap: Snapshot, policy: Policy
 ) -> tuple[dict[str, list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]], str]:
-    """Return makers with arguments and options by pipeline, and what RLlib calls the filter."""
+    """Return connector makers with arguments and options by pipeline, and RLlib's filter name."""
     recorded = snap.spec.connectors
     if not recorded:
         config = policy_config_of(policy)
@@ -161,19 +163,19 @@ class _SinglePolicy:
 def build_on_driver(
     local: RolloutWorker, recipe: PolicyRecipe, snap: Snapshot, policies_to_train: ToTrain | None
 ) -> tuple[Policy, PolicyInfo]:
-    """Build a policy on the driver, and make it anew in the ways that RLlib does.
+    """Build a policy on the driver, and build it again from its state in the ways of RLlib.
 
     Args:
         local: the local worker of the training group.
-        recipe: of :func:`recipe_of`.
-        snap: the snapshot that the recipe is of.
-        policies_to_train: from now on, or None.
+        recipe: the recipe of :func:`recipe_of`.
+        snap: the snapshot of the recipe.
+        policies_to_train: the new choice; None keeps the present choice.
 
     Returns:
         The policy, with random weights, and its description.
 
     Raises:
-        InvalidInputError: RLlib could not build it, or not make it anew.
+        InvalidInputError: RLlib cannot build the policy, or cannot build it again from its state.
     """
     policy_id = recipe.policy_id
     with guarded(f"building {snap!r} for this Algorithm"):
@@ -190,7 +192,7 @@ def build_on_driver(
     except Exception as error:
         raise InvalidInputError(f"{type(error).__name__}: {error}. {_NOTHING}") from error
     try:
-        # Through the object store, as where policies are swapped out (policy/policy_map.py:141).
+        # RLlib puts swapped-out policies into the object store, too (policy/policy_map.py:141).
         state = ray.get(ray.put(policy.get_state()))
         spec = PolicySpec.deserialize(state["policy_spec"])
         plain = PolicySpec(
@@ -207,13 +209,13 @@ def build_on_driver(
                 )
             again.set_state(state)
             if _describe(policy_id, again, decide).tensors != info.tensors:
-                raise InvalidInputError("it would have another network")
+                raise InvalidInputError("the policy would have another network")
             if policy_filter(again) != policy_filter(policy):
-                raise InvalidInputError("it would have another observation filter")
+                raise InvalidInputError("the policy would have another observation filter")
     except Exception as error:
         raise InvalidInputError(
-            f"{snap!r} as policy {policy_id!r}: RLlib could not make it anew from its own state, "
-            "as it does for workers that are restarted and from checkpoints: "
+            f"{snap!r} as policy {policy_id!r}: RLlib could not build the policy again from its "
+            "own state, as it does on restarted workers and from checkpoints: "
             f"{type(error).__name__}: {error}. {_NOTHING}"
         ) from error
     return policy, info
@@ -229,14 +231,15 @@ def check_supported(
     """Refuse a policy that would work now, and later raise in ``train()`` or end workers.
 
     Args:
-        algo: of the old stack.
-        local: the local worker of its training group.
-        policy_id: of the new policy.
+        algo: an Algorithm of the old stack.
+        local: the local worker of the Algorithm's training group.
+        policy_id: id of the new policy.
         policy: the policy, as :func:`build_on_driver` built it.
-        info: its description.
+        info: description of the policy.
 
     Raises:
-        InvalidInputError: says what would fail, and what to do.
+        InvalidInputError: the policy is not supported; the message says what would fail, and what
+            to do.
     """
     config = algo.config
     trained = info.trained
@@ -244,8 +247,8 @@ def check_supported(
     if trained and not isinstance(policy, _trainable(algo, local)):
         raise InvalidInputError(
             f"{description}: {type(algo).__name__} cannot train a "
-            f"{type(policy).__name__}. Pass policies_to_train= without it, and it plays as it is. "
-            f"{_NOTHING}"
+            f"{type(policy).__name__}. Pass policies_to_train= without this policy, and the policy "
+            f"plays without training. {_NOTHING}"
         )
     if trained and has_multi_gpu_thread(algo):
         raise InvalidInputError(
@@ -278,7 +281,7 @@ def check_supported(
 
 
 def _trainable(algo: Algorithm, local: RolloutWorker) -> tuple[type, ...]:
-    """Return the classes of policies that an Algorithm trains: the default, and present ones."""
+    """Return the policy classes that an Algorithm trains: its default class, and those in use."""
     decide = local.is_policy_to_train
     classes = [type(algo).get_default_policy_class(algo.config)]
     for pid, spec in local.policy_dict.items():
