@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from policystore import InvalidInputError, MismatchError, Snapshot
 from policystore import torch as pt
+from policystore.format.arrays import DTYPES
 from policystore.torch import tensors
 
 
@@ -206,3 +208,16 @@ def test_a_module_on_a_gpu() -> None:
     pt.load_into(target, pt.snapshot(source))
     assert pt.snapshot(target) == pt.snapshot(net(1))
     assert next(target.parameters()).is_cuda
+
+
+def test_every_dtype_goes_through_safetensors_and_torch() -> None:
+    weights = {
+        code: (np.arange(6).reshape(2, 3) % 2).astype(dtype) for code, dtype in DTYPES.items()
+    }
+    snap = Snapshot(weights=weights)
+    read = safetensors.torch.load(b"".join(snap._encode(inline=True).policy.chunks))
+    assert read.keys() == DTYPES.keys()
+    for code, tensor in read.items():
+        assert tensor.shape == (2, 3)
+        assert tensors.to_numpy(tensor, code).tobytes() == weights[code].tobytes()
+        assert tensors.to_numpy(tensor, code).dtype == DTYPES[code]
