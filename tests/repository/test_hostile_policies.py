@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def test_changes_of_returned_values_do_not_change_the_snapshot() -> None:
     snap = Snapshot(weights={"w": np.ones(6)}, state={"a": np.ones(4), "s": Tagged("space", space)})
     before = snap.digest
     for array in (snap.weights["w"], snap.state["a"]):
-        array.shape = (2, -1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy 2.5
+            array.shape = (2, -1)
         array.dtype = np.int64
     space["n"].append(2)
     snap.state["s"].value["n"].append(3)
