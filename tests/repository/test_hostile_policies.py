@@ -105,7 +105,7 @@ def test_changes_of_returned_values_do_not_change_the_snapshot() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy 2.5
             array.shape = (2, -1)
-        array.dtype = np.int64
+            array.dtype = np.int64
     space["n"].append(2)
     snap.state["s"].value["n"].append(3)
     for name in ("digest", "weights", "_weights", "other"):
