@@ -20,11 +20,10 @@ settings.load_profile(os.environ.get("POLICYSTORE_HYPOTHESIS", "quick"))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file in one process, and run first what needs no Ray, then what does.
+    """Run first the files that need no Ray, then the files that do, and last the short ones.
 
-    ``--dist loadgroup`` sends the tests of a group to one process. A group is a file, or several
-    files that share an Algorithm and say so by a mark of their own. The order keeps both processes
-    busy until the end: files of RLlib that start no Ray are short, and come last.
+    ``--dist loadfile`` sends each file to one process, in this order. It keeps both processes busy
+    until the end: files of RLlib that start no Ray are short, and come last.
     """
     with_ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
     rllib = Path(__file__).parent / "rllib"
@@ -35,9 +34,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 1 if item.path in with_ray else 2
 
     items.sort(key=place)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(rllib.parent).as_posix()))
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCH = os.environ.get("POLICYSTORE_TORCH") or "torch==2.13.0"
 
 CORE = [
-    "-m", "not long and not ceph", "-n", "2", "--dist", "loadgroup",
+    "-m", "not long and not ceph", "-n", "2", "--dist", "loadfile",
     "tests/format", "tests/repository", "tests/backends", "tests/contracts", "tests/util",
     "tests/checkpoints", "tests/rllib_schema", "tests/test_cache.py", "tests/test_cache_folder.py",
     "tests/test_diff.py", "tests/test_digest.py", "tests/test_errors.py", "tests/test_snapshot.py",

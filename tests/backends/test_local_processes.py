@@ -27,7 +27,9 @@ def test_a_push_killed_at_any_step_leaves_the_store_as_before_or_after(tmp_path:
     assert int(run(CRASH, "steps", tmp_path)) > 100
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
+)
 def test_pushes_killed_at_random_moments_lose_nothing_acknowledged(
     tmp_path: Path, seed: int
 ) -> None:

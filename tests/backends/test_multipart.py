@@ -270,6 +270,7 @@ def test_a_hundred_pulls_run_at_the_same_time(
     assert proxy.rounds() <= 100 / 10
 
 
+@pytest.mark.long
 def test_many_processes_that_pull_one_policy_download_it_once(
     proxy: Proxy, s3_bucket: str, store: PolicyStore, make_snapshot: Make, tmp_path: Any
 ) -> None:

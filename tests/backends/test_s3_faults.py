@@ -28,6 +28,7 @@ from tests.support.s3_stores import (
 Make = Callable[..., Snapshot]
 
 
+@pytest.mark.long
 def test_an_answer_lost_on_any_write_makes_one_version(
     proxy: Proxy, s3_bucket: str, s3_endpoint: str, make_snapshot: Make
 ) -> None:
@@ -275,6 +276,7 @@ def test_listings_that_never_end(store: PolicyStore, proxy: Proxy, make_snapshot
         assert found == {"names/y/@"}
 
 
+@pytest.mark.long
 def test_answers_that_are_no_xml_and_no_s3(
     store: PolicyStore, proxy: Proxy, make_snapshot: Make
 ) -> None:

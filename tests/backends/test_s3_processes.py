@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from policystore import (
     PolicyStore,
     Snapshot,
@@ -18,6 +20,7 @@ from tests.support.s3_stores import (
 Make = Callable[..., Snapshot]
 
 
+@pytest.mark.long
 def test_threads_share_one_store(store: PolicyStore, make_snapshot: Make) -> None:
     snaps = [make_snapshot(seed) for seed in range(24)]
     with ThreadPoolExecutor(24) as pool:

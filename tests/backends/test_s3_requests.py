@@ -164,6 +164,7 @@ def test_a_folder_key_of_a_web_console_is_ignored(
     assert store.verify().ok
 
 
+@pytest.mark.long
 def test_listings_of_more_than_a_page(
     store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str
 ) -> None:

@@ -15,7 +15,8 @@ RACE = ROOT / "tests" / "support" / "race_driver.py"
 
 
 @pytest.mark.parametrize(
-    ("writers", "count"), [(4, 10), pytest.param(16, 50, marks=pytest.mark.ceph)]
+    ("writers", "count"),
+    [pytest.param(4, 10, marks=pytest.mark.long), pytest.param(16, 50, marks=pytest.mark.ceph)],
 )
 def test_processes_that_push_to_one_name_lose_nothing(
     s3_endpoint: str, s3_bucket: str, writers: int, count: int

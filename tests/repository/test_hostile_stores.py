@@ -32,6 +32,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
+@pytest.mark.long
 def test_verify_works_while_others_push(root: Path, make_snapshot: Make) -> None:
     for url in (str(root), "memory://verify-while-pushing"):
         PolicyStore(url).push(make_snapshot(), "a")
@@ -220,6 +221,7 @@ def test_an_error_for_a_bare_digest_names_the_prefix(root: Path, make_snapshot: 
         store.pull(digest.hex)
 
 
+@pytest.mark.long
 def test_digests_of_objects_that_are_not_policies_give_typed_errors(
     root: Path, make_snapshot: Make
 ) -> None:

@@ -140,6 +140,7 @@ def test_who_restarts_gets_what_was_restored(life: Life, restored: Any) -> None:
     life.own.assert_held(restored, {"foe": life.held["foe"]})
 
 
+@pytest.mark.long
 @STACKS
 @pytest.mark.parametrize("runners", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_checkpoint_needs_its_store_no_more(life: Life, tmp_path: Path, runners: int) -> None:
@@ -280,4 +281,4 @@ def test_what_the_checkpoint_lacks_is_said(life: Life, tmp_path: Path, caplog: A
         kept = snapshot(algo, "more")
         algo.restore(str(tmp_path))
         own.assert_held(algo, {**held, "more": kept})
-    assert "has no module 'more', so the Algorithm keeps its present weights there" in caplog.text
+    assert "has no module 'more', so that module keeps its present weights" in caplog.text

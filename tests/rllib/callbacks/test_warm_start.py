@@ -78,6 +78,7 @@ def test_load_one_of_n_agents_and_keep_using_tune(pushed: Pushed, tmp_path: Path
         assert not parts.within(prints["foe"], wanted["foe"])
 
 
+@pytest.mark.long
 @NEW
 def test_my_new_policy_mapping_fn_is_overwritten_by_the_one_in_the_checkpoint(
     pushed: Pushed, tmp_path: Path

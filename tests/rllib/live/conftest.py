@@ -1,4 +1,4 @@
-"""Algorithms that two files of tests share; their tests carry one mark ``xdist_group``."""
+"""Algorithms that several files of tests share."""
 
 from __future__ import annotations
 

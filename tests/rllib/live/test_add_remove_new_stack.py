@@ -156,6 +156,7 @@ def test_a_trained_one_learns_all_of_it_and_workers_follow(
     parts.until(followed, "samples with what it has learned")
 
 
+@pytest.mark.long
 def test_a_trained_one_goes_once_no_agent_is_mapped_to_it(
     trained: tuple[Any, Snapshot, list[str]],
 ) -> None:
@@ -257,6 +258,7 @@ def test_target_networks_that_the_learner_does_not_make(algo: Any) -> None:
 # Filters -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_filters_of_agents(ray_session: None) -> None:
     config = join.configured(runners=1, evals=0, filters=True).environment(envs.Duo)
     # Two agents that see the same: RLlib merges filters of one shape only (mean_std_filter.py:190).

@@ -19,7 +19,6 @@ from policystore.rllib import check_sync, snapshot
 from policystore.rllib.live.add_remove import add_policy, remove_policy
 from tests.support.added_policies import first, instead, made
 
-pytestmark = pytest.mark.xdist_group("crowd")  # shared with the tests of what is refused
 NEW = "newcomer"
 
 
@@ -182,6 +181,7 @@ def test_a_checkpoint(lone: Any, tmp_path: Path) -> None:
 # Filters -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_filters_with_and_without(filtering: Any) -> None:
     """Statistics come along and grow together; without any, training does not miss them."""
     snap = made("wide", 15, observation_filter="MeanStdFilter")

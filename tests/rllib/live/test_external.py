@@ -344,6 +344,7 @@ def train(algo: Any, client: Any) -> None:
     algo.env_runner_group.foreach_env_runner(lambda runner: None)
 
 
+@pytest.mark.long
 def test_what_reaches_a_client_of_rllink(names: dict[str, Any], store: PolicyStore) -> None:
     with linked(names) as (algo, client):
         train(algo, client)

@@ -144,6 +144,7 @@ def state_of_before(algo: Any, ahead: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_what_was_sent_before_and_arrives_later_is_dropped(algo: Any) -> None:
     """Also by the actor that runners pull from, and with the number of an update in progress."""
     parts.train_until_seq(algo, 10)

@@ -122,6 +122,7 @@ def remote(algo: Any, index: int) -> Any:
     return algo.env_runner_group._worker_manager.actors()[index]
 
 
+@pytest.mark.long
 def test_a_worker_that_does_not_answer(running: Any) -> None:
     parts, algo = running
     old_one = snapshot(algo, "foe")
@@ -212,6 +213,7 @@ def test_a_worker_that_is_killed(running: Any) -> None:
     parts.assert_held(algo, {"foe": good})
 
 
+@pytest.mark.long
 def test_a_stopped_algorithm(ray_session: None) -> None:
     for parts in PARTS.values():
         with parts.built(parts.configured(runners=1)) as algo:

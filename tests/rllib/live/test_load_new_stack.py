@@ -22,7 +22,7 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=sampled(CELLS, "alone", "evaluating remotely"))
+@pytest.fixture(scope="module", params=sampled(CELLS, "evaluating remotely"))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     made = parts.configured(PPOConfig, lr=1e-4, **CELLS[request.param]).build_algo()
     yield made

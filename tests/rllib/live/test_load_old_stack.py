@@ -60,6 +60,7 @@ def test_everyone_holds_what_was_loaded_and_frozen_stays(wide: Any) -> None:
     assert check_sync(wide).ok
 
 
+@pytest.mark.long
 def test_frozen_policies_that_differ_are_seen_and_a_load_mends_them(
     unsynced: tuple[Any, SyncReport],
 ) -> None:

@@ -80,7 +80,7 @@ TARGETS = ["DQN", "SAC", "SAC, remote learner", "DQN, one frozen"]
 
 @pytest.fixture(
     scope="module",
-    params=sampled(CELLS, "PPO", "DQN"),
+    params=sampled(CELLS, "PPO"),
 )
 def cell(request: Any, ray_session: None) -> Iterator[Any]:
     with parts.built(CELLS[request.param]()) as algo:

@@ -23,7 +23,6 @@ from policystore.rllib import snapshot
 from policystore.rllib.live.add_remove import add_policy, remove_policy
 from tests.support.added_policies import first, instead, made
 
-pytestmark = pytest.mark.xdist_group("crowd")  # shared with the tests of what comes and goes
 NEW = "newcomer"
 
 

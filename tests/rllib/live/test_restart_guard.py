@@ -108,6 +108,7 @@ def test_what_was_never_loaded(algo: Any) -> None:
     restarts.assert_drawn(algo, "train 1", {}, 2.0, "first")
 
 
+@pytest.mark.long
 @only(*CELLS, always=["PPO"])
 def test_a_restart_that_nobody_noticed(algo: Any, cell: str) -> None:
     snaps = load(algo, 3.0)

@@ -84,6 +84,7 @@ def test_target_networks_and_bf16_come_from_a_remote_learner(ray_session: Any) -
     algorithm.stop()
 
 
+@pytest.mark.long
 def test_a_failure_inside_the_learner_leaves_it_alive(ray_session: Any) -> None:
     config = cells.ppo().learners(num_learners=1)
     algorithm = config.build_algo()

@@ -252,6 +252,7 @@ def test_every_process_gives_the_same_digest(
     assert printed.split()[:2] == mine
 
 
+@pytest.mark.long
 def test_a_constructor_that_starts_ray_is_told_so(printed: str) -> None:
     assert "started Ray" in printed
 
@@ -281,6 +282,7 @@ def test_a_rebuilt_policy_gives_the_same_snapshot(name: str) -> None:
 # --- Ray -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_policy_is_rebuilt_while_every_cpu_is_taken(ray_session: None) -> None:
     @ray.remote(num_cpus=1)
     class Busy:

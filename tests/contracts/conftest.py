@@ -1,0 +1,28 @@
+"""Mark the slow tests of the store's contract as long where the storage is slow, too."""
+
+from __future__ import annotations
+
+import pytest
+
+# On S3 each of these takes seconds. All of them always run on memory, local and cloud storage.
+SLOW_ON_S3 = {
+    "test_a_damaged_copy_is_replaced_by_a_push",
+    "test_a_reader_never_sees_a_version_that_it_cannot_pull",
+    "test_threads_that_push_to_one_name_lose_nothing",
+    "test_without_a_hint_probes_grow_with_the_logarithm_of_the_versions",
+    "test_a_lost_or_wrong_hint_changes_nothing",
+    "test_pull_never_returns_damaged_objects",
+    "test_tags_move_and_keep_their_history",
+    "test_when_decides_whether_a_tag_moves",
+    "test_the_tag_ends_at_the_best_of_many_concurrent_offers",
+    "test_threads_that_move_one_tag_lose_nothing",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests of the store on S3."""
+    for item in items:
+        cls = getattr(item, "cls", None)
+        if cls is not None and cls.__name__ == "TestS3Store" and item.name in SLOW_ON_S3:
+            item.add_marker(pytest.mark.long)
