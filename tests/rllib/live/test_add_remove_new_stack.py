@@ -177,6 +177,7 @@ def test_an_id_that_was_removed_serves_another_policy(
     algo, _, ids = trained
     join.goes_on(algo, ids)
     remove_policy(algo, NEW, policy_mapping_fn=by(), policies_to_train=["main"])
+    join.goes_on(algo)
     again = join.pretrained(algo, -7.0)
     report = add_policy(algo, NEW, again, policy_mapping_fn=by(c=NEW))
     parts.assert_proven(report, algo, {NEW: again})
