@@ -20,20 +20,20 @@ settings.load_profile(os.environ.get("POLICYSTORE_HYPOTHESIS", "quick"))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run first the files that need no Ray, then the files that do, and last the short ones.
+    """Alternate the files that start Ray with those that do not.
 
-    ``--dist loadfile`` sends each file to one process, in this order. It keeps both processes busy
-    until the end: files of RLlib that start no Ray are short, and come last.
+    ``--dist loadfile`` sends each file to one process, in this order. The files of Ray keep the
+    processors busy, and many of the others wait for a server or a disk. Files of RLlib that start
+    no Ray are short and come last: they keep both processes busy until the end.
     """
     with_ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
     rllib = Path(__file__).parent / "rllib"
-
-    def place(item: pytest.Item) -> int:
-        if rllib not in item.path.parents:
-            return 0
-        return 1 if item.path in with_ray else 2
-
-    items.sort(key=place)
+    files = list(dict.fromkeys(item.path for item in items))
+    ray = [path for path in files if path in with_ray]
+    others = [path for path in files if path not in with_ray and rllib not in path.parents]
+    places = {path: index / len(ray) for index, path in enumerate(ray)}
+    places |= {path: (index + 0.5) / len(others) for index, path in enumerate(others)}
+    items.sort(key=lambda item: places.get(item.path, 2.0))
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,7 @@ def test_an_answer_lost_on_any_write_makes_one_version(
     assert store.verify().ok
 
 
+@pytest.mark.long
 def test_an_answer_lost_while_another_takes_the_number(
     store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, make_snapshot: Make
 ) -> None:

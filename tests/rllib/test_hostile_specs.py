@@ -123,8 +123,14 @@ def test_a_module_that_fails_in_its_own_way(
         resolve("failing_by_itself:X", ["failing_by_itself"])
 
 
-@STACKS
-@pytest.mark.parametrize("hiddens", [[40_000] * 4, [4] * 100_000], ids=["wide", "deep"])
+@pytest.mark.parametrize(
+    "hiddens",
+    [pytest.param([40_000] * 4, marks=pytest.mark.long), [4] * 100_000],
+    ids=["wide", "deep"],
+)
+@pytest.mark.parametrize(
+    "make", [pytest.param(old, marks=pytest.mark.long), new], ids=["old", "new"]
+)
 def test_a_config_of_terabytes_is_stopped_by_its_weights(
     make: Callable[[], Snapshot], hiddens: list[int]
 ) -> None:

@@ -86,6 +86,7 @@ def test_the_blocks_about_rllib(names: dict[str, Any]):
     assert names["first"] in (0, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", ["filters.md", "trust.md"])
 def test_the_blocks_of_another_page(page: str, names: dict[str, Any]):
     run_blocks("rllib", names, DOCS / page)

@@ -18,6 +18,7 @@ class MyCallbacks(RLlibCallback):
     """The reader's own."""
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_session")
 def test_the_blocks(tmp_path: Path) -> None:
     store = PolicyStore(tmp_path)

@@ -29,6 +29,7 @@ from tests.support.cells import sampled
 
 BY_POLICY = {"new": "module_episode_returns_mean", "old": "policy_reward_mean"}
 STACKS = pytest.mark.parametrize("stack", ["new", "old"])
+OLD = pytest.mark.parametrize("stack", sampled(["new", "old"], "old"))
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_what_is_pushed_is_what_was_held(
     assert shown["failed"] == shown["skipped"] == 0
 
 
-@STACKS
+@OLD
 def test_beside_others(own: Any, store: PolicyStore, stack: str) -> None:
     made = publish(store, {"main": "duo/main"}, metric="score", max_pending=9)
     forms = {
@@ -178,7 +179,7 @@ def in_process(own: Any, store: PolicyStore, **options: Any) -> Any:
     return own.configured().callbacks(here)
 
 
-@STACKS
+@OLD
 def test_a_slow_store_stops_no_training(own: Any, store: PolicyStore, slow: Any) -> None:
     import threading
 
@@ -194,7 +195,7 @@ def test_a_slow_store_stops_no_training(own: Any, store: PolicyStore, slow: Any)
     assert [version.metrics["iteration"] for version in store.log("duo/main")] == [5, 4, 1]
 
 
-@STACKS
+@OLD
 def test_an_absent_store_is_reported_and_raised_at_the_end(
     own: Any, store: PolicyStore, slow: Any, caplog: Any
 ) -> None:
@@ -214,7 +215,7 @@ def test_an_absent_store_is_reported_and_raised_at_the_end(
     assert store.log("duo/main")
 
 
-@STACKS
+@OLD
 def test_a_store_that_refuses_ends_the_training(own: Any, store: PolicyStore, slow: Any) -> None:
     def refuse() -> None:
         raise ReadOnlyError("you may not write")
@@ -231,6 +232,7 @@ def test_a_store_that_refuses_ends_the_training(own: Any, store: PolicyStore, sl
         algo.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"])
 def test_a_metric_that_is_not_there(own: Any, store: PolicyStore, caplog: Any) -> None:
     made = publish(
@@ -245,6 +247,7 @@ def test_a_metric_that_is_not_there(own: Any, store: PolicyStore, caplog: Any) -
     assert "episode_return_mean" in line.message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"])
 def test_a_metric_that_is_no_number(own: Any, store: PolicyStore) -> None:
     """Infinite, an array, a text: pushed, and never the best."""
@@ -287,6 +290,7 @@ def test_a_policy_that_the_config_lacks(own: Any, store: PolicyStore) -> None:
         config.build_algo()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"])
 def test_what_is_no_store(own: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a store")

@@ -102,6 +102,7 @@ def test_what_was_added_is_there_again_everywhere(life: Life, restored: Any) -> 
             assert all((a == b).all() for a, b in zip(arrays, found[pid], strict=True))
 
 
+@pytest.mark.long
 @STACKS
 def test_it_plays_and_trains_as_before(life: Life, restored: Any) -> None:
     runner = restored.env_runner_group.local_env_runner
@@ -255,6 +256,7 @@ def test_what_rllib_added_comes_back_too(life: Life, tmp_path: Path) -> None:
         own.assert_held(algo, held)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"], scope="module")
 def test_what_cannot_come_back_is_named(life: Life, tmp_path: Path, monkeypatch: Any) -> None:
     copy = tmp_path / "checkpoint"
@@ -269,6 +271,7 @@ def test_what_cannot_come_back_is_named(life: Life, tmp_path: Path, monkeypatch:
         algo.train()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"], scope="module")
 def test_what_the_checkpoint_lacks_is_said(life: Life, tmp_path: Path, caplog: Any) -> None:
     own = life.own

@@ -92,6 +92,7 @@ def playing_or_idle(algo: Any, pid: str) -> list[bool]:
     ]
 
 
+@pytest.mark.long
 def test_training_by_a_function(crowd: Any) -> None:
     snap = made("wide", 6, lstm=True)
 
@@ -266,6 +267,7 @@ def played(algo: Any) -> set[str]:
     return {pid for each in parts.ask(algo, parts.read).values() for _, pid, _ in each["played"]}
 
 
+@pytest.mark.long
 def test_sac_trains_it_and_forgets_its_samples(ray_session: None) -> None:
     with parts.built(parts.configured(SACConfig, agents=("box", "reach"))) as algo:
         algo.train()

@@ -101,6 +101,7 @@ def test_before_the_first_train(algo: Any) -> None:
     assert_none_is_stale(algo, snaps, 2.0)
 
 
+@pytest.mark.long
 def test_no_later_sample_is_drawn_with_older_weights(algo: Any) -> None:
     parts.train_until_seq(algo, 10)
     for level in (7.0, -4.0):
@@ -109,6 +110,7 @@ def test_no_later_sample_is_drawn_with_older_weights(algo: Any) -> None:
         assert_none_is_stale(algo, snaps, level)
 
 
+@pytest.mark.long
 def test_runners_follow_the_learner_again(algo: Any) -> None:
     """The load's number must not shut out the updates that come after it."""
     parts.train_until_seq(algo, 10)
@@ -180,6 +182,7 @@ def queued(worker: Any) -> Any:
     return None if queue is None else (queue.qsize(), worker._learner_state is not None)
 
 
+@pytest.mark.long
 def test_what_waits_in_learners_is_thrown_away(algo: Any) -> None:
     """Its number is above any that a load gives, so only the learner can stop it."""
     parts.train_until_seq(algo, 10)
@@ -192,6 +195,7 @@ def test_what_waits_in_learners_is_thrown_away(algo: Any) -> None:
     assert_none_is_stale(algo, snaps, -9.0)
 
 
+@pytest.mark.long
 def test_frozen_stays_frozen(algo: Any) -> None:
     frozen = parts.other(snapshot_all(algo)["foe"], 15.0)
     load_into(algo, {"foe": frozen})

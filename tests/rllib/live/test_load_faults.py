@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 PARTS: dict[str, Any] = {"new": new, "old": old}
 
 
-@pytest.fixture(scope="module", params=sampled(["new", "old"], "new"))
+@pytest.fixture(scope="module", params=sampled(["new", "old"]))
 def running(request: pytest.FixtureRequest, ray_session: None) -> Iterator[tuple[Any, Any]]:
     """An Algorithm with two remote workers whose policies are known everywhere."""
     parts = PARTS[request.param]

@@ -80,6 +80,7 @@ def test_before_the_first_train(algo: Any) -> None:
     load_and_play(algo, 2.0)
 
 
+@pytest.mark.long
 def test_after_many_updates(algo: Any) -> None:
     parts.train_until_seq(algo, 10)
     load_and_play(algo, 7.0)
@@ -133,6 +134,7 @@ def test_other_policies_are_left_alone(algo: Any) -> None:
         )
 
 
+@pytest.mark.long
 def test_optimizers_keep_their_moments(algo: Any) -> None:
     algo.train()
     before = parts.ask(algo, moments)
@@ -152,6 +154,7 @@ def moments(worker: Any) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_a_snapshot_is_not_trained_along(algo: Any) -> None:
     """Nobody's parameters share memory with the arrays that they came from, nor with each other."""
     snap = parts.other(snapshot_all(algo)["main"], 3.0)

@@ -29,6 +29,7 @@ NEW = "newcomer"
 # Someone does not take part ----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_one_that_refuses_undoes_it_for_all(crowd: Any) -> None:
     before, held = parts.ask(crowd, parts.functions), parts.prints(crowd)
     with pytest.raises(SyncError, match="takes no such policy") as caught:
@@ -47,6 +48,7 @@ def test_one_that_refuses_undoes_it_for_all(crowd: Any) -> None:
     assert parts.healthy(crowd)
 
 
+@pytest.mark.long
 def test_one_that_is_late_undoes_it_for_all(crowd: Any, tmp_path: Path) -> None:
     """What it is sent too late it takes back once it comes to that."""
     before, flag = parts.ask(crowd, parts.functions), tmp_path / "flag"
@@ -63,6 +65,7 @@ def test_one_that_is_late_undoes_it_for_all(crowd: Any, tmp_path: Path) -> None:
     assert "p_box" in parts.learned(crowd.train())
 
 
+@pytest.mark.long
 def test_one_that_does_not_let_go_keeps_it_for_all(crowd: Any) -> None:
     snap = made("wide", 25)
     add_policy(crowd, NEW, snap, policy_mapping_fn=instead("wide", NEW))
@@ -260,6 +263,7 @@ def joined(crowd: Any) -> Iterator[Any]:
     parts.assert_gone(crowd, NEW)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", LEAVING)
 def test_what_cannot_go_changes_nothing(joined: Any, case: str) -> None:
     kind, message, policy_id, options = LEAVING[case]

@@ -15,11 +15,11 @@ from tests.support import ROOT
 from tests.support.cells import chosen, sampled
 
 ALWAYS = [
-    "ppo-flattened-meanstd", "ppo-lstm", "ppo-box-free-log-std", "ppo-dict-actions",
-    "ppo-frame-stacking", "ppo-previous-actions", "ppo-own-state", "impala", "dqn-distributional",
-    "sac-box", "module-discrete-separate", "module-multidiscrete", "module-lstm-shared",
-    "module-inference-only", "module-initializer", "module-dqn-conv", "module-batch-norm",
-    "module-bf16", "module-heuristic", *cells.MULTI_AGENT["multi-agent"],
+    "ppo-flattened-meanstd", "ppo-lstm", "ppo-dict-actions",
+    "ppo-own-state", "impala", "dqn-distributional",
+    "module-lstm-shared",
+    "module-inference-only", "module-batch-norm",
+    "module-heuristic", *cells.MULTI_AGENT["multi-agent"],
 ]  # fmt: skip
 """Each kind of cell: algorithms, connectors, filters, spaces, bare modules, several agents."""
 

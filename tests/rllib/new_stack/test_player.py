@@ -76,6 +76,7 @@ def test_module_sees_the_normalised_observation(filtered: Snapshot) -> None:
     np.testing.assert_array_equal(seen[0][Columns.OBS].numpy(), expected[None])
 
 
+@pytest.mark.long
 def test_recurrent_state_survives_long_episodes_in_bounded_memory() -> None:
     snap = bare("module-lstm-separate")
     player = ModulePlayer(snap, env_spaces=BOXES, normalize_actions=False, clip_actions=False)
@@ -98,6 +99,7 @@ def test_recurrent_state_survives_long_episodes_in_bounded_memory() -> None:
     np.testing.assert_array_equal(player.act(observations(1)[0]), again)
 
 
+@pytest.mark.long
 def test_long_episodes_of_one_of_several_agents_stay_bounded(ray_session: Any) -> None:
     algorithm = cells.multi_agent([0, 1]).build_algo()
     try:

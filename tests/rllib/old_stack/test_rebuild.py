@@ -243,6 +243,7 @@ def printed() -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_every_process_gives_the_same_digest(
     printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
