@@ -1,8 +1,10 @@
-"""Real checkpoints that five Ray versions wrote, with what the live policies held and computed.
+"""Real checkpoints that eleven Ray versions wrote, with what the live policies held and computed.
 
 ``data/checkpoints/ray-VERSION.tar.xz`` holds ``ray-VERSION/KIND/``: ``checkpoint/``, and beside it
-``truth.npz`` (``ID/PARAMETER``: weights before saving; ``ID/__obs``: 16 observations; ``ID/__…``:
-what the policy computed from them without exploring) and ``truth.json`` (versions, classes).
+``truth.npz`` (``ID/PARAMETER``: weights before saving; ``ID/__obs``: 16 observations;
+``ID/__obs_filtered``: what a policy with a filter got; ``ID/__…``: what the policy computed from
+them without exploring) and ``truth.json`` (versions, classes). Files are missing from ``broken_*``,
+and ``tune_experiment`` is a whole folder of Tune.
 """
 
 from __future__ import annotations
@@ -66,7 +68,22 @@ class Given:
 
 
 def given() -> list[Given]:
-    """Return all checkpoints, for parametrized tests; :func:`named` makes the ids."""
+    """Return all whole checkpoints, for parametrized tests; :func:`named` makes the ids."""
+    return [one for one in _all() if not one.kind.startswith(("broken_", "tune_"))]
+
+
+def broken() -> list[Given]:
+    """Return all checkpoints from which files are missing."""
+    return [one for one in _all() if one.kind.startswith("broken_")]
+
+
+def experiments() -> list[Given]:
+    """Return all folders of Tune."""
+    return [one for one in _all() if one.kind.startswith("tune_")]
+
+
+@functools.cache
+def _all() -> list[Given]:
     root = Path(_root().name)
     return sorted(
         (Given(path.parent.name.removeprefix("ray-"), path.name) for path in root.glob("ray-*/*")),
