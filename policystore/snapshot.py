@@ -149,6 +149,27 @@ class Snapshot:
         """Digest of the state alone."""
         return state_digest(self._state_json, self._state_arrays)
 
+    def same_policy(self, other: Snapshot) -> bool:
+        """Return whether two snapshots hold one policy: the same weights and the same state.
+
+        The snapshot of a checkpoint and that of the live policy may have different digests, because
+        one of the two sources knows less: a checkpoint may not tell a class, and does not hold how
+        far exploration has come. Specs are not compared here, and neither is a part of the state
+        that one of the two snapshots lists as omitted.
+        """
+        if self.weights_digest != other.weights_digest:
+            return False
+        if self.state_digest == other.state_digest:
+            return True
+        places = (*self.spec.omitted, *other.spec.omitted)
+        omitted = {place.partition(".")[0].lstrip("_") for place in places}
+        parts = [
+            {key: value for key, value in each.state.items() if not _is_omitted(key, omitted)}
+            for each in (self, other)
+        ]
+        one, two = (Snapshot(weights={}, state=part).state_digest for part in parts)
+        return one == two
+
     def _encode(self, *, inline: bool = False) -> EncodedPolicy:
         """Encode the snapshot as the objects of a store, or with ``inline`` as one whole file."""
         return encode_policy(
@@ -232,3 +253,11 @@ class Snapshot:
             f"<Snapshot {self.digest.short}: {len(self._weights)} tensors, "
             f"{self.nbytes:,} bytes, {self._spec!r}>"
         )
+
+
+def _is_omitted(part: object, omitted: set[str]) -> bool:
+    """Return whether a part of a state is among the places that a spec lists as omitted.
+
+    Checkpoints name exploration as RLlib does, ``_exploration_state``.
+    """
+    return isinstance(part, str) and (part in omitted or f"{part}_state" in omitted)

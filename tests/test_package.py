@@ -21,8 +21,14 @@ ROOT = Path(policystore.__file__).parent
 # module goes before the entry for its package. A module without an entry fails the test.
 LEVELS = [
     ["rllib.worker_code.messages.*"],
-    ["errors", "rllib_schema.config_keys", "rllib_schema.class_paths", "rllib.worker_code.*"],
-    ["_util.*", "digest", "rllib.workers.*"],
+    [
+        "errors",
+        "rllib_schema.config_keys",
+        "rllib_schema.class_paths",
+        "rllib_schema.weight_names",
+        "rllib.worker_code.*",
+    ],
+    ["_util.*", "digest", "rllib_schema.registry_names", "rllib.workers.*"],
     ["format.*", "cache"],
     ["backends.*", "spaces.*", "snapshot"],
     ["repository.*", "diff", "torch.*", "checkpoints.files.*", "rllib_schema.*", "rllib.common.*"],

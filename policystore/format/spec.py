@@ -13,7 +13,8 @@ from typing import Any
 from policystore._util.messages import brief
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
-from policystore.format.values import decode_value, encode_value
+from policystore.format.values import Tagged, decode_value, encode_value
+from policystore.rllib_schema.registry_names import import_path, replace_names
 
 __all__ = ["STACKS", "Spec"]
 
@@ -263,6 +264,11 @@ class Spec:
     def replace(self, **changes: Any) -> Spec:
         """Return a copy with some constructor arguments changed.
 
+        A part that ``omitted`` lists and that is given now leaves the list. In a config, the class
+        of a custom model, action distribution or preprocessor may be given as the class itself, as
+        ``"module:Name"`` or as ``"module.Name"``: a checkpoint knows such a class only by the name
+        under which it was registered.
+
         Raises:
             InvalidInputError: an argument that the constructor does not have, or a bad value.
         """
@@ -273,6 +279,14 @@ class Spec:
             raise InvalidInputError(
                 f"a Spec has no {', '.join(unknown)}; it has {sorted(arguments)}"
             )
+        if isinstance(changes.get("config"), Mapping):
+            changes["config"] = replace_names(changes["config"], _named_class)
+        if "omitted" not in changes:
+            changes["omitted"] = {
+                place: reason
+                for place, reason in arguments["omitted"].items()
+                if not _is_given(place, changes)
+            }
         return Spec(**{**arguments, **changes})
 
     def __eq__(self, other: object) -> bool:
@@ -291,6 +305,22 @@ class Spec:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Spec.from_json, (self.to_json(),))
+
+
+def _named_class(key: str, value: object, place: str) -> object:
+    """Return a class under one of RLlib's registry keys in the form that a spec has it."""
+    return value if isinstance(value, Tagged) else Tagged("import", import_path(value, place))
+
+
+def _is_given(place: str, changes: Mapping[str, Any]) -> bool:
+    """Return whether changes of a spec give the part that was left out at a place."""
+    name, *keys = place.split(".")
+    value = changes.get({"class": "cls"}.get(name, name))
+    if value is None or (keys and name != "config"):
+        return False
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value is not None
 
 
 def _sorted_names(acting: object) -> list[str]:

@@ -7,7 +7,7 @@ name), ``ray/rllib/connectors/`` (old-stack connectors by name), and the history
 
 from __future__ import annotations
 
-__all__ = ["CONNECTORS", "MODULES", "POLICIES", "todays_path"]
+__all__ = ["ALGORITHMS", "ALGORITHM_NAMES", "CONNECTORS", "MODULES", "POLICIES", "todays_path"]
 
 _ALGORITHMS = "ray.rllib.algorithms"
 
@@ -20,6 +20,22 @@ POLICIES = {
     )
 }  # fmt: skip
 """Name -> import path of the torch policies of the old stack that Ray 2.60 has."""
+# Names until Ray 1.13 (agents/ppo/appo_torch_policy.py, agents/impala/vtrace_torch_policy.py).
+POLICIES |= {
+    "AsyncPPOTorchPolicy": POLICIES["APPOTorchPolicy"],
+    "VTraceTorchPolicy": POLICIES["ImpalaTorchPolicy"],
+}
+
+ALGORITHMS = {
+    POLICIES["APPOTorchPolicy"]: "APPO",
+    POLICIES["CQLTorchPolicy"]: "CQL",
+    POLICIES["DQNTorchPolicy"]: "DQN",
+    POLICIES["ImpalaTorchPolicy"]: "IMPALA",
+    POLICIES["MARWILTorchPolicy"]: "MARWIL",
+    POLICIES["PPOTorchPolicy"]: "PPO",
+    POLICIES["SACTorchPolicy"]: "SAC",
+}
+"""Class of a policy -> the algorithm whose class it is; BC and Apex-DQN take another one's."""
 
 _CONNECTORS = "ray.rllib.connectors"
 CONNECTORS = {
@@ -39,6 +55,10 @@ CONNECTORS = {
     )
 }
 """Name -> import path of RLlib's own connectors of the old stack."""
+
+
+ALGORITHM_NAMES = {"Impala": "IMPALA"}
+"""Name of an Algorithm's class in earlier versions -> its name today."""
 
 
 def _renamed(algorithm: str, old: str, new: str) -> tuple[str, str]:
@@ -61,6 +81,28 @@ MODULES = dict(
             "dqn",
             "dqn_rainbow_torch_rl_module:DQNRainbowTorchRLModule",
             "default_dqn_torch_rl_module:DefaultDQNTorchRLModule",
+        ),
+        (
+            # APPOCatalog derived from PPOCatalog and changed nothing (Ray 2.4 to 2.37).
+            f"{_ALGORITHMS}.appo.appo_catalog:APPOCatalog",
+            f"{_ALGORITHMS}.ppo.ppo_catalog:PPOCatalog",
+        ),
+        (
+            # Since Ray 2.38 MARWIL has PPO's module, with the same networks.
+            f"{_ALGORITHMS}.marwil.torch.marwil_torch_rl_module:MARWILTorchRLModule",
+            f"{_ALGORITHMS}.ppo.torch.default_ppo_torch_rl_module:DefaultPPOTorchRLModule",
+        ),
+        (
+            f"{_ALGORITHMS}.marwil.marwil_catalog:MARWILCatalog",
+            f"{_ALGORITHMS}.ppo.ppo_catalog:PPOCatalog",
+        ),
+        (
+            f"{_CONNECTORS}.common.frame_stacking:_FrameStacking",
+            f"{_CONNECTORS}.common.frame_stacking:FrameStacking",
+        ),
+        (
+            f"{_CONNECTORS}.env_to_module.prev_actions_prev_rewards:PrevActionsPrevRewardsConnector",
+            f"{_CONNECTORS}.env_to_module.prev_actions_prev_rewards:PrevActionsPrevRewards",
         ),
         (
             f"{_ALGORITHMS}.dqn.dqn_rainbow_catalog:DQNRainbowCatalog",

@@ -117,7 +117,7 @@ _OFFLINE_DATA = """
 
 # Keys of Ray before 2.40: checkpoints come from such versions, too.
 _EARLIER = """
-    multiagent _learner_hps num_cpus_for_driver sample_async auto_wrap_old_gym_envs
+    after_train_step multiagent _learner_hps num_cpus_for_driver sample_async auto_wrap_old_gym_envs
     _enable_learner_api _validate_exploration_conf_and_rl_modules horizon soft_horizon
     no_done_at_end replay_sequence_length
 """

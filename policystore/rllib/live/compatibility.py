@@ -17,6 +17,7 @@ from policystore.format.safetensors import header_layout
 from policystore.format.spec import Spec
 from policystore.rllib.worker_code.messages.answers import PolicyInfo, Spaces
 from policystore.rllib.worker_code.messages.requests import DigestPlan
+from policystore.rllib_schema.weight_names import todays_weights
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 
@@ -89,8 +90,8 @@ def prepare(policy_id: str, snap: Snapshot, info: PolicyInfo, stack: str) -> Pre
     # messages compute the repr.
     load = _Load(snap, policy_id)
     needed = info.tensors
-    # A plain dict of the snapshot's own, read-only arrays.
-    weights = dict(snap.weights)
+    # A dict of the snapshot's own, read-only arrays.
+    weights = todays_weights(snap.spec.cls, snap.weights)
     _check_stack(snap, stack, load)
     _check_spaces(snap.spec, info.spaces, load)
     missing = needed.keys() - weights.keys()

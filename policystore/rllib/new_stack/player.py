@@ -288,7 +288,16 @@ def _playable_module(
     Returns:
         The module; in a MultiRLModule where the pipelines are multi-agent ones.
     """
-    module = rebuild_module(snap, trust=arguments.trust)
+    module = rebuild_module(
+        snap,
+        trust=arguments.trust,
+        # Where the snapshot lacks a space, the module saw the environment's own.
+        **{
+            name: getattr(around, name)
+            for name in ("observation_space", "action_space")
+            if name in snap.spec.omitted
+        },
+    )
     if module.framework is None:
         # A heuristic gets tensors as well: it plays beside modules of torch, whose
         # framework the MultiRLModule takes over (core/rl_module/multi_rl_module.py:setup).

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+import ray
 import torch
 from ray.rllib.core.models.catalog import Catalog
 from ray.rllib.core.rl_module.apis import TargetNetworkAPI
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 
-from policystore.errors import FormatError, InvalidInputError, PolicyStoreError
+from policystore._util.log import logger
+from policystore.errors import FormatError, InvalidInputError, MismatchError, PolicyStoreError
 from policystore.format.arrays import Array
 from policystore.format.canonical_json import JsonObject
 from policystore.format.spec import Spec
 from policystore.format.values import Tagged
 from policystore.rllib.common.build_guard import building, check_snapshot, guarded, lost_config
+from policystore.rllib.common.supplied import check_complete, policy_space
 from policystore.rllib.common.trust import Trust, listed
 from policystore.rllib.new_stack.model_config import model_config_from_plain, resolve_class
+from policystore.rllib_schema.weight_names import todays_weights
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 from policystore.torch.tensors import check_fit, load_arrays, plain_names
@@ -28,17 +32,30 @@ from policystore.torch.tensors import check_fit, load_arrays, plain_names
 __all__ = ["module_spec", "rebuild_module"]
 
 
-def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
+def rebuild_module(
+    snap: Snapshot,
+    *,
+    trust: Trust = (),
+    observation_space: gym.Space[Any] | None = None,
+    action_space: gym.Space[Any] | None = None,
+) -> RLModule:
     """Build the RLModule that a snapshot holds, with its weights.
 
     Ray is not started, and no Algorithm, environment or cluster is needed. The module has target
     networks if the snapshot has some, and is inference-only if the snapshot is.
+
+    RLlib has changed some networks that only training needs, such as the Q encoders of SAC in Ray
+    2.58. If the weights of such a network no longer fit, and all weights that acting needs do, then
+    the module is built inference-only: it acts as the original did. A warning names what is left
+    out.
 
     Args:
         snap: a snapshot of one RLModule, or of several that go together (of a custom
             MultiRLModule).
         trust: classes outside of ``ray.rllib`` that may be imported: prefixes (``"mypkg."``) or the
             classes themselves.
+        observation_space, action_space: the spaces that the module is built for, if the snapshot
+            lacks them or they are to be replaced.
 
     Returns:
         A new module, on the CPU; a MultiRLModule for modules that go together.
@@ -52,16 +69,63 @@ def rebuild_module(snap: Snapshot, *, trust: Trust = ()) -> RLModule:
     """
     trust = listed(trust)
     check_snapshot(snap)
+    _check_new_stack(snap)
+    return _rebuild(snap, trust, (observation_space, action_space), for_acting=True)
+
+
+_SuppliedSpaces: TypeAlias = "tuple[gym.Space[Any] | None, gym.Space[Any] | None]"
+
+
+def _rebuild(
+    snap: Snapshot, trust: Trust, spaces: _SuppliedSpaces, *, for_acting: bool
+) -> RLModule:
+    """Build a snapshot's module; ``for_acting`` allows one without what only training needs."""
+    parts = snap.spec.modules
+    check_complete(snap)
+    with guarded(f"rebuilding {snap!r}"), building(snap):
+        if parts is not None:
+            return _build_together(snap, parts, trust)
+        weights = todays_weights(snap.spec.cls, snap.weights)
+        try:
+            return _build(snap.spec, weights, trust, spaces)
+        except MismatchError:
+            module = _built_for_acting(snap.spec, weights, trust, spaces) if for_acting else None
+            if module is None:
+                raise
+            return module
+
+
+def _built_for_acting(
+    spec: Spec, weights: Mapping[str, Array], trust: Trust, spaces: _SuppliedSpaces
+) -> RLModule | None:
+    """Build one of RLlib's own modules inference-only; None if the weights do not fit that."""
+    if spec.weights == "inference-only" or not (spec.cls or "").startswith("ray.rllib."):
+        return None
+    module = _built(_rl_module_spec(spec.replace(weights="inference-only"), trust, spaces), spec)
+    if not isinstance(module, torch.nn.Module):
+        return None
+    names = set(plain_names(module).values())
+    omitted = weights.keys() - names
+    try:
+        _load(module, {name: weights[name] for name in names & weights.keys()}, f"{spec!r}")
+    except MismatchError:
+        return None
+    logger.warning(
+        "%r is rebuilt for acting only: the weights of %s do not fit the networks that Ray %s "
+        "makes, and acting does not need these weights",
+        spec,
+        ", ".join(sorted({name.partition(".")[0] for name in omitted})),
+        ray.__version__,
+    )
+    return module
+
+
+def _check_new_stack(snap: Snapshot) -> None:
     if snap.spec.stack != "new":
         raise InvalidInputError(
             f"{snap!r} is no RLModule of the new API stack but of stack {snap.spec.stack!r}; "
             "rebuild_policy is for the old stack, policystore.torch.load_into for plain modules"
         )
-    parts = snap.spec.modules
-    with guarded(f"rebuilding {snap!r}"), building(snap):
-        if parts is None:
-            return _build(snap.spec, snap.weights, trust)
-        return _build_together(snap, parts, trust)
 
 
 def module_spec(snap: Snapshot, trust: Trust = ()) -> RLModuleSpec:
@@ -82,7 +146,10 @@ def module_spec(snap: Snapshot, trust: Trust = ()) -> RLModuleSpec:
         raise InvalidInputError(
             f"{snap!r} holds modules that share parts; they cannot be added to an Algorithm"
         )
-    rebuild_module(snap, trust=trust)
+    trust = listed(trust)
+    check_snapshot(snap)
+    _check_new_stack(snap)
+    _rebuild(snap, trust, (None, None), for_acting=False)
     return _rl_module_spec(snap.spec, trust)
 
 
@@ -112,19 +179,30 @@ def _build_together(snap: Snapshot, parts: Mapping[str, Spec], trust: Trust) -> 
     return multi
 
 
-def _build(spec: Spec, weights: Mapping[str, Array], trust: Trust) -> RLModule:
-    module: RLModule = _built(_rl_module_spec(spec, trust), spec)
+def _build(
+    spec: Spec, weights: Mapping[str, Array], trust: Trust, spaces: _SuppliedSpaces
+) -> RLModule:
+    module: RLModule = _built(_rl_module_spec(spec, trust, spaces), spec)
     _load(module, weights, f"{spec!r}")
     return module
 
 
-def _rl_module_spec(spec: Spec, trust: Trust) -> RLModuleSpec:
+def _rl_module_spec(
+    spec: Spec, trust: Trust, spaces: _SuppliedSpaces = (None, None)
+) -> RLModuleSpec:
     config = spec.config
+    observations, actions = (
+        # A module may have no spaces at all. It has lost one only if its source had one.
+        None
+        if given is None and getattr(spec, name) is None and name not in spec.omitted
+        else policy_space(spec, name, given, "rebuild_module")
+        for name, given in zip(("observation_space", "action_space"), spaces, strict=True)
+    )
     catalog = config.get("catalog_class")
     return _KeepsConfig(
         module_class=resolve_class(spec.cls or "", RLModule, "spec.class", trust),
-        observation_space=_space(spec.observation_space),
-        action_space=_space(spec.action_space),
+        observation_space=observations,
+        action_space=actions,
         inference_only=spec.weights == "inference-only",
         learner_only=bool(config.get("learner_only", False)),
         model_config=model_config_from_plain(config.get("model_config"), trust),

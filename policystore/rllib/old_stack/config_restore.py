@@ -82,7 +82,11 @@ def full_config(
     for key, value in recorded.items():
         if not isinstance(key, str) or is_dropped(key):
             raise FormatError(f"spec.config[{key!r}]: snapshots of policies do not hold this key")
-        config[key] = _restored(value, f"spec.config.{key}", trust)
+        restored = _restored(value, f"spec.config.{key}", trust)
+        if key == "model" and isinstance(restored, dict):
+            # A checkpoint of an older Ray lacks the keys that were added since.
+            restored = {**config["model"], **restored}
+        config[key] = restored
     check_exploration(
         config.get("exploration_config"), "spec.config.exploration_config", FormatError
     )

@@ -239,7 +239,14 @@ def _rebuilt(snap: Snapshot, arguments: PlayerArguments) -> Policy:
             normalize_actions=arguments.normalize_actions, clip_actions=arguments.clip_actions
         )
         snap = snap.replace(spec=spec)
-    return rebuild_policy(snap, trust=arguments.trust)
+    omitted = snap.spec.omitted
+    return rebuild_policy(
+        snap,
+        trust=arguments.trust,
+        # Where a space is omitted, the policy saw the environment's own.
+        observation_space=arguments.observation_space if "observation_space" in omitted else None,
+        action_space=arguments.action_space if "action_space" in omitted else None,
+    )
 
 
 def _views_for_acting(policy: Policy) -> list[tuple[str, ViewRequirement]]:

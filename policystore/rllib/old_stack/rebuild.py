@@ -16,19 +16,30 @@ from policystore.errors import FormatError, InvalidInputError, MismatchError, Po
 from policystore.format.arrays import Weights
 from policystore.format.spec import Spec
 from policystore.rllib.common.build_guard import building, check_snapshot, lost_config
+from policystore.rllib.common.supplied import check_complete, policy_space, with_classes
 from policystore.rllib.common.trust import Trust, listed, resolve
 from policystore.rllib.old_stack.config_restore import full_config
 from policystore.rllib.old_stack.connectors import attach, make_connectors
 from policystore.rllib.old_stack.exploration_state import restore_exploration
 from policystore.rllib.old_stack.snapshot import own_weights, policy_weights, torch_model
+from policystore.rllib_schema.class_paths import ALGORITHMS
+from policystore.rllib_schema.registry_names import NamedClass
 from policystore.snapshot import Snapshot
-from policystore.spaces import space_from_json
 from policystore.torch.tensors import check_fit, load_arrays, unwrapped
 
 __all__ = ["rebuild_policy"]
 
 
-def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
+def rebuild_policy(
+    snap: Snapshot,
+    *,
+    trust: Trust = (),
+    observation_space: gym.Space[Any] | None = None,
+    action_space: gym.Space[Any] | None = None,
+    custom_model: NamedClass | None = None,
+    custom_action_dist: NamedClass | None = None,
+    custom_preprocessor: NamedClass | None = None,
+) -> Policy:
     """Build a new policy that acts as the one in the snapshot did.
 
     It needs no Algorithm, environment, Ray cluster or CPU slot. The policy is on the CPU, holds
@@ -39,9 +50,15 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
         snap: a snapshot of an old-stack policy.
         trust: prefixes of import paths, or classes, that a snapshot may name beside RLlib's own:
             custom policies, models, action distributions, explorations and connectors.
+        observation_space, action_space: the spaces that the policy is built for, if the snapshot
+            lacks them or they are to be replaced.
+        custom_model, custom_action_dist, custom_preprocessor: the classes of the model config, or
+            their import paths. Needed for a policy out of a checkpoint that knows such a class only
+            by the name under which it was registered. A class given here is trusted.
 
     Raises:
-        InvalidInputError: a snapshot of another kind, or one that the installed RLlib cannot build.
+        InvalidInputError: a snapshot of another kind, one that lacks a part that no argument
+            supplies, or one that the installed RLlib cannot build.
         MismatchError: tensors do not fit; the message lists all of them. No policy is returned.
         UntrustedError, NotFoundError: a class that may not or cannot be imported.
         FormatError: a spec or state that is not as snapshots write it.
@@ -55,22 +72,32 @@ def rebuild_policy(snap: Snapshot, *, trust: Trust = ()) -> Policy:
             f"rebuild_policy takes snapshots of old-stack policies; this one has stack "
             f"{spec.stack!r}" + (f": use {other}" if other else "")
         )
-    if spec.observation_space is None or spec.action_space is None:
-        raise FormatError("the spec of an old-stack policy has an observation and action space")
-    cls = resolve(spec.cls, trust)
+    snap, trust = with_classes(
+        snap,
+        trust,
+        {
+            "custom_model": custom_model,
+            "custom_action_dist": custom_action_dist,
+            "custom_preprocessor": custom_preprocessor,
+        },
+    )
+    check_complete(snap)
+    spec = snap.spec
+    observations = policy_space(spec, "observation_space", observation_space, "rebuild_policy")
+    actions = policy_space(spec, "action_space", action_space, "rebuild_policy")
+    path = spec.cls or ""
+    cls = resolve(path, trust)
     if not isinstance(cls, type) or not issubclass(cls, Policy):
         raise FormatError(f"spec.class: {spec.cls} is not a Policy of RLlib's old API stack")
     config = full_config(
         spec.config,
-        algorithm=spec.algorithm,
+        algorithm=spec.algorithm or ALGORITHMS.get(path),
         normalize_actions=spec.normalize_actions,
         clip_actions=spec.clip_actions,
         trust=trust,
     )
-    observation_space = space_from_json(spec.observation_space)
-    action_space = space_from_json(spec.action_space)
     with building(snap):
-        policy = _construct(cls, observation_space, action_space, config, spec)
+        policy = _construct(cls, observations, actions, config, spec)
     _load_weights(policy, snap)
     state = snap.state
     if spec.connectors:
@@ -93,6 +120,7 @@ def _construct(
         InvalidInputError: the constructor raised an error of its own, which is the cause. The
             message names what the snapshot's config lacks.
     """
+    _use_plain_ints(action_space)
     try:
         return cls(observation_space, action_space, config)
     except PolicyStoreError:
@@ -104,6 +132,20 @@ def _construct(
             f"{type(error).__name__}: {error}"
             + (f". This was left out of its config: {', '.join(lacking)}" if lacking else "")
         ) from error
+
+
+def _use_plain_ints(space: gym.Space[Any]) -> None:
+    """Give the Discrete spaces in an action space a plain int as ``n``.
+
+    gymnasium makes ``n`` a numpy integer. RLlib hands it to torch as the size of the previous
+    actions (``models/torch/recurrent_net.py:195``), and torch refuses numpy integers. What the
+    policy computes does not change.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        space.n = int(space.n)
+    elif isinstance(space, (gym.spaces.Tuple, gym.spaces.Dict)):
+        for inner in space.values() if isinstance(space, gym.spaces.Dict) else space.spaces:
+            _use_plain_ints(inner)
 
 
 def _load_weights(policy: Policy, snap: Snapshot) -> None:
