@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from policystore.checkpoints.experiment import ImportProgress, ImportReport, import_experiment
-from policystore.checkpoints.reader import (
-    CheckpointInfo,
-    inspect_checkpoint,
-    list_checkpoints,
-    read_checkpoint,
-)
+from policystore.checkpoints.info import CheckpointInfo, inspect_checkpoint
+from policystore.checkpoints.reader import list_checkpoints, read_checkpoint
 from policystore.checkpoints.tune import TrialCheckpoint
 
 __all__ = [

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from policystore.backends.options import StorageOptions
+from policystore.checkpoints.checkpoint import Checkpoint
 from policystore.checkpoints.files.folder import open_folder
-from policystore.checkpoints.layouts import Checkpoint, recognize
-from policystore.checkpoints.reader import read_policies
+from policystore.checkpoints.layouts import recognize
+from policystore.checkpoints.policy_reader import read_each
 from policystore.errors import InvalidInputError, NotFoundError, PolicyStoreError
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
@@ -119,16 +120,19 @@ def import_checkpoint(task: ImportTask) -> TaskResult:
                 return TaskResult(error=str(reason), imported=imported)
             if task.policy_ids is None:
                 names = {
-                    policy_id: _version_name(task, policy_id) for policy_id in checkpoint.entries
+                    policy_id: _version_name(task, policy_id)
+                    for policy_id in (*checkpoint.entries, *checkpoint.missing)
                 }
         new = [policy_id for policy_id, name in names.items() if _is_new(task, name, imported)]
         present = len(names) - len(new)
         if checkpoint is None or not new:
             return TaskResult(present=present, imported=imported)
         try:
-            snapshots = read_policies(checkpoint, new)
+            snapshots, unread = read_each(checkpoint, new)
         except PolicyStoreError as reason:
             return TaskResult(present=present, error=str(reason), imported=imported)
+        if unread:
+            error = "; ".join(f"policy {policy_id!r}: {unread[policy_id]}" for policy_id in unread)
         for policy_id, snapshot in snapshots.items():
             try:
                 _push(task, names[policy_id], snapshot)

@@ -1,226 +1,161 @@
 """Recognizes the layout of a checkpoint folder: its kind, its policies, and the files of each.
 
-The files in a folder show which layout of Ray 2.3 to 2.60 the folder has. Paths that a checkpoint
-records are not followed: most versions of Ray record absolute paths, and a checkpoint may have been
-moved.
+The files in a folder show which layout the folder has. Paths that a checkpoint records are not
+followed: most versions of Ray record absolute paths, and a checkpoint may have been moved. A
+checkpoint may also be slimmed to the files with weights, or its copy may have been cut short: what
+the checkpoint names and does not hold is listed as missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from policystore.checkpoints.convert.env_interface import read_env_interface
+from policystore.checkpoints.checkpoint import (
+    ARGS_FILE,
+    METADATA_FILE,
+    Checkpoint,
+    CheckpointKind,
+    Entry,
+    Form,
+)
+from policystore.checkpoints.convert.module_map import module_ids
 from policystore.checkpoints.files.folder import FileRef, Folder
-from policystore.checkpoints.files.placeholders import Global, UnbuiltObject, class_path, kind_of
-from policystore.errors import FormatError, InvalidInputError
-from policystore.rllib_schema.env_interface import EnvInterface
+from policystore.checkpoints.worker_file import (
+    find_worker_files,
+    read_worker_file,
+    tune_metadata_file,
+)
+from policystore.errors import FormatError, InvalidInputError, NotFoundError
 
-__all__ = ["ARGS_FILE", "MAX_STATE", "METADATA_FILE", "AlgorithmInfo", "Checkpoint",
-           "CheckpointKind", "Entry", "Form", "recognize"]  # fmt: skip
-
-CheckpointKind: TypeAlias = Literal[
-    "algorithm", "policy", "rl_module", "multi_rl_module", "learner", "learner_group"
-]
-"""The part of RLlib that wrote a checkpoint."""
-
-MAX_STATE = 256 << 20
-"""Largest ``algorithm_state`` that is read, in bytes.
-
-Replay buffers can make the file far larger. The parts of the file that are needed here are small.
-"""
-
-ARGS_FILE = "class_and_ctor_args.pkl"
-"""Class and constructor arguments of an Algorithm, module or connector; Ray 2.40 and later."""
-
-METADATA_FILE = "rl_module_metadata.json"
-"""Class and constructor arguments of a module; Ray 2.5 to 2.24."""
+__all__ = ["recognize"]
 
 _CHECKPOINT_METADATA = "rllib_checkpoint.json"
+_POLICIES = re.compile(r"policies\Z")
+_ANY = re.compile(r"")
+_RL_MODULE = re.compile(r"rl_module\Z")
+_MAX_MISSING = 1000
 
 
-class Form(Enum):
-    """How the files of one policy are laid out."""
+class _Found(NamedTuple):
+    """What a folder was recognized as."""
 
-    POLICY = "policy_state.* of the old stack, or of a hybrid of Ray 2.3 to 2.10"
-    MODULE = "module_state.* beside class_and_ctor_args.pkl, of Ray 2.40 and later"
-    LEARNER = "module_state/ID/ beside rl_module_metadata.json, of Ray 2.5 to 2.24"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One policy of a checkpoint.
-
-    Attributes:
-        id: its policy or module id.
-        form: how its files are laid out.
-        folder: the folder of its files.
-        weights_file: the file with its weights, by its path in that folder.
-        policy_state: for a hybrid whose module a Learner wrote, the ``policy_state`` file that the
-            hybrid's policy wrote; else None.
-    """
-
-    id: str
-    form: Form
-    folder: Folder
-    weights_file: str
-    policy_state: FileRef | None = None
-
-
-class AlgorithmInfo(NamedTuple):
-    """What a checkpoint says of its Algorithm.
-
-    Attributes:
-        name: RLlib's name of the algorithm, such as ``"PPO"``; None where it is not known.
-        config: the attributes of its AlgorithmConfig; ``{}`` where they are not known.
-    """
-
-    name: str | None
-    config: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A folder whose layout was recognized.
-
-    Attributes:
-        folder: the folder.
-        kind: the part of RLlib that wrote it.
-        entries: its policies, by id.
-        metadata: the content of ``rllib_checkpoint.json`` or of a metadata file in its place;
-            ``{}`` where there is none.
-    """
-
-    folder: Folder
     kind: CheckpointKind
     entries: dict[str, Entry]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def ray_version(self) -> str | None:
-        """The version of the Ray that wrote the checkpoint; None where it does not say."""
-        version = self.metadata.get("ray_version")
-        return version[:40] if isinstance(version, str) else None
-
-    @cached_property
-    def algorithm(self) -> AlgorithmInfo:
-        """Name and config of the Algorithm, as far as they are recorded; one file is read, once."""
-        if self.kind != "algorithm":
-            return AlgorithmInfo(None, {})
-        folder = self.folder
-        if folder.has(ARGS_FILE):
-            return _algorithm_of_args(folder.read_data(ARGS_FILE).value)
-        name = folder.state_file("algorithm_state")
-        if name is None or folder.size(name) > MAX_STATE:
-            return AlgorithmInfo(None, {})
-        state = folder.read_data(name).value
-        if not isinstance(state, Mapping):
-            raise FormatError(
-                f"{folder.location(name)}: expected the state of an Algorithm, found "
-                f"{kind_of(state)}"
-            )
-        return AlgorithmInfo(
-            _algorithm_name(state.get("algorithm_class")), _config_attributes(state.get("config"))
-        )
-
-    @cached_property
-    def env_interface(self) -> EnvInterface:
-        """The env interface that all modules of a new-stack Algorithm share; Ray 2.40 and later.
-
-        The env interface is empty if the checkpoint has no env runner. Its files are read once.
-        """
-        runner = self.folder.subfolder("env_runner")
-        if not runner.folder_names():
-            return EnvInterface()
-        return read_env_interface(runner, self.algorithm.config)
+    missing: dict[str, str]
 
 
-def _algorithm_of_args(content: object) -> AlgorithmInfo:
-    """Return what an Algorithm's ``class_and_ctor_args.pkl`` says; missing parts are no error."""
-    cls = content.get("class") if isinstance(content, Mapping) else None
-    given = content.get("ctor_args_and_kwargs") if isinstance(content, Mapping) else None
-    args, kwargs = given if isinstance(given, tuple) and len(given) == 2 else ((), {})
-    config = kwargs.get("config") if isinstance(kwargs, Mapping) else None
-    if config is None and isinstance(args, tuple) and args:
-        config = args[0]
-    return AlgorithmInfo(_algorithm_name(cls), _config_attributes(config))
-
-
-def _algorithm_name(cls: object) -> str | None:
-    """Return RLlib's name of an Algorithm's class, as a live snapshot records it.
-
-    The live rule is :func:`policystore.rllib.common.trust.algorithm_name`.
-    """
-    if isinstance(cls, str):  # msgpack has its path
-        return cls.rpartition(".")[2]
-    path = class_path(cls)
-    # If cloudpickle writes a class by value, it writes the bases of the class too. Tune derives
-    # such classes from RLlib's classes, and users do so too.
-    bases = cls.args[2] if path is not None and isinstance(cls, UnbuiltObject) else ()
-    for base in bases if isinstance(bases, tuple) else ():
-        if isinstance(base, Global) and base.module.startswith("ray.rllib.algorithms."):
-            return base.name.rpartition(".")[2]
-    return None if path is None else path.rpartition(":")[2].rpartition(".")[2]
-
-
-def _config_attributes(config: object) -> dict[str, Any]:
-    if isinstance(config, UnbuiltObject):
-        return config.attributes()
-    return dict(config) if isinstance(config, Mapping) else {}
-
-
-def recognize(folder: Folder) -> Checkpoint | None:
+def recognize(folder: Folder, file: str | None = None) -> Checkpoint | None:
     """Recognize a checkpoint by the files in its folder.
+
+    Args:
+        folder: the folder.
+        file: the file in it that the caller named; None if the caller named the folder.
 
     Returns:
         The checkpoint; None if the folder is no checkpoint. Its subfolders may still be
         checkpoints.
 
     Raises:
-        FormatError: a metadata file is damaged.
-        InvalidInputError: a checkpoint of RLlib without the weights of any policy.
+        FormatError: the file of a Ray before 2.1 is damaged.
+        NotFoundError: Tune's files are there, and those of RLlib are not.
+        InvalidInputError: a checkpoint of RLlib without the weights of any policy, or several
+            files of a Ray before 2.1 in one folder.
     """
-    has_metadata = folder.has(_CHECKPOINT_METADATA)
-    metadata = folder.read_json(_CHECKPOINT_METADATA) if has_metadata else {}
+    metadata = _metadata(folder)
+    worker_files = find_worker_files(folder)
+    if worker_files and (file is None or file in worker_files):
+        return _worker_checkpoint(folder, file, worker_files, metadata)
     for recognize_kind in (_algorithm, _policy, _learner, _module):
-        recognized = recognize_kind(folder)
-        if recognized is not None:
-            kind, entries = recognized
-            return Checkpoint(folder, kind, entries, metadata or _other_metadata(folder))
-    if metadata:
+        found = recognize_kind(folder, metadata)
+        if found is not None and (found.entries or found.missing):
+            return Checkpoint(
+                folder, found.kind, found.entries, found.missing, metadata or _other(folder)
+            )
+    if metadata or folder.state_file("algorithm_state") or folder.has(_CHECKPOINT_METADATA):
         raise InvalidInputError(
-            f"{folder} is a checkpoint of RLlib (type {str(metadata.get('type'))[:40]}), but none "
-            "of its files holds the weights of a policy; it may not be complete"
+            f"{folder} is a checkpoint of RLlib ({_kind_of(metadata)}), but none of its files "
+            "holds the weights of a policy: there is no policy_state file under policies/, and no "
+            "module_state file under learner_group/learner/rl_module/ or learner/module_state/. "
+            "Copy the whole folder again."
+        )
+    metadata_file = tune_metadata_file(folder)
+    if metadata_file is not None or folder.has(".is_checkpoint"):  # Tune up to Ray 2.6 wrote these
+        number = folder.name.rpartition("_")[2].lstrip("0") or "N"
+        raise NotFoundError(
+            f"{folder.location(f'checkpoint-{number}')} is missing, and so are algorithm_state and "
+            "policies/, which Ray from 2.1 on writes in its place: the checkpoint is not complete"
         )
     return None
 
 
-def _other_metadata(folder: Folder) -> Mapping[str, Any]:
-    for name in ("metadata.json", METADATA_FILE):
-        if folder.has(name):
-            return folder.read_json(name)
-    return {}
+def _kind_of(metadata: Mapping[str, Any]) -> str:
+    kind = metadata.get("type")
+    return f"of type {kind[:40]!r}" if isinstance(kind, str) else "without a type"
 
 
-_Recognized: TypeAlias = tuple[CheckpointKind, dict[str, Entry]]
+def _metadata(folder: Folder) -> Mapping[str, Any]:
+    """Return the content of ``rllib_checkpoint.json``; ``{}`` if it is absent or damaged.
+
+    The metadata is not needed for any weights.
+    """
+    return _json(folder, _CHECKPOINT_METADATA)
 
 
-def _algorithm(folder: Folder) -> _Recognized | None:
-    """Recognize the folder of an Algorithm."""
-    if folder.state_file("algorithm_state") is None:
-        return None
-    modules = folder.subfolder("learner_group").subfolder("learner").subfolder("rl_module")
-    entries = _modules(modules) or _learner_modules(folder.subfolder("learner"))
+def _other(folder: Folder) -> Mapping[str, Any]:
+    """Return the metadata that Ray writes for parts of an Algorithm; ``{}`` where there is none."""
+    return _json(folder, "metadata.json") or _json(folder, METADATA_FILE)
+
+
+def _json(folder: Folder, name: str) -> Mapping[str, Any]:
+    try:
+        return folder.read_json(name) if folder.has(name) else {}
+    except FormatError:
+        return {}
+
+
+def _worker_checkpoint(
+    folder: Folder, file: str | None, names: list[str], metadata: Mapping[str, Any]
+) -> Checkpoint:
+    """Return the checkpoint in a file ``checkpoint-N``, as Ray before 2.1 wrote it."""
+    if file is None and len(names) > 1:
+        raise InvalidInputError(
+            f"{folder} holds several checkpoints: {', '.join(names[:5])}. Give the path of one of "
+            "these files."
+        )
+    worker = read_worker_file(folder, file or names[0])
+    entries = {
+        policy_id: Entry(policy_id, Form.WORKER, folder, worker.name)
+        for policy_id in sorted(worker.states)
+    }
+    version = {} if worker.ray_version is None else {"ray_version": worker.ray_version}
+    return Checkpoint(folder, "algorithm", entries, {}, {**metadata, **version}, worker)
+
+
+def _algorithm(folder: Folder, metadata: Mapping[str, Any]) -> _Found | None:
+    """Recognize the folder of an Algorithm, whole or slimmed to its policies or learners."""
     policies = folder.subfolder("policies")
+    group = folder.subfolder("learner_group")
+    modules = group.subfolder("learner").subfolder("rl_module")
+    learner = folder.subfolder("learner").subfolder("module_state")
+    if not (
+        folder.state_file("algorithm_state") or policies.paths() or group.paths() or learner.paths()
+    ):
+        return None
+    entries = _modules(modules) or _learner_modules(learner)
+    missing = {
+        **_missing_modules(modules, entries),
+        **_missing_files(learner, entries, "module_state_dir/module_state.pt"),
+    }
     for policy_id in policies.folder_names():
         inner = policies.subfolder(policy_id)
         state = inner.state_file("policy_state")
         if state is None:
-            continue
-        if policy_id in entries:  # a hybrid
+            if policy_id not in entries:
+                missing[policy_id] = inner.location(_state_file_name(inner, "policy_state.pkl"))
+        elif policy_id in entries:  # a hybrid
             module = entries[policy_id]
             entries[policy_id] = Entry(
                 policy_id,
@@ -230,56 +165,133 @@ def _algorithm(folder: Folder) -> _Recognized | None:
                 FileRef(inner, state),
             )
         else:
+            missing.pop(policy_id, None)  # the hybrid's policy holds the same weights
             entries[policy_id] = Entry(policy_id, Form.POLICY, inner, state)
-    return "algorithm", entries
+    for policy_id in _text_list(metadata.get("policy_ids")):
+        if policy_id not in entries:
+            missing.setdefault(policy_id, policies.location(f"{policy_id}/policy_state.pkl"))
+    return _Found("algorithm", entries, missing)
 
 
-def _policy(folder: Folder) -> _Recognized | None:
-    """Recognize the folder of one policy of the old stack."""
+def _text_list(value: object) -> list[str]:
+    if not isinstance(value, list):
+        return []
+    return [item for item in value[:_MAX_MISSING] if isinstance(item, str)]
+
+
+def _policy(folder: Folder, metadata: Mapping[str, Any]) -> _Found | None:
+    """Recognize the folder of one policy of the old stack, or of a hybrid."""
     state = folder.state_file("policy_state")
     if state is None:
+        if metadata.get("type") != "Policy":
+            return None
+        return _Found("policy", {}, {"default_policy": folder.location("policy_state.pkl")})
+    module = _module_of_hybrid(folder)
+    entry = (
+        Entry("default_policy", Form.POLICY, folder, state)
+        if module is None
+        else replace(module, id="default_policy", policy_state=FileRef(folder, state))
+    )
+    return _Found("policy", {"default_policy": entry}, {})
+
+
+def _module_of_hybrid(folder: Folder) -> Entry | None:
+    """Return the module that the Learner wrote for the policy in a folder; None if there is none.
+
+    ``policies/ID`` of a hybrid has its module in ``learner/module_state/ID`` of the Algorithm.
+    """
+    algorithm = folder.outer(_ANY, _POLICIES)
+    if algorithm is None:
         return None
-    return "policy", {"default_policy": Entry("default_policy", Form.POLICY, folder, state)}
+    modules = _learner_modules(algorithm.subfolder("learner").subfolder("module_state"))
+    return modules.get(folder.name)
 
 
-def _module(folder: Folder) -> _Recognized | None:
+def _module(folder: Folder, metadata: Mapping[str, Any]) -> _Found | None:
     """Recognize the folder of a MultiRLModule, or of one RLModule."""
     modules = _modules(folder)
     if modules:
-        return "multi_rl_module", modules
-    form = Form.MODULE if folder.has(ARGS_FILE) else Form.LEARNER
-    state = folder.state_file("module_state") or _earlier_state(folder)
+        return _Found("multi_rl_module", modules, _missing_modules(folder, modules))
+    state = folder.state_file("module_state")
+    form = Form.MODULE
+    if state is None or (folder.has(METADATA_FILE) and not folder.has(ARGS_FILE)):
+        form = Form.LEARNER
+        state = _earlier_state(folder)
     if state is None:
         return None
-    return "rl_module", {"default_policy": Entry("default_policy", form, folder, state)}
+    entry = Entry("default_policy", form, folder, state, module_map=_module_map(folder))
+    return _Found("rl_module", {"default_policy": entry}, {})
 
 
-def _learner(folder: Folder) -> _Recognized | None:
+def _module_map(folder: Folder) -> Folder | None:
+    """Return the folder of the MultiRLModule around the folder of a module, if there is one."""
+    return folder.outer(_ANY, called=_RL_MODULE)
+
+
+def _learner(folder: Folder, metadata: Mapping[str, Any]) -> _Found | None:
     """Recognize the folder of a Learner or LearnerGroup."""
-    modules = _modules(folder.subfolder("rl_module"))
-    if modules:
-        return "learner", modules
-    modules = _modules(folder.subfolder("learner").subfolder("rl_module"))
-    if modules:
-        return "learner_group", modules
-    modules = _learner_modules(folder)
-    return ("learner", modules) if modules else None
+    for kind, modules in (
+        ("learner", folder.subfolder("rl_module")),
+        ("learner_group", folder.subfolder("learner").subfolder("rl_module")),
+    ):
+        entries = _modules(modules)
+        missing = _missing_modules(modules, entries)
+        if entries or missing:
+            return _Found(kind, entries, missing)  # type: ignore[arg-type]
+    modules = folder.subfolder("module_state")
+    entries = _learner_modules(modules)
+    missing = _missing_files(modules, entries, "module_state_dir/module_state.pt")
+    return _Found("learner", entries, missing) if entries or missing else None
 
 
 def _modules(folder: Folder) -> dict[str, Entry]:
-    """Return the modules in the folder of a MultiRLModule, as Ray 2.40 and later write it."""
+    """Return the modules in the folder of a MultiRLModule, as Ray 2.33 and later write it."""
     entries = {}
     for module_id in folder.folder_names():
         inner = folder.subfolder(module_id)
         state = inner.state_file("module_state")
-        if state is not None and inner.has(ARGS_FILE):
-            entries[module_id] = Entry(module_id, Form.MODULE, inner, state)
+        if state is not None and not inner.has(METADATA_FILE):
+            entries[module_id] = Entry(module_id, Form.MODULE, inner, state, module_map=folder)
     return entries
 
 
-def _learner_modules(folder: Folder) -> dict[str, Entry]:
-    """Return the modules in the folder of a Learner, as Ray 2.5 to 2.24 wrote it."""
-    modules = folder.subfolder("module_state")
+def _missing_modules(folder: Folder, entries: Iterable[str]) -> dict[str, str]:
+    """Return the modules of a MultiRLModule whose weights are not there.
+
+    The folders tell them, and the MultiRLModule's own files, which name all modules.
+    """
+    missing = _missing_files(folder, entries, "module_state.pkl")
+    try:
+        named = module_ids(folder)
+    except (FormatError, NotFoundError):
+        named = []
+    for module_id in named[:_MAX_MISSING]:
+        if module_id not in entries:
+            missing.setdefault(module_id, folder.location(f"{module_id}/module_state.pkl"))
+    return missing
+
+
+def _missing_files(folder: Folder, entries: Iterable[str], name: str) -> dict[str, str]:
+    """Return the subfolders that have files and no weights, with the file that is missing."""
+    missing = {}
+    for inner_name in folder.folder_names()[:_MAX_MISSING]:
+        if inner_name not in entries:
+            inner = folder.subfolder(inner_name)
+            missing[inner_name] = inner.location(_state_file_name(inner, name))
+    return missing
+
+
+def _state_file_name(folder: Folder, usual: str) -> str:
+    """Return the name of the state file that a folder's metadata names; else the usual name."""
+    for metadata in ("metadata.json", _CHECKPOINT_METADATA):
+        name = _json(folder, metadata).get("state_file")
+        if isinstance(name, str) and re.match(r"\w+\.\w+\Z", name):
+            return name
+    return usual
+
+
+def _learner_modules(modules: Folder) -> dict[str, Entry]:
+    """Return the modules in the folder of a Learner, as Ray 2.5 to 2.32 wrote it."""
     entries = {}
     for module_id in modules.folder_names():
         inner = modules.subfolder(module_id)
@@ -290,7 +302,7 @@ def _learner_modules(folder: Folder) -> dict[str, Entry]:
 
 
 def _earlier_state(folder: Folder) -> str | None:
-    """Return the path of the weights in the folder of one module, as Ray 2.5 to 2.24 wrote it."""
+    """Return the path of the weights in the folder of one module, as Ray 2.5 to 2.32 wrote it."""
     paths = [
         f"{inner}/{name}"
         for inner in folder.folder_names()
@@ -299,4 +311,4 @@ def _earlier_state(folder: Folder) -> str | None:
         for name in folder.subfolder(inner).file_names()
         if name.startswith("module_state.")
     ]
-    return paths[0] if len(paths) == 1 and folder.has(METADATA_FILE) else None
+    return paths[0] if len(paths) == 1 else None

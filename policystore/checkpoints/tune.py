@@ -13,18 +13,26 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from policystore._util.concurrency import in_parallel
+from policystore.checkpoints.checkpoint import MAX_STATE, Checkpoint
 from policystore.checkpoints.files.folder import Folder
 from policystore.checkpoints.files.placeholders import kind_of
-from policystore.checkpoints.layouts import MAX_STATE, Checkpoint, recognize
-from policystore.errors import InvalidInputError, NotFoundError
+from policystore.checkpoints.layouts import recognize
+from policystore.checkpoints.worker_file import tune_metadata_file
+from policystore.errors import FormatError, InvalidInputError, NotFoundError
 
 __all__ = ["TrialCheckpoint", "choose_checkpoint", "find_checkpoints"]
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\Z")
+_STATE_FILE = re.compile(
+    r"(\A|/)((algorithm|policy|module)_state\.\w+|rllib_checkpoint\.json|checkpoint-\d+)\Z"
+)
+_MAX_KEYS = 10_000  # of metrics that are looked at for a suggestion
+_MAX_NESTING = 6
 _LARGEST_FLOAT = sys.float_info.max
 _MAX_RESULTS = 1 << 30
 _WORKERS = 16
@@ -48,8 +56,8 @@ class TrialCheckpoint:
     trial: str
     name: str
     number: int
-    result: Mapping[str, Any]
-    folder: Folder
+    result: Mapping[str, Any] = field(repr=False)
+    folder: Folder = field(repr=False)
 
     @property
     def path(self) -> str:
@@ -119,11 +127,15 @@ def _trial_checkpoints(folder: Folder, trial: str, names: Iterable[str]) -> list
 def _iteration(checkpoint: Folder) -> int | None:
     """Return the iteration after which a checkpoint was written; None if the files do not say."""
     name, key = checkpoint.state_file("algorithm_state"), "training_iteration"
-    if checkpoint.has(".tune_metadata"):  # Ray up to 2.6
-        name, key = ".tune_metadata", "iteration"
+    metadata = tune_metadata_file(checkpoint)
+    if metadata is not None:  # Ray up to 2.6
+        name, key = metadata, "iteration"
     if name is None or checkpoint.size(name) > MAX_STATE:
         return None
-    state = checkpoint.read_data(name).value
+    try:
+        state = checkpoint.read_data(name).value
+    except FormatError:  # no weights depend on it
+        return None
     iteration = state.get(key) if isinstance(state, Mapping) else None
     return iteration if type(iteration) is int else None
 
@@ -176,10 +188,9 @@ def choose_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoi
         raise InvalidInputError(f"mode is 'max' or 'min', not {mode!r}")
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
-        names = (folder.file_names() + folder.folder_names())[:5]
         raise InvalidInputError(
             f"{folder} is neither a checkpoint of RLlib nor the folder of a Tune trial or "
-            f"experiment: it holds {', '.join(names)}"
+            f"experiment: {_content(folder)}"
         )
     if metric is not None and not isinstance(metric, str):
         raise InvalidInputError(f"metric is a key of Tune's results, not {kind_of(metric)}")
@@ -195,8 +206,8 @@ def choose_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoi
         ]
         if not scored:
             raise NotFoundError(
-                f"{folder}: no checkpoint has the metric {metric!r} in Tune's results; they have "
-                + (", ".join(sorted(_metric_keys(checkpoints))[:20]) or "none")
+                f"{folder}: no checkpoint has the metric {metric!r} in Tune's results"
+                + _suggestion(metric, _metric_keys(checkpoints))
             )
         chosen = max(scored, key=lambda entry: entry[:3])[3]
     checkpoint = recognize(chosen.folder)
@@ -219,10 +230,50 @@ def _last_reports(checkpoints: list[TrialCheckpoint]) -> dict[str, tuple[float, 
     return {trial: (time, trial) for trial, time in times.items()}
 
 
-def _metric_keys(checkpoints: list[TrialCheckpoint]) -> set[str]:
-    return {
-        key
-        for each in checkpoints
-        for key, value in each.result.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
+def _content(folder: Folder) -> str:
+    """Describe what a folder holds: the checkpoints in its subfolders, or else its first names."""
+    inside = sorted(
+        {path.rpartition("/")[0] for path in folder.paths() if _STATE_FILE.search(path)} - {""}
+    )
+    # A checkpoint has such files in its subfolders, too.
+    outermost = [
+        path
+        for path in inside
+        if not any(path.startswith(f"{other}/") for other in inside if other != path)
+    ]
+    if outermost:
+        more = "" if len(outermost) <= 5 else f" and {len(outermost) - 5} more"
+        return f"it holds the checkpoints {', '.join(outermost[:5])}{more}; give one of their paths"
+    return f"it holds {', '.join((folder.file_names() + folder.folder_names())[:5])}"
+
+
+def _metric_keys(checkpoints: Iterable[TrialCheckpoint]) -> list[str]:
+    """Return the keys of all numbers in the results, with slashes between nested keys, sorted."""
+    keys: set[str] = set()
+
+    def collect(result: Mapping[Any, Any], prefix: str, depth: int) -> None:
+        for key, value in result.items():
+            if len(keys) >= _MAX_KEYS or not isinstance(key, str):
+                return
+            if isinstance(value, Mapping) and depth < _MAX_NESTING and key != "config":
+                collect(value, f"{prefix}{key}/", depth + 1)
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                keys.add(prefix + key)
+
+    for each in checkpoints:
+        collect(each.result, "", 0)
+    return sorted(keys)
+
+
+def _suggestion(metric: str, keys: list[str]) -> str:
+    """Return the end of a message: the keys that the caller may have meant, and some others."""
+    last = metric.rpartition("/")[2]
+    # RLlib renamed the rewards of episodes to returns in Ray 2.10.
+    wanted = {last, last.replace("episode_reward_", "episode_return_"),
+              last.replace("episode_return_", "episode_reward_")}  # fmt: skip
+    meant = [key for key in keys if key.rpartition("/")[2] in wanted]
+    meant = sorted(meant, key=lambda key: (key.count("/"), key)) or get_close_matches(metric, keys)
+    if meant:
+        return f"; did you mean {' or '.join(map(repr, meant[:3]))}?"
+    short = sorted(keys, key=lambda key: (key.count("/"), key))
+    return "; they have " + (", ".join(short[:20]) or "none")

@@ -1,4 +1,4 @@
-"""Compare how the installed Ray and policystore read real checkpoints of five Ray versions.
+"""Compare how the installed Ray and policystore read real checkpoints of eleven Ray versions.
 
     ./.venv/bin/python scripts/tools/compare_checkpoints.py [--write]
 
@@ -69,8 +69,8 @@ def same(found: Any, wanted: dict[str, Any]) -> bool:
 
 
 def at(one: Given) -> Path:
-    inner = one.path / "checkpoint_000001"
-    return inner if inner.is_dir() else one.path
+    """Return the checkpoint's own folder, which lies in another one up to Ray 2.6."""
+    return next(iter(sorted(one.path.glob("checkpoint_*"))), one.path)
 
 
 def by_algorithm(one: Given) -> Iterator[tuple[str, Any]]:
@@ -122,12 +122,15 @@ def by_policystore(one: Given) -> str:
 
 
 def table(everything: list[Given]) -> str:
+    import gymnasium as gym
     import ray
     from ray import __version__, tune
     from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 
-    # The multi-agent checkpoints name the environment in which they were trained.
-    tune.register_env("macp", lambda config: MultiAgentCartPole({"num_agents": 3}))
+    # The checkpoints name the environments in which they were trained.
+    for name in ("macp", "two_cartpole"):
+        tune.register_env(name, lambda config: MultiAgentCartPole({"num_agents": 3}))
+    tune.register_env("pend", lambda config: gym.make("Pendulum-v1"))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     rows = [
         f"| written by | kind | Ray {__version__} loads it | policystore |",

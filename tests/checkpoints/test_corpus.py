@@ -12,14 +12,17 @@ import pytest
 
 from policystore import PolicyStore
 from policystore.checkpoints import inspect_checkpoint, read_checkpoint
-from tests.support.checkpoint_corpus import Given, given, named
+from tests.support.checkpoint_corpus import Given, broken, experiments, given, named
 
 ALL = pytest.mark.parametrize("one", given(), ids=named)
 
 
 def test_all_of_them_are_here() -> None:
-    assert len(given()) == 39
-    assert {one.version for one in given()} == {"2.4.0", "2.10.0", "2.24.0", "2.40.0", "2.60.0"}
+    assert (len(given()), len(broken()), len(experiments())) == (112, 18, 7)
+    assert {one.version for one in given()} == {
+        "1.13.0", "2.0.1", "2.2.0", "2.4.0", "2.9.3", "2.10.0", "2.24.0", "2.37.0", "2.40.0",
+        "2.51.2", "2.60.0",
+    }  # fmt: skip
 
 
 @ALL

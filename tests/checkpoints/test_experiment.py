@@ -133,7 +133,7 @@ def test_a_checkpoint_that_cannot_be_read_is_reported_and_the_others_come(
 ) -> None:
     checkpoint = damage(experiment)
     report = import_experiment(experiment, store)
-    assert (report.added, report.ok) == (15, False)
+    assert (report.added, report.ok) == (17, False)
     assert list(report.errors) == [str(checkpoint)]
     assert "policy_state.pkl" in report.errors[str(checkpoint)]
     assert "1 checkpoints not imported" in str(report)
@@ -225,7 +225,7 @@ def test_the_command_fails_after_a_checkpoint_that_it_cannot_read(
     done = run(experiment, store.url)
     assert done.returncode == 1
     assert done.stdout.endswith(
-        "\n15 versions added, 0 there already, 1 checkpoints not imported\n"
+        "\n17 versions added, 0 there already, 1 checkpoints not imported\n"
     )
     assert "checkpoint_000001" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -17,8 +17,10 @@ from tests.support.checkpoint_corpus import Given
 GIVEN = [
     Given("2.4.0", "dqn_old"), Given("2.10.0", "ppo_new"), Given("2.24.0", "ppo_old_msgpack"),
     Given("2.40.0", "ppo_new"), Given("2.60.0", "ppo_old_policy"), Given("2.60.0", "ppo_new_msgpack"),
+    Given("1.13.0", "ppo_old_meanstd"), Given("2.0.1", "dqn_old"), Given("2.2.0", "ppo_old_meanstd"),
+    Given("2.9.3", "ppo_new_er"), Given("2.37.0", "ppo_new_meanstd"), Given("2.51.2", "ppo_new_lstm"),
 ]  # fmt: skip
-QUICK, ALL = 50, 8500  # mutations of each: 300 always, 51,000 with the long ones
+QUICK, ALL = 25, 8500  # mutations of each: 300 always, 102,000 with the long ones
 
 
 def mutated(data: bytes, dice: random.Random) -> bytes:

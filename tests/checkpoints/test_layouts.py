@@ -237,8 +237,9 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(InvalidInputError, match=r"neither a checkpoint of RLlib.*notes\.txt"):
         read_checkpoint(tmp_path)
-    with pytest.raises(InvalidInputError, match="is a file; a checkpoint is the folder"):
-        read_checkpoint(OLD.path / "rllib_checkpoint.json")
+    with pytest.raises(InvalidInputError, match="is a file that RLlib does not write"):
+        read_checkpoint(tmp_path / "notes.txt")
+    assert read_checkpoint(OLD.path / "rllib_checkpoint.json") == read_checkpoint(OLD.path)
     for wrong in (5, None, b"x"):
         with pytest.raises(InvalidInputError):
             read_checkpoint(wrong)  # type: ignore[arg-type]

@@ -7,6 +7,9 @@ or a function of a script, is pickled by value. It has no name, so it is left ou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from policystore.checkpoints.convert.spaces import described_space
@@ -24,7 +27,7 @@ from policystore.rllib_schema.plain_config import (
     plain_scalar,
 )
 
-__all__ = ["CheckpointConfigWalker"]
+__all__ = ["CheckpointConfigWalker", "plain_mapping", "registered_name"]
 
 _MAX_VALUES = 200_000  # a config has some hundreds
 _MAX_DEPTH = 40
@@ -89,10 +92,7 @@ class CheckpointConfigWalker(PlainWalker):
             NotPlainError: the item has no plain form.
         """
         if key in REGISTRY_KEYS and isinstance(item, str) and item:
-            raise NotPlainError(
-                f"{item[:80]!r}, a name under which a class was registered with RLlib in the "
-                "process that trained; the checkpoint does not say which class"
-            )
+            raise NotPlainError(registered_name(item, self._label))
         return super().entry(key, item, place)
 
     def leaf(self, value: object, place: Place) -> object:
@@ -113,6 +113,36 @@ class CheckpointConfigWalker(PlainWalker):
                 raise NotPlainError("arrays of more than a MiB are no config")
         check_plain_value(value, kind_of(value))
         return value
+
+
+def registered_name(name: str, label: str) -> str:
+    """Return why a class is omitted that a file knows by a registered name."""
+    return (
+        f"{name[:80]!r}, a name under which a class was registered with RLlib in the process that "
+        f"trained; {label} does not say which class. read_checkpoint(…, classes="
+        f"{{{name[:80]!r}: MyClass}}) tells it"
+    )
+
+
+def plain_mapping(
+    value: Mapping[Any, Any], label: str, omitted: dict[str, str], path: str
+) -> dict[Any, Any]:
+    """Return the plain entries of a config; ``{}``, with a note, if none of it can be read.
+
+    Args:
+        value: the config as a file describes it.
+        label: how messages name the file.
+        omitted: path -> reason; an entry is added for each value that is left out.
+        path: the place of the config.
+    """
+    notes: dict[str, str] = {}
+    try:
+        plain = CheckpointConfigWalker(label, notes).mapping(value, path)
+    except (FormatError, NotPlainError) as error:
+        omitted[path] = str(error)
+        return {}
+    omitted |= notes
+    return plain
 
 
 def _import_path(name: Global) -> str:

@@ -8,21 +8,29 @@ for a live Algorithm (:mod:`policystore.rllib.new_stack.env_interface`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from policystore.checkpoints.convert.config_values import CheckpointConfigWalker
 from policystore.checkpoints.convert.filter_stats import StatsReader
-from policystore.checkpoints.convert.spaces import described_space
+from policystore.checkpoints.convert.pipelines import (
+    ARGS_FILE,
+    SPACE_ARGS,
+    Connector,
+    Pipeline,
+    PipelineSpaces,
+    read_connector_state,
+    read_pipeline,
+)
+from policystore.checkpoints.convert.spaces import space_if_known
 from policystore.checkpoints.files.folder import Folder
 from policystore.checkpoints.files.placeholders import (
     BAD_DATA_ERRORS,
-    Global,
     UnbuiltObject,
+    class_lineage,
     class_path,
-    kind_of,
 )
-from policystore.errors import FormatError
+from policystore.errors import FormatError, InvalidInputError, NotFoundError
 from policystore.format.canonical_json import JsonObject, canonical_json
 from policystore.format.values import Tagged
 from policystore.rllib_schema.class_paths import todays_path
@@ -31,39 +39,20 @@ from policystore.rllib_schema.plain_config import NOTHING
 
 __all__ = ["env_interface_of_config", "read_env_interface"]
 
-_ARGS_FILE = "class_and_ctor_args.pkl"
-_SPACE_ARGS = ("input_observation_space", "input_action_space")
-# From algorithm_config.py:1060-1230 of Ray 2.60, and the connectors that Ray 2.40 had instead.
-_DEFAULT_CONNECTORS = frozenset(
-    (
-        "AddObservationsFromEpisodesToBatch", "AddTimeDimToBatchAndZeroPad",
-        "AddStatesFromEpisodesToBatch", "AgentToModuleMapping", "BatchIndividualItems",
-        "NumpyToTensor", "GetActions", "TensorToNumpy", "UnBatchToIndividualItems",
-        "RemoveSingleTsTimeRankFromBatch", "ModuleToAgentUnmapping", "NormalizeAndClipActions",
-        "ListifyDataForVectorEnv",
-    )
-)  # fmt: skip
-_MAX_CONNECTORS = 200  # of one pipeline
+_FILTER = "MeanStdFilter"
 _MAX_LOOKBACK = 1 << 20
 _FILTER_FLAGS = ("de_mean_to_zero", "de_std_to_one", "clip_by_value")
 _PER_AGENT = (
-    "filters belong to agents, and the checkpoint does not say which agents act through this module"
+    "filters belong to agents, and the checkpoint does not say which agents act through this "
+    "module; read_checkpoint(…, agent_ids={policy_id: [agent, …]}) takes the agents' filters"
 )
 
 
-class _Connector(NamedTuple):
-    """One connector of a pipeline: its class and constructor arguments."""
+class _Agents(NamedTuple):
+    """The agents of a policy: their ids, and whether the caller chose them."""
 
-    cls: object
-    args: tuple[object, ...]
-    kwargs: dict[object, object]
-
-
-class _Spaces(NamedTuple):
-    """The spaces that a pipeline was made for, as the file describes them."""
-
-    observation: object
-    action: object
+    ids: list[Any]
+    chosen: bool
 
 
 def env_interface_of_config(
@@ -113,55 +102,87 @@ def env_interface_of_config(
     return interface
 
 
-def read_env_interface(runner: Folder, config: Mapping[str, Any]) -> EnvInterface:
-    """Read the env interface from an ``env_runner`` folder, as Ray 2.40 and later write it.
+def read_env_interface(
+    runner: Folder, config: Mapping[str, Any], agent_ids: Iterable[object] | None = None
+) -> EnvInterface:
+    """Read the env interface from an ``env_runner`` folder, as Ray 2.33 and later write it.
 
     Args:
         runner: the folder.
         config: the attributes of the AlgorithmConfig.
+        agent_ids: for several agents, those that act through the policy: the spaces and the filter
+            statistics of these agents are read.
+
+    Returns:
+        The env interface, as far as it can be read. ``omitted`` names each file that cannot be
+        read, with the reason: no weights depend on these files.
 
     Raises:
-        FormatError: a file is damaged.
+        InvalidInputError: ``agent_ids`` for a single agent, or agents of different spaces.
+        NotFoundError: no such agents.
+        StorageError: a file cannot be read.
     """
     interface = EnvInterface(
         normalize_actions=_flag(config, "normalize_actions", True),
         clip_actions=_flag(config, "clip_actions", False),
     )
-    multi_agent = _is_multi_agent(runner)
-    spaces = _Spaces(None, None)
-    user_connectors: dict[str, list[dict[str, Any]]] = {}
-    defaults: dict[str, bool] = {}
+    pipelines = {}
     for pipeline in PIPELINES:
         folder = runner.subfolder(f"{pipeline}_connector")
-        pipeline_spaces, connectors = _read_pipeline(folder)
-        if pipeline == "env_to_module":
-            spaces = pipeline_spaces
-        defaults[pipeline] = _flag(config, f"add_default_connectors_to_{pipeline}_pipeline", True)
-        entries = [
-            _convert_connector(connector, folder, interface, multi_agent)
-            for connector in connectors
-            if not _is_default(connector)
-        ]
-        user_connectors[pipeline] = [entry for entry in entries if entry is not None]
-    agents: list[Any] | None = None
-    if multi_agent:
-        agents, spaces = _agents_and_spaces(spaces)
-    interface.observation_space = described_space(
-        spaces.observation, f"{runner}: observation_space"
+        try:
+            pipelines[pipeline] = read_pipeline(folder)
+        except (FormatError, NotFoundError) as error:
+            interface.omitted[f"connectors.{pipeline}"] = f"{error}; a player needs connectors="
+            pipelines[pipeline] = Pipeline(folder, PipelineSpaces(None, None), [], is_ordered=True)
+    spaces = pipelines["env_to_module"].spaces
+    agents: _Agents | None = None
+    if _is_multi_agent(runner, pipelines["env_to_module"]):
+        agents, spaces = _agents_and_spaces(spaces, agent_ids, str(runner))
+    elif agent_ids is not None:
+        raise InvalidInputError(
+            f"{runner}: agent_ids= is for checkpoints of several agents; this one has a single "
+            "agent: leave agent_ids out"
+        )
+    user_connectors = {
+        name: _convert_pipeline(pipeline, interface, agents) for name, pipeline in pipelines.items()
+    }
+    interface.observation_space, interface.action_space = (
+        space_if_known(space, f"{runner}: {name}", interface.omitted, f"env_{name}")
+        for space, name in zip(spaces, ("observation_space", "action_space"), strict=True)
     )
-    interface.action_space = described_space(spaces.action, f"{runner}: action_space")
     if interface.observation_space is None or interface.action_space is None:
         interface.omitted["env_spaces"] = (
             "the agents' spaces differ, or the checkpoint does not hold them"
         )
     interface.connectors = {
         **user_connectors,
-        "defaults": defaults,
-        "multi_agent": multi_agent,
-        "agents": agents,
+        "defaults": {
+            name: _flag(config, f"add_default_connectors_to_{name}_pipeline", True)
+            for name in PIPELINES
+        },
+        "multi_agent": agents is not None,
+        "agents": None if agents is None else agents.ids,
         "lookback": _lookback(config),
     }
     return interface
+
+
+def _convert_pipeline(
+    pipeline: Pipeline, interface: EnvInterface, agents: _Agents | None
+) -> list[dict[str, Any]]:
+    """Return a spec's entries for the user's connectors of a pipeline; note what is omitted."""
+    own = [connector for connector in pipeline.connectors if not connector.is_default]
+    if len(own) > 1 and not pipeline.is_ordered:
+        for connector in own:
+            interface.omitted[f"connectors.{connector.name}"] = (
+                f"{pipeline.folder} has {len(own)} connectors of the user's, and no file tells "
+                "their order (Ray 2.33 to 2.38); a player needs connectors="
+            )
+        return []
+    entries = [
+        _convert_connector(connector, pipeline.folder, interface, agents) for connector in own
+    ]
+    return [entry for entry in entries if entry is not None]
 
 
 def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
@@ -174,50 +195,21 @@ def _lookback(config: Mapping[str, Any]) -> int:
     return value if type(value) is int and 0 <= value < _MAX_LOOKBACK else 1
 
 
-def _is_multi_agent(runner: Folder) -> bool:
-    if not runner.has(_ARGS_FILE):
-        return False
-    content = runner.read_data(_ARGS_FILE).value
-    cls = content.get("class") if isinstance(content, Mapping) else None
-    return isinstance(cls, Global) and "MultiAgent" in cls.name
-
-
-def _read_pipeline(folder: Folder) -> tuple[_Spaces, list[_Connector]]:
-    """Read the spaces and connectors of a pipeline; without a file there are none."""
-    if not folder.has(_ARGS_FILE):
-        return _Spaces(None, None), []
-    content: Any = folder.read_data(_ARGS_FILE).value
+def _is_multi_agent(runner: Folder, env_to_module: Pipeline) -> bool:
+    """Return whether an env runner has several agents, by its class or its connectors."""
     try:
-        args, kwargs = content["ctor_args_and_kwargs"]
-        padded = [*args, None, None]
-        spaces = _Spaces(
-            *(
-                kwargs[name] if name in kwargs else padded[index]
-                for index, name in enumerate(_SPACE_ARGS)
-            )
-        )
-        listed = kwargs["connectors"]
-        if len(listed) > _MAX_CONNECTORS:
-            raise ValueError(f"{len(listed):,} connectors")
-        connectors = [_Connector(step[0], tuple(step[1]), dict(step[2])) for step in listed]
-    except BAD_DATA_ERRORS as error:
-        raise FormatError(
-            f"{folder.location(_ARGS_FILE)}: not a connector pipeline: {error!r:.200}"
-        ) from None
-    return spaces, connectors
-
-
-def _is_default(connector: _Connector) -> bool:
-    cls = connector.cls
-    return (
-        isinstance(cls, Global)
-        and cls.module.startswith("ray.rllib.connectors.")
-        and cls.name in _DEFAULT_CONNECTORS
+        content = runner.read_data(ARGS_FILE).value if runner.has(ARGS_FILE) else None
+    except FormatError:
+        content = None
+    cls = content.get("class") if isinstance(content, Mapping) else None
+    names = {connector.name for connector in env_to_module.connectors}
+    return "AgentToModuleMapping" in names or any(
+        "MultiAgent" in path for path in class_lineage(cls)
     )
 
 
 def _convert_connector(
-    connector: _Connector, folder: Folder, interface: EnvInterface, multi_agent: bool
+    connector: Connector, folder: Folder, interface: EnvInterface, agents: _Agents | None
 ) -> dict[str, Any] | None:
     """Return a spec's entry for one of the user's connectors; put the state into ``interface``.
 
@@ -225,13 +217,12 @@ def _convert_connector(
         connector: class and arguments.
         folder: the folder of the connector's pipeline, which holds the connector's state.
         interface: the state, or the reason for omitting the connector, is added to it.
-        multi_agent: whether the state of a connector is kept for each agent.
+        agents: for several agents, whose connectors keep a state for each agent; else None.
 
     Returns:
         The entry; None if the connector cannot be recorded. The connector is then noted as omitted.
     """
-    path = class_path(connector.cls)
-    name = kind_of(connector.cls) if path is None else path.rpartition(":")[2]
+    path, name = class_path(connector.cls), connector.name
     place = f"connectors.{name}"
     if path is None:
         interface.omitted[place] = "of a class that no other process can import by name"
@@ -242,7 +233,7 @@ def _convert_connector(
     entry: dict[str, Any] = {"class": Tagged("import", todays_path(path))}
     not_plain: dict[str, str] = {}
     walker = CheckpointConfigWalker(str(folder), not_plain)
-    kwargs = {key: value for key, value in connector.kwargs.items() if key not in _SPACE_ARGS}
+    kwargs = {key: value for key, value in connector.kwargs.items() if key not in SPACE_ARGS}
     plain_args = walker.value(list(connector.args), "args") if connector.args else None
     plain_kwargs = walker.mapping(kwargs, "kwargs")
     if not_plain:
@@ -252,23 +243,29 @@ def _convert_connector(
         entry["args"] = plain_args
     if plain_kwargs:
         entry["kwargs"] = plain_kwargs
-    if any(connector.kwargs.get(key) is not None for key in _SPACE_ARGS):
+    # RLlib's filter gets its spaces later, and fails if it gets them as arguments.
+    if name != _FILTER and any(connector.kwargs.get(key) is not None for key in SPACE_ARGS):
         entry["spaces"] = True
-    own_folder = folder.subfolder(name)
-    state_file = own_folder.state_file("state")
-    state = own_folder.read_data(state_file).value if state_file else {}
-    if not isinstance(state, Mapping):
-        raise FormatError(f"{folder.location(name)}: expected a state, found {kind_of(state)}")
-    if state and multi_agent:
-        interface.omitted[place] = _PER_AGENT
+    try:
+        state = read_connector_state(folder.subfolder(name), always=name.endswith(_FILTER))
+        if state and not name.endswith(_FILTER):
+            if agents is not None:
+                interface.omitted[place] = _PER_AGENT
+                return None
+            plain = CheckpointConfigWalker(str(folder), interface.omitted).value(state, place)
+            if plain is NOTHING:
+                return None
+            interface.state[name] = plain
+        elif state:
+            if agents is not None:
+                if not agents.chosen:
+                    interface.omitted[place] = _PER_AGENT
+                    return None
+                state = {agent: state[agent] for agent in agents.ids if agent in state}
+            interface.state[name] = _convert_filters(state, folder.location(name))
+    except (FormatError, NotFoundError) as error:
+        interface.omitted[place] = f"{error}; a player needs connectors="
         return None
-    if state and not name.endswith("MeanStdFilter"):
-        plain = CheckpointConfigWalker(str(folder), interface.omitted).value(state, place)
-        if plain is NOTHING:
-            return None
-        interface.state[name] = plain
-    elif state:
-        interface.state[name] = _convert_filters(state, folder.location(f"{name}/{state_file}"))
     return entry
 
 
@@ -299,26 +296,53 @@ def _convert_filter(state: Mapping[str, Any], reader: StatsReader) -> dict[str, 
     return {**flags, "running_stats": running_stats}
 
 
-def _agents_and_spaces(spaces: _Spaces) -> tuple[list[Any], _Spaces]:
-    """Return the agents of Dict spaces, and the spaces that all agents share.
+def _agents_and_spaces(
+    spaces: PipelineSpaces, agent_ids: Iterable[object] | None, label: str
+) -> tuple[_Agents, PipelineSpaces]:
+    """Return the agents of Dict spaces, and the spaces that all these agents share.
+
+    Args:
+        spaces: the spaces of the pipeline: a Dict space has one space for each agent.
+        agent_ids: the agents that the caller chose; None: all of them.
+        label: names the checkpoint in error messages.
 
     Returns:
-        The agent ids, ordered by type and text, and the shared spaces. No spaces if the agents'
+        The agents, ordered by type and text, and the shared spaces. No spaces if the agents'
         spaces differ. No ids and no spaces if an id is neither a text nor an integer.
+
+    Raises:
+        NotFoundError: the caller chose an agent that the checkpoint does not have.
+        InvalidInputError: the caller chose agents of different spaces.
     """
     observation, action = (_dict_members(space) for space in spaces)
     if not all(isinstance(agent, (str, int)) for agent in observation):
-        return [], _Spaces(None, None)
-    agents = sorted(observation, key=lambda agent: (type(agent).__name__, str(agent)))
-    by_agent = [_Spaces(observation.get(agent), action.get(agent)) for agent in agents]
+        return _Agents([], chosen=False), PipelineSpaces(None, None)
+    known = sorted(observation, key=lambda agent: (type(agent).__name__, str(agent)))
+    agents = known
+    if agent_ids is not None:
+        wanted = list(agent_ids)
+        unknown = [agent for agent in wanted if agent not in known]
+        if unknown:
+            raise NotFoundError(
+                f"{label}: no agent {', '.join(map(repr, unknown[:5]))}; its agents are "
+                + (", ".join(map(repr, known[:20])) or "none")
+            )
+        agents = [agent for agent in known if agent in wanted]
+    by_agent = [PipelineSpaces(observation.get(agent), action.get(agent)) for agent in agents]
     # By id(): a space that all agents share may be large, and is converted only once.
     written: dict[int, JsonObject | None] = {}
     for space in (space for pair in by_agent for space in pair):
         if id(space) not in written:
-            written[id(space)] = described_space(space, "space of an agent")
+            written[id(space)] = space_if_known(space, "space of an agent", {}, "")
     as_text = {key: canonical_json(value) for key, value in written.items()}
     distinct = {tuple(as_text[id(space)] for space in pair) for pair in by_agent}
-    return agents, by_agent[0] if len(distinct) == 1 else _Spaces(None, None)
+    if len(distinct) > 1 and agent_ids is not None:
+        raise InvalidInputError(
+            f"{label}: the agents {', '.join(map(repr, agents[:5]))} have different spaces, and "
+            "one policy cannot act for them; give agent_ids with agents of the same spaces"
+        )
+    shared = by_agent[0] if len(distinct) == 1 else PipelineSpaces(None, None)
+    return _Agents(agents, chosen=agent_ids is not None), shared
 
 
 def _dict_members(space: object) -> Mapping[Any, Any]:

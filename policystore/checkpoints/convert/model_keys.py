@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ALGORITHM_MODULES", "MODEL_DEFAULTS", "MODEL_KEYS"]
+__all__ = ["ALGORITHM_MODULES", "CATALOGS", "DROPPED_KEYS", "EARLIER_KEYS", "MODEL_DEFAULTS",
+           "MODEL_KEYS"]  # fmt: skip
 
 MODEL_KEYS = {
     "fcnet_hiddens": "fcnet_hiddens",
@@ -43,6 +44,27 @@ The keys before Ray 2.40 are those of the old stack's models (``models/catalog.p
 today are those of ``core/rl_module/default_model_config.py``. A key that is not listed here has no
 key of today.
 """
+
+EARLIER_KEYS = frozenset(MODEL_KEYS) - frozenset(MODEL_KEYS.values())
+"""Keys that a model config has only in the earlier form."""
+
+DROPPED_KEYS = frozenset(
+    (
+        "_disable_preprocessor_api", "_disable_action_flattening",
+        "conv_transpose_kernel_initializer", "conv_transpose_kernel_initializer_config",
+        "conv_transpose_bias_initializer", "conv_transpose_bias_initializer_config",
+        "no_final_linear", "_time_major", "use_attention", "attention_num_transformer_units",
+        "attention_dim", "attention_num_heads", "attention_head_dim", "attention_memory_inference",
+        "attention_memory_training", "attention_position_wise_mlp_dim",
+        "attention_init_gru_gate_bias", "attention_use_n_prev_actions",
+        "attention_use_n_prev_rewards", "framestack", "dim", "grayscale", "zero_mean",
+        "custom_model", "custom_model_config", "custom_action_dist", "custom_preprocessor",
+        "encoder_latent_dim", "always_check_shapes", "lstm_use_prev_action_reward",
+        "_use_default_native_models",
+    )
+)  # fmt: skip
+"""Keys of the earlier model configs that no module of the new stack reads (``models/catalog.py`` of
+Ray 2.37)."""
 
 MODEL_DEFAULTS: dict[str, Any] = {
     "fcnet_hiddens": [256, 256],
@@ -83,3 +105,17 @@ ALGORITHM_MODULES = {
     ),
 }
 """Class and catalog of an algorithm's default module, by RLlib's name of the algorithm."""
+
+_MODULE = "ray.rllib.algorithms.{0}.torch.default_{0}_torch_rl_module:Default{1}TorchRLModule"
+CATALOGS = {
+    _MODULE.format(folder, folder.upper()): f"ray.rllib.algorithms.{catalog}"
+    for folder, catalog in (
+        ("ppo", "ppo.ppo_catalog:PPOCatalog"),
+        ("appo", "ppo.ppo_catalog:PPOCatalog"),
+        ("bc", "bc.bc_catalog:BCCatalog"),
+        ("cql", "sac.sac_catalog:SACCatalog"),
+        ("dqn", "dqn.dqn_catalog:DQNCatalog"),
+        ("sac", "sac.sac_catalog:SACCatalog"),
+    )
+}
+"""Class of a default module -> the catalog that its constructor takes if it is given none."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from policystore.checkpoints.convert.config_values import CheckpointConfigWalker
+from policystore.checkpoints.convert.config_values import plain_mapping
 from policystore.checkpoints.convert.env_interface import env_interface_of_config
 from policystore.checkpoints.convert.model_keys import (
     ALGORITHM_MODULES,
+    CATALOGS,
+    DROPPED_KEYS,
+    EARLIER_KEYS,
     MODEL_DEFAULTS,
     MODEL_KEYS,
 )
-from policystore.checkpoints.convert.old_stack import policy_config
-from policystore.checkpoints.convert.spaces import described_space
+from policystore.checkpoints.convert.old_stack import old_filter, policy_config
+from policystore.checkpoints.convert.spaces import space_if_known
 from policystore.checkpoints.convert.weights import flatten_weights
 from policystore.checkpoints.files.folder import FileRef
 from policystore.checkpoints.files.placeholders import (
@@ -29,13 +33,15 @@ from policystore.format.arrays import Array
 from policystore.format.canonical_json import JsonObject
 from policystore.format.spec import Spec
 from policystore.format.values import Tagged
-from policystore.rllib_schema.class_paths import todays_path
+from policystore.rllib_schema.class_paths import ALGORITHMS, POLICIES, todays_path
 from policystore.rllib_schema.env_interface import EnvInterface
 from policystore.snapshot import Snapshot
 
-__all__ = ["NOT_FOR_ACTING", "ModuleDescription", "describe_by_args", "describe_by_metadata",
-           "hybrid_snapshot", "infer_env_interface", "module_snapshot"]  # fmt: skip
+__all__ = ["NOT_FOR_ACTING", "ModuleDescription", "describe_by_args", "describe_by_map",
+           "describe_by_metadata", "hybrid_snapshot", "infer_env_interface",
+           "module_snapshot"]  # fmt: skip
 
+_MEAN_STD_FILTER = "ray.rllib.connectors.env_to_module.mean_std_filter:MeanStdFilter"
 NOT_FOR_ACTING = {
     "optimizer": "the optimizer's state is for training on, not for acting",
     "replay_buffer": "what an Algorithm had sampled, if its checkpoint holds any of it",
@@ -64,6 +70,14 @@ class ModuleDescription:
         self.config: dict[str, Any] = {}
         self.omitted: dict[str, str] = {}
 
+    def set_class(self, cls: object) -> None:
+        """Take over the class that a file names, or note why no process can import it."""
+        path = _path_of_dotted(cls) if isinstance(cls, str) else class_path(cls)
+        if path is None:
+            self.omitted["class"] = f"{kind_of(cls)}: no other process can import it by name"
+        else:
+            self.cls = todays_path(path)
+
     def set_arguments(self, given: Mapping[str, Any], *, earlier: bool) -> ModuleDescription:
         """Take over the constructor arguments of the module, and return the description.
 
@@ -72,11 +86,11 @@ class ModuleDescription:
                 RLModuleConfig of Ray before 2.40.
             earlier: whether the model config has the keys that Ray used before 2.40.
         """
-        label = self.label
-        self.observation_space = described_space(
-            given.get("observation_space"), f"{label}: observation space"
+        label, omitted = self.label, self.omitted
+        self.observation_space, self.action_space = (
+            space_if_known(given.get(name), f"{label}: {name}", omitted, name)
+            for name in ("observation_space", "action_space")
         )
-        self.action_space = described_space(given.get("action_space"), f"{label}: action space")
         self.inference_only = given.get("inference_only") is True
         model = given.get("model_config")
         if model is None:
@@ -85,15 +99,19 @@ class ModuleDescription:
             model = model.attributes()
         if not isinstance(model, Mapping):
             model = {}
-        if earlier and (self.cls or "").startswith("ray.rllib."):
-            model = {MODEL_KEYS[key]: model[key] for key in MODEL_KEYS if key in model}
+        # Ray 2.33 to 2.37 write the earlier keys in the later layout.
+        is_earlier = earlier or any(key in model for key in EARLIER_KEYS)
+        if is_earlier and (self.cls or "").startswith("ray.rllib."):
+            # Keys that are in no table are an algorithm's own, such as DQN's num_atoms.
+            model = {
+                MODEL_KEYS.get(key, key): value
+                for key, value in model.items()
+                if key not in DROPPED_KEYS
+            }
         catalog = class_path(given.get("catalog_class"))
         if catalog is not None:
             model = {**MODEL_DEFAULTS, **model}
-        plain_model = CheckpointConfigWalker(label, self.omitted).mapping(
-            model, "config.model_config"
-        )
-        self.config = {"model_config": plain_model}
+        self.config = {"model_config": plain_mapping(model, label, omitted, "config.model_config")}
         if catalog is not None:
             self.config["catalog_class"] = Tagged("import", todays_path(catalog))
         if given.get("learner_only") is True:
@@ -102,7 +120,7 @@ class ModuleDescription:
 
 
 def describe_by_args(content: Any, label: str) -> ModuleDescription:
-    """Describe a module by its ``class_and_ctor_args.pkl``, as Ray 2.40 and later write it.
+    """Describe a module by its ``class_and_ctor_args.pkl``, as Ray 2.33 and later write it.
 
     Args:
         content: the content of the file.
@@ -120,15 +138,28 @@ def describe_by_args(content: Any, label: str) -> ModuleDescription:
         raise FormatError(
             f"{label}: not the class and arguments of a module: {error!r:.200}"
         ) from None
-    path = class_path(cls)
-    if path is None:
-        module.omitted["class"] = f"{kind_of(cls)}: no other process can import it by name"
-    else:
-        module.cls = todays_path(path)
+    module.set_class(cls)
     config = given.get("config", args[0] if args else None)
-    if isinstance(config, UnbuiltObject):  # the one argument of modules before 2.40
+    if isinstance(config, UnbuiltObject):  # the one argument of modules before 2.38
         given = config.attributes() | given
     return module.set_arguments(given, earlier=False)
+
+
+def describe_by_map(fields: Mapping[str, Any], label: str) -> ModuleDescription:
+    """Describe a module by the spec that its MultiRLModule wrote.
+
+    Args:
+        fields: what :func:`policystore.checkpoints.convert.module_map.module_spec` returned.
+        label: names the file in error messages.
+    """
+    module = ModuleDescription(label)
+    module.set_class(fields.get("module_class"))
+    config = fields.get("module_config")  # up to Ray 2.32, the arguments are nested
+    given = {**fields, **(config if isinstance(config, Mapping) else {})}
+    if class_path(given.get("catalog_class")) is None:
+        path = _path_of_dotted(given.get("catalog_class_path")) or CATALOGS.get(module.cls or "")
+        given["catalog_class"] = None if path is None else Global(*path.split(":", 1))
+    return module.set_arguments(given, earlier=isinstance(config, Mapping))
 
 
 def describe_by_metadata(content: Mapping[str, Any], label: str) -> ModuleDescription:
@@ -204,6 +235,7 @@ def hybrid_snapshot(
     *,
     stored: int,
     multi_agent: bool,
+    omitted: Mapping[str, str],
 ) -> Snapshot:
     """Return the snapshot of a hybrid: a policy of Ray 2.3 to 2.10 that holds an RLModule.
 
@@ -213,29 +245,63 @@ def hybrid_snapshot(
         label: names the file in error messages.
         stored: bytes of the file.
         multi_agent: whether the checkpoint has several policies.
+        omitted: parts that are known to be missing already, place -> reason.
 
     Raises:
-        FormatError: not the state of a policy, or a damaged one.
+        FormatError: the weights are damaged.
     """
     policy_spec = state.get("policy_spec")
     if not isinstance(policy_spec, Mapping):
-        raise FormatError(f"{label}: expected a policy_spec, found {kind_of(policy_spec)}")
+        policy_spec = {}
     config = policy_config(state)
     module = _describe_by_policy(
-        config, policy_spec, algorithm or _algorithm_of_learner(config), label
+        config, policy_spec, algorithm or _algorithm_of_policy(policy_spec), label
     )
     weights = flatten_weights(state.get("weights"), label, stored=stored)
     interface = env_interface_of_config(
         config, module.observation_space, module.action_space, multi_agent=multi_agent
     )
-    module.omitted |= NOT_FOR_ACTING
+    _take_filter(interface, state, label)
+    module.omitted |= {**NOT_FOR_ACTING, **omitted}
     return module_snapshot(module, weights, algorithm, interface)
 
 
-def _algorithm_of_learner(config: Mapping[Any, Any]) -> str | None:
-    """Return the algorithm of a single policy, by the Learner class that its config names."""
-    learner = text_or_kind(config.get("learner_class") or config.get("_learner_class"))
-    return "PPO" if ".ppo." in learner else None
+def _take_filter(interface: EnvInterface, state: Mapping[Any, Any], label: str) -> None:
+    """Give an env interface the filter of a hybrid, as a connector of the new stack.
+
+    A hybrid's filter is one of the old stack's connectors. The new stack's MeanStdFilter computes
+    the same (``rllib/connectors/env_to_module/mean_std_filter.py``).
+    """
+    try:
+        stats = old_filter(state.get("connector_configs"), label)
+    except FormatError as error:
+        interface.omitted["connectors.MeanStdFilter"] = f"{error}; a player needs connectors="
+        return
+    if stats is None:
+        return
+    flags = {
+        "de_mean_to_zero": stats["demean"],
+        "de_std_to_one": stats["destd"],
+        "clip_by_value": stats["clip"],
+    }
+    # For None, the connector of Ray 2.60 fails when it is given its spaces.
+    bound = math.inf if stats["clip"] is None else stats["clip"]
+    entry = {
+        "class": Tagged("import", _MEAN_STD_FILTER),
+        "kwargs": {**flags, "clip_by_value": bound},
+    }
+    interface.connectors["env_to_module"] = [entry]
+    running_stats = [
+        {"num_pushes": part["count"], "mean": part["mean"], "sum_sq_diff": part["sum_sq_diff"]}
+        for part in stats["running_stats"]
+    ]
+    interface.state["MeanStdFilter"] = {None: {**flags, "running_stats": running_stats}}
+
+
+def _algorithm_of_policy(policy_spec: Mapping[Any, Any]) -> str | None:
+    """Return the algorithm of a single policy, by the policy class that its spec names."""
+    name = text_or_kind(policy_spec.get("policy_class")).replace(":", ".").rpartition(".")[2]
+    return ALGORITHMS.get(POLICIES.get(name.removesuffix("WithRLModule"), ""))
 
 
 def infer_env_interface(
@@ -258,19 +324,32 @@ def infer_env_interface(
         FormatError: ``policy_state`` does not hold a policy.
     """
     observation_space = module.observation_space
+    state: object = None
     if policy_state is not None:
-        state = policy_state.read_data().value
+        try:
+            state = policy_state.read_data().value
+        except FormatError as error:
+            module.omitted["env_observation_space"] = str(error)
+            state = None
         policy_spec = state.get("policy_spec") if isinstance(state, Mapping) else None
         if not isinstance(policy_spec, Mapping):
-            raise FormatError(
-                f"{policy_state.location}: expected the state of a policy, found {kind_of(state)}"
+            module.omitted.setdefault(
+                "env_observation_space",
+                f"{policy_state.location}: expected the state of a policy, found {kind_of(state)}",
             )
-        observation_space = described_space(
-            policy_spec.get("observation_space"), policy_state.location
+            policy_spec = {}
+        observation_space = space_if_known(
+            policy_spec.get("observation_space"),
+            policy_state.location,
+            module.omitted,
+            "env_observation_space",
         )
-    return env_interface_of_config(
+    interface = env_interface_of_config(
         config, observation_space, module.action_space, multi_agent=multi_agent
     )
+    if policy_state is not None and isinstance(state, Mapping):
+        _take_filter(interface, state, policy_state.location)
+    return interface
 
 
 def module_snapshot(

@@ -6,13 +6,19 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from policystore.checkpoints.convert.config_values import CheckpointConfigWalker
-from policystore.checkpoints.convert.filter_stats import FilterStats, StatsReader
-from policystore.checkpoints.convert.spaces import described_space
+from policystore.checkpoints.convert.config_values import plain_mapping
+from policystore.checkpoints.convert.filter_stats import (
+    FilterStats,
+    StatsReader,
+    is_filter,
+    read_filter_object,
+)
+from policystore.checkpoints.convert.spaces import space_if_known
 from policystore.checkpoints.convert.weights import flatten_weights
 from policystore.checkpoints.files.placeholders import (
     BAD_DATA_ERRORS,
     UnbuiltObject,
+    class_lineage,
     class_path,
     kind_of,
     text_or_kind,
@@ -20,11 +26,11 @@ from policystore.checkpoints.files.placeholders import (
 from policystore.errors import FormatError
 from policystore.format.spec import Spec
 from policystore.format.values import Tagged
-from policystore.rllib_schema.class_paths import CONNECTORS, POLICIES
+from policystore.rllib_schema.class_paths import ALGORITHMS, CONNECTORS, POLICIES
 from policystore.rllib_schema.config_keys import is_dropped
 from policystore.snapshot import Snapshot
 
-__all__ = ["config_is_hybrid", "is_hybrid", "old_snapshot", "policy_config"]
+__all__ = ["config_is_hybrid", "is_hybrid", "old_filter", "old_snapshot", "policy_config"]
 
 _FILTERS = (
     "MeanStdObservationFilterAgentConnector",
@@ -73,7 +79,13 @@ def config_is_hybrid(config: Mapping[Any, Any]) -> bool:
 
 
 def old_snapshot(
-    state: object, algorithm: str | None, label: str, *, stored: int | None = None
+    state: object,
+    algorithm: str | None,
+    label: str,
+    *,
+    stored: int | None = None,
+    filter_object: object = None,
+    omitted: Mapping[str, str] | None = None,
 ) -> Snapshot:
     """Return the snapshot of an old-stack policy.
 
@@ -82,42 +94,43 @@ def old_snapshot(
         algorithm: RLlib's name of the algorithm; None where it is not known.
         label: names the file in error messages.
         stored: bytes of the file.
+        filter_object: the policy's filter, where Ray up to 2.2 wrote it beside the policies.
+        omitted: parts that are known to be missing already, place -> reason.
 
     Raises:
-        FormatError: not the state of a policy, or a damaged one.
+        FormatError: the weights are damaged. Damage to any other part is noted as omitted.
     """
     if not isinstance(state, Mapping) or "weights" not in state:
         raise FormatError(f"{label}: expected the state of a policy, found {kind_of(state)}")
-    omitted = {key: reason for key, reason in _OMITTED.items() if not _is_empty(state.get(key))}
-    weights = flatten_weights(_by_name(state["weights"]), label, stored=stored)
+    notes = {key: reason for key, reason in _OMITTED.items() if not _is_empty(state.get(key))}
+    notes |= omitted or {}
+    weights = flatten_weights(state["weights"], label, stored=stored, any_form=True)
     policy_spec = state.get("policy_spec")
     if not isinstance(policy_spec, Mapping):
-        omitted["spec"] = "the checkpoint does not say what the policy is made of"
-        return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, omitted=omitted))
+        notes["spec"] = "the checkpoint does not say what the policy is made of"
+        return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, omitted=notes))
     cls = _policy_path(policy_spec.get("policy_class"))
     if cls is None:
-        omitted["class"] = _why_no_path(text_or_kind(policy_spec.get("policy_class")))
-        return Snapshot(weights=weights, spec=Spec(algorithm=algorithm, omitted=omitted))
+        notes["class"] = _why_no_path(policy_spec.get("policy_class"))
     config = policy_config(state)
     if not config:
-        omitted["config"] = f"expected a dict, found {kind_of(policy_spec.get('config'))}"
+        notes.setdefault("config", f"expected a dict, found {kind_of(policy_spec.get('config'))}")
     kept = {key: value for key, value in config.items() if not is_dropped(str(key))}
-    plain_config = CheckpointConfigWalker(label, omitted).mapping(kept, "config")
-    plain_config["exploration_config"] = _exploration_config(
-        plain_config.get("exploration_config"), omitted
+    plain_config = plain_mapping(kept, label, notes, "config")
+    if "exploration_config" in plain_config:
+        plain_config["exploration_config"] = _exploration_config(
+            plain_config["exploration_config"], notes
+        )
+    observations, actions = (
+        space_if_known(policy_spec.get(name), f"{label}: {name}", notes, name)
+        for name in ("observation_space", "action_space")
     )
-    connectors, states = _convert_connectors(state.get("connector_configs"), omitted, label)
-    observations = described_space(
-        policy_spec.get("observation_space"), f"{label}: observation space"
-    )
-    actions = described_space(policy_spec.get("action_space"), f"{label}: action space")
-    env_observations = (observations or {}).get("original_space")
-    if env_observations is None and connectors:
-        env_observations = observations
+    connectors, states = _connectors_of(state, config, filter_object, notes, label)
+    env_observations = (observations or {}).get("original_space", observations)
     action_connectors = {entry["name"] for entry in connectors.get("action", ())}
     spec = Spec(
-        stack="old",
-        algorithm=algorithm,
+        stack="none" if cls is None else "old",
+        algorithm=algorithm or ALGORITHMS.get(cls or ""),
         cls=cls,
         observation_space=observations,
         action_space=actions,
@@ -127,9 +140,53 @@ def old_snapshot(
         normalize_actions=_handles("Normalize", action_connectors, bool(connectors), config),
         clip_actions=_handles("Clip", action_connectors, bool(connectors), config),
         connectors=connectors,
-        omitted=omitted,
+        omitted=notes,
     )
     return Snapshot(weights=weights, spec=spec, state={"connectors": states} if states else {})
+
+
+def _connectors_of(
+    state: Mapping[Any, Any],
+    config: Mapping[Any, Any],
+    filter_object: object,
+    omitted: _Omitted,
+    label: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the connectors and their states; note what is damaged.
+
+    A checkpoint of Ray up to 2.2 has no connectors. If its policy has a filter, the connectors are
+    those that later versions of RLlib make for such a policy (``connectors/util.py:48-99``).
+    """
+    configs = state.get("connector_configs")
+    try:
+        if _is_empty(configs) and is_filter(filter_object):
+            stats = read_filter_object(filter_object, f"{label}: filter")
+            return _connectors_with_filter(config, stats)
+        return _convert_connectors(configs, omitted, label)
+    except FormatError as error:
+        omitted["connectors"] = f"{error}; a player needs connectors="
+        return {}, {}
+
+
+def _connectors_with_filter(
+    config: Mapping[Any, Any], stats: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return RLlib's default connectors with one filter, in the form of a spec and its state."""
+    agent = ["StateBufferConnector", "ViewRequirementAgentConnector"]
+    agent.insert(0, _FILTERS[0])
+    if config.get("_disable_preprocessor_api") is not True:
+        agent.insert(0, "ObsPreprocessorConnector")
+    action = ["ConvertToNumpyConnector", "ImmutableActionsConnector"]
+    if config.get("clip_actions") is True:
+        action.insert(1, "ClipActionsConnector")
+    if config.get("normalize_actions") is True:
+        action.insert(1, "NormalizeActionsConnector")
+    connectors = {
+        pipeline: [{"name": name, "class": Tagged("import", CONNECTORS[name])} for name in names]
+        for pipeline, names in (("agent", agent), ("action", action))
+    }
+    converted = [_convert_stats(part) for part in stats["running_stats"]]
+    return connectors, {"agent": {_FILTERS[0]: {**stats, "running_stats": converted}}}
 
 
 def _is_empty(value: object) -> bool:
@@ -144,13 +201,6 @@ def _handles(
     if has_connectors:
         return f"{kind}ActionsConnector" in action_connectors
     return config.get(f"{kind.lower()}_actions") is True
-
-
-def _by_name(weights: object) -> object:
-    """Return weights by name; a list, as of an eager TensorFlow policy, is named by positions."""
-    if isinstance(weights, (list, tuple)):
-        return {f"{index:04}": value for index, value in enumerate(weights)}
-    return weights
 
 
 def _policy_path(policy_class: object) -> str | None:
@@ -175,7 +225,9 @@ def _policy_path(policy_class: object) -> str | None:
     return POLICIES.get(policy_class)
 
 
-def _why_no_path(name: str) -> str:
+def _why_no_path(policy_class: object) -> str:
+    name = next(class_lineage(policy_class), None) or text_or_kind(policy_class)
+    name = name.replace(":", ".")
     if name.rpartition(".")[2].endswith(_TF_SUFFIXES) or any(mark in name for mark in _TF_SUFFIXES):
         return f"{name} is a TensorFlow policy: its weights are here, and torch cannot rebuild it"
     return f"{name} is a class that Ray 2.60 no longer has, or one without an import path"
@@ -227,6 +279,24 @@ def _convert_connectors(
             if name in _FILTERS:
                 states.setdefault(pipeline, {})[key] = _convert_filter(state, f"{label}: {place}")
     return connectors, states
+
+
+def old_filter(configs: object, label: str) -> dict[str, Any] | None:
+    """Return the statistics of the filter among old-stack connectors; None if there is none.
+
+    Args:
+        configs: the ``connector_configs`` of a policy's state.
+        label: names the file in error messages.
+
+    Raises:
+        FormatError: damaged connectors or statistics.
+    """
+    if not isinstance(configs, Mapping) or not configs:
+        return None
+    for name, state in _listed_connectors(configs.get("agent"), f"{label}: connectors.agent"):
+        if name in _FILTERS:
+            return _convert_filter(state, f"{label}: connectors.agent.{name}")
+    return None
 
 
 def _listed_connectors(pipeline: object, label: str) -> list[tuple[str, object]]:

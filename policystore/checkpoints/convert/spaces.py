@@ -28,7 +28,7 @@ from policystore.format.canonical_json import JsonObject
 from policystore.rllib_schema.packed_arrays import unpack_array
 from policystore.spaces import space_to_json
 
-__all__ = ["described_space"]
+__all__ = ["described_space", "space_if_known"]
 
 # Attributes of all kinds of spaces.
 _FIELDS = frozenset(
@@ -74,6 +74,26 @@ def described_space(value: object, label: str) -> JsonObject | None:
         raise
     except (*BAD_DATA_ERRORS, RecursionError) as error:
         raise FormatError(f"{label}: not a space as gymnasium has them: {error!r:.200}") from None
+
+
+def space_if_known(
+    value: object, label: str, omitted: dict[str, str], place: str
+) -> JsonObject | None:
+    """Return a described space as JSON; None, with a note, if policystore does not know the space.
+
+    A user's own subclass of a space may mean anything: only its class name is noted.
+
+    Args:
+        value: as in :func:`described_space`.
+        label: how messages name the space.
+        omitted: place -> reason; an entry is added for a space that is not known.
+        place: the key of that entry.
+    """
+    try:
+        return described_space(value, label)
+    except FormatError as error:
+        omitted[place] = f"{error}; whoever rebuilds the policy gives this space"
+        return None
 
 
 def _described(value: object, label: str) -> Any:

@@ -21,14 +21,19 @@ _MAX_DEPTH = 8
 _MAX_NAME = 1024
 
 
-def flatten_weights(weights: object, label: str, *, stored: int | None = None) -> dict[str, Array]:
+def flatten_weights(
+    weights: object, label: str, *, stored: int | None = None, any_form: bool = False
+) -> dict[str, Array]:
     """Return weights from a file as one flat dict.
 
     Args:
         weights: what the file says: arrays and numbers by name, in one mapping or in nested ones.
-            The names of nested mappings are joined by slashes.
+            The names of nested containers are joined by slashes.
         label: names the source in error messages.
         stored: bytes of the file, which limit the bytes of all weights; None: no limit.
+        any_form: whether the weights may be what any policy of the old stack returned: also lists,
+            as eager TensorFlow policies have them; one array, as ES and ARS have it; or None, as a
+            heuristic has it. Items of lists are named by their positions: ``0000``, ``0001``.
 
     Raises:
         FormatError: not weights, or so many that the file must repeat the same ones.
@@ -38,7 +43,7 @@ def flatten_weights(weights: object, label: str, *, stored: int | None = None) -
 
     def collect(mapping: object, prefix: str) -> None:
         nonlocal left
-        for name, value in _items(mapping, prefix, label):
+        for name, value in _items(mapping, prefix, label, any_form):
             left -= 1
             if left < 0:
                 raise FormatError(
@@ -46,6 +51,8 @@ def flatten_weights(weights: object, label: str, *, stored: int | None = None) -
                 )
             if isinstance(value, (bool, int, float, np.generic)):
                 value = np.asarray(value)
+            if any_form and value is None:
+                continue  # a part without weights
             if not isinstance(value, np.ndarray):
                 collect(value, f"{prefix}{name}/")
             elif prefix + name in flat:
@@ -53,7 +60,10 @@ def flatten_weights(weights: object, label: str, *, stored: int | None = None) -
             else:
                 flat[prefix + name] = value
 
-    collect(weights, "")
+    if any_form and isinstance(weights, (np.ndarray, np.generic)):
+        weights = [weights]
+    if not any_form or weights is not None:
+        collect(weights, "")
     total = sum(array.nbytes for array in flat.values())
     if stored is not None and total > _MAX_TIMES_STORED * stored + _MAX_EXTRA_BYTES:
         raise FormatError(
@@ -63,10 +73,14 @@ def flatten_weights(weights: object, label: str, *, stored: int | None = None) -
     return flat
 
 
-def _items(mapping: object, prefix: str, label: str) -> Iterator[tuple[str, object]]:
+def _items(
+    mapping: object, prefix: str, label: str, any_form: bool
+) -> Iterator[tuple[str, object]]:
     """Yield names and values of a mapping of weights; check the names and the depth of nesting."""
     if isinstance(mapping, UnbuiltObject) and mapping.entries:
         mapping = mapping.entries
+    if any_form and isinstance(mapping, (list, tuple)):
+        mapping = {f"{index:04}": value for index, value in enumerate(mapping)}
     if not isinstance(mapping, Mapping) or prefix.count("/") > _MAX_DEPTH:
         raise FormatError(
             f"{label}: expected weights, arrays by their names, found {kind_of(mapping)}"

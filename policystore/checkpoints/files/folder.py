@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +14,28 @@ from typing import Any, NamedTuple
 from policystore.backends.base import Backend
 from policystore.backends.factory import open_backend
 from policystore.backends.options import StorageOptions
+from policystore.checkpoints.files.foreign import describe_foreign
 from policystore.checkpoints.files.graph_limits import limit_graph
 from policystore.checkpoints.files.msgpack_reader import read_msgpack
 from policystore.checkpoints.files.pickle_reader import read_pickle
 from policystore.checkpoints.files.placeholders import kind_of
 from policystore.checkpoints.files.torch_reader import ZIP_START, read_torch
-from policystore.errors import FormatError, InvalidInputError, NotFoundError
+from policystore.errors import (
+    FormatError,
+    InvalidInputError,
+    NotFoundError,
+    PolicyStoreError,
+)
 
-__all__ = ["FileData", "FileRef", "Folder", "decode_file", "open_folder"]
+__all__ = ["FileData", "FileRef", "Folder", "decode_file", "open_folder", "open_path"]
 
 _MAX_JSON = 16 << 20
 _MAX_FILE = 1 << 36
+# Files by which users name a checkpoint: save() returned the first kind before Ray 2.1.
+_CHECKPOINT_FILE = re.compile(
+    r"(checkpoint-\d+|(algorithm|policy|module|learner)_state\.\w+|rllib_checkpoint\.json"
+    r"|class_and_ctor_args\.pkl|rl_module_metadata\.json)\Z"
+)
 _SUFFIXES = ("pkl", "msgpck", "msgpack", "pt")
 
 
@@ -39,6 +51,13 @@ class FileData(NamedTuple):
     nbytes: int
 
 
+class Opened(NamedTuple):
+    """How a folder was opened: its absolute path or URL, and the options of its filesystem."""
+
+    path: str
+    options: StorageOptions
+
+
 class Folder:
     """A folder of files. The list of its files is fixed; each file is read on request.
 
@@ -47,15 +66,34 @@ class Folder:
         prefix: the path of this folder in the backend, with a slash at the end; empty for all
             files.
         keys: paths of the folder's files in the backend, sorted.
+        root: the folder that the caller named; None for that folder itself.
+        opened: for the folder that the caller named, how to open the folder around it.
     """
 
-    def __init__(self, backend: Backend, prefix: str, keys: Sequence[str]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        prefix: str,
+        keys: Sequence[str],
+        root: Folder | None = None,
+        opened: Opened | None = None,
+    ) -> None:
         self._backend = backend
         self._prefix = prefix
         self._keys = keys
+        self._root = root or self
+        self._opened = opened
 
     def __str__(self) -> str:
         return self.location("").rstrip("/")
+
+    @property
+    def name(self) -> str:
+        """The name of this folder."""
+        path = self._prefix
+        if not path and self._root._opened is not None:
+            path = self._root._opened.path
+        return path.rstrip("/").rpartition("/")[2]
 
     def location(self, name: str) -> str:
         """Return the path or URL of a file, for messages."""
@@ -67,7 +105,44 @@ class Folder:
         start = bisect_left(self._keys, prefix)
         # "0" is the character after "/".
         end = bisect_left(self._keys, f"{self._prefix}{name}0", start)
-        return Folder(self._backend, prefix, self._keys[start:end])
+        return Folder(self._backend, prefix, self._keys[start:end], self._root)
+
+    def outer(
+        self, *names: re.Pattern[str], called: re.Pattern[str] | None = None
+    ) -> Folder | None:
+        """Return a folder around this one; it may lie outside of the folder that the caller named.
+
+        Args:
+            names: what the name of this folder and of those around it must match, from inside to
+                outside. The returned folder is the one around the last of them.
+            called: what the name of the returned folder must match; None: any name.
+
+        Returns:
+            The folder; None if a name does not match, or if the folder cannot be listed. A folder
+            around a checkpoint may belong to others, and is not needed for the weights.
+        """
+        inside = self._prefix.rstrip("/").split("/") if self._prefix else []
+        opened = self._root._opened
+        outside = [] if opened is None else opened.path.rstrip("/").split("/")
+        for name in names:
+            parts = inside or outside
+            if not parts or not name.match(parts.pop()):
+                return None
+        around = inside or outside
+        if called is not None and not (around and called.match(around[-1])):
+            return None
+        # A name that was taken from outside leads out of the folder that the caller named.
+        if len(names) > (self._prefix.count("/") if self._prefix else 0):
+            if opened is None or not any(outside) or outside[-1].endswith(":"):
+                return None
+            try:
+                return open_folder("/".join(outside) or "/", opened.options)
+            except PolicyStoreError:
+                return None
+        found = self._root
+        for part in inside:
+            found = found.subfolder(part)
+        return found
 
     def paths(self) -> list[str]:
         """Return the paths of all files in this folder and its subfolders, sorted."""
@@ -125,7 +200,9 @@ class Folder:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{self.location(name)} is not JSON: {str(error)[:200]}") from None
+            foreign = describe_foreign(data)
+            reason = f"not JSON: {str(error)[:200]}" if foreign is None else foreign
+            raise FormatError(f"{self.location(name)} is {reason}") from None
         if not isinstance(value, dict):
             raise FormatError(
                 f"{self.location(name)}: expected a JSON object, found {kind_of(value)}"
@@ -179,6 +256,9 @@ def decode_file(data: bytes, name: str, label: str) -> object:
         FormatError: the file is of another kind, or damaged.
         InvalidInputError: a msgpack file, and the package msgpack is not installed.
     """
+    foreign = describe_foreign(data)
+    if foreign is not None:
+        raise FormatError(f"{label} is {foreign}")
     if name.rpartition(".")[2].startswith("msgp"):
         value = read_msgpack(data, label)
     elif data.startswith(ZIP_START):
@@ -208,7 +288,43 @@ def open_folder(
     backend = open_backend(path, storage_options)
     keys = sorted(backend.keys(""))
     if not keys:
-        if Path(path).is_file():
-            raise InvalidInputError(f"{path} is a file; a checkpoint is the folder that it is in")
         raise NotFoundError(f"{path}: there is no such folder, or it is empty")
-    return Folder(backend, "", keys)
+    text = str(path)
+    absolute = text if "://" in text else str(Path(text).expanduser().absolute())
+    return Folder(backend, "", keys, opened=Opened(absolute, storage_options))
+
+
+def open_path(
+    path: str | PathLike[str],
+    storage_options: StorageOptions | Mapping[str, Any] | None = None,
+) -> tuple[Folder, str | None]:
+    """Open a folder, or the folder that a file is in.
+
+    Args:
+        path, storage_options: as in :func:`open_folder`; the path may be that of a file.
+
+    Returns:
+        The folder, and the name of the file; None for the path of a folder.
+
+    Raises:
+        InvalidInputError, NotFoundError, StorageError: as :func:`open_folder`.
+    """
+    try:
+        return open_folder(path, storage_options), None
+    except NotFoundError:
+        outside, slash, name = str(path).rpartition("/")
+        is_local = "://" not in str(path)
+        if not _CHECKPOINT_FILE.match(name):
+            if is_local and Path(path).is_file():
+                raise InvalidInputError(
+                    f"{path} is a file that RLlib does not write into a checkpoint under this "
+                    "name; give the folder of the checkpoint"
+                ) from None
+            raise
+        try:
+            folder = open_folder(outside or slash or ".", storage_options)
+        except (NotFoundError, InvalidInputError):
+            folder = None
+        if folder is None or not folder.has(name):
+            raise
+        return folder, name

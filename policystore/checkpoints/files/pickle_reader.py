@@ -204,6 +204,24 @@ def _bytes(args: _Args) -> object:
     return b"" if not args else NotImplemented  # protocol 2 writes empty bytes this way
 
 
+def _class_setstate(args: _Args) -> object:
+    """Give the placeholder of a class that was pickled by value the names of its module.
+
+    cloudpickle makes such a class in two calls: one with the class's name and bases, and this one
+    with its attributes. Only the texts that name the class are kept of the attributes.
+    """
+    if len(args) != 2:
+        return NotImplemented
+    cls, state = args
+    if not isinstance(cls, UnbuiltObject):
+        return NotImplemented
+    attributes = state[0] if isinstance(state, tuple) and state else state
+    if isinstance(attributes, dict) and cls.state is None:
+        names = {name: attributes.get(name) for name in ("__module__", "__qualname__")}
+        cls.state = {name: text for name, text in names.items() if isinstance(text, str)}
+    return cls
+
+
 def _complex(args: _Args) -> object:
     if len(args) != 2:
         return NotImplemented
@@ -226,6 +244,13 @@ KNOWN_CALLS: CallTable = {
             ("multiarray", "scalar", _scalar),
             ("numeric", "_frombuffer", _frombuffer),
         )
+    },
+    **{
+        (f"{package}cloudpickle.{module}", name): _class_setstate
+        for package in ("", "ray.")
+        for module in ("cloudpickle", "cloudpickle_fast")
+        # Before cloudpickle 1.5, the second name.
+        for name in ("_class_setstate", "_rehydrate_skeleton_class")
     },
     **{
         (builtins, name): call

@@ -18,7 +18,9 @@ __all__ = [
     "Global",
     "PendingValue",
     "UnbuiltObject",
+    "class_lineage",
     "class_path",
+    "is_class_by_value",
     "kind_of",
     "text_or_kind",
     "unhashable_reason",
@@ -28,6 +30,7 @@ _MAX_KEY_BITS = 60
 _MAX_NAME = 512
 _MAX_KEY_ITEMS = 4  # of a tuple that is a key
 _MAX_KEY_TEXT = 256  # characters of a text in such a tuple
+_MAX_LINEAGE = 100  # classes that are looked at
 _MAX_SHOWN = 200  # characters of a value in a message
 
 _NO_ENTRIES: Mapping[object, object] = MappingProxyType({})
@@ -137,20 +140,45 @@ def class_path(value: object) -> str | None:
 
     cloudpickle writes a class of a script or notebook by value: as a call that makes the class anew
     (``_make_skeleton_class(metaclass, name, bases, {"__module__": …}, …)``). The path of such a
-    class is taken from the arguments of that call.
+    class is taken from the arguments of that call, or from the class's attributes, which follow:
+    older versions of cloudpickle write ``__module__`` only there.
     """
     if isinstance(value, Global):
         return str(value)
-    cls = value.cls if isinstance(value, UnbuiltObject) else None
-    if not isinstance(value, UnbuiltObject) or not isinstance(cls, Global):
-        return None
-    if cls.name != "_make_skeleton_class" or len(value.args) < 4:
+    if not isinstance(value, UnbuiltObject) or not is_class_by_value(value):
         return None
     name, namespace = value.args[1], value.args[3]
     module = namespace.get("__module__") if isinstance(namespace, dict) else None
+    if not isinstance(module, str):
+        module = value.attributes().get("__module__")
     if not isinstance(module, str) or not isinstance(name, str) or not name.isidentifier():
         return None
     return f"{module[:_MAX_NAME]}:{name[:_MAX_NAME]}"
+
+
+def is_class_by_value(value: UnbuiltObject) -> bool:
+    """Return whether a placeholder stands for a class that cloudpickle wrote by value."""
+    cls = value.cls
+    return isinstance(cls, Global) and cls.name == "_make_skeleton_class" and len(value.args) >= 4
+
+
+def class_lineage(value: object) -> Iterator[str]:
+    """Yield the import paths of a class and of its bases, the class itself first.
+
+    The bases are known only of classes that cloudpickle wrote by value: Tune and users derive such
+    classes from RLlib's.
+    """
+    waiting = [value]
+    for _ in range(_MAX_LINEAGE):
+        if not waiting:
+            return
+        cls = waiting.pop(0)
+        path = class_path(cls)
+        if path is not None:
+            yield path
+        if isinstance(cls, UnbuiltObject) and is_class_by_value(cls):
+            bases = cls.args[2]
+            waiting.extend(bases if isinstance(bases, tuple) else ())
 
 
 def unhashable_reason(key: object) -> str | None:

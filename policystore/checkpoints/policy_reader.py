@@ -1,0 +1,223 @@
+"""Reads single policies of a checkpoint whose layout is known, as snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from policystore._util.concurrency import in_parallel
+from policystore.checkpoints.checkpoint import ARGS_FILE, METADATA_FILE, Checkpoint, Entry, Form
+from policystore.checkpoints.convert.env_interface import read_env_interface
+from policystore.checkpoints.convert.module_map import module_spec
+from policystore.checkpoints.convert.new_stack import (
+    NOT_FOR_ACTING,
+    ModuleDescription,
+    describe_by_args,
+    describe_by_map,
+    describe_by_metadata,
+    hybrid_snapshot,
+    infer_env_interface,
+    module_snapshot,
+)
+from policystore.checkpoints.convert.old_stack import is_hybrid, old_snapshot
+from policystore.checkpoints.convert.weights import flatten_weights
+from policystore.checkpoints.files.folder import FileData
+from policystore.checkpoints.files.placeholders import BAD_DATA_ERRORS, text_or_kind
+from policystore.errors import FormatError, InvalidInputError, NotFoundError, PolicyStoreError
+from policystore.rllib_schema.env_interface import EnvInterface
+from policystore.snapshot import Snapshot
+
+__all__ = ["read_each"]
+
+_WORKERS = 16
+
+
+def read_each(
+    checkpoint: Checkpoint,
+    policy_ids: list[str],
+    agent_ids: Mapping[str, list[Any]] | None = None,
+) -> tuple[dict[str, Snapshot], dict[str, PolicyStoreError]]:
+    """Read policies of a checkpoint that is open; one that cannot be read withholds no other.
+
+    Args:
+        checkpoint: the checkpoint.
+        policy_ids: the policies to read.
+        agent_ids: policy id -> the agents that act through the policy.
+
+    Returns:
+        Snapshots by policy id, and the errors of the policies whose files are missing or damaged.
+
+    Raises:
+        NotFoundError: the checkpoint does not name a policy; the message lists those it does name.
+        InvalidInputError, StorageError: as :func:`read_checkpoint`.
+    """
+    entries, missing = checkpoint.entries, checkpoint.missing
+    unknown = [
+        text_or_kind(policy_id)
+        for policy_id in policy_ids
+        if not isinstance(policy_id, str) or (policy_id not in entries and policy_id not in missing)
+    ]
+    if unknown:
+        raise NotFoundError(
+            f"{checkpoint.folder} has no policy {', '.join(map(repr, unknown))}; its policies are "
+            + (", ".join(map(repr, entries)) or "none")
+        )
+    # Read before the threads start, so that the files which all policies share are read once.
+    present = [policy_id for policy_id in dict.fromkeys(policy_ids) if policy_id in entries]
+    if present:
+        _ = checkpoint.algorithm
+    if any(entries[policy_id].form is Form.MODULE for policy_id in present):
+        _ = checkpoint.env_interface
+    agents = agent_ids or {}
+
+    def read(policy_id: str) -> Snapshot | PolicyStoreError:
+        try:
+            return _read_policy(checkpoint, entries[policy_id], agents.get(policy_id))
+        except FormatError as error:
+            return error
+
+    results: dict[str, Snapshot | PolicyStoreError] = dict(
+        zip(present, in_parallel(read, present, workers=_WORKERS), strict=True)
+    )
+    for policy_id in policy_ids:
+        if policy_id not in entries:
+            results[policy_id] = NotFoundError(
+                f"{missing[policy_id]} is missing: the checkpoint is not complete"
+            )
+    snapshots, errors = {}, {}
+    for policy_id in policy_ids:
+        result = results[policy_id]
+        if isinstance(result, Snapshot):
+            snapshots[policy_id] = result
+        else:
+            errors[policy_id] = result
+    return snapshots, errors
+
+
+def _read_policy(
+    checkpoint: Checkpoint, entry: Entry, agent_ids: list[Any] | None = None
+) -> Snapshot:
+    """Read one policy; errors of any kind that its data causes become FormatError."""
+    location = entry.folder.location(entry.weights_file)
+    try:
+        if entry.form is Form.WORKER:
+            return _worker_snapshot(checkpoint, entry.id)
+        data = entry.folder.read_data(entry.weights_file)
+        if entry.form is Form.POLICY:
+            return _policy_snapshot(checkpoint, entry.id, data, location)
+        return _module_snapshot(checkpoint, entry, data, location, agent_ids)
+    except PolicyStoreError:
+        raise
+    except (*BAD_DATA_ERRORS, RecursionError) as error:
+        raise FormatError(
+            f"{location}: not of the form that RLlib writes: {error!r:.200}"
+        ) from None
+
+
+def _worker_snapshot(checkpoint: Checkpoint, policy_id: str) -> Snapshot:
+    """Return the snapshot of a policy that Ray before 2.1 wrote."""
+    worker = checkpoint.worker
+    if worker is None:
+        raise FormatError(f"{checkpoint.folder}: no file checkpoint-N was read")
+    label = f"{worker.location}: policy {policy_id!r}"
+    return _checked(
+        label,
+        lambda: old_snapshot(
+            worker.policy_state(policy_id),
+            None,
+            label,
+            stored=worker.nbytes,
+            filter_object=worker.filters.get(policy_id),
+            omitted=worker.omitted,
+        ),
+    )
+
+
+def _policy_snapshot(
+    checkpoint: Checkpoint, policy_id: str, data: FileData, location: str
+) -> Snapshot:
+    """Return the snapshot of an old-stack policy or a hybrid, by its ``policy_state``."""
+    state, stored = data
+    algorithm = checkpoint.algorithm
+    if isinstance(state, Mapping) and is_hybrid(state):
+        return _checked(
+            location,
+            lambda: hybrid_snapshot(
+                state,
+                algorithm.name,
+                location,
+                stored=stored,
+                multi_agent=len(checkpoint.entries) > 1,
+                omitted=algorithm.omitted,
+            ),
+        )
+    return _checked(
+        location,
+        lambda: old_snapshot(
+            state,
+            algorithm.name,
+            location,
+            stored=stored,
+            filter_object=algorithm.filters.get(policy_id),
+            omitted=algorithm.omitted,
+        ),
+    )
+
+
+def _checked(label: str, make: Callable[[], Snapshot]) -> Snapshot:
+    """Return the snapshot that a function makes; data that no snapshot holds are a FormatError."""
+    try:
+        return make()
+    except InvalidInputError as error:
+        # A snapshot cannot hold these data: the file is wrong, not the caller's argument.
+        raise FormatError(f"{label}: {error}") from None
+
+
+def _module_snapshot(
+    checkpoint: Checkpoint,
+    entry: Entry,
+    data: FileData,
+    location: str,
+    agent_ids: list[Any] | None,
+) -> Snapshot:
+    """Return the snapshot of a module, by its weights and the files beside them."""
+    algorithm = checkpoint.algorithm
+    weights = flatten_weights(data.value, location, stored=data.nbytes)
+    module = _describe_module(entry)
+    interface = EnvInterface()
+    runner = checkpoint.runner if entry.form is Form.MODULE else None
+    if runner is not None:
+        interface = checkpoint.env_interface
+        if agent_ids is not None:
+            interface = read_env_interface(runner, algorithm.config, agent_ids)
+    elif checkpoint.kind == "algorithm" and algorithm.config:
+        interface = infer_env_interface(
+            module,
+            algorithm.config,
+            entry.policy_state,
+            multi_agent=len(checkpoint.entries) > 1,
+        )
+    if checkpoint.kind in ("algorithm", "learner", "learner_group"):
+        module.omitted |= NOT_FOR_ACTING
+    module.omitted |= algorithm.omitted
+    return _checked(location, lambda: module_snapshot(module, weights, algorithm.name, interface))
+
+
+def _describe_module(entry: Entry) -> ModuleDescription:
+    """Describe a module by its own file, or else by the file of its MultiRLModule."""
+    folder = entry.folder
+    name = ARGS_FILE if entry.form is Form.MODULE else METADATA_FILE
+    location = folder.location(name)
+    try:
+        if entry.form is Form.MODULE:
+            return describe_by_args(folder.read_data(name).value, location)
+        return describe_by_metadata(folder.read_json(name), location)
+    except (FormatError, NotFoundError) as error:
+        problem = str(error)
+    if entry.module_map is not None:
+        fields = module_spec(entry.module_map, entry.id)
+        if fields is not None:
+            return describe_by_map(fields, str(entry.module_map))
+    module = ModuleDescription(location)
+    module.omitted["class"] = f"{problem}; no other file says what the module is made of"
+    return module
