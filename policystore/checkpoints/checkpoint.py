@@ -36,14 +36,14 @@ ARGS_FILE = "class_and_ctor_args.pkl"
 """Class and constructor arguments of an Algorithm, module or connector; Ray 2.33 and later."""
 
 METADATA_FILE = "rl_module_metadata.json"
-"""Class and constructor arguments of a module; Ray 2.5 to 2.24."""
+"""Class and constructor arguments of a module; Ray 2.5 to 2.32."""
 
 
 class Form(Enum):
     """How the files of one policy are laid out."""
 
     WORKER = "one pickle of all policies, in a file checkpoint-N of Ray before 2.1"
-    POLICY = "policy_state.* of the old stack, or of a hybrid of Ray 2.3 to 2.20"
+    POLICY = "policy_state.* of the old stack, or of a hybrid of Ray 2.3 to 2.37"
     MODULE = "module_state.* beside class_and_ctor_args.pkl, of Ray 2.33 and later"
     LEARNER = "module_state/ID/ beside rl_module_metadata.json, of Ray 2.5 to 2.32"
 

@@ -26,7 +26,7 @@ class CheckpointInfo:
         path: path or URL of the checkpoint; for a trial or experiment, of the chosen checkpoint.
         kind: ``"algorithm"``, ``"policy"``, ``"rl_module"``, ``"multi_rl_module"``, ``"learner"``
             or ``"learner_group"``.
-        stack: ``"old"`` or ``"new"``. Hybrids of Ray 2.3 to 2.20 hold modules: they are ``"new"``.
+        stack: ``"old"`` or ``"new"``. Hybrids of Ray 2.3 to 2.37 hold modules: they are ``"new"``.
         ray_version: version of the Ray that wrote it, such as ``"2.40.0"``; None where the
             checkpoint does not say.
         algorithm: RLlib's name of the algorithm, such as ``"PPO"``; None where the checkpoint does

@@ -139,10 +139,11 @@ def _algorithm(folder: Folder, metadata: Mapping[str, Any]) -> _Found | None:
     policies = folder.subfolder("policies")
     group = folder.subfolder("learner_group")
     modules = group.subfolder("learner").subfolder("rl_module")
+    if not modules.paths():  # hybrids of Ray 2.33 to 2.37 have their learner group in "learner"
+        modules = folder.subfolder("learner").subfolder("learner").subfolder("rl_module")
     learner = folder.subfolder("learner").subfolder("module_state")
-    if not (
-        folder.state_file("algorithm_state") or policies.paths() or group.paths() or learner.paths()
-    ):
+    parts = (policies, group, modules, learner)
+    if folder.state_file("algorithm_state") is None and not any(part.paths() for part in parts):
         return None
     entries = _modules(modules) or _learner_modules(learner)
     missing = {
@@ -156,14 +157,7 @@ def _algorithm(folder: Folder, metadata: Mapping[str, Any]) -> _Found | None:
             if policy_id not in entries:
                 missing[policy_id] = inner.location(_state_file_name(inner, "policy_state.pkl"))
         elif policy_id in entries:  # a hybrid
-            module = entries[policy_id]
-            entries[policy_id] = Entry(
-                policy_id,
-                Form.LEARNER,
-                module.folder,
-                module.weights_file,
-                FileRef(inner, state),
-            )
+            entries[policy_id] = replace(entries[policy_id], policy_state=FileRef(inner, state))
         else:
             missing.pop(policy_id, None)  # the hybrid's policy holds the same weights
             entries[policy_id] = Entry(policy_id, Form.POLICY, inner, state)

@@ -99,6 +99,12 @@ def _read_policy(
 ) -> Snapshot:
     """Read one policy; errors of any kind that its data causes become FormatError."""
     location = entry.folder.location(entry.weights_file)
+    if agent_ids is not None and (entry.form is not Form.MODULE or checkpoint.runner is None):
+        raise InvalidInputError(
+            f"{checkpoint.folder}: agent_ids= chooses among the agents of an env runner of the new "
+            f"API stack (Ray 2.33 and later), and the checkpoint of policy {entry.id!r} has none: "
+            "leave agent_ids out"
+        )
     try:
         if entry.form is Form.WORKER:
             return _worker_snapshot(checkpoint, entry.id)

@@ -74,7 +74,7 @@ def test_filters_of_every_version(one: Given) -> None:
     std = np.sqrt(stats["sum_sq_diff"] / (stats[count] - 1))
     np.testing.assert_allclose(stats["mean"], truth["__filter.mean"], rtol=1e-6)
     np.testing.assert_allclose(std, truth["__filter.std"], rtol=1e-6)
-    filtered = (truth["__obs"] - stats["mean"]) / (std + 1e-8)
+    filtered = (truth["__obs"] - stats["mean"]) / (std + 1e-6)
     if clip is not None:
         filtered = filtered.clip(-clip, clip)
     np.testing.assert_allclose(filtered, truth["__obs_filtered"], atol=1e-4)
@@ -142,6 +142,35 @@ def test_one_policy_of_a_hybrid_is_the_same_everywhere(version: str, tmp_path: P
     assert inspect_checkpoint(tmp_path / "alone").stack == "new"
     assert alone.weights_digest == whole.weights_digest
     assert alone.spec.cls == whole.spec.cls
+
+
+def test_own_connectors_of_a_hybrid_are_named(tmp_path: Path) -> None:
+    one = Given("2.10.0", "ppo_new")
+    shutil.copytree(one.path / "policies" / "default_policy", tmp_path / "alone")
+    file = tmp_path / "alone" / "policy_state.pkl"
+    (snap,) = read_checkpoint(tmp_path / "alone").values()
+    assert not any(place.startswith("connectors") for place in snap.spec.omitted)
+    data = file.read_bytes()
+    assert b"StateBufferConnector" in data
+    file.write_bytes(data.replace(b"StateBufferConnector", b"StateBufferOfMyOwnXX"))
+    (own,) = read_checkpoint(tmp_path / "alone").values()
+    assert "old stack" in own.spec.omitted["connectors.StateBufferOfMyOwnXX"]
+    assert own.weights_digest == snap.weights_digest
+
+
+def test_a_learner_group_in_the_folder_learner(tmp_path: Path) -> None:
+    """So the hybrids of Ray 2.33 to 2.37 lay their modules."""
+    one = Given("2.37.0", "ppo_new_multi")
+    there = tmp_path / "hybrid"
+    (there / "learner").mkdir(parents=True)
+    shutil.copytree(one.path / "learner_group" / "learner", there / "learner" / "learner")
+    whole = read_checkpoint(one.path)
+    for policy_id, snap in read_checkpoint(there).items():
+        assert snap.weights_digest == whole[policy_id].weights_digest
+        assert snap.spec.cls == whole[policy_id].spec.cls
+    policy = there / "policies" / "p1"
+    shutil.copytree(Given("2.10.0", "ppo_new").path / "policies" / "default_policy", policy)
+    assert read_checkpoint(there)["p1"].weights_digest == whole["p1"].weights_digest
 
 
 def write_policy(folder: Path, weights: Any, policy_class: str = "PPOTorchPolicy") -> Path:
@@ -223,6 +252,10 @@ def test_agents_of_a_checkpoint() -> None:
         read_checkpoint(one.path, ["p0"], agent_ids={"p0": "a0"})
     with pytest.raises(InvalidInputError, match="'p1', which is not read"):
         read_checkpoint(one.path, ["p0"], agent_ids={"p1": ["a1"]})
+    for one, policy_id in ((Given("2.60.0", "ppo_old_multi"), "p0"),
+                           (Given("2.24.0", "ppo_new_multi"), "p0")):  # fmt: skip
+        with pytest.raises(InvalidInputError, match="leave agent_ids out"):
+            read_checkpoint(one.path, [policy_id], agent_ids={policy_id: ["a"]})
     single = Given("2.60.0", "ppo_new_meanstd")
     with pytest.raises(InvalidInputError, match="single agent"):
         read_checkpoint(single.path, agent_ids={"default_policy": ["a"]})

@@ -62,7 +62,7 @@ def env_interface_of_config(
     *,
     multi_agent: bool,
 ) -> EnvInterface:
-    """Return the env interface of a checkpoint without connectors, as Ray before 2.40 wrote it.
+    """Return the env interface of a checkpoint without connectors, as Ray before 2.33 wrote it.
 
     RLlib's default connectors are assumed. If the config has functions that make other connectors,
     these connectors are noted as omitted.
@@ -250,7 +250,10 @@ def _convert_connector(
         state = read_connector_state(folder.subfolder(name), always=name.endswith(_FILTER))
         if state and not name.endswith(_FILTER):
             if agents is not None:
-                interface.omitted[place] = _PER_AGENT
+                interface.omitted[place] = (
+                    f"{folder.location(name)}: its state may be several agents', and no file says "
+                    "whose; a player needs connectors="
+                )
                 return None
             plain = CheckpointConfigWalker(str(folder), interface.omitted).value(state, place)
             if plain is NOTHING:

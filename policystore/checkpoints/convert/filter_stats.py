@@ -65,7 +65,7 @@ class StatsReader:
             FormatError: more statistics than any filter has, or statistics that are not numbers.
             KeyError, TypeError, ValueError: not the state of a ``RunningStat``.
         """
-        # Ray up to 2.40 writes the sum of squares under "std_array", though the sum is no standard
+        # Ray up to 2.47 writes the sum of squares under "std_array", though the sum is no standard
         # deviation.
         squares = entry["sum_sq_diff_array" if "sum_sq_diff_array" in entry else "std_array"]
         mean, sum_sq_diff = self._array(entry["mean_array"]), self._array(squares)
@@ -103,7 +103,8 @@ def read_filter_object(value: UnbuiltObject, label: str) -> dict[str, Any]:
     """Read a pickled ``MeanStdFilter``, as Ray up to 2.2 wrote it beside the policies.
 
     The formula is that of later filters (``rllib/utils/filter.py``): the difference from the mean,
-    divided by the standard deviation plus 1e-8, clipped only if ``clip`` is a number.
+    divided by the standard deviation plus 1e-6 (1e-8 in Ray 1.9), and clipped only if ``clip`` is a
+    number.
 
     Args:
         value: the filter.

@@ -1,4 +1,4 @@
-"""Keys and defaults of model configs before and since Ray 2.40, and default modules."""
+"""Keys and defaults of model configs before and since Ray 2.38, and default modules."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ MODEL_KEYS = {
     "lstm_bias_initializer": "lstm_bias_initializer",
     "lstm_bias_initializer_config": "lstm_bias_initializer_kwargs",
 }
-"""Key of a model config before Ray 2.40 -> key of today.
+"""Key of a model config before Ray 2.38 -> key of today.
 
-The keys before Ray 2.40 are those of the old stack's models (``models/catalog.py``). The keys of
+The keys before Ray 2.38 are those of the old stack's models (``models/catalog.py``). The keys of
 today are those of ``core/rl_module/default_model_config.py``. A key that is not listed here has no
 key of today.
 """
@@ -100,6 +100,15 @@ config lacks.
 
 ALGORITHM_MODULES = {
     "PPO": (
+        "ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module:DefaultPPOTorchRLModule",
+        "ray.rllib.algorithms.ppo.ppo_catalog:PPOCatalog",
+    ),
+    "APPO": (
+        "ray.rllib.algorithms.appo.torch.default_appo_torch_rl_module:DefaultAPPOTorchRLModule",
+        "ray.rllib.algorithms.ppo.ppo_catalog:PPOCatalog",
+    ),
+    # IMPALA has PPO's module in every release (algorithms/impala/impala.py).
+    "IMPALA": (
         "ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module:DefaultPPOTorchRLModule",
         "ray.rllib.algorithms.ppo.ppo_catalog:PPOCatalog",
     ),

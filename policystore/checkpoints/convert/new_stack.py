@@ -1,4 +1,4 @@
-"""Converts modules of the new API stack, and hybrids of Ray 2.3 to 2.10, into snapshots."""
+"""Converts modules of the new API stack, and hybrids of Ray 2.3 to 2.37, into snapshots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policystore.checkpoints.convert.model_keys import (
     MODEL_DEFAULTS,
     MODEL_KEYS,
 )
-from policystore.checkpoints.convert.old_stack import old_filter, policy_config
+from policystore.checkpoints.convert.old_stack import hybrid_connectors, policy_config
 from policystore.checkpoints.convert.spaces import space_if_known
 from policystore.checkpoints.convert.weights import flatten_weights
 from policystore.checkpoints.files.folder import FileRef
@@ -83,8 +83,8 @@ class ModuleDescription:
 
         Args:
             given: the arguments by the names of RLModule's constructor, or by those of the
-                RLModuleConfig of Ray before 2.40.
-            earlier: whether the model config has the keys that Ray used before 2.40.
+                RLModuleConfig of Ray before 2.38.
+            earlier: whether the model config has the keys that Ray used before 2.38.
         """
         label, omitted = self.label, self.omitted
         self.observation_space, self.action_space = (
@@ -163,7 +163,7 @@ def describe_by_map(fields: Mapping[str, Any], label: str) -> ModuleDescription:
 
 
 def describe_by_metadata(content: Mapping[str, Any], label: str) -> ModuleDescription:
-    """Describe a module by its ``rl_module_metadata.json``, as Ray 2.5 to 2.24 wrote it.
+    """Describe a module by its ``rl_module_metadata.json``, as Ray 2.5 to 2.32 wrote it.
 
     Args:
         content: the content of the file.
@@ -237,7 +237,7 @@ def hybrid_snapshot(
     multi_agent: bool,
     omitted: Mapping[str, str],
 ) -> Snapshot:
-    """Return the snapshot of a hybrid: a policy of Ray 2.3 to 2.10 that holds an RLModule.
+    """Return the snapshot of a hybrid: a policy of Ray 2.3 to 2.37 that holds an RLModule.
 
     Args:
         state: the content of the policy's ``policy_state``.
@@ -261,22 +261,27 @@ def hybrid_snapshot(
     interface = env_interface_of_config(
         config, module.observation_space, module.action_space, multi_agent=multi_agent
     )
-    _take_filter(interface, state, label)
+    _take_connectors(interface, state, label)
     module.omitted |= {**NOT_FOR_ACTING, **omitted}
     return module_snapshot(module, weights, algorithm, interface)
 
 
-def _take_filter(interface: EnvInterface, state: Mapping[Any, Any], label: str) -> None:
-    """Give an env interface the filter of a hybrid, as a connector of the new stack.
+def _take_connectors(interface: EnvInterface, state: Mapping[Any, Any], label: str) -> None:
+    """Give an env interface the filter of a hybrid, and note the user's own connectors.
 
     A hybrid's filter is one of the old stack's connectors. The new stack's MeanStdFilter computes
     the same (``rllib/connectors/env_to_module/mean_std_filter.py``).
     """
     try:
-        stats = old_filter(state.get("connector_configs"), label)
+        stats, own = hybrid_connectors(state.get("connector_configs"), label)
     except FormatError as error:
-        interface.omitted["connectors.MeanStdFilter"] = f"{error}; a player needs connectors="
+        interface.omitted["connectors"] = f"{error}; a player needs connectors="
         return
+    for name in own:
+        interface.omitted[f"connectors.{name}"] = (
+            f"{label}: a connector of the old stack, which no module has; a player needs "
+            "connectors="
+        )
     if stats is None:
         return
     flags = {
@@ -311,7 +316,7 @@ def infer_env_interface(
     *,
     multi_agent: bool,
 ) -> EnvInterface:
-    """Return the env interface of a module that Ray 2.5 to 2.24 wrote without its connectors.
+    """Return the env interface of a module that Ray 2.5 to 2.32 wrote without its connectors.
 
     Args:
         module: the module.
@@ -348,7 +353,7 @@ def infer_env_interface(
         config, observation_space, module.action_space, multi_agent=multi_agent
     )
     if policy_state is not None and isinstance(state, Mapping):
-        _take_filter(interface, state, policy_state.location)
+        _take_connectors(interface, state, policy_state.location)
     return interface
 
 

@@ -30,7 +30,8 @@ from policystore.rllib_schema.class_paths import ALGORITHMS, CONNECTORS, POLICIE
 from policystore.rllib_schema.config_keys import is_dropped
 from policystore.snapshot import Snapshot
 
-__all__ = ["config_is_hybrid", "is_hybrid", "old_filter", "old_snapshot", "policy_config"]
+__all__ = ["config_is_hybrid", "hybrid_connectors", "is_hybrid", "old_snapshot",
+           "policy_config"]  # fmt: skip
 
 _FILTERS = (
     "MeanStdObservationFilterAgentConnector",
@@ -65,7 +66,7 @@ def policy_config(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 
 def is_hybrid(state: Mapping[Any, Any]) -> bool:
-    """Return whether a ``policy_state`` of Ray 2.3 to 2.10 holds an RLModule of the new stack."""
+    """Return whether a ``policy_state`` of Ray 2.3 to 2.37 holds an RLModule of the new stack."""
     spec = state.get("policy_spec")
     policy_class = spec.get("policy_class") if isinstance(spec, Mapping) else None
     if "WithRLModule" in text_or_kind(policy_class):
@@ -74,7 +75,7 @@ def is_hybrid(state: Mapping[Any, Any]) -> bool:
 
 
 def config_is_hybrid(config: Mapping[Any, Any]) -> bool:
-    """Return whether a config of Ray 2.3 to 2.10 makes policies that hold an RLModule."""
+    """Return whether a config of Ray 2.3 to 2.37 makes policies that hold an RLModule."""
     return any(config.get(flag) is True for flag in _HYBRID_FLAGS)
 
 
@@ -281,22 +282,32 @@ def _convert_connectors(
     return connectors, states
 
 
-def old_filter(configs: object, label: str) -> dict[str, Any] | None:
-    """Return the statistics of the filter among old-stack connectors; None if there is none.
+def hybrid_connectors(configs: object, label: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return what a module of the new stack can keep of a hybrid's old-stack connectors.
 
     Args:
-        configs: the ``connector_configs`` of a policy's state.
+        configs: the ``connector_configs`` of the hybrid's state.
         label: names the file in error messages.
+
+    Returns:
+        The statistics of the filter, None if there is none; and the names of the user's connectors,
+        which no module can keep.
 
     Raises:
         FormatError: damaged connectors or statistics.
     """
     if not isinstance(configs, Mapping) or not configs:
-        return None
-    for name, state in _listed_connectors(configs.get("agent"), f"{label}: connectors.agent"):
-        if name in _FILTERS:
-            return _convert_filter(state, f"{label}: connectors.agent.{name}")
-    return None
+        return None, []
+    stats = None
+    own = []
+    for pipeline in ("agent", "action"):
+        place = f"{label}: connectors.{pipeline}"
+        for name, state in _listed_connectors(configs.get(pipeline), place):
+            if name in _FILTERS:
+                stats = _convert_filter(state, f"{place}.{name}")
+            elif name not in CONNECTORS:
+                own.append(name[:_MAX_SHOWN])
+    return stats, own
 
 
 def _listed_connectors(pipeline: object, label: str) -> list[tuple[str, object]]:

@@ -45,7 +45,7 @@ def rebuild_module(
     networks if the snapshot has some, and is inference-only if the snapshot is.
 
     RLlib has changed some networks that only training needs, such as the Q encoders of SAC in Ray
-    2.58. If the weights of such a network no longer fit, and all weights that acting needs do, then
+    2.55. If the weights of such a network no longer fit, and all weights that acting needs do, then
     the module is built inference-only: it acts as the original did. A warning names what is left
     out.
 
@@ -258,7 +258,7 @@ def _load(module: RLModule, weights: Mapping[str, Array], label: str) -> None:
 def _constants(module: torch.nn.Module) -> dict[str, Array]:
     """Return the buffers of RLlib's heads that hold a number of the config and not of training.
 
-    Weights without these buffers fit too: modules of Ray 2.24 and before have no such buffers
+    Weights without these buffers fit too: modules of Ray 2.37 and before have no such buffers
     (core/models/torch/heads.py:66 of Ray 2.60), so snapshots of checkpoints of these versions have
     none.
     """
