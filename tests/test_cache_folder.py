@@ -75,7 +75,15 @@ def test_a_disk_that_fails_costs_one_warning(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return plain(target, *args, **kwargs)
 
+    def full_path(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if str(folder) in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return of_path(path, *args, **kwargs)
+
     monkeypatch.setattr(os, call, full)
+    if sys.version_info < (3, 11) and call in ("replace", "mkdir"):  # pathlib keeps os's functions
+        of_path = getattr(Path, call)
+        monkeypatch.setattr(Path, call, full_path)
     for number in (1, 2, 3, 1):
         assert store.pull(f"a@{number}") == make_snapshot(number - 1)
     monkeypatch.undo()

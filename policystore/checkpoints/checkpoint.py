@@ -10,7 +10,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from policystore.checkpoints.convert.env_interface import read_env_interface
 from policystore.checkpoints.files.folder import FileRef, Folder
-from policystore.checkpoints.files.placeholders import UnbuiltObject, class_lineage, kind_of
+from policystore.checkpoints.files.placeholders import (
+    UnbuiltObject,
+    class_lineage,
+    is_text,
+    kind_of,
+)
 from policystore.checkpoints.worker_file import WorkerFile
 from policystore.errors import FormatError, NotFoundError
 from policystore.rllib_schema.class_paths import ALGORITHM_NAMES
@@ -78,12 +83,14 @@ class AlgorithmInfo(NamedTuple):
         name: RLlib's name of the algorithm, such as ``"PPO"``; None where it is not known.
         config: the attributes of its AlgorithmConfig; ``{}`` where they are not known.
         filters: the filters that Ray 2.1 and 2.2 wrote, by policy id.
+        policy_ids: the policies whose state was written, as far as a file tells them.
         omitted: why a file that tells of the Algorithm was not read, by the part that is missing.
     """
 
     name: str | None
     config: dict[str, Any]
     filters: Mapping[Any, object]
+    policy_ids: list[str]
     omitted: dict[str, str]
 
 
@@ -95,7 +102,7 @@ class Checkpoint:
         folder: the folder.
         kind: the part of RLlib that wrote it.
         entries: its policies whose weights are there, by id.
-        missing: policies that the checkpoint names and whose weights are not there: policy id ->
+        found_missing: policies that the layout names and whose weights are not there: policy id ->
             the path of the file that is missing.
         metadata: the content of ``rllib_checkpoint.json`` or of a metadata file in its place;
             ``{}`` where there is none.
@@ -105,7 +112,7 @@ class Checkpoint:
     folder: Folder
     kind: CheckpointKind
     entries: dict[str, Entry]
-    missing: dict[str, str] = field(default_factory=dict)
+    found_missing: dict[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     worker: WorkerFile | None = None
 
@@ -116,6 +123,20 @@ class Checkpoint:
         return version[:40] if isinstance(version, str) else None
 
     @cached_property
+    def missing(self) -> dict[str, str]:
+        """Policies that the checkpoint names and whose weights are not there, with the file's path.
+
+        Ray 2.1 to 2.3 names its policies in the state of the Algorithm alone.
+        """
+        named = self.algorithm.policy_ids if not self.metadata.get("policy_ids") else []
+        folder = self.folder.subfolder("policies")
+        return self.found_missing | {
+            policy_id: folder.location(f"{policy_id}/policy_state.pkl")
+            for policy_id in named
+            if policy_id not in self.entries and policy_id not in self.found_missing
+        }
+
+    @cached_property
     def algorithm(self) -> AlgorithmInfo:
         """Name and config of the Algorithm, as far as they are recorded.
 
@@ -123,27 +144,29 @@ class Checkpoint:
         damaged file never withholds the weights: the reason is noted in ``omitted``.
         """
         if self.kind != "algorithm" or self.worker is not None:
-            return AlgorithmInfo(None, {}, {}, {})
+            return AlgorithmInfo(None, {}, {}, [], {})
         name: str | None = None
         config: dict[str, Any] = {}
         filters: Mapping[Any, object] = {}
+        policy_ids: list[str] = []
         problems: list[str] = []
         for read in self._algorithm_sources():
             try:
-                read_name, read_config, read_filters = read()
+                told = read()
             except (FormatError, NotFoundError) as error:
                 problems.append(str(error))
                 continue
-            name, config, filters = name or read_name, config or read_config, read_filters
+            name, config = name or told.name, config or told.config
+            filters, policy_ids = told.filters, told.policy_ids
             if name is not None and config:
                 break
         if config:
-            return AlgorithmInfo(name, config, filters, {})
+            return AlgorithmInfo(name, config, filters, policy_ids, {})
         missing = self.folder.location(self.folder.state_file("algorithm_state") or _STATE_FILE)
         reason = problems[0] if problems else f"{missing} is missing, or too large to be read"
-        return AlgorithmInfo(name, config, filters, {"algorithm": reason})
+        return AlgorithmInfo(name, config, filters, policy_ids, {"algorithm": reason})
 
-    def _algorithm_sources(self) -> Iterator[Callable[[], _Told]]:
+    def _algorithm_sources(self) -> Iterator[Callable[[], AlgorithmInfo]]:
         """Yield functions that read the files which tell the Algorithm, the fullest first."""
         folder = self.folder
         state = folder.state_file("algorithm_state")
@@ -164,7 +187,10 @@ class Checkpoint:
         """
         if self.runner is None:
             return EnvInterface()
-        return read_env_interface(self.runner, self.algorithm.config)
+        try:
+            return read_env_interface(self.runner, self.algorithm.config)
+        except FormatError as error:
+            return EnvInterface(omitted={"env_runner": str(error)})
 
     @property
     def runner(self) -> Folder | None:
@@ -178,23 +204,20 @@ class Checkpoint:
         return None
 
 
-_Told: TypeAlias = tuple["str | None", dict[str, Any], Mapping[Any, object]]
-
-
-def _told_by_args(content: object) -> _Told:
+def _told_by_args(content: object) -> AlgorithmInfo:
     """Return what an Algorithm's ``class_and_ctor_args.pkl`` says; missing parts are no error."""
     config = _config_argument(content)
     cls = content.get("class") if isinstance(content, Mapping) else None
-    return _algorithm_name(cls, config), _config_attributes(config), {}
+    return AlgorithmInfo(_algorithm_name(cls, config), _config_attributes(config), {}, [], {})
 
 
-def _told_by_part(content: object) -> _Told:
+def _told_by_part(content: object) -> AlgorithmInfo:
     """Return what the arguments of an env runner or learner group say of their Algorithm."""
     config = _config_argument(content)
-    return _algorithm_name(None, config), _config_attributes(config), {}
+    return AlgorithmInfo(_algorithm_name(None, config), _config_attributes(config), {}, [], {})
 
 
-def _told_by_state(folder: Folder, name: str) -> _Told:
+def _told_by_state(folder: Folder, name: str) -> AlgorithmInfo:
     """Return what an ``algorithm_state`` says."""
     state = folder.read_data(name).value
     if not isinstance(state, Mapping):
@@ -203,11 +226,17 @@ def _told_by_state(folder: Folder, name: str) -> _Told:
         )
     config = state.get("config")
     worker = state.get("worker")
-    filters = worker.get("filters") if isinstance(worker, Mapping) else None
-    return (
+    part = worker if isinstance(worker, Mapping) else {}
+    filters, ids = part.get("filters"), part.get("policy_ids")
+    attributes = _config_attributes(config)
+    if attributes.get("checkpoint_trainable_policies_only") is True:
+        ids = None  # it names the others, too
+    return AlgorithmInfo(
         _algorithm_name(state.get("algorithm_class"), config),
-        _config_attributes(config),
+        attributes,
         filters if isinstance(filters, Mapping) else {},
+        [each for each in ids if isinstance(each, str)] if isinstance(ids, (list, tuple)) else [],
+        {},
     )
 
 
@@ -227,7 +256,7 @@ def _algorithm_name(cls: object, config: object) -> str | None:
     class says it, the config's does.
     """
     if isinstance(cls, str):  # msgpack has its path
-        return _last_name(cls)
+        return _last_name(cls) if is_text(cls) else None
     told = _config_attributes(config).get("algo_class")
     for lineage in (list(class_lineage(cls)), list(class_lineage(told))):
         for path in lineage:

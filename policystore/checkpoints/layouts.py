@@ -36,7 +36,7 @@ _CHECKPOINT_METADATA = "rllib_checkpoint.json"
 _POLICIES = re.compile(r"policies\Z")
 _ANY = re.compile(r"")
 _RL_MODULE = re.compile(r"rl_module\Z")
-_MAX_MISSING = 1000
+_MAX_MISSING = 100_000
 
 
 class _Found(NamedTuple):
@@ -66,7 +66,8 @@ def recognize(folder: Folder, file: str | None = None) -> Checkpoint | None:
     """
     metadata = _metadata(folder)
     worker_files = find_worker_files(folder)
-    if worker_files and (file is None or file in worker_files):
+    later = folder.state_file("algorithm_state") or folder.subfolder("policies").paths()
+    if worker_files and (file in worker_files if file or later else True):
         return _worker_checkpoint(folder, file, worker_files, metadata)
     for recognize_kind in (_algorithm, _policy, _learner, _module):
         found = recognize_kind(folder, metadata)
@@ -112,7 +113,7 @@ def _other(folder: Folder) -> Mapping[str, Any]:
 def _json(folder: Folder, name: str) -> Mapping[str, Any]:
     try:
         return folder.read_json(name) if folder.has(name) else {}
-    except FormatError:
+    except (FormatError, NotFoundError):  # a link that leads nowhere is listed, and not found
         return {}
 
 
@@ -148,13 +149,13 @@ def _algorithm(folder: Folder, metadata: Mapping[str, Any]) -> _Found | None:
     entries = _modules(modules) or _learner_modules(learner)
     missing = {
         **_missing_modules(modules, entries),
-        **_missing_files(learner, entries, "module_state_dir/module_state.pt"),
+        **_missing_modules(learner, entries, "module_state_dir/module_state.pt"),
     }
     for policy_id in policies.folder_names():
         inner = policies.subfolder(policy_id)
         state = inner.state_file("policy_state")
         if state is None:
-            if policy_id not in entries:
+            if policy_id not in entries and not policy_id.startswith("."):
                 missing[policy_id] = inner.location(_state_file_name(inner, "policy_state.pkl"))
         elif policy_id in entries:  # a hybrid
             entries[policy_id] = replace(entries[policy_id], policy_state=FileRef(inner, state))
@@ -234,7 +235,7 @@ def _learner(folder: Folder, metadata: Mapping[str, Any]) -> _Found | None:
             return _Found(kind, entries, missing)  # type: ignore[arg-type]
     modules = folder.subfolder("module_state")
     entries = _learner_modules(modules)
-    missing = _missing_files(modules, entries, "module_state_dir/module_state.pt")
+    missing = _missing_modules(modules, entries, "module_state_dir/module_state.pt")
     return _Found("learner", entries, missing) if entries or missing else None
 
 
@@ -249,19 +250,21 @@ def _modules(folder: Folder) -> dict[str, Entry]:
     return entries
 
 
-def _missing_modules(folder: Folder, entries: Iterable[str]) -> dict[str, str]:
+def _missing_modules(
+    folder: Folder, entries: Iterable[str], name: str = "module_state.pkl"
+) -> dict[str, str]:
     """Return the modules of a MultiRLModule whose weights are not there.
 
     The folders tell them, and the MultiRLModule's own files, which name all modules.
     """
-    missing = _missing_files(folder, entries, "module_state.pkl")
+    missing = _missing_files(folder, entries, name)
     try:
         named = module_ids(folder)
     except (FormatError, NotFoundError):
         named = []
     for module_id in named[:_MAX_MISSING]:
         if module_id not in entries:
-            missing.setdefault(module_id, folder.location(f"{module_id}/module_state.pkl"))
+            missing.setdefault(module_id, folder.location(f"{module_id}/{name}"))
     return missing
 
 
@@ -269,7 +272,7 @@ def _missing_files(folder: Folder, entries: Iterable[str], name: str) -> dict[st
     """Return the subfolders that have files and no weights, with the file that is missing."""
     missing = {}
     for inner_name in folder.folder_names()[:_MAX_MISSING]:
-        if inner_name not in entries:
+        if inner_name not in entries and not inner_name.startswith("."):
             inner = folder.subfolder(inner_name)
             missing[inner_name] = inner.location(_state_file_name(inner, name))
     return missing

@@ -19,11 +19,19 @@ from policystore.checkpoints.convert.new_stack import (
     infer_env_interface,
     module_snapshot,
 )
-from policystore.checkpoints.convert.old_stack import is_hybrid, old_snapshot
+from policystore.checkpoints.convert.old_stack import is_hybrid, old_snapshot, policy_weights
 from policystore.checkpoints.convert.weights import flatten_weights
-from policystore.checkpoints.files.folder import FileData
+from policystore.checkpoints.files.folder import Folder
 from policystore.checkpoints.files.placeholders import BAD_DATA_ERRORS, text_or_kind
-from policystore.errors import FormatError, InvalidInputError, NotFoundError, PolicyStoreError
+from policystore.errors import (
+    FormatError,
+    InvalidInputError,
+    NotFoundError,
+    PolicyStoreError,
+    StorageError,
+)
+from policystore.format.arrays import Array
+from policystore.format.spec import Spec
 from policystore.rllib_schema.env_interface import EnvInterface
 from policystore.snapshot import Snapshot
 
@@ -45,11 +53,13 @@ def read_each(
         agent_ids: policy id -> the agents that act through the policy.
 
     Returns:
-        Snapshots by policy id, and the errors of the policies whose files are missing or damaged.
+        Snapshots by policy id, and the errors of the policies whose files are missing, damaged or
+        cannot be read.
 
     Raises:
         NotFoundError: the checkpoint does not name a policy; the message lists those it does name.
-        InvalidInputError, StorageError: as :func:`read_checkpoint`.
+        InvalidInputError: as :func:`read_checkpoint`.
+        StorageError: a file that all policies share cannot be read.
     """
     entries, missing = checkpoint.entries, checkpoint.missing
     unknown = [
@@ -73,7 +83,7 @@ def read_each(
     def read(policy_id: str) -> Snapshot | PolicyStoreError:
         try:
             return _read_policy(checkpoint, entries[policy_id], agents.get(policy_id))
-        except FormatError as error:
+        except (FormatError, NotFoundError, StorageError) as error:
             return error
 
     results: dict[str, Snapshot | PolicyStoreError] = dict(
@@ -108,10 +118,18 @@ def _read_policy(
     try:
         if entry.form is Form.WORKER:
             return _worker_snapshot(checkpoint, entry.id)
-        data = entry.folder.read_data(entry.weights_file)
         if entry.form is Form.POLICY:
-            return _policy_snapshot(checkpoint, entry.id, data, location)
-        return _module_snapshot(checkpoint, entry, data, location, agent_ids)
+            return _policy_snapshot(checkpoint, entry.id, entry.folder, entry.weights_file)
+        return _module_snapshot(checkpoint, entry, agent_ids)
+    except (FormatError, NotFoundError) as error:
+        if entry.policy_state is None:
+            raise
+        # The policy of a hybrid holds the same weights as its module.
+        folder, name = entry.policy_state.folder, entry.policy_state.name
+        snap = _policy_snapshot(checkpoint, entry.id, folder, name)
+        return snap.replace(
+            spec=snap.spec.replace(omitted={**snap.spec.omitted, "module": str(error)})
+        )
     except PolicyStoreError:
         raise
     except (*BAD_DATA_ERRORS, RecursionError) as error:
@@ -126,87 +144,130 @@ def _worker_snapshot(checkpoint: Checkpoint, policy_id: str) -> Snapshot:
     if worker is None:
         raise FormatError(f"{checkpoint.folder}: no file checkpoint-N was read")
     label = f"{worker.location}: policy {policy_id!r}"
-    return _checked(
+    state = worker.policy_state(policy_id)
+    weights = policy_weights(state, label, stored=worker.nbytes)
+    return _described(
         label,
+        weights,
         lambda: old_snapshot(
-            worker.policy_state(policy_id),
+            state,
+            weights,
             None,
             label,
-            stored=worker.nbytes,
             filter_object=worker.filters.get(policy_id),
             omitted=worker.omitted,
         ),
     )
 
 
-def _policy_snapshot(
-    checkpoint: Checkpoint, policy_id: str, data: FileData, location: str
-) -> Snapshot:
+def _policy_snapshot(checkpoint: Checkpoint, policy_id: str, folder: Folder, name: str) -> Snapshot:
     """Return the snapshot of an old-stack policy or a hybrid, by its ``policy_state``."""
-    state, stored = data
+    label = folder.location(name)
+    content, stored = folder.read_data(name)
+    weights = policy_weights(content, label, stored=stored)
+    state: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
     algorithm = checkpoint.algorithm
-    if isinstance(state, Mapping) and is_hybrid(state):
-        return _checked(
-            location,
+    if is_hybrid(state):
+        return _described(
+            label,
+            weights,
             lambda: hybrid_snapshot(
                 state,
+                weights,
                 algorithm.name,
-                location,
-                stored=stored,
+                label,
+                policy_id=policy_id,
                 multi_agent=len(checkpoint.entries) > 1,
                 omitted=algorithm.omitted,
             ),
         )
-    return _checked(
-        location,
+    return _described(
+        label,
+        weights,
         lambda: old_snapshot(
             state,
+            weights,
             algorithm.name,
-            location,
-            stored=stored,
+            label,
             filter_object=algorithm.filters.get(policy_id),
             omitted=algorithm.omitted,
         ),
     )
 
 
-def _checked(label: str, make: Callable[[], Snapshot]) -> Snapshot:
-    """Return the snapshot that a function makes; data that no snapshot holds are a FormatError."""
+def _described(
+    label: str, weights: Mapping[str, Array], describe: Callable[[], Snapshot]
+) -> Snapshot:
+    """Return the snapshot that a function makes of weights and their description.
+
+    Args:
+        label: names the file with the weights in error messages.
+        weights: the weights alone.
+        describe: makes the whole snapshot.
+
+    Returns:
+        The snapshot. If no snapshot can hold the description, the weights alone, with the reason
+        among the omitted parts.
+
+    Raises:
+        FormatError: no snapshot can hold the weights.
+    """
     try:
-        return make()
+        bare = Snapshot(weights=weights)
     except InvalidInputError as error:
         # A snapshot cannot hold these data: the file is wrong, not the caller's argument.
         raise FormatError(f"{label}: {error}") from None
+    try:
+        return describe()
+    except (PolicyStoreError, *BAD_DATA_ERRORS, RecursionError) as error:
+        if isinstance(error, StorageError):
+            raise
+        reason = f"{label}: the description of the policy cannot be kept: {error!s:.500}"
+        return bare.replace(spec=Spec(omitted={"spec": reason.encode(errors="replace").decode()}))
 
 
-def _module_snapshot(
+def _module_snapshot(checkpoint: Checkpoint, entry: Entry, agent_ids: list[Any] | None) -> Snapshot:
+    """Return the snapshot of a module, by its weights and the files beside them."""
+    label = entry.folder.location(entry.weights_file)
+    content, stored = entry.folder.read_data(entry.weights_file)
+    weights = flatten_weights(content, label, stored=stored)
+    runner = checkpoint.runner if entry.form is Form.MODULE else None
+    interface = None
+    if runner is not None and agent_ids is not None:
+        # Wrong ids are the caller's error, and no reason to leave the description out.
+        interface = read_env_interface(runner, checkpoint.algorithm.config, agent_ids)
+    elif runner is not None:
+        interface = checkpoint.env_interface
+    return _described(label, weights, lambda: _with_module(checkpoint, entry, weights, interface))
+
+
+def _with_module(
     checkpoint: Checkpoint,
     entry: Entry,
-    data: FileData,
-    location: str,
-    agent_ids: list[Any] | None,
+    weights: Mapping[str, Array],
+    interface: EnvInterface | None,
 ) -> Snapshot:
-    """Return the snapshot of a module, by its weights and the files beside them."""
     algorithm = checkpoint.algorithm
-    weights = flatten_weights(data.value, location, stored=data.nbytes)
     module = _describe_module(entry)
-    interface = EnvInterface()
-    runner = checkpoint.runner if entry.form is Form.MODULE else None
-    if runner is not None:
-        interface = checkpoint.env_interface
-        if agent_ids is not None:
-            interface = read_env_interface(runner, algorithm.config, agent_ids)
-    elif checkpoint.kind == "algorithm" and algorithm.config:
-        interface = infer_env_interface(
-            module,
-            algorithm.config,
-            entry.policy_state,
-            multi_agent=len(checkpoint.entries) > 1,
-        )
+    if interface is None:
+        interface = EnvInterface()
+        if checkpoint.kind == "algorithm":
+            if algorithm.config:
+                interface = infer_env_interface(
+                    module,
+                    algorithm.config,
+                    entry.policy_state,
+                    multi_agent=len(checkpoint.entries) > 1,
+                )
+            if entry.form is Form.MODULE and entry.policy_state is None:
+                interface.omitted["env_runner"] = (
+                    f"{checkpoint.folder.location('env_runner/env_to_module_connector')} is "
+                    "missing, which tells the agents, and holds the state of the connectors"
+                )
     if checkpoint.kind in ("algorithm", "learner", "learner_group"):
         module.omitted |= NOT_FOR_ACTING
     module.omitted |= algorithm.omitted
-    return _checked(location, lambda: module_snapshot(module, weights, algorithm.name, interface))
+    return module_snapshot(module, weights, algorithm.name, interface)
 
 
 def _describe_module(entry: Entry) -> ModuleDescription:

@@ -12,6 +12,7 @@ from os import PathLike
 from typing import Any
 
 from policystore.checkpoints.checkpoint import Checkpoint
+from policystore.checkpoints.convert.config_values import registered_name
 from policystore.checkpoints.files.folder import open_folder, open_path
 from policystore.checkpoints.files.placeholders import kind_of, text_or_kind
 from policystore.checkpoints.layouts import recognize
@@ -136,7 +137,7 @@ def as_agent_ids(
         return {}
     if not isinstance(agent_ids, Mapping):
         raise InvalidInputError(f"agent_ids is a dict, {example}; found {kind_of(agent_ids)}")
-    known = set(policy_ids)
+    known = [policy_id for policy_id in policy_ids if isinstance(policy_id, str)]
     for policy_id, agents in agent_ids.items():
         if isinstance(agents, (str, bytes)) or not isinstance(agents, Iterable):
             raise InvalidInputError(
@@ -169,22 +170,20 @@ def as_class_paths(classes: Mapping[str, NamedClass] | None) -> dict[str, str]:
 def name_classes(snap: Snapshot, paths: Mapping[str, str]) -> Snapshot:
     """Return a snapshot with the import paths of the classes that it knows by registered names."""
     spec = snap.spec
-    told = {}
+    config = spec.config
+    is_told = False
     for place, reason in spec.omitted.items():
         key = class_place(place)
-        name = next((n for n in paths if reason.startswith(f"{n[:80]!r}, a name under")), None)
-        if key is not None and name is not None:
-            told[place] = Tagged("import", paths[name])
-    if not told:
-        return snap
-    config = spec.config
-    for place, tagged in told.items():
-        *outer, key = place.split(".")[1:]
-        inner = config
-        for part in outer:
-            inner = inner.setdefault(part, {})
-        inner[key] = tagged
-    return snap.replace(spec=spec.replace(config=config))
+        path = next((p for n, p in paths.items() if reason.startswith(registered_name(n))), None)
+        if key is None or path is None:
+            continue
+        inner: object = config
+        for part in place.split(".")[1:-1]:
+            inner = inner.get(part) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):  # else a key has a dot in it, or is no text
+            inner[key] = Tagged("import", path)
+            is_told = True
+    return snap.replace(spec=spec.replace(config=config)) if is_told else snap
 
 
 def open_checkpoint(

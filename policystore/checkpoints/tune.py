@@ -134,7 +134,7 @@ def _iteration(checkpoint: Folder) -> int | None:
         return None
     try:
         state = checkpoint.read_data(name).value
-    except FormatError:  # no weights depend on it
+    except (FormatError, NotFoundError):  # no weights depend on it
         return None
     iteration = state.get(key) if isinstance(state, Mapping) else None
     return iteration if type(iteration) is int else None

@@ -76,8 +76,12 @@ class WorkerFile:
                 content = {"weights": weights, "_optimizer_variables": optimizer}
         spec = _spec_fields(self.specs.get(policy_id))
         if spec is not None:
-            own = spec.get("config")
-            spec["config"] = _merged(self.config, own if isinstance(own, Mapping) else {})
+            own: Any = spec.get("config")
+            if isinstance(own, UnbuiltObject):  # an AlgorithmConfig, or a class derived from dict
+                own = own.entries or own.attributes() or own.kwargs
+            if own is None or isinstance(own, Mapping):
+                own = _merged(self.config, own or {})
+            spec["config"] = own
             content["policy_spec"] = spec
         return content
 
@@ -120,12 +124,20 @@ def find_worker_files(folder: Folder) -> list[str]:
     return sorted(names, key=lambda name: int(name.rpartition("-")[2]))
 
 
-def tune_metadata_file(folder: Folder) -> str | None:
+def tune_metadata_file(folder: Folder, checkpoint: str | None = None) -> str | None:
     """Return the name of Tune's metadata beside a checkpoint; None where there is none.
 
     Ray 1.x wrote ``checkpoint-N.tune_metadata``, Ray 2.0 to 2.6 ``.tune_metadata``.
+
+    Args:
+        folder: the folder of the checkpoint.
+        checkpoint: the name of the file ``checkpoint-N``; None: any.
     """
     names = [name for name in folder.file_names() if name.endswith(".tune_metadata")]
+    if checkpoint is not None:
+        names = [
+            name for name in names if name in (f"{checkpoint}.tune_metadata", ".tune_metadata")
+        ]
     return names[-1] if names else None
 
 
@@ -148,18 +160,20 @@ def read_worker_file(folder: Folder, name: str) -> WorkerFile:
     states = worker.get("state") if isinstance(worker, Mapping) else None
     if not isinstance(worker, Mapping) or not isinstance(states, Mapping):
         raise FormatError(f"{label}: expected the states of policies, found {kind_of(worker)}")
+    if not states:
+        raise FormatError(f"{label} holds the state of no policy")
     filters, specs = worker.get("filters"), worker.get("policy_specs")
     config = _entries(worker.get("policy_config"))
     omitted: dict[str, str] = {}
     ray_version = None
     try:
-        told_config, ray_version = _told_by_metadata(folder)
+        told_config, ray_version = _told_by_metadata(folder, name)
         config = config or told_config or _told_by_params(folder)
     except (FormatError, InvalidInputError, NotFoundError) as error:
         omitted["config"] = str(error)
     if not config and not omitted:
         omitted["config"] = (
-            "the checkpoint does not hold the config; Tune's files .tune_metadata beside the "
+            f"{label} does not hold the config; Tune's files .tune_metadata beside the "
             "checkpoint, or params.pkl in the folder of the trial, would tell it"
         )
     return WorkerFile(
@@ -175,9 +189,9 @@ def read_worker_file(folder: Folder, name: str) -> WorkerFile:
     )
 
 
-def _told_by_metadata(folder: Folder) -> tuple[Mapping[str, Any], str | None]:
+def _told_by_metadata(folder: Folder, checkpoint: str) -> tuple[Mapping[str, Any], str | None]:
     """Return the config and the Ray version in Tune's metadata."""
-    name = tune_metadata_file(folder)
+    name = tune_metadata_file(folder, checkpoint)
     if name is None or folder.size(name) > _MAX_BESIDE:
         return {}, None
     content = folder.read_data(name).value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -177,3 +178,76 @@ def test_what_stands_in_place_of_a_file(data: bytes, said: str, name: str, tmp_p
     (tmp_path / name).write_bytes(data)
     with pytest.raises(FormatError, match=f"{name} is .*{said}"):
         read_checkpoint(tmp_path)
+
+
+def test_a_filter_is_never_lost_without_a_word(tmp_path: Path) -> None:
+    """Without its statistics a player would act on other observations, so it refuses."""
+    for version, gone in (
+        ("2.9.3", "policies"),
+        ("2.37.0", "env_runner/env_to_module_connector/MeanStdFilter"),
+        ("2.60.0", "env_runner/env_to_module_connector/MeanStdFilter"),
+    ):
+        there = tmp_path / version
+        shutil.copytree(Given(version, "ppo_new_meanstd").path, there)
+        shutil.rmtree(there / gone)
+        (snap,) = read_checkpoint(there).values()
+        assert any(place.startswith("connectors.") for place in snap.spec.omitted), version
+    one = Given("2.2.0", "ppo_old_meanstd")
+    alone = one.path / "checkpoint_000002" / "policies" / "default_policy"
+    (snap,) = read_checkpoint(alone).values()
+    assert "MeanStdFilter" in snap.spec.omitted["connectors.filter"]
+    there = tmp_path / "empty"
+    shutil.copytree(Given("2.60.0", "ppo_new_meanstd").path, there)
+    state = there / "env_runner/env_to_module_connector/MeanStdFilter/state.pkl"
+    state.write_bytes(b"\x80\x05}.")
+    (snap,) = read_checkpoint(there).values()
+    assert "without statistics" in snap.spec.omitted["connectors.MeanStdFilter"]
+
+
+def test_policies_that_only_the_algorithm_names(tmp_path: Path) -> None:
+    for version, gone in (("2.2.0", "checkpoint_000002/policies/p1"),
+                          ("2.24.0", "learner/module_state/p1")):  # fmt: skip
+        kind = "ppo_old_multi" if version == "2.2.0" else "ppo_new_multi"
+        there = tmp_path / version
+        shutil.copytree(Given(version, kind).path, there)
+        shutil.rmtree(there / gone)
+        with pytest.raises(NotFoundError, match=r"p1.*is missing"):
+            read_checkpoint(there)
+        assert list(inspect_checkpoint(there).missing) == ["p1"]
+
+
+def test_a_hybrid_holds_its_weights_twice(tmp_path: Path) -> None:
+    one = Given("2.9.3", "ppo_new_multi")
+    there = tmp_path / "moved"
+    shutil.copytree(one.path, there)
+    (there / "learner/module_state/p0/module_state_dir/module_state.pt").write_bytes(POINTER)
+    snaps = read_checkpoint(there)
+    assert weights_of(snaps) == weights_of(read_checkpoint(one.path))
+    assert "git lfs pull" in snaps["p0"].spec.omitted["module"]
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    there = tmp_path / "moved"
+    shutil.copytree(LAYOUTS["new"].path, there)
+    whole = weights_of(read_checkpoint(there))
+    for name in ("rllib_checkpoint.json", "env_runner/class_and_ctor_args.pkl"):
+        (there / name).unlink()
+        (there / name).symlink_to("../.git/annex/objects/x")
+        assert weights_of(read_checkpoint(there)) == whole
+
+
+@pytest.mark.parametrize("value", [2**63, "\ud800", [[[[]]]] * 9], ids=["integer", "text", "lists"])
+def test_a_value_that_no_spec_holds_costs_its_entry_only(value: object, tmp_path: Path) -> None:
+    there = tmp_path / "moved"
+    shutil.copytree(Given("2.60.0", "ppo_old_policy").path, there)
+    file = there / "policy_state.pkl"
+    (before,) = read_checkpoint(there).values()
+    assert isinstance(before.spec.config["model"], dict)
+    data = file.read_bytes()
+    key = b"\x8c\x0dfcnet_hiddens\x94"
+    assert key in data
+    packed = pickle.dumps({"seed": value}, 2)[2:-1]
+    extra = b"\x8c\x13custom_model_config" + packed
+    file.write_bytes(data.replace(b"\x95", b"\x95", 1).replace(key, extra + key, 1))
+    (snap,) = read_checkpoint(there).values()
+    assert snap.weights_digest == before.weights_digest

@@ -147,7 +147,7 @@ def test_torch_files(what: str, data: bytes) -> None:
 @pytest.mark.parametrize("where", ["policy_state", "algorithm_state"])
 def test_a_whole_checkpoint_of_hostile_files(where: str, tmp_path: Path) -> None:
     """Also what is made of the data afterwards ends, in a snapshot or a typed error."""
-    folder = tmp_path / "policies" / "p"
+    folder = tmp_path / "policies" / "default_policy"
     folder.mkdir(parents=True)
     good = OLD.path / "policies" / "default_policy" / "policy_state.pkl"
     files = {

@@ -30,7 +30,7 @@ from ray.rllib.utils.spaces.simplex import Simplex
 
 from policystore import InvalidInputError, MismatchError, PolicyStore, Snapshot
 from policystore.checkpoints import import_experiment
-from policystore.checkpoints.convert.old_stack import old_snapshot
+from policystore.checkpoints.convert.old_stack import old_snapshot, policy_weights
 from policystore.checkpoints.convert.spaces import described_space
 from policystore.checkpoints.files.pickle_reader import read_pickle
 from policystore.rllib import (
@@ -193,11 +193,8 @@ def test_classes_stand_under_the_names_of_today(version: str) -> None:
 
 def test_a_tensorflow_policy_is_weights_and_a_reason() -> None:
     for weights in ({"fc/kernel": np.ones((2, 3), np.float32)}, [np.ones(2, np.float32)]):
-        snap = old_snapshot(
-            {"weights": weights, "policy_spec": {"policy_class": "PPOTF2Policy", "config": {}}},
-            "PPO",
-            "it",
-        )
+        state = {"weights": weights, "policy_spec": {"policy_class": "PPOTF2Policy", "config": {}}}
+        snap = old_snapshot(state, policy_weights(state, "it"), "PPO", "it")
         assert [array.dtype for array in snap.weights.values()] == [np.float32]
         with pytest.raises(InvalidInputError, match="PPOTF2Policy is a TensorFlow policy"):
             rebuild_player(snap)

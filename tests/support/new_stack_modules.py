@@ -12,15 +12,18 @@ import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.connectors.env_to_module import observation_preprocessor
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
-from ray.rllib.connectors.env_to_module.observation_preprocessor import (
-    SingleAgentObservationPreprocessor,
-)
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
+SingleAgentObservationPreprocessor: Any = getattr(
+    observation_preprocessor,
+    "SingleAgentObservationPreprocessor",
+    getattr(observation_preprocessor, "ObservationPreprocessor", None),  # until Ray 2.47
+)
 EPISODE = 9
 
 

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from policystore.checkpoints.convert.spaces import described_space
-from policystore.checkpoints.files.placeholders import Global, UnbuiltObject, class_path, kind_of
+from policystore.checkpoints.files.placeholders import (
+    Global,
+    UnbuiltObject,
+    class_path,
+    is_class_by_value,
+    is_text,
+    kind_of,
+)
 from policystore.errors import FormatError
 from policystore.format.values import Tagged
 from policystore.rllib_schema.class_paths import todays_path
@@ -29,6 +36,7 @@ from policystore.rllib_schema.plain_config import (
 
 __all__ = ["CheckpointConfigWalker", "plain_mapping", "registered_name"]
 
+_MAX_BITS = 63  # of an integer, beside the sign
 _MAX_VALUES = 200_000  # a config has some hundreds
 _MAX_DEPTH = 40
 _MAX_PATH = 500  # characters of a place in a config
@@ -67,11 +75,17 @@ class CheckpointConfigWalker(PlainWalker):
             raise FormatError(
                 f"{self._label}: its config is nested or repeated beyond any use; nothing was read"
             )
+        if isinstance(value, UnbuiltObject) and value.entries and not is_class_by_value(value):
+            value = value.entries  # an object of a class derived from dict
+        if type(value) is int and value.bit_length() > _MAX_BITS:
+            raise NotPlainError(f"an integer of more than {_MAX_BITS} bits")
+        if type(value) is str and not is_text(value):
+            raise NotPlainError("a text with parts of characters")
         return super().plain(value, place)
 
     def entry_place(self, key: object, place: Place) -> Place | None:
         """Return the place of an entry; None, with a note, if the key is not plain or too long."""
-        if not is_plain_key(key):
+        if not is_plain_key(key) or (isinstance(key, str) and not is_text(key)):
             place.omitted[f"{place.path}, a key"] = f"a key of type {kind_of(key)} is not plain"
             return None
         inside = place.inside(f".{key}")
@@ -92,7 +106,10 @@ class CheckpointConfigWalker(PlainWalker):
             NotPlainError: the item has no plain form.
         """
         if key in REGISTRY_KEYS and isinstance(item, str) and item:
-            raise NotPlainError(registered_name(item, self._label))
+            raise NotPlainError(
+                f"{registered_name(item[:_MAX_PATH])}trained; {self._label} does not say which "
+                f"class. read_checkpoint(…, classes={{{item[:_SHOWN]!r}: MyClass}}) tells it"
+            )
         return super().entry(key, item, place)
 
     def leaf(self, value: object, place: Place) -> object:
@@ -115,13 +132,9 @@ class CheckpointConfigWalker(PlainWalker):
         return value
 
 
-def registered_name(name: str, label: str) -> str:
-    """Return why a class is omitted that a file knows by a registered name."""
-    return (
-        f"{name[:80]!r}, a name under which a class was registered with RLlib in the process that "
-        f"trained; {label} does not say which class. read_checkpoint(…, classes="
-        f"{{{name[:80]!r}: MyClass}}) tells it"
-    )
+def registered_name(name: str) -> str:
+    """Return how the reason begins for which a class is omitted that a file knows by a name."""
+    return f"{name!r}, a name under which a class was registered with RLlib in the process that "
 
 
 def plain_mapping(

@@ -77,8 +77,7 @@ def env_interface_of_config(
         clip_actions=_flag(config, "clip_actions", False),
     )
     for pipeline in PIPELINES:
-        makers = (config.get(f"_{pipeline}_connector"), config.get(f"{pipeline}_connector"))
-        if any(maker is not None for maker in makers):
+        if _makes_connectors(config, pipeline):
             interface.omitted[f"connectors.{pipeline}"] = (
                 "made by a function of the config, which no file holds; a player needs connectors="
             )
@@ -144,7 +143,10 @@ def read_env_interface(
             "agent: leave agent_ids out"
         )
     user_connectors = {
-        name: _convert_pipeline(pipeline, interface, agents) for name, pipeline in pipelines.items()
+        name: _convert_pipeline(
+            name, pipeline, interface, agents, makes_connectors=_makes_connectors(config, name)
+        )
+        for name, pipeline in pipelines.items()
     }
     interface.observation_space, interface.action_space = (
         space_if_known(space, f"{runner}: {name}", interface.omitted, f"env_{name}")
@@ -168,7 +170,12 @@ def read_env_interface(
 
 
 def _convert_pipeline(
-    pipeline: Pipeline, interface: EnvInterface, agents: _Agents | None
+    name: str,
+    pipeline: Pipeline,
+    interface: EnvInterface,
+    agents: _Agents | None,
+    *,
+    makes_connectors: bool,
 ) -> list[dict[str, Any]]:
     """Return a spec's entries for the user's connectors of a pipeline; note what is omitted."""
     own = [connector for connector in pipeline.connectors if not connector.is_default]
@@ -179,10 +186,29 @@ def _convert_pipeline(
                 "their order (Ray 2.33 to 2.38); a player needs connectors="
             )
         return []
-    entries = [
-        _convert_connector(connector, pipeline.folder, interface, agents) for connector in own
-    ]
+    if makes_connectors and not own and not pipeline.is_ordered:
+        interface.omitted[f"connectors.{name}"] = (
+            f"the config makes connectors, and {pipeline.folder} holds none of them; a player "
+            "needs connectors="
+        )
+
+    def convert(connector: Connector) -> dict[str, Any] | None:
+        try:
+            return _convert_connector(connector, pipeline.folder, interface, agents)
+        except FormatError as error:
+            interface.omitted[f"connectors.{connector.name}"] = (
+                f"{error}; a player needs connectors="
+            )
+            return None
+
+    entries = [convert(connector) for connector in own]
     return [entry for entry in entries if entry is not None]
+
+
+def _makes_connectors(config: Mapping[str, Any], pipeline: str) -> bool:
+    """Return whether a config has a function that makes connectors of a pipeline."""
+    makers = (config.get(f"_{pipeline}_connector"), config.get(f"{pipeline}_connector"))
+    return any(maker is not None for maker in makers)
 
 
 def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
@@ -199,7 +225,7 @@ def _is_multi_agent(runner: Folder, env_to_module: Pipeline) -> bool:
     """Return whether an env runner has several agents, by its class or its connectors."""
     try:
         content = runner.read_data(ARGS_FILE).value if runner.has(ARGS_FILE) else None
-    except FormatError:
+    except (FormatError, NotFoundError):
         content = None
     cls = content.get("class") if isinstance(content, Mapping) else None
     names = {connector.name for connector in env_to_module.connectors}

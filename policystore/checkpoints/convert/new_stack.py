@@ -18,7 +18,6 @@ from policystore.checkpoints.convert.model_keys import (
 )
 from policystore.checkpoints.convert.old_stack import hybrid_connectors, policy_config
 from policystore.checkpoints.convert.spaces import space_if_known
-from policystore.checkpoints.convert.weights import flatten_weights
 from policystore.checkpoints.files.folder import FileRef
 from policystore.checkpoints.files.placeholders import (
     BAD_DATA_ERRORS,
@@ -196,18 +195,26 @@ def _path_of_dotted(path: object) -> str | None:
 
 
 def _describe_by_policy(
-    config: Mapping[Any, Any], policy_spec: Mapping[Any, Any], algorithm: str | None, label: str
+    config: Mapping[Any, Any],
+    policy_spec: Mapping[Any, Any],
+    algorithm: str | None,
+    policy_id: str,
+    label: str,
 ) -> ModuleDescription:
     """Describe a hybrid's module: that of the config, or else the algorithm's default module."""
     module = ModuleDescription(label)
     module_spec = config.get("rl_module_spec")
     if module_spec is None:
         module_spec = config.get("_rl_module_spec")
-    custom = (
-        module_spec.attributes().get("module_class")
-        if isinstance(module_spec, UnbuiltObject)
-        else None
-    )
+    fields = module_spec.attributes() if isinstance(module_spec, UnbuiltObject) else {}
+    several = fields.get("module_specs")
+    if isinstance(several, Mapping):  # the modules of several policies
+        own = several.get(policy_id)
+        fields = own.attributes() if isinstance(own, UnbuiltObject) else {}
+    elif several is not None:
+        fields = several.attributes() if isinstance(several, UnbuiltObject) else {}
+    custom = fields.get("module_class")
+    model = fields.get("model_config_dict")
     cls, catalog = ALGORITHM_MODULES.get(algorithm or "", (None, None))
     path = class_path(custom)
     if path is not None:
@@ -221,7 +228,7 @@ def _describe_by_policy(
         {
             "observation_space": policy_spec.get("observation_space"),
             "action_space": policy_spec.get("action_space"),
-            "model_config_dict": config.get("model"),
+            "model_config_dict": model if isinstance(model, Mapping) else config.get("model"),
             "catalog_class": None if catalog is None else Global(*catalog.split(":")),
         },
         earlier=True,
@@ -230,10 +237,11 @@ def _describe_by_policy(
 
 def hybrid_snapshot(
     state: Mapping[Any, Any],
+    weights: Mapping[str, Array],
     algorithm: str | None,
     label: str,
     *,
-    stored: int,
+    policy_id: str,
     multi_agent: bool,
     omitted: Mapping[str, str],
 ) -> Snapshot:
@@ -241,23 +249,23 @@ def hybrid_snapshot(
 
     Args:
         state: the content of the policy's ``policy_state``.
+        weights: its weights.
         algorithm: RLlib's name of the algorithm; None where it is not known.
         label: names the file in error messages.
-        stored: bytes of the file.
+        policy_id: the policy's id, by which a config of several modules names its own.
         multi_agent: whether the checkpoint has several policies.
         omitted: parts that are known to be missing already, place -> reason.
 
-    Raises:
-        FormatError: the weights are damaged.
+    Returns:
+        The snapshot. Damage to any part but the weights is noted as omitted.
     """
     policy_spec = state.get("policy_spec")
     if not isinstance(policy_spec, Mapping):
         policy_spec = {}
     config = policy_config(state)
     module = _describe_by_policy(
-        config, policy_spec, algorithm or _algorithm_of_policy(policy_spec), label
+        config, policy_spec, algorithm or _algorithm_of_policy(policy_spec), policy_id, label
     )
-    weights = flatten_weights(state.get("weights"), label, stored=stored)
     interface = env_interface_of_config(
         config, module.observation_space, module.action_space, multi_agent=multi_agent
     )
@@ -354,6 +362,13 @@ def infer_env_interface(
     )
     if policy_state is not None and isinstance(state, Mapping):
         _take_connectors(interface, state, policy_state.location)
+    elif config.get("observation_filter") not in (None, "NoFilter"):
+        where = "policies/ID/policy_state.pkl" if policy_state is None else policy_state.location
+        interface.omitted.setdefault(
+            "connectors.MeanStdFilter",
+            f"the config names the filter {text_or_kind(config['observation_filter'])}, whose "
+            f"statistics are in {where}; a player needs connectors=",
+        )
     return interface
 
 

@@ -24,6 +24,7 @@ from policystore.checkpoints.files.placeholders import (
     text_or_kind,
 )
 from policystore.errors import FormatError
+from policystore.format.arrays import Array
 from policystore.format.spec import Spec
 from policystore.format.values import Tagged
 from policystore.rllib_schema.class_paths import ALGORITHMS, CONNECTORS, POLICIES
@@ -31,7 +32,7 @@ from policystore.rllib_schema.config_keys import is_dropped
 from policystore.snapshot import Snapshot
 
 __all__ = ["config_is_hybrid", "hybrid_connectors", "is_hybrid", "old_snapshot",
-           "policy_config"]  # fmt: skip
+           "policy_config", "policy_weights"]  # fmt: skip
 
 _FILTERS = (
     "MeanStdObservationFilterAgentConnector",
@@ -65,8 +66,10 @@ def policy_config(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return config if isinstance(config, Mapping) else {}
 
 
-def is_hybrid(state: Mapping[Any, Any]) -> bool:
+def is_hybrid(state: object) -> bool:
     """Return whether a ``policy_state`` of Ray 2.3 to 2.37 holds an RLModule of the new stack."""
+    if not isinstance(state, Mapping):
+        return False
     spec = state.get("policy_spec")
     policy_class = spec.get("policy_class") if isinstance(spec, Mapping) else None
     if "WithRLModule" in text_or_kind(policy_class):
@@ -79,12 +82,28 @@ def config_is_hybrid(config: Mapping[Any, Any]) -> bool:
     return any(config.get(flag) is True for flag in _HYBRID_FLAGS)
 
 
+def policy_weights(state: object, label: str, *, stored: int | None = None) -> dict[str, Array]:
+    """Return the weights in a ``policy_state``.
+
+    Args:
+        state: the content of the file.
+        label: names the file in error messages.
+        stored: bytes of the file.
+
+    Raises:
+        FormatError: not the state of a policy, or damaged weights.
+    """
+    if not isinstance(state, Mapping) or "weights" not in state:
+        raise FormatError(f"{label}: expected the state of a policy, found {kind_of(state)}")
+    return flatten_weights(state["weights"], label, stored=stored, any_form=True)
+
+
 def old_snapshot(
-    state: object,
+    state: Mapping[Any, Any],
+    weights: Mapping[str, Array],
     algorithm: str | None,
     label: str,
     *,
-    stored: int | None = None,
     filter_object: object = None,
     omitted: Mapping[str, str] | None = None,
 ) -> Snapshot:
@@ -92,20 +111,17 @@ def old_snapshot(
 
     Args:
         state: the content of ``policy_state``.
+        weights: its weights.
         algorithm: RLlib's name of the algorithm; None where it is not known.
         label: names the file in error messages.
-        stored: bytes of the file.
         filter_object: the policy's filter, where Ray up to 2.2 wrote it beside the policies.
         omitted: parts that are known to be missing already, place -> reason.
 
-    Raises:
-        FormatError: the weights are damaged. Damage to any other part is noted as omitted.
+    Returns:
+        The snapshot. Damage to any part but the weights is noted as omitted.
     """
-    if not isinstance(state, Mapping) or "weights" not in state:
-        raise FormatError(f"{label}: expected the state of a policy, found {kind_of(state)}")
     notes = {key: reason for key, reason in _OMITTED.items() if not _is_empty(state.get(key))}
     notes |= omitted or {}
-    weights = flatten_weights(state["weights"], label, stored=stored, any_form=True)
     policy_spec = state.get("policy_spec")
     if not isinstance(policy_spec, Mapping):
         notes["spec"] = "the checkpoint does not say what the policy is made of"
@@ -163,6 +179,12 @@ def _connectors_of(
         if _is_empty(configs) and is_filter(filter_object):
             stats = read_filter_object(filter_object, f"{label}: filter")
             return _connectors_with_filter(config, stats)
+        filter_name = config.get("observation_filter")
+        if _is_empty(configs) and filter_name not in (None, "NoFilter"):
+            omitted["connectors.filter"] = (
+                f"the config names the filter {text_or_kind(filter_name)}, and {label} has no "
+                "statistics of it; a player needs connectors="
+            )
         return _convert_connectors(configs, omitted, label)
     except FormatError as error:
         omitted["connectors"] = f"{error}; a player needs connectors="

@@ -162,4 +162,6 @@ def read_connector_state(folder: Folder, *, always: bool) -> Mapping[Any, Any]:
     state = folder.read_data(name).value
     if not isinstance(state, Mapping):
         raise FormatError(f"{folder.location(name)}: expected a state, found {kind_of(state)}")
+    if always and not state:
+        raise FormatError(f"{folder.location(name)}: a filter without statistics")
     return state

@@ -321,10 +321,11 @@ def open_path(
                     "name; give the folder of the checkpoint"
                 ) from None
             raise
-        try:
-            folder = open_folder(outside or slash or ".", storage_options)
-        except (NotFoundError, InvalidInputError):
-            folder = None
-        if folder is None or not folder.has(name):
+        around = outside or slash or "."
+        options = storage_options
+        if not isinstance(options, StorageOptions):
+            options = StorageOptions(options)
+        # Asked for first: the folder around it may be a whole disk.
+        if open_backend(around, options).size(name) is None:
             raise
-        return folder, name
+        return open_folder(around, options), name

@@ -21,6 +21,7 @@ __all__ = [
     "class_lineage",
     "class_path",
     "is_class_by_value",
+    "is_text",
     "kind_of",
     "text_or_kind",
     "unhashable_reason",
@@ -144,7 +145,7 @@ def class_path(value: object) -> str | None:
     older versions of cloudpickle write ``__module__`` only there.
     """
     if isinstance(value, Global):
-        return str(value)
+        return str(value) if is_text(str(value)) else None
     if not isinstance(value, UnbuiltObject) or not is_class_by_value(value):
         return None
     name, namespace = value.args[1], value.args[3]
@@ -152,6 +153,8 @@ def class_path(value: object) -> str | None:
     if not isinstance(module, str):
         module = value.attributes().get("__module__")
     if not isinstance(module, str) or not isinstance(name, str) or not name.isidentifier():
+        return None
+    if not is_text(module + name):
         return None
     return f"{module[:_MAX_NAME]}:{name[:_MAX_NAME]}"
 
@@ -202,14 +205,28 @@ def unhashable_reason(key: object) -> str | None:
     return f"{kind_of(key)} as a key"
 
 
+def is_text(value: str) -> bool:
+    """Return whether a text can be written as UTF-8: a pickle may hold halves of characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def text_or_kind(value: object) -> str:
     """Return a text or the path of a :class:`Global`; for any other value, return its kind.
 
     At most 200 characters are returned.
     """
     if isinstance(value, (str, Global)):
-        return str(value)[:_MAX_SHOWN]
+        return _shown(str(value))
     return kind_of(value)
+
+
+def _shown(text: str) -> str:
+    """Return the beginning of a text, with question marks for halves of characters."""
+    return text[:_MAX_SHOWN].encode(errors="replace").decode()
 
 
 def kind_of(value: object) -> str:
@@ -218,10 +235,10 @@ def kind_of(value: object) -> str:
     The ``repr`` of a value from a file is never shown: it may be endless.
     """
     if isinstance(value, Global):
-        return f"the name {value}"[:_MAX_SHOWN]
+        return _shown(f"the name {value}")
     if isinstance(value, UnbuiltObject) and isinstance(value.cls, str):
         return value.cls[:_MAX_SHOWN]
     if isinstance(value, UnbuiltObject):
         is_named = isinstance(value.cls, Global)
-        return f"an object of {value.cls}"[:_MAX_SHOWN] if is_named else "an object"
+        return _shown(f"an object of {value.cls}") if is_named else "an object"
     return type(value).__name__

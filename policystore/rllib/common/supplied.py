@@ -51,11 +51,12 @@ def check_complete(snap: Snapshot) -> None:
         InvalidInputError: the message says what is missing and how to supply it.
     """
     omitted = snap.spec.omitted
-    if "config" in omitted:
-        raise InvalidInputError(
-            f"{snap!r} cannot be rebuilt without its config: {omitted['config']}. Supply it: "
-            "snap.replace(spec=snap.spec.replace(config={…}))"
-        )
+    for place in ("config", "config.model", "config.model_config"):
+        if place in omitted:
+            raise InvalidInputError(
+                f"{snap!r} cannot be rebuilt without its {place}: {omitted[place]}. Supply it: "
+                "snap.replace(spec=snap.spec.replace(config={…}))"
+            )
     for place, reason in omitted.items():
         key = class_place(place)
         if key is not None:
