@@ -177,6 +177,7 @@ def _policy_snapshot(checkpoint: Checkpoint, policy_id: str, folder: Folder, nam
                 algorithm.name,
                 label,
                 policy_id=policy_id,
+                ray_version=checkpoint.ray_version,
                 multi_agent=len(checkpoint.entries) > 1,
                 omitted=algorithm.omitted,
             ),

@@ -47,7 +47,8 @@ RLLIB = [
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], usage="%(prog)s --python X.Y [--ray X.Y.Z] [--coverage] [PYTEST…]"
+        description=__doc__.splitlines()[0],
+        usage="%(prog)s --python X.Y [--ray X.Y.Z] [--coverage] [PYTEST…]",
     )
     parser.add_argument("--python", required=True, help="version of Python, such as 3.13")
     parser.add_argument("--ray", help="version of Ray; left out: neither Ray nor torch")

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
@@ -190,6 +191,23 @@ def test_what_acts_is_rebuilt_where_other_networks_have_changed(
     wrong = {**snap.weights, "pi.net.mlp.0.bias": np.zeros(3, np.float32)}
     with pytest.raises(MismatchError):
         rebuild_module(with_weights(snap, wrong))
+
+
+@pytest.mark.parametrize(("version", "last"), [("2.4.0", lambda x: x), ("2.10.0", np.tanh)])
+def test_the_last_layer_of_an_encoder_was_linear_in_ray_2_4(version: str, last: Any) -> None:
+    one = Given(version, "ppo_new")
+    (snap,) = read_checkpoint(one.path).values()
+    weights, x = snap.weights, one.truth("default_policy")["__obs"]
+    encoder = "encoder.actor_encoder.net.mlp"
+    layers = sorted({int(name.split(".")[-2]) for name in weights if name.startswith(encoder)})
+    for layer in layers:
+        x = x @ weights[f"{encoder}.{layer}.weight"].T + weights[f"{encoder}.{layer}.bias"]
+        x = last(x) if layer == layers[-1] else np.tanh(x)
+    wanted = x @ weights["pi.net.mlp.0.weight"].T + weights["pi.net.mlp.0.bias"]
+    obs = torch.from_numpy(one.truth("default_policy")["__obs"])
+    with torch.no_grad():
+        found = rebuild_module(snap).forward_inference({"obs": obs})["action_dist_inputs"]
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
 
 
 def test_previous_actions_of_an_lstm() -> None:

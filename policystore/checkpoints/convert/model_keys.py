@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ALGORITHM_MODULES", "CATALOGS", "DROPPED_KEYS", "EARLIER_KEYS", "MODEL_DEFAULTS",
-           "MODEL_KEYS"]  # fmt: skip
+__all__ = ["ALGORITHM_MODULES", "CATALOGS", "DROPPED_KEYS", "EARLIER_KEYS", "LINEAR_CATALOG",
+           "MODEL_DEFAULTS", "MODEL_KEYS"]  # fmt: skip
 
 MODEL_KEYS = {
     "fcnet_hiddens": "fcnet_hiddens",
@@ -114,6 +114,9 @@ ALGORITHM_MODULES = {
     ),
 }
 """Class and catalog of an algorithm's default module, by RLlib's name of the algorithm."""
+
+LINEAR_CATALOG = "policystore.rllib.new_stack.catalogs:LinearEncoderCatalog"
+"""The catalog for PPO's hybrids of Ray 2.4, whose encoders had a linear last layer."""
 
 _MODULE = "ray.rllib.algorithms.{0}.torch.default_{0}_torch_rl_module:Default{1}TorchRLModule"
 CATALOGS = {

@@ -13,6 +13,7 @@ from policystore.checkpoints.convert.model_keys import (
     CATALOGS,
     DROPPED_KEYS,
     EARLIER_KEYS,
+    LINEAR_CATALOG,
     MODEL_DEFAULTS,
     MODEL_KEYS,
 )
@@ -218,7 +219,8 @@ def _describe_by_policy(
     cls, catalog = ALGORITHM_MODULES.get(algorithm or "", (None, None))
     path = class_path(custom)
     if path is not None:
-        cls, catalog = todays_path(path), None
+        cls = todays_path(path)
+        catalog = class_path(fields.get("catalog_class")) or CATALOGS.get(cls)
     if cls is None:
         module.omitted["class"] = (
             f"the module that {algorithm} had is not told by the checkpoint, or not in Ray 2.60"
@@ -242,6 +244,7 @@ def hybrid_snapshot(
     label: str,
     *,
     policy_id: str,
+    ray_version: str | None,
     multi_agent: bool,
     omitted: Mapping[str, str],
 ) -> Snapshot:
@@ -253,6 +256,7 @@ def hybrid_snapshot(
         algorithm: RLlib's name of the algorithm; None where it is not known.
         label: names the file in error messages.
         policy_id: the policy's id, by which a config of several modules names its own.
+        ray_version: the version of the Ray that wrote the policy; None where it is not known.
         multi_agent: whether the checkpoint has several policies.
         omitted: parts that are known to be missing already, place -> reason.
 
@@ -266,6 +270,9 @@ def hybrid_snapshot(
     module = _describe_by_policy(
         config, policy_spec, algorithm or _algorithm_of_policy(policy_spec), policy_id, label
     )
+    is_ppo = module.config.get("catalog_class") == Tagged("import", CATALOGS.get(module.cls or ""))
+    if is_ppo and (ray_version or "").startswith("2.4."):
+        module.config["catalog_class"] = Tagged("import", LINEAR_CATALOG)
     interface = env_interface_of_config(
         config, module.observation_space, module.action_space, multi_agent=multi_agent
     )
