@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from ray.rllib.examples.rl_modules.classes.vpg_using_shared_encoder_rlm import (
 
 import tests.support.new_stack_matrix as cells
 import tests.support.new_stack_modules as parts
+from policystore.checkpoints import read_checkpoint
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.new_stack.player import ModulePlayer
 from policystore.rllib.new_stack.rebuild import rebuild_module
@@ -180,6 +182,19 @@ def test_agents_must_be_named_where_filters_are_theirs(multi: Any) -> None:
     both = snapshots_from_algorithm(multi, agent_ids={"first": [0, 1], "second": [1]})
     assert list(both["first"].state["MeanStdFilter"]) == [0, 1]
     assert list(both["second"].state["MeanStdFilter"]) == [1]
+
+
+def test_a_checkpoint_has_the_filters_of_agents_too(multi: Any, tmp_path: Path) -> None:
+    multi.save_to_path(str(tmp_path))
+    for policy_id, agents in (("first", [1]), ("first", [0, 1]), ("second", [0])):
+        live = snapshot_from_algorithm(multi, policy_id, agent_ids=agents)
+        read = read_checkpoint(tmp_path, [policy_id], agent_ids={policy_id: agents})[policy_id]
+        assert read.state_digest == live.state_digest
+        assert read.same_policy(live)
+        assert read.spec.connectors == live.spec.connectors
+    without = read_checkpoint(tmp_path)["first"]
+    assert not without.state
+    assert "agent_ids=" in without.spec.omitted["connectors.MeanStdFilter"]
 
 
 def test_agents_are_refused_where_there_is_one(single: Any) -> None:
