@@ -66,8 +66,8 @@ def recognize(folder: Folder, file: str | None = None) -> Checkpoint | None:
     """
     metadata = _metadata(folder)
     worker_files = find_worker_files(folder)
-    later = folder.state_file("algorithm_state") or folder.subfolder("policies").paths()
-    if worker_files and (file in worker_files if file or later else True):
+    has_later_layout = folder.state_file("algorithm_state") or folder.subfolder("policies").paths()
+    if file in worker_files or (worker_files and file is None and not has_later_layout):
         return _worker_checkpoint(folder, file, worker_files, metadata)
     for recognize_kind in (_algorithm, _policy, _learner, _module):
         found = recognize_kind(folder, metadata)
