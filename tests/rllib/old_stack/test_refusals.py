@@ -20,7 +20,7 @@ from policystore.errors import (
     NotFoundError,
     UntrustedError,
 )
-from policystore.format.values import Tagged
+from policystore.format.values import Tagged, encode_value
 from policystore.rllib.old_stack.rebuild import rebuild_policy
 from policystore.rllib.old_stack.snapshot import snapshot_policy
 from tests.support.old_stack_configs import (
@@ -127,8 +127,10 @@ def test_a_hostile_config_runs_nothing(config: Any, monkeypatch: pytest.MonkeyPa
         merged["model"] = {**kept["model"], **config["model"]}
     calls: list[Any] = []
     monkeypatch.setattr(os, "system", lambda *args, **kwargs: calls.append(args))
+    # As somebody else may have written it into a store.
+    stored = {**snap.spec.to_json(), "config": encode_value(merged, "config")}
     with pytest.raises((FormatError, UntrustedError)):
-        rebuild_policy(snap.replace(spec=snap.spec.replace(config=merged)))
+        rebuild_policy(snap.replace(spec=Spec.from_json(stored)))
     assert calls == []
 
 
