@@ -8,6 +8,7 @@ from typing import Any
 from policystore._util.concurrency import in_parallel
 from policystore.checkpoints.checkpoint import ARGS_FILE, METADATA_FILE, Checkpoint, Entry, Form
 from policystore.checkpoints.convert.env_interface import read_env_interface
+from policystore.checkpoints.convert.hybrid import hybrid_snapshot, infer_env_interface
 from policystore.checkpoints.convert.module_map import module_spec
 from policystore.checkpoints.convert.new_stack import (
     NOT_FOR_ACTING,
@@ -15,8 +16,6 @@ from policystore.checkpoints.convert.new_stack import (
     describe_by_args,
     describe_by_map,
     describe_by_metadata,
-    hybrid_snapshot,
-    infer_env_interface,
     module_snapshot,
 )
 from policystore.checkpoints.convert.old_stack import is_hybrid, old_snapshot, policy_weights
