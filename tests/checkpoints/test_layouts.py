@@ -254,7 +254,14 @@ def test_ids_that_are_not_there() -> None:
     assert read_checkpoint(OLD.path, []) == {}
 
 
-@pytest.mark.parametrize("one", given(), ids=str)
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(one, marks=() if one in (OLD, NEW, EARLIER) else pytest.mark.long)
+        for one in given()
+    ],
+    ids=str,
+)
 def test_half_of_a_checkpoint(one: Given, moved: Any) -> None:
     """Each file taken away in turn: what is read is as before, or it is said what is missing."""
     there = moved(one)
