@@ -60,6 +60,7 @@ def uploads(endpoint: str, bucket: str) -> list[Any]:
     return list(client(endpoint).list_multipart_uploads(Bucket=bucket).get("Uploads", ()))
 
 
+@pytest.mark.long
 def test_a_large_tensor_goes_and_comes_in_parts(
     store: PolicyStore, proxy: Proxy, s3_bucket: str, snap: Snapshot
 ) -> None:

@@ -46,7 +46,7 @@ def weights_of(snaps: dict[str, Snapshot]) -> dict[str, str]:
         pytest.param(
             layout,
             damage,
-            marks=() if damage == "missing" or layout == "2.37" else pytest.mark.long,
+            marks=() if damage == "missing" or layout == "before 2.1" else pytest.mark.long,
         )
         for layout in LAYOUTS
         for damage in DAMAGES

@@ -29,7 +29,7 @@ CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=sampled(CELLS, "APPO"))
+@pytest.fixture(scope="module", params=sampled(CELLS))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     kind, cell = CELLS[request.param]
     cell = dict(cell)

@@ -16,7 +16,7 @@ from tests.support.cells import chosen, sampled
 
 ALWAYS = [
     "ppo-flattened-meanstd", "ppo-lstm", "ppo-dict-actions",
-    "ppo-own-state", "impala", "dqn-distributional",
+    "dqn-distributional",
     "module-lstm-shared",
     "module-inference-only", "module-batch-norm",
     "module-heuristic", *cells.MULTI_AGENT["multi-agent"],

@@ -223,6 +223,7 @@ def test_omission_is_recorded_and_keeps_a_player_from_acting_wrongly(single: Any
         snapshot_from_algorithm(single, omit="MeanStdFilter")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("piece", "message"),
     [(parts.Opaque, "not a plain value"), (lambda: parts.Inherits(clip_by_value=3.0), "get_ctor_")],
@@ -240,6 +241,7 @@ def test_connector_that_cannot_be_kept(ray_session: Any, piece: Any, message: st
     assert snap.spec.connectors["env_to_module"] == []
 
 
+@pytest.mark.long
 def test_shared_encoder_goes_together_or_not_at_all(shared: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"share parts.*'p0' alone.*p0.*p1.*shared_encoder"):
         snapshot_from_algorithm(shared, "p0")
