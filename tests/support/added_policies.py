@@ -17,11 +17,11 @@ import numpy as np
 import ray
 import torch
 import tree
+from ray.rllib.algorithms.callbacks import DefaultCallbacks
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.sac.sac_torch_policy import SACTorchPolicy
-from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.util import create_connectors_for_policy
 from ray.rllib.models import ModelCatalog
 from ray.rllib.policy.policy import PolicySpec
@@ -31,7 +31,7 @@ from policystore.rllib import SyncReport, load_into, snapshot, snapshot_all
 from tests.support.crowd_env import SPACES, Crowd
 
 
-class Recorder(RLlibCallback):
+class Recorder(DefaultCallbacks):
     """Records on the worker which weights its agents use; refuses or delays some policies."""
 
     def on_create_policy(self, *, policy_id: str, policy: Any) -> None:

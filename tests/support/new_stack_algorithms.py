@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.rllib.algorithms.callbacks import DefaultCallbacks
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 
@@ -56,7 +56,7 @@ def level_of(arrays: Mapping[str, Any]) -> float:
     return float(50 * np.mean(np.concatenate([arrays[name].ravel() for name in sorted(arrays)])))
 
 
-class Recorder(RLlibCallback):
+class Recorder(DefaultCallbacks):
     """Records on the runner, after every step, which weights it has; one list for each sample."""
 
     def on_episode_start(self, *, env_runner: Any, **kwargs: Any) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import gymnasium as gym
 import ray
+from ray.rllib.algorithms.callbacks import DefaultCallbacks
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.policy.policy import PolicySpec
 
 import tests.support.new_stack_algorithms as parts
@@ -51,7 +51,7 @@ def mapping_of(worker: Any) -> Any:
     )  # fmt: skip
 
 
-class Notes(RLlibCallback):
+class Notes(DefaultCallbacks):
     """Records on the runner, for each sample, which weights and mapping its steps used."""
 
     def on_episode_step(self, *, env_runner: Any = None, worker: Any = None, **kwargs: Any) -> None:

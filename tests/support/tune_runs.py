@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from ray import tune
+from ray.rllib.algorithms.callbacks import DefaultCallbacks
 from ray.rllib.algorithms.ppo import PPO
-from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from policystore import Snapshot
@@ -53,7 +53,7 @@ def trio(stack: str) -> Any:
     )
 
 
-class Diary(RLlibCallback):
+class Diary(DefaultCallbacks):
     """Records in files the weights of workers at each episode, and of learners after training."""
 
     def __init__(self, folder: str) -> None:
@@ -88,7 +88,7 @@ class Diary(RLlibCallback):
         self._note("restored", trial=algorithm.config.lr, iteration=algorithm.iteration)
 
 
-class Crash(RLlibCallback):
+class Crash(DefaultCallbacks):
     """Ends the process of a trial, once in an experiment."""
 
     def __init__(self, flag: str, iteration: int) -> None:
