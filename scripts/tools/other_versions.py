@@ -60,9 +60,18 @@ def main() -> int:
     if given.coverage:
         # Cheap from Python 3.12 on, where the interpreter counts lines itself.
         environment.setdefault("COVERAGE_CORE", "sysmon")
-        command += ["--cov", "--cov-report=term"]
+        command += ["--cov", "--cov-report="]
     selection = selection or (CORE if given.ray is None else RLLIB)
-    return subprocess.run([*command, *selection], cwd=ROOT, env=environment, check=False).returncode
+    status = subprocess.run(
+        [*command, *selection], cwd=ROOT, env=environment, check=False
+    ).returncode
+    if given.coverage:
+        omit = "policystore/testing/*"
+        if given.ray is None:
+            omit += ",policystore/rllib/*,policystore/torch/*"
+        report = [str(python), "-m", "coverage", "report", "--omit", omit]
+        subprocess.run(report, cwd=ROOT, env=environment, check=False)
+    return status
 
 
 def find_python(version: str) -> str:
