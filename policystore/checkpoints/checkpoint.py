@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from policystore.checkpoints.convert.env_interface import read_env_interface
+from policystore.checkpoints.convert.pipelines import ARGS_FILE
 from policystore.checkpoints.files.folder import FileRef, Folder
 from policystore.checkpoints.files.placeholders import (
     UnbuiltObject,
@@ -21,8 +22,7 @@ from policystore.errors import FormatError, NotFoundError
 from policystore.rllib_schema.class_paths import ALGORITHM_NAMES
 from policystore.rllib_schema.env_interface import EnvInterface
 
-__all__ = ["ARGS_FILE", "MAX_STATE", "METADATA_FILE", "AlgorithmInfo", "Checkpoint",
-           "CheckpointKind", "Entry", "Form"]  # fmt: skip
+__all__ = ["MAX_STATE", "AlgorithmInfo", "Checkpoint", "CheckpointKind", "Entry", "Form"]
 
 CheckpointKind: TypeAlias = Literal[
     "algorithm", "policy", "rl_module", "multi_rl_module", "learner", "learner_group"
@@ -36,12 +36,6 @@ Replay buffers can make the file far larger. The parts of the file that are need
 """
 
 _STATE_FILE = "algorithm_state.pkl"
-
-ARGS_FILE = "class_and_ctor_args.pkl"
-"""Class and constructor arguments of an Algorithm, module or connector; Ray 2.33 and later."""
-
-METADATA_FILE = "rl_module_metadata.json"
-"""Class and constructor arguments of a module; Ray 2.5 to 2.32."""
 
 
 class Form(Enum):
@@ -171,13 +165,13 @@ class Checkpoint:
         folder = self.folder
         state = folder.state_file("algorithm_state")
         if folder.has(ARGS_FILE):
-            yield lambda: _told_by_args(folder.read_data(ARGS_FILE).value)
+            yield lambda: _told_by_own_args(folder.read_data(ARGS_FILE).value)
         if state is not None and folder.size(state) <= MAX_STATE:
             yield lambda: _told_by_state(folder, state)
         for name in ("env_runner", "learner_group"):
             inner = folder.subfolder(name)
             if inner.has(ARGS_FILE):
-                yield lambda inner=inner: _told_by_part(inner.read_data(ARGS_FILE).value)  # type: ignore[misc]
+                yield lambda inner=inner: _told_by_args(inner.read_data(ARGS_FILE).value, None)  # type: ignore[misc]
 
     @cached_property
     def env_interface(self) -> EnvInterface:
@@ -204,17 +198,20 @@ class Checkpoint:
         return None
 
 
-def _told_by_args(content: object) -> AlgorithmInfo:
-    """Return what an Algorithm's ``class_and_ctor_args.pkl`` says; missing parts are no error."""
+def _told_by_args(content: object, cls: object) -> AlgorithmInfo:
+    """Return what constructor arguments say of an Algorithm; missing parts are no error.
+
+    Args:
+        content: the ``class_and_ctor_args.pkl`` of an Algorithm, its env runner or learner group.
+        cls: the Algorithm's class; None if only the config among the arguments tells it.
+    """
     config = _config_argument(content)
-    cls = content.get("class") if isinstance(content, Mapping) else None
     return AlgorithmInfo(_algorithm_name(cls, config), _config_attributes(config), {}, [], {})
 
 
-def _told_by_part(content: object) -> AlgorithmInfo:
-    """Return what the arguments of an env runner or learner group say of their Algorithm."""
-    config = _config_argument(content)
-    return AlgorithmInfo(_algorithm_name(None, config), _config_attributes(config), {}, [], {})
+def _told_by_own_args(content: object) -> AlgorithmInfo:
+    """Return what an Algorithm's own ``class_and_ctor_args.pkl`` says."""
+    return _told_by_args(content, content.get("class") if isinstance(content, Mapping) else None)
 
 
 def _told_by_state(folder: Folder, name: str) -> AlgorithmInfo:

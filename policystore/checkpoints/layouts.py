@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from policystore.checkpoints.checkpoint import (
-    ARGS_FILE,
-    METADATA_FILE,
     Checkpoint,
     CheckpointKind,
     Entry,
     Form,
 )
-from policystore.checkpoints.convert.module_map import module_ids
+from policystore.checkpoints.convert.module_map import METADATA_FILE, module_ids
+from policystore.checkpoints.convert.pipelines import ARGS_FILE
 from policystore.checkpoints.files.folder import FileRef, Folder
 from policystore.checkpoints.worker_file import (
     find_worker_files,

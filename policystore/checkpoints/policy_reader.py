@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from policystore._util.concurrency import in_parallel
-from policystore.checkpoints.checkpoint import ARGS_FILE, METADATA_FILE, Checkpoint, Entry, Form
+from policystore.checkpoints.checkpoint import Checkpoint, Entry, Form
 from policystore.checkpoints.convert.env_interface import read_env_interface
 from policystore.checkpoints.convert.hybrid import hybrid_snapshot, infer_env_interface
-from policystore.checkpoints.convert.module_map import module_spec
+from policystore.checkpoints.convert.module_map import METADATA_FILE, module_spec
 from policystore.checkpoints.convert.new_stack import (
     NOT_FOR_ACTING,
     ModuleDescription,
@@ -19,6 +19,7 @@ from policystore.checkpoints.convert.new_stack import (
     module_snapshot,
 )
 from policystore.checkpoints.convert.old_stack import is_hybrid, old_snapshot, policy_weights
+from policystore.checkpoints.convert.pipelines import ARGS_FILE
 from policystore.checkpoints.convert.weights import flatten_weights
 from policystore.checkpoints.files.folder import Folder
 from policystore.checkpoints.files.placeholders import BAD_DATA_ERRORS, text_or_kind

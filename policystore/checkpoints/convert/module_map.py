@@ -19,14 +19,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from policystore.checkpoints.convert.pipelines import ARGS_FILE
 from policystore.checkpoints.files.folder import Folder
 from policystore.checkpoints.files.placeholders import UnbuiltObject
 from policystore.errors import FormatError
 
-__all__ = ["module_ids", "module_spec"]
+__all__ = ["METADATA_FILE", "module_ids", "module_spec"]
 
-_ARGS_FILE = "class_and_ctor_args.pkl"
-_METADATA_FILE = "rl_module_metadata.json"
+METADATA_FILE = "rl_module_metadata.json"
+"""Class and constructor arguments of a module; Ray 2.5 to 2.32."""
 
 
 def module_ids(folder: Folder) -> list[str]:
@@ -66,12 +67,12 @@ def module_spec(folder: Folder, module_id: str) -> Mapping[str, Any] | None:
 
 def _map_in_args(folder: Folder) -> Mapping[Any, Any]:
     """Return module id -> spec by the MultiRLModule's constructor arguments."""
-    if folder.has(_METADATA_FILE):
-        spec = folder.read_json(_METADATA_FILE).get("module_spec_dict")
+    if folder.has(METADATA_FILE):
+        spec = folder.read_json(METADATA_FILE).get("module_spec_dict")
         return _mapping(spec.get("module_specs") if isinstance(spec, Mapping) else None)
-    if not folder.has(_ARGS_FILE):
+    if not folder.has(ARGS_FILE):
         return {}
-    content = folder.read_data(_ARGS_FILE).value
+    content = folder.read_data(ARGS_FILE).value
     given = content.get("ctor_args_and_kwargs") if isinstance(content, Mapping) else None
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         return {}

@@ -25,6 +25,8 @@ __all__ = [
 ]  # fmt: skip
 
 ARGS_FILE = "class_and_ctor_args.pkl"
+"""Class and constructor arguments of an Algorithm, module or connector; Ray 2.33 and later."""
+
 SPACE_ARGS = ("input_observation_space", "input_action_space")
 """The names of the spaces among the arguments of a connector or pipeline."""
 # From algorithm_config.py:1060-1230 of Ray 2.60, and the connectors that Ray 2.40 had instead.
