@@ -33,7 +33,8 @@ LEVELS = [
     ["backends.*", "spaces.*", "snapshot"],
     ["repository.*", "diff", "torch.*", "checkpoints.files.*", "rllib_schema.*", "rllib.common.*"],
     ["store", "checkpoints.convert.*", "rllib.old_stack.*", "rllib.new_stack.*"],
-    ["", "checkpoints.*", "rllib.live.*", "rllib.api"],
+    ["", "checkpoints.*", "rllib.live.checks.*", "rllib.api"],
+    ["rllib.live.*"],
     ["rllib.callbacks.*"],
     ["rllib", "testing.*"],
 ]

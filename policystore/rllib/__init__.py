@@ -18,8 +18,8 @@ from policystore.rllib.api import rebuild_player, snapshot, snapshot_all
 from policystore.rllib.callbacks.publish import publish
 from policystore.rllib.callbacks.restore import restore_added_policies
 from policystore.rllib.callbacks.warm_start import warm_start
-from policystore.rllib.live.add_remove import add_policy, remove_policy
 from policystore.rllib.live.load import check_sync, load_into
+from policystore.rllib.live.policies import add_policy, remove_policy
 from policystore.rllib.live.report import SyncReport, WorkerStatus
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib.old_stack.rebuild import rebuild_policy

@@ -19,8 +19,8 @@ from ray.rllib.utils.metrics import ALL_MODULES
 
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.common.build_guard import check_snapshot
-from policystore.rllib.live.compatibility import prepare
-from policystore.rllib.live.filters import AgentIds, new_stack_filters, old_stack_filters
+from policystore.rllib.live.checks.compatibility import prepare
+from policystore.rllib.live.checks.filters import AgentIds, new_stack_filters, old_stack_filters
 from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.session import Session
 from policystore.rllib.live.transaction import Payload, Transaction

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError, StorageError
-from policystore.rllib.live.compatibility import plan_of
+from policystore.rllib.live.checks.compatibility import plan_of
 from policystore.rllib.live.report import SyncReport, status_rows
 from policystore.rllib.live.restart_guard import gate
 from policystore.rllib.worker_code.messages.answers import WorkerDigests, WorkerInfo

@@ -27,7 +27,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.digest import Digest
 from policystore.errors import StorageError, SyncError
-from policystore.rllib.live.compatibility import PreparedWeights
+from policystore.rllib.live.checks.compatibility import PreparedWeights
 from policystore.rllib.live.report import SyncReport, parse_digest, status_rows
 from policystore.rllib.live.restart_guard import Guard, guards_of
 from policystore.rllib.live.session import Session

@@ -16,7 +16,7 @@ from ray.rllib.examples._old_api_stack.policy.random_policy import RandomPolicy
 
 import tests.support.added_policies as parts
 from policystore.rllib import check_sync, snapshot
-from policystore.rllib.live.add_remove import add_policy, remove_policy
+from policystore.rllib.live.policies import add_policy, remove_policy
 from tests.support.added_policies import first, instead, made
 
 NEW = "newcomer"

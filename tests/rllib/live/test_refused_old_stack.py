@@ -20,7 +20,7 @@ from policystore import (
     UntrustedError,
 )
 from policystore.rllib import snapshot
-from policystore.rllib.live.add_remove import add_policy, remove_policy
+from policystore.rllib.live.policies import add_policy, remove_policy
 from tests.support.added_policies import first, instead, made
 
 NEW = "newcomer"

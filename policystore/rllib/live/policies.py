@@ -10,9 +10,9 @@ from ray.rllib.utils.metrics import ALL_MODULES
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.common.build_guard import check_snapshot
 from policystore.rllib.common.trust import Trust, listed
-from policystore.rllib.live.add_remove_new_stack import add_new, remove_new
-from policystore.rllib.live.add_remove_old_stack import add_old, remove_old
-from policystore.rllib.live.filters import AgentIds
+from policystore.rllib.live.changes_new_stack import add_new, remove_new
+from policystore.rllib.live.changes_old_stack import add_old, remove_old
+from policystore.rllib.live.checks.filters import AgentIds
 from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.transaction import Transaction
 from policystore.rllib.worker_code.messages.answers import ToTrain

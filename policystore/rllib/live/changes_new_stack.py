@@ -17,8 +17,8 @@ from ray.rllib.policy.policy import PolicySpec
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.trust import Trust
-from policystore.rllib.live.compatibility import prepare
-from policystore.rllib.live.filters import AgentIds, new_stack_filters
+from policystore.rllib.live.checks.compatibility import prepare
+from policystore.rllib.live.checks.filters import AgentIds, new_stack_filters
 from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.session import Session
 from policystore.rllib.live.transaction import Payload, StepFailedError, Transaction

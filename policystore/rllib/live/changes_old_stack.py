@@ -14,11 +14,11 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.trust import Trust
-from policystore.rllib.live.compatibility import prepare
+from policystore.rllib.live.checks.compatibility import prepare
+from policystore.rllib.live.checks.trial_build import build_on_driver, check_supported, recipe_of
 from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.session import Session
 from policystore.rllib.live.transaction import Payload, Transaction
-from policystore.rllib.live.trial_build import build_on_driver, check_supported, recipe_of
 from policystore.rllib.worker_code.messages.answers import WorkerInfo
 from policystore.rllib.worker_code.messages.requests import (
     AddPolicyRequest,

@@ -1,0 +1,1 @@
+"""Check a change of a running Algorithm before anything is sent."""
