@@ -18,9 +18,10 @@ from policystore.rllib.api import rebuild_player, snapshot, snapshot_all
 from policystore.rllib.callbacks.publish import publish
 from policystore.rllib.callbacks.restore import restore_added_policies
 from policystore.rllib.callbacks.warm_start import warm_start
-from policystore.rllib.live.load import check_sync, load_into
-from policystore.rllib.live.policies import add_policy, remove_policy
+from policystore.rllib.live.check import check_sync
+from policystore.rllib.live.policies import add_policy, load_into, remove_policy
 from policystore.rllib.live.report import SyncReport, WorkerStatus
+from policystore.rllib.live.steering import set_mapping, set_policies
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib.old_stack.rebuild import rebuild_policy
 
@@ -39,6 +40,8 @@ __all__ = [
     "rebuild_policy",
     "remove_policy",
     "restore_added_policies",
+    "set_mapping",
+    "set_policies",
     "snapshot",
     "snapshot_all",
     "warm_start",

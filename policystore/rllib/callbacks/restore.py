@@ -24,8 +24,8 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from policystore._util.log import logger
 from policystore.errors import MismatchError, PolicyStoreError
 from policystore.rllib.api import snapshot
-from policystore.rllib.live.load import check_sync, load_into
-from policystore.rllib.live.policies import add_policy
+from policystore.rllib.live.check import check_sync
+from policystore.rllib.live.policies import add_policy, load_into
 from policystore.rllib.live.restart_guard import remembered_policies
 from policystore.rllib.live.session import Session
 from policystore.rllib.new_stack.snapshot import snapshot_module

@@ -24,7 +24,7 @@ from policystore.repository.ref_like import RefLike
 from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker
 from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
 from policystore.rllib.callbacks.results import add_to_result
-from policystore.rllib.live.load import load_into
+from policystore.rllib.live.policies import load_into
 from policystore.rllib.workers.compat import runs_in_tune
 from policystore.store import PolicyStore
 

@@ -1,14 +1,14 @@
-"""Add modules to a running Algorithm of the new API stack, and remove them.
+"""Change the modules of a running Algorithm of the new API stack.
 
 RLlib's ``add_module`` leaves the runners with random weights until the next ``train()``
 (``algorithms/algorithm.py:2647``). RLlib's ``remove_module`` fails for IMPALA, APPO and SAC,
 because their learners do not take the arguments of that call. The functions of this module give all
-workers the new module together with its weights, or change no worker.
+workers a new module together with its weights, or change no worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -16,179 +16,160 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.policy.policy import PolicySpec
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.common.trust import Trust
+from policystore.rllib.live.changes import Addition, Stack, remove_requests
 from policystore.rllib.live.checks.compatibility import prepare
-from policystore.rllib.live.checks.filters import AgentIds, new_stack_filters
-from policystore.rllib.live.report import SyncReport
-from policystore.rllib.live.session import Session
-from policystore.rllib.live.transaction import Payload, StepFailedError, Transaction
+from policystore.rllib.live.checks.filters import new_stack_filters
+from policystore.rllib.live.transaction import StepFailedError, Transaction
 from policystore.rllib.new_stack.rebuild import module_spec
 from policystore.rllib.worker_code.compat import is_multi_agent, overrides_per_module
 from policystore.rllib.worker_code.messages.answers import WorkerInfo
-from policystore.rllib.worker_code.messages.requests import (
-    AddModuleRequest,
-    LoadRequest,
-    RemoveRequest,
-    ReplayEntry,
-)
-from policystore.rllib.worker_code.module_checks import check_addition, check_removal
+from policystore.rllib.worker_code.messages.requests import AddModuleRequest, LoadRequest
+from policystore.rllib.worker_code.module_checks import check_addition
 from policystore.rllib.worker_code.modules import (
     add_module,
-    quiesce_runner,
     remove_module,
     spec_of_modules,
+    steer_modules,
 )
 from policystore.rllib.workers.calls import Deadline
 from policystore.rllib.workers.compat import (
     actor_manager,
     clear_waiting_batches,
+    env_to_module_of_driver,
+    has_evaluation_mapping,
+    set_evaluation_mapping,
     take_replay_tables,
     unfrozen,
 )
 from policystore.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 
     from policystore.rllib.worker_code.messages.answers import ToTrain
 
-__all__ = ["add_new", "remove_new"]
+__all__ = ["NewStack"]
 
 _NOTHING = "Nothing was changed."
 # For these algorithms RLlib splits the samples of the replay buffer by module.
 _SPLITTING = ("SAC", "DQN")
 
 
-def add_new(
-    transaction: Transaction,
-    before: WorkerInfo,
-    policy_id: str,
-    snap: Snapshot,
-    *,
-    policy_mapping_fn: Callable[..., str] | None,
-    policies_to_train: ToTrain | None,
-    agent_ids: AgentIds,
-    trust: Trust,
-) -> SyncReport:
-    """Add a module on the new stack: see :func:`policystore.rllib.add_policy`.
+class NewStack(Stack[AddModuleRequest]):
+    """Changes of an Algorithm that has learners and env runners."""
 
-    Args:
-        transaction: the transaction of this change.
-        before: description of all modules that the Algorithm has.
-        policy_id: id of the new module.
-        snap: snapshot of the new module.
-        policy_mapping_fn: the new mapping function; None keeps the present function.
-        policies_to_train: the new choice; None keeps the present choice.
-        agent_ids: agents whose filters get the snapshot's statistics, or None.
-        trust: classes that the snapshot may name.
-    """
-    algo = transaction.algo
-    learners = len(transaction.learners)
-    _check_setup(algo, "added")
-    request = AddModuleRequest(
-        policy_id=policy_id,
-        spec=_plain(module_spec(snap, trust)),
-        weight_names=sorted(snap.weights),
-        load=LoadRequest(transaction.token, {}, transaction.deadline.left()),
-        policy_mapping_fn=policy_mapping_fn,
-        policies_to_train=policies_to_train,
-        restart_episodes=policy_mapping_fn is not None and learners > 1,
-    )
-    _check_order(learners, [*before.ids, policy_id], before, policies_to_train)
-    answers = transaction.check(
-        check_addition,
-        request,
-        description=f"module {policy_id!r} cannot be added",
-        advice=_NOTHING,
-    )
-    # Only a learner has all weights of a module, so only learners describe the new module.
-    info = next(each for each in answers.values_of(transaction.learners) if each is not None)
-    prepared = prepare(policy_id, snap, info, "new")
-    pipeline, notes = new_stack_filters(algo, {policy_id: snap}, agent_ids)
-    load = request.load.replace(plans={policy_id: prepared.plan}, pipeline=pipeline)
-    request = request.replace(load=load)
-    payload = Payload(transaction.workers, {policy_id: prepared})
-    with transaction.changes(before, "the module was not added"):
-        report = transaction.apply_and_prove(
-            add_module,
-            request,
-            payload=payload,
-            info=before.replace(policies={policy_id: info}),
-            expected={policy_id: prepared.expected},
-            notes=prepared.notes + notes,
+    name = "new"
+    add = staticmethod(add_module)
+    steer = staticmethod(steer_modules)
+
+    def check(self, left: list[str]) -> None:
+        """Refuse changes that RLlib cannot carry out while the Algorithm runs."""
+        changes = self.changes
+        if not (changes.add or changes.steers):
+            return
+        to_train = changes.steering.policies_to_train
+        change = "added" if changes.add else "removed" if changes.remove else "mapped"
+        _check_setup(self.algo, change)
+        if changes.add or changes.remove or to_train is not None:
+            _check_order(len(self.transaction.learners), left, self.before, to_train)
+
+    @property
+    def restarts_episodes(self) -> bool:
+        """Whether all episodes begin anew: after a removal, and for several learners.
+
+        With several learners, an episode that continues under the old mapping lists its modules in
+        another order. Then the learners' all-reduces do not match, and a learner aborts.
+        """
+        several = len(self.transaction.learners) > 1
+        mapping = self.changes.steering.policy_mapping_fn
+        return bool(self.changes.remove) or (several and mapping is not None)
+
+    def prepare_addition(self, policy_id: str, snap: Snapshot) -> Addition[AddModuleRequest]:
+        """Check that a module can be added: each worker builds it and throws it away."""
+        transaction, changes = self.transaction, self.changes
+        overrides = changes.config_overrides.get(policy_id)
+        request = AddModuleRequest(
+            policy_id=policy_id,
+            spec=_plain(module_spec(snap, changes.trust)),
+            weight_names=sorted(snap.weights),
+            load=LoadRequest(transaction.token, {}, transaction.deadline.left()),
+            policies_to_train=changes.steering.policies_to_train,
+            config_overrides=None if overrides is None else dict(overrides),
         )
-    transaction.commit(transaction.replay_of(request, payload, add_module), policy_mapping_fn)
-    spec = _present_spec(transaction)
-    for config in (algo.config, algo.learner_group.config):
-        with unfrozen(config):
-            config.policies[policy_id] = PolicySpec()
-            config.rl_module(rl_module_spec=spec)
-            _follow(config, policy_mapping_fn, policies_to_train)
-    return report
+        answers = transaction.check(
+            check_addition,
+            request,
+            description=f"module {policy_id!r} cannot be added",
+            advice=_NOTHING,
+        )
+        # Only a learner has all weights of a module, so only learners describe the new module.
+        info = next(each for each in answers.values_of(transaction.learners) if each is not None)
+        prepared = prepare(policy_id, snap, info, self.name)
+        load = request.load.replace(
+            plans={policy_id: prepared.plan},
+            learner_only=(policy_id,) if info.learner_only else (),
+        )
+        load, notes = self.filters({policy_id: snap}, load)
+        return Addition(request.replace(load=load), info, prepared, prepared.notes + notes)
+
+    def filters(
+        self, snaps: Mapping[str, Snapshot], request: LoadRequest
+    ) -> tuple[LoadRequest, tuple[str, ...]]:
+        """Return a request with the states of filters, which belong to agents."""
+        if not snaps:
+            return request, ()
+        pipeline, notes = new_stack_filters(self.algo, snaps, self.changes.agent_ids)
+        return request.replace(pipeline=pipeline), notes
+
+    def remove(self, policy_ids: tuple[str, ...]) -> None:
+        """Remove modules: learners remove each module before the env runners do."""
+        transaction = self.transaction
+        runners = [worker for worker in transaction.workers if not worker.is_learner]
+        _drop_samples(self.algo, transaction)
+        for request in remove_requests(self, policy_ids):
+            transaction.undo_on_driver(take_replay_tables(self.algo, request.policy_id))
+            transaction.apply(remove_module, request, workers=transaction.learners)
+            transaction.apply(remove_module, request, workers=runners)
+
+    def after(self, request: LoadRequest) -> None:
+        """Let the driver's configs and filters follow, and drop old weights on their way."""
+        if self.changes.load and self.before.asynchronous:
+            _drop_late_states(self.algo)
+        _set_filters_of_driver(self.transaction, request)
+        if self.changes.add or self.changes.steers:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Make the driver's configs describe the modules, as ``Algorithm.add_module`` does."""
+        algo, changes = self.algo, self.changes
+        steering = changes.steering
+        spec = _present_spec(self.transaction)
+        for config in (algo.config, algo.learner_group.config):
+            with unfrozen(config):
+                config.policies = {
+                    pid: each for pid, each in config.policies.items() if pid not in changes.remove
+                } | {pid: PolicySpec() for pid in changes.add}
+                for pid in changes.remove:
+                    config.algorithm_config_overrides_per_module.pop(pid, None)
+                    overrides_per_module(config).pop(pid, None)
+                for pid, overrides in changes.config_overrides.items():
+                    config.algorithm_config_overrides_per_module[pid] = dict(overrides)
+                config.rl_module(rl_module_spec=spec)
+                to_train = steering.policies_to_train or config.policies_to_train
+                config.multi_agent(policies_to_train=_without(to_train, changes.remove))
+                if steering.policy_mapping_fn is not None:
+                    config.multi_agent(policy_mapping_fn=steering.policy_mapping_fn)
+        if steering.evaluation_policy_mapping_fn is not None:
+            set_evaluation_mapping(algo, steering.evaluation_policy_mapping_fn, own=True)
+        elif steering.policy_mapping_fn is not None and not has_evaluation_mapping(algo):
+            set_evaluation_mapping(algo, steering.policy_mapping_fn, own=False)
 
 
-def remove_new(
-    transaction: Transaction,
-    before: WorkerInfo,
-    policy_id: str,
-    *,
-    policy_mapping_fn: Callable[..., str] | None,
-    policies_to_train: ToTrain | None,
-) -> SyncReport:
-    """Remove a module on the new stack: see :func:`policystore.rllib.remove_policy`.
-
-    Args:
-        transaction: the transaction of this change.
-        before: description of all modules that the Algorithm has.
-        policy_id: id of the module.
-        policy_mapping_fn: the new mapping function; None keeps the present function.
-        policies_to_train: the new choice; None keeps the present choice.
-    """
-    algo = transaction.algo
-    learners = transaction.learners
-    runners = [worker for worker in transaction.workers if not worker.is_learner]
-    _check_setup(algo, "removed")
-    if len(before.ids) < 2:
-        raise InvalidInputError(f"{policy_id!r} is the only module of the Algorithm. {_NOTHING}")
-    left = [pid for pid in before.ids if pid != policy_id]
-    _check_order(len(learners), left, before, policies_to_train)
-    request = RemoveRequest(
-        token=transaction.token,
-        policy_id=policy_id,
-        policy_mapping_fn=policy_mapping_fn,
-        policies_to_train=policies_to_train,
-        timeout=transaction.deadline.left(),
-    )
-    transaction.check(
-        check_removal,
-        request,
-        description=f"module {policy_id!r} cannot be removed",
-        advice=f"{_NOTHING} Pass policy_mapping_fn= that names others, and policies_to_train=.",
-    )
-    with transaction.changes(before, f"module {policy_id!r} was not removed"):
-        # Runners first stop using the module, because their samples name it. Learners remove the
-        # module before the runners do.
-        transaction.apply(quiesce_runner, request, workers=runners)
-        _drop_samples(algo, transaction.deadline)
-        transaction.undo_on_driver(take_replay_tables(algo, policy_id))
-        transaction.apply(remove_module, request, workers=learners)
-        transaction.apply(remove_module, request, workers=runners)
-    transaction.commit(ReplayEntry("remove", (policy_id,)), policy_mapping_fn)
-    spec = _present_spec(transaction)
-    for config in (algo.config, algo.learner_group.config):
-        with unfrozen(config):
-            config.policies = {k: v for k, v in config.policies.items() if k != policy_id}
-            config.algorithm_config_overrides_per_module.pop(policy_id, None)
-            overrides_per_module(config).pop(policy_id, None)
-            config.rl_module(rl_module_spec=spec)
-            to_train = policies_to_train or config.policies_to_train
-            if to_train is not None and not callable(to_train):
-                to_train = type(to_train)(mid for mid in to_train if mid != policy_id)
-            _follow(config, policy_mapping_fn, to_train)
-    # A new session, because the transaction still has the removed module in its descriptions.
-    after = Session(algo, _time_left(transaction))
-    return after.report(after.describe(None))
+def _without(to_train: ToTrain | None, removed: tuple[str, ...]) -> ToTrain | None:
+    """Return ``policies_to_train`` without removed ids; None (all) and functions stay unchanged."""
+    if to_train is None or callable(to_train) or not removed:
+        return to_train
+    return type(to_train)(mid for mid in to_train if mid not in removed)
 
 
 def _check_setup(algo: Algorithm, change: str) -> None:
@@ -196,7 +177,7 @@ def _check_setup(algo: Algorithm, change: str) -> None:
 
     Args:
         algo: an Algorithm of the new stack.
-        change: ``added`` or ``removed``, for messages.
+        change: ``added``, ``removed`` or ``mapped``, for messages.
 
     Raises:
         InvalidInputError: the Algorithm would fail later; the message says why.
@@ -207,6 +188,8 @@ def _check_setup(algo: Algorithm, change: str) -> None:
             f"modules can be {change} in a multi-agent Algorithm only; this one has a single "
             f"agent. Give its config .multi_agent(policies=…, policy_mapping_fn=…). {_NOTHING}"
         )
+    if change == "mapped":
+        return
     if getattr(config, "num_aggregator_actors_per_learner", 0):
         raise InvalidInputError(
             "this Algorithm has aggregator actors, which keep the modules they were made with: "
@@ -261,13 +244,13 @@ def _plain(spec: RLModuleSpec) -> RLModuleSpec:
     )
 
 
-def _drop_samples(algo: Algorithm, deadline: Deadline) -> None:
+def _drop_samples(algo: Algorithm, transaction: Transaction) -> None:
     """Drop samples of IMPALA and APPO that are on their way, because they may name the module.
 
     A learner that gets a sample of a removed module never answers again
     (``core/learner/learner.py:1100``).
     """
-    group = algo.env_runner_group
+    group, deadline = algo.env_runner_group, transaction.deadline
     manager = None if group is None else actor_manager(group)
     while manager is not None and manager.num_outstanding_async_reqs():
         if not deadline.left():
@@ -292,11 +275,27 @@ def _present_spec(transaction: Transaction) -> MultiRLModuleSpec:
     return transaction.call(spec_of_modules, workers=[leader], deadline=deadline)[leader].get()
 
 
-def _follow(
-    config: AlgorithmConfig, mapping: Callable[..., str] | None, policies_to_train: ToTrain | None
-) -> None:
-    """Set the mapping function and the policies to train in a config; None changes nothing."""
-    if mapping is not None:
-        config.multi_agent(policy_mapping_fn=mapping)
-    if policies_to_train is not None:
-        config.multi_agent(policies_to_train=policies_to_train)
+def _drop_late_states(algo: Algorithm) -> None:
+    """Drop old weights that learners sent to the driver and that no runner has got yet.
+
+    A runner drops the first such message, because the message has a lower number. But the runner
+    also takes over the lower number (``env/single_agent_env_runner.py:621``), so it would not drop
+    a second such message.
+    """
+    manager = actor_manager(algo.learner_group) if algo.learner_group is not None else None
+    if manager is not None and manager.num_outstanding_async_reqs():
+        # All learners have answered the load after they sent these weights, so these have arrived.
+        manager.fetch_ready_async_reqs(timeout_seconds=1.0)
+
+
+def _set_filters_of_driver(transaction: Transaction, request: LoadRequest) -> None:
+    """Set the merged filters of a driver that has no local env runner (algorithm.py:992)."""
+    pipeline = env_to_module_of_driver(transaction.algo)
+    if not request.pipeline or pipeline is None:
+        return
+    if any(w.group == "train" and not w.is_remote for w in transaction.workers):
+        return
+    now = pipeline.get_state()
+    pipeline.set_state(
+        {name: {**now[name], **state} for name, state in request.pipeline.items() if name in now}
+    )

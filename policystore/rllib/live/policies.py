@@ -1,29 +1,93 @@
-"""Add policies to a running Algorithm and remove them, on all its learners and workers at once."""
+"""Load weights into a running Algorithm, add policies and remove them.
+
+RLlib's own calls do not do this. On the old stack, weights that are set on the driver reach no
+remote worker (``algorithms/algorithm.py:set_weights``). On the new stack, runners drop weights
+whose number is not higher than their own number (``env/single_agent_env_runner.py:610``), and keys
+that do not fit are skipped silently (``core/rl_module/torch/torch_rl_module.py:153``).
+
+Each call here checks everything before it sends anything. Then all workers change, and report which
+weights they hold afterwards. If a worker does not change, all workers are put back
+(``changes.py``, ``transaction.py``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
+from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.utils.metrics import ALL_MODULES
 
-from policystore.errors import InvalidInputError, NotFoundError
-from policystore.rllib.common.build_guard import check_snapshot
-from policystore.rllib.common.trust import Trust, listed
-from policystore.rllib.live.changes_new_stack import add_new, remove_new
-from policystore.rllib.live.changes_old_stack import add_old, remove_old
+from policystore.errors import InvalidInputError
+from policystore.rllib.common.trust import Trust
+from policystore.rllib.live.changes import MappingFunction, Steering
+from policystore.rllib.live.checks.compatibility import Compare
 from policystore.rllib.live.checks.filters import AgentIds
 from policystore.rllib.live.report import SyncReport
-from policystore.rllib.live.transaction import Transaction
+from policystore.rllib.live.requested import change
 from policystore.rllib.worker_code.messages.answers import ToTrain
-from policystore.rllib.workers.by_value import check_picklable
-from policystore.rllib.workers.compat import is_new_stack
 from policystore.snapshot import Snapshot
 
-__all__ = ["ToTrain", "add_policy", "remove_policy"]
+__all__ = ["ToTrain", "add_policy", "load_into", "remove_policy"]
 
-_FORBIDDEN = frozenset('<>:"/\\|?*')
-_LONGEST = 200  # bytes; most disks allow folder names of up to 255 bytes
+
+def load_into(
+    algo: Algorithm,
+    snaps: Mapping[str, Snapshot],
+    *,
+    agent_ids: AgentIds = None,
+    spaces: Compare = "exact",
+    timeout: float = 60.0,
+) -> SyncReport:
+    """Give policies of a running Algorithm the weights of snapshots, on every learner and worker.
+
+    The weights are loaded into the learners (local or remote), the local worker, and all remote
+    workers of the training, evaluation and offline evaluation groups. Filter statistics are loaded,
+    too. When this function returns, each worker has reported that it holds exactly these weights.
+    The next sample of every worker is drawn with these weights, and the next ``train()`` neither
+    undoes nor delays the load. The call takes no CPU, actor or task slot.
+
+    All learners and workers change, or none. If a worker refuses or does not answer in time, or a
+    learner is dead, all workers get their old weights back, also workers that answer later. A dead
+    env runner is no failure: its row reads ``unreachable``. An env runner that is restarted or
+    added from now on gets the weights before it samples, even if RLlib does not notice the restart.
+    For this, Ray's object store keeps one copy of the weights.
+
+    With IMPALA and APPO, the call waits for updates that are under way. The weights get a number
+    far above the numbers of older weights that are still on their way, so runners drop the older
+    weights (``env/multi_agent_env_runner.py:771``). Optimizers keep their moments. If a snapshot
+    has no target networks, the target networks become copies of their networks.
+
+    Args:
+        algo: an Algorithm of either API stack, while ``train()`` does not run.
+        snaps: id of a policy or module of the Algorithm -> the snapshot to load into it. Use the id
+            ``"__all_modules__"`` for the snapshot of modules that share parts.
+        agent_ids: policy id -> ids of the agents whose filters get the snapshot's statistics. For a
+            single snapshot also only the agent ids. Only for multi-agent Algorithms of the new
+            stack and snapshots with filter statistics.
+        spaces: ``"exact"``: the snapshot's spaces must equal the policy's. ``"shape"``: the bounds
+            of Boxes may differ, as in the next instance of a curriculum.
+        timeout: seconds for the whole call.
+
+    Returns:
+        A row for each of these policies on each learner and worker.
+
+    Raises:
+        NotFoundError: no such policy; the message lists the policies of the Algorithm.
+        MismatchError: names, shapes, dtypes, spaces or filters that differ; nothing was sent.
+        InvalidInputError: a stopped Algorithm, or an argument of the wrong form.
+        SyncError: a worker did not take the weights; all workers have their old weights again.
+        StorageError: a learner did not answer before anything was sent.
+    """
+    if isinstance(snaps, Mapping) and not snaps:
+        raise InvalidInputError("no snapshot was given: load_into(algo, {'main': snap})")
+    return change(
+        algo,
+        timeout,
+        load=snaps,
+        agent_ids=agent_ids,
+        spaces=spaces,
+        failed="the weights were not loaded",
+    )
 
 
 def add_policy(
@@ -31,32 +95,37 @@ def add_policy(
     policy_id: str,
     snap: Snapshot,
     *,
-    policy_mapping_fn: Callable[..., str] | None = None,
+    policy_mapping_fn: MappingFunction | None = None,
+    evaluation_policy_mapping_fn: MappingFunction | None = None,
     policies_to_train: ToTrain | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
     agent_ids: AgentIds = None,
     trust: Trust = (),
+    check_mapping: bool = True,
     timeout: float = 60.0,
 ) -> SyncReport:
     """Add a policy to a running Algorithm, with its weights, on every learner and worker at once.
 
     The policy may have other spaces and another network than the other policies. Env runners of
-    the new stack get an inference-only module. As with
-    :func:`load_into <policystore.rllib.live.load.load_into>`, all learners and workers change, or
-    none. Episodes that have begun keep their mapping. With several learners, these episodes start
-    again instead.
+    the new stack get an inference-only module. As with :func:`load_into`, all learners and workers
+    change, or none. Episodes that have begun keep their mapping. With several learners, these
+    episodes start again instead.
 
     Args:
         algo: a multi-agent Algorithm of either API stack, while ``train()`` does not run.
         policy_id: a new id.
         snap: a snapshot of the same API stack as ``algo``.
-        policy_mapping_fn: RLlib's function of agent id and episode, from now on; None keeps the
-            present function.
-        policies_to_train: which policies training updates from now on; None keeps the present
-            choice. If the present choice is all policies (RLlib's default), the new policy is
-            trained, too.
+        policy_mapping_fn: as for ``set_mapping``. If None and if the present function does not
+            name the new policy, a note in the report says so.
+        evaluation_policy_mapping_fn: as for ``set_mapping``.
+        policies_to_train: as for ``set_mapping``. If the present choice is all policies
+            (RLlib's default), the new policy is trained, too.
+        config_overrides: settings that hold for this policy alone, such as
+            ``PPOConfig.overrides(lr=0.0001)``, as for RLlib's ``Algorithm.add_module``.
         agent_ids: as for ``load_into``.
         trust: classes outside of ``ray.rllib`` that the snapshot may name, as for
             :func:`rebuild_module <policystore.rllib.new_stack.rebuild.rebuild_module>`.
+        check_mapping: as for ``set_mapping``.
         timeout: seconds for the whole call.
 
     Returns:
@@ -64,49 +133,24 @@ def add_policy(
 
     Raises:
         InvalidInputError: an id that the Algorithm has already, a single-agent Algorithm,
-            aggregator actors, a stopped Algorithm, or a policy that RLlib cannot train or restore;
-            nothing was changed.
+            aggregator actors, a stopped Algorithm, a mapping function that does not fit, or a
+            policy that RLlib cannot train or restore; nothing was changed.
         MismatchError: weights or filters that do not fit; nothing was changed.
         UntrustedError, NotFoundError: a class that may not or cannot be imported.
         SyncError: a worker did not take the policy; all learners and workers are as before.
         StorageError: a learner did not answer before anything was changed.
     """
-    transaction = Transaction(algo, timeout)
-    _check_id(policy_id)
-    check_snapshot(snap)
-    _check_functions(policy_mapping_fn, policies_to_train)
-    trust = listed(trust)
-    before = transaction.describe(None)
-    if policy_id in before.ids:
-        raise InvalidInputError(
-            f"the Algorithm has a policy {policy_id!r} already; load_into() gives it other "
-            f"weights. It has {', '.join(map(repr, before.ids))}. Nothing was changed."
-        )
-    if policies_to_train is not None and not callable(policies_to_train):
-        _check_known(policies_to_train, [*before.ids, policy_id])
-    if is_new_stack(algo):
-        return add_new(
-            transaction,
-            before,
-            policy_id,
-            snap,
-            policy_mapping_fn=policy_mapping_fn,
-            policies_to_train=policies_to_train,
-            agent_ids=agent_ids,
-            trust=trust,
-        )
-    if agent_ids is not None:
-        raise InvalidInputError(
-            "agent_ids= is for the new API stack; on the old one filters belong to policies"
-        )
-    return add_old(
-        transaction,
-        before,
-        policy_id,
-        snap,
-        policy_mapping_fn=policy_mapping_fn,
-        policies_to_train=policies_to_train,
+    return change(
+        algo,
+        timeout,
+        add={policy_id: snap},
+        steering=Steering(
+            policy_mapping_fn, evaluation_policy_mapping_fn, policies_to_train, check_mapping
+        ),
+        config_overrides=None if config_overrides is None else {policy_id: config_overrides},
+        agent_ids=agent_ids,
         trust=trust,
+        failed="the policy was not added",
     )
 
 
@@ -114,8 +158,10 @@ def remove_policy(
     algo: Algorithm,
     policy_id: str,
     *,
-    policy_mapping_fn: Callable[..., str] | None = None,
+    policy_mapping_fn: MappingFunction | None = None,
+    evaluation_policy_mapping_fn: MappingFunction | None = None,
     policies_to_train: ToTrain | None = None,
+    check_mapping: bool = True,
     timeout: float = 60.0,
 ) -> SyncReport:
     """Remove a policy from a running Algorithm, on every learner and worker.
@@ -126,11 +172,13 @@ def remove_policy(
     Args:
         algo: a multi-agent Algorithm of either API stack, while ``train()`` does not run.
         policy_id: id of the policy.
-        policy_mapping_fn: RLlib's function of agent id and episode, from now on; needed if the
-            present function returns the removed policy. The function is called 64 times for each
-            agent, which proves nothing for a function that chooses at random.
-        policies_to_train: which policies training updates from now on; None keeps the present
-            choice without this policy.
+        policy_mapping_fn: as for ``set_mapping``; needed if the present function returns the
+            removed policy.
+        evaluation_policy_mapping_fn: as for ``set_mapping``; needed if evaluation has a
+            function of its own that returns the removed policy.
+        policies_to_train: as for ``set_mapping``; None keeps the present choice without this
+            policy.
+        check_mapping: as for ``set_mapping``.
         timeout: seconds for the whole call.
 
     Returns:
@@ -138,69 +186,17 @@ def remove_policy(
 
     Raises:
         NotFoundError: no such policy; the message lists the policies of the Algorithm.
-        InvalidInputError: the only policy, the only policy in training, a policy that the mapping
+        InvalidInputError: the only policy, the only policy in training, a policy that a mapping
             function returns, or a policy that RLlib needs for another reason; nothing was changed.
         SyncError: a worker did not remove the policy; all workers that answer are as before.
         StorageError: a learner did not answer before anything was changed.
     """
-    transaction = Transaction(algo, timeout)
-    _check_functions(policy_mapping_fn, policies_to_train)
-    before = transaction.describe(None)
-    if policy_id not in before.ids:
-        raise NotFoundError(
-            f"the Algorithm has no policy {policy_id!r}; it has "
-            f"{', '.join(map(repr, before.ids))}. Nothing was changed."
-        )
-    if policies_to_train is not None and not callable(policies_to_train):
-        _check_known(policies_to_train, [pid for pid in before.ids if pid != policy_id])
-    remove = remove_new if is_new_stack(algo) else remove_old
-    return remove(
-        transaction,
-        before,
-        policy_id,
-        policy_mapping_fn=policy_mapping_fn,
-        policies_to_train=policies_to_train,
+    return change(
+        algo,
+        timeout,
+        remove=[policy_id],
+        steering=Steering(
+            policy_mapping_fn, evaluation_policy_mapping_fn, policies_to_train, check_mapping
+        ),
+        failed=f"policy {policy_id!r} was not removed",
     )
-
-
-def _check_id(policy_id: object) -> None:
-    # core/rl_module/validators.py: ids become names of folders in checkpoints.
-    if (
-        not isinstance(policy_id, str)
-        or not policy_id
-        or policy_id[-1] in ". \\"
-        or _FORBIDDEN & set(policy_id)
-        or not policy_id.isprintable()
-        or len(policy_id.encode("utf-8", "replace")) > _LONGEST
-        or policy_id == ALL_MODULES
-    ):
-        raise InvalidInputError(
-            f"a policy id is a printable text of at most {_LONGEST} bytes, without any of "
-            f"{''.join(sorted(_FORBIDDEN))}, without a dot or space at its end, and not "
-            f"{ALL_MODULES!r}; found {policy_id!r:.300}"
-        )
-
-
-def _check_functions(mapping: object, to_train: object) -> None:
-    if mapping is not None and not callable(mapping):
-        raise InvalidInputError(f"policy_mapping_fn is a function, not {mapping!r}")
-    for name, given in (("policy_mapping_fn", mapping), ("policies_to_train", to_train)):
-        if callable(given):
-            check_picklable(given, name)
-    if to_train is None or callable(to_train):
-        return
-    if isinstance(to_train, (str, bytes)) or not isinstance(to_train, (list, tuple, set)):
-        raise InvalidInputError(
-            f"policies_to_train is a list, tuple or set of ids, or a function; not {to_train!r}"
-        )
-    if not to_train:
-        raise InvalidInputError("policies_to_train is empty: nothing would be trained")
-
-
-def _check_known(policies_to_train: Collection[str], known: list[str]) -> None:
-    unknown = [pid for pid in policies_to_train if pid not in known]
-    if unknown:
-        raise NotFoundError(
-            f"policies_to_train names {unknown!r}, which the Algorithm would not have; it would "
-            f"have {', '.join(map(repr, known))}. Nothing was changed."
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -12,7 +12,14 @@ from policystore.rllib.worker_code.messages.answers import PolicyDigest, WorkerD
 from policystore.rllib.workers.answers import NO_ANSWER, Answer, Answers
 from policystore.rllib.workers.discovery import Worker
 
-__all__ = ["FilterCounts", "SyncReport", "WorkerStatus", "parse_digest", "status_rows"]
+__all__ = [
+    "FilterCounts",
+    "SyncReport",
+    "WorkerStatus",
+    "is_absent_by_design",
+    "parse_digest",
+    "status_rows",
+]
 
 FilterCounts: TypeAlias = "int | dict[str | None, int]"
 """Number of observations that a filter has seen; on the new stack by agent."""
@@ -27,8 +34,8 @@ class WorkerStatus:
         policy: id of the policy or module.
         status: ``ok``: the worker holds exactly the weights that it should hold. ``bad``: the
             worker holds other weights, has no such policy, or answered with an error. ``behind``:
-            the worker holds older weights of a policy in training, which is allowed: RLlib updates
-            the worker before it samples, or shortly after (asynchronous algorithms). ``pending``:
+            the worker holds older weights, which is allowed: RLlib updates the worker before it
+            samples, or shortly after (asynchronous algorithms). ``pending``:
             no answer in time. ``unreachable``: the actor is dead or being restarted.
         digest: digest of the weights that acting needs, as the worker holds them now; None if
             unknown.
@@ -93,6 +100,10 @@ class SyncReport:
             "workers in the next calls of train().",
             report=self,
         )
+
+    def with_notes(self, notes: Iterable[str]) -> SyncReport:
+        """Return a report with the same rows and more notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def __iter__(self) -> Iterator[WorkerStatus]:
         return iter(self.rows)
@@ -160,30 +171,41 @@ def status_rows(
         workers: all learners and workers of the Algorithm.
         info: descriptions of the policies to report on.
         answers: each worker's answer about the weights that the worker holds.
-        expected: digests that all workers must hold, by policy; None for the digests of the leading
-            worker, or, if it does not answer, of the first learner that answers.
+        expected: digests that all workers must hold, by policy. Other policies are compared with
+            those of the leading worker, or, if it does not answer, of the first learner that
+            answers.
         unnumbered: whether the Algorithm is asynchronous and its workers do not count updates.
     """
     leader = next(worker for worker in workers if worker.leads)
     learners = [worker for worker in workers if worker.is_learner]
     leading = next(iter(Answers(answers).values_of([leader, *learners])), None)
-    wanted = dict(expected or {})
-    if expected is None and leading is not None:
-        for pid, held in leading.policies.items():
-            digest = parse_digest(held)
-            if digest is not None:
-                wanted[pid] = digest
+    proven = expected or {}
+    wanted: dict[str, Digest] = {}
+    for pid, held in ({} if leading is None else leading.policies).items():
+        digest = parse_digest(held)
+        if digest is not None:
+            wanted[pid] = digest
+    wanted |= proven
     seq = None if leading is None else leading.seq
     rows = []
     for worker in workers:
         for pid in sorted(info.policies):
-            row = _row(worker, pid, answers[worker], wanted.get(pid))
-            if row.status == "bad" and row.digest is not None and expected is None:
+            answer = answers[worker]
+            held_there = answer.ok and pid in answer.get().policies
+            if is_absent_by_design(worker, info, pid) and not held_there:
+                continue
+            row = _row(worker, pid, answer, wanted.get(pid))
+            if row.status == "bad" and row.digest is not None and pid not in proven:
                 late = _behind(worker, info, pid, row.seq, seq, unnumbered)
                 if late:
                     row = replace(row, status="behind", note=late)
             rows.append(row)
     return tuple(rows)
+
+
+def is_absent_by_design(worker: Worker, info: WorkerInfo, pid: str) -> bool:
+    """Return whether a policy is ``learner_only``, and the worker is no learner."""
+    return info.policies[pid].learner_only and not worker.is_learner
 
 
 def _row(
@@ -222,10 +244,15 @@ def _behind(
     unnumbered: bool,
 ) -> str:
     """Return why a worker may hold older weights of a policy; an empty text if it may not."""
-    if not info.policies[pid].trained or worker.is_learner:
+    if worker.is_learner:
         return ""
     if worker.group != "train":
-        return "RLlib updates an evaluation worker before the worker plays"
+        # evaluate() first sends all policies, also those that are not trained
+        # (algorithms/algorithm.py:1424). A runner drops weights whose number is not higher.
+        drops = not unnumbered and seq is not None and 0 < (leading_seq or 0) <= seq
+        return "" if drops else "RLlib updates an evaluation worker before the worker plays"
+    if not info.policies[pid].trained:
+        return ""
     if worker.idle:
         return "RLlib does not update this local worker while remote workers sample"
     numbered = seq is not None and leading_seq is not None and seq < leading_seq

@@ -100,13 +100,14 @@ class Guard:
     """Guard of one group of env runners.
 
     Attributes:
+        name: of the group, as reports show it.
         mapping: the mapping function of the last transaction that had a mapping function. It is
             used for groups without a local runner.
     """
 
     def __init__(self, name: str, group: EnvRunnerGroup) -> None:
+        self.name = name
         self.mapping: Callable[..., str] | None = None
-        self._name = name
         self._group = weakref.ref(group)
         self._manager = actor_manager(group)
         # Number of transactions so far; workers count the same way (worker_code/rollback.py).
@@ -125,42 +126,47 @@ class Guard:
 
     # The changes to replay -----------------------------------------------------------------------
 
-    def record(self, entry: ReplayEntry) -> None:
-        """Count a committed transaction, and keep its entry for env runners that come later.
+    def record(self, entries: list[ReplayEntry]) -> None:
+        """Count a committed transaction, and keep its entries for env runners that come later.
 
-        Policies are removed from older entries if the new entry makes these needless. An entry
+        Policies are removed from older entries if a new entry makes these needless. An entry
         without policies is not kept.
         """
         self._generation += 1
         self._program = None
-        dropped: list[str] = []
+        for entry in entries:
+            self._keep(entry.replace(generation=self._generation))
+
+    def _keep(self, entry: ReplayEntry) -> None:
         if entry.kind == "load":
             self._drop(entry.policies, ("load",))
         if entry.kind == "remove":
-            dropped = self._drop(entry.policies, ("load", "add"))
+            # A policy that the config does not have needs no removal: no new env runner has it.
             removed = {p for each in self._entries if each.kind == "remove" for p in each.policies}
-            if "add" in dropped or removed >= set(entry.policies):
-                return  # the config does not have the policy, so no new env runner has it
+            added = self._drop(entry.policies, ("load", "add"))["add"]
+            entry = entry.replace(policies=tuple(set(entry.policies) - added - removed))
         if entry.policies:
-            self._entries.append(entry.replace(generation=self._generation))
+            self._entries.append(entry)
 
     def policies(self) -> list[str]:
         """Return ids of the policies whose weights are kept."""
         return [pid for each in self._entries if each.kind != "remove" for pid in each.policies]
 
-    def _drop(self, policies: tuple[str, ...], kinds: tuple[str, ...]) -> list[str]:
-        """Remove policies from entries of some kinds; return the kinds of the changed entries."""
-        kept, changed = [], []
+    def _drop(self, policies: tuple[str, ...], kinds: tuple[str, ...]) -> dict[str, set[str]]:
+        """Remove policies from entries of some kinds; return the removed ones by kind."""
+        kept: list[ReplayEntry] = []
+        dropped: dict[str, set[str]] = {kind: set() for kind in kinds}
         for entry in self._entries:
-            left = tuple(pid for pid in entry.policies if pid not in policies)
-            if entry.kind not in kinds or left == entry.policies:
+            gone = set(entry.policies) & set(policies)
+            if entry.kind not in kinds or not gone:
                 kept.append(entry)
                 continue
-            changed.append(entry.kind)
+            dropped[entry.kind] |= gone
+            left = tuple(pid for pid in entry.policies if pid not in gone)
             if left:
                 kept.append(entry.replace(policies=left))
         self._entries = kept
-        return changed
+        return dropped
 
     def _present_mapping(self) -> Callable[..., str] | None:
         """Return the present mapping function, which users may have set without policystore."""
@@ -206,7 +212,7 @@ class Guard:
         """Mark restarted actors as unhealthy, before RLlib looks for actors to restore."""
         # RLlib's restore of offline evaluation runners fails by itself (algorithm.py:2395, ids as
         # one number). These runners get all their weights before each evaluation anyway.
-        if not self._generation or self._name == "offline eval":
+        if not self._generation or self.name == "offline eval":
             return
         now = self._incarnations()
         for index, incarnation in now.items():

@@ -1,7 +1,7 @@
 """Change a running Algorithm on all its workers, or on none.
 
-Loading, adding and removing policies of both API stacks are transactions. Each transaction has the
-same steps:
+All changes of both API stacks are transactions (``changes.py``). Each transaction has the same
+steps:
 
 1. *describe*: the learners describe their policies (``Session.describe``).
 2. *check*: the driver checks the change. If only a worker can check it, each worker does
@@ -28,7 +28,12 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from policystore.digest import Digest
 from policystore.errors import StorageError, SyncError
 from policystore.rllib.live.checks.compatibility import PreparedWeights
-from policystore.rllib.live.report import SyncReport, parse_digest, status_rows
+from policystore.rllib.live.report import (
+    SyncReport,
+    is_absent_by_design,
+    parse_digest,
+    status_rows,
+)
 from policystore.rllib.live.restart_guard import Guard, guards_of
 from policystore.rllib.live.session import Session
 from policystore.rllib.worker_code.learner_thread import wait_until_idle
@@ -42,10 +47,10 @@ from policystore.rllib.worker_code.messages.requests import (
 from policystore.rllib.worker_code.messages.requests import Payload as Weights
 from policystore.rllib.worker_code.rollback import commit, rollback
 from policystore.rllib.worker_code.tensors import access_to
-from policystore.rllib.workers.answers import Answers
+from policystore.rllib.workers.answers import Answer, Answers
 from policystore.rllib.workers.by_value import ship
 from policystore.rllib.workers.calls import Calls, Deadline
-from policystore.rllib.workers.compat import is_new_stack
+from policystore.rllib.workers.compat import groups_of, is_new_stack
 from policystore.rllib.workers.discovery import Worker
 
 __all__ = ["Payload", "StepFailedError", "Transaction"]
@@ -85,29 +90,41 @@ class Transaction(Session):
         self.token = uuid.uuid4().hex
         self._guards: list[Guard] = []
         self._undo_on_driver: list[Callable[[], None]] = []
-        self._unreachable: set[Worker] = set()
+        self._unreachable: dict[Worker, Answer[Any]] = {}
         # IMPALA and APPO of the old stack learn in a thread of the driver.
         if not is_new_stack(algo) and not wait_until_idle(algo, self.deadline.left()):
             raise StorageError(
                 f"the learner thread was busy for {self.deadline.seconds:g} s; nothing was sent"
             )
 
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups of env runners."""
+        return [name for name, _ in groups_of(self.algo)]
+
     def check(
-        self, function: Callable[..., T], request: Any, *, description: str, advice: str
+        self,
+        function: Callable[..., T],
+        request: Any,
+        *,
+        description: str,
+        advice: str,
+        workers: list[Worker] | None = None,
     ) -> Answers[T]:
-        """Ask every worker whether the worker can make a change; change nothing.
+        """Ask workers whether they can make a change; change nothing.
 
         Args:
             function: a worker function that raises an error if the worker cannot make the change.
             request: the argument of the function.
             description: the beginning of the error message, such as "module 'p' cannot be added".
             advice: the end of the error message, which says what to do.
+            workers: the workers to ask; all workers if left out.
 
         Raises:
             InvalidInputError: a worker refuses.
             StorageError: a worker does not answer, or a learner is dead.
         """
-        answers = self.call(function, request)
+        answers = self.call(function, request, workers=workers)
         answers.require_all(description, advice)
         return answers
 
@@ -156,18 +173,21 @@ class Transaction(Session):
             function: a worker function that makes the change and keeps the data to undo it.
             request: the first argument of the function.
             payload: weights for the second argument of the function, if there are any.
-            workers: the workers that apply the change; all workers if left out.
+            workers: the workers that apply the change; all workers if left out. An env runner that
+                was unreachable in an earlier step is not called: it replays the whole transaction.
 
         Raises:
             StepFailedError: a worker did not change, or a learner is dead.
         """
+        chosen = self.workers if workers is None else workers
         calls = self.start(
             function,
             lambda worker: (request,) if payload is None else (request, payload.for_worker(worker)),
-            workers,
+            [worker for worker in chosen if worker not in self._unreachable],
         )
         answers = calls.collect(self.deadline)
-        self._unreachable |= {worker for worker, each in answers.items() if each.unreachable}
+        self._unreachable |= {w: each for w, each in answers.items() if each.unreachable}
+        answers |= {w: each for w, each in self._unreachable.items() if w in chosen}
         if answers.failures:
             raise StepFailedError(
                 {worker.name: why for worker, why in answers.failures.items()}, answers.silent
@@ -182,7 +202,6 @@ class Transaction(Session):
         payload: Payload,
         info: WorkerInfo,
         expected: Mapping[str, Digest],
-        notes: tuple[str, ...] = (),
     ) -> SyncReport:
         """Make all workers take weights, as :meth:`apply`, and check the weights that they hold.
 
@@ -193,7 +212,6 @@ class Transaction(Session):
             payload: the weights.
             info: descriptions of the policies that get weights.
             expected: by policy, the digest that each worker must report.
-            notes: notes for the report.
 
         Raises:
             StepFailedError: a worker did not take the weights, or holds other weights; or a
@@ -203,32 +221,33 @@ class Transaction(Session):
         wrong = {
             worker.name: why
             for worker, answer in answers.items()
-            if answer.ok and (why := _differing(answer.get(), expected))
+            if answer.ok and (why := _differing(worker, answer.get(), info, expected))
         }
         if wrong:
             raise StepFailedError(wrong, answers.silent)
-        return SyncReport(status_rows(self.workers, info, answers, expected), notes)
+        return SyncReport(status_rows(self.workers, info, answers, expected))
 
     def commit(
         self,
-        entry: ReplayEntry,
-        policy_mapping_fn: Callable[..., str] | None = None,
+        entries: list[ReplayEntry],
+        mappings: Mapping[str, Callable[..., str] | None] | None = None,
     ) -> None:
         """Make the change final, and record it for env runners that are restarted or added later.
 
         From here on every call of RLlib to an env runner of this Algorithm goes through the gate
         of its group's guard. An env runner that has missed this transaction first replays
-        ``entry`` (``worker_code/replay.py``), in the same task. So it never samples without it.
+        ``entries`` (``worker_code/replay.py``), in the same task. So it never samples without them.
 
         Args:
-            entry: the change that such an env runner replays.
-            policy_mapping_fn: the new mapping function, if there is one.
+            entries: the changes that such an env runner replays, in their order.
+            mappings: by name of a group, its new mapping function, if there is one.
         """
         self.start(commit, lambda worker: (self.token,), self._reachable)
         for guard in self._guards:
-            guard.record(entry)
-            if policy_mapping_fn is not None:
-                guard.mapping = policy_mapping_fn
+            guard.record(entries)
+            mapping = (mappings or {}).get(guard.name)
+            if mapping is not None:
+                guard.mapping = mapping
 
     def replay_of(
         self,
@@ -293,10 +312,14 @@ class Transaction(Session):
         ) from None
 
 
-def _differing(held: WorkerDigests, expected: Mapping[str, Digest]) -> str:
+def _differing(
+    worker: Worker, held: WorkerDigests, info: WorkerInfo, expected: Mapping[str, Digest]
+) -> str:
     """Return which weights of a worker differ from the expected weights; empty if none do."""
     for pid, digest in expected.items():
         policy = held.policies.get(pid)
+        if policy is None and is_absent_by_design(worker, info, pid):
+            continue
         if parse_digest(policy) != digest:
             wrong = "" if policy is None else policy.wrong
             return wrong or f"{pid!r} holds other weights after they were set"

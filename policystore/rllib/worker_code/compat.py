@@ -48,6 +48,7 @@ __all__ = [
     "lock_for_reading",
     "module_spec",
     "module_tables",
+    "ongoing_episodes",
     "optimizer_names",
     "optimizer_parameters",
     "overrides_per_module",
@@ -119,6 +120,11 @@ def runner_pipeline(worker: AnyWorker | None, name: str) -> ConnectorPipelineV2 
 def env_to_module(worker: AnyWorker) -> ConnectorPipelineV2 | None:
     """Return an env runner's pipeline from environment to module; None where it has none."""
     return runner_pipeline(worker, "env_to_module")
+
+
+def ongoing_episodes(runner: EnvRunner) -> list[Any]:
+    """Return the episodes under way on an env runner of the new stack."""
+    return [each for each in getattr(runner, "_ongoing_episodes", None) or () if each is not None]
 
 
 def restart_all_episodes(runner: EnvRunner) -> None:

@@ -1,6 +1,6 @@
-"""Check on each worker that a module can be added or removed, before anything is changed.
+"""Check on each worker that a module can be added, before anything is changed.
 
-Runs in actors, sent by value (``messages/wire.py``). Each function raises where the worker refuses.
+Runs in actors, sent by value (``messages/wire.py``).
 """
 
 from __future__ import annotations
@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING
 
 from policystore.rllib.worker_code.compat import is_learner
 from policystore.rllib.worker_code.messages.answers import PolicyInfo
-from policystore.rllib.worker_code.messages.requests import AddModuleRequest, RemoveRequest
+from policystore.rllib.worker_code.messages.requests import AddModuleRequest
 from policystore.rllib.worker_code.messages.wire import RefusedError
-from policystore.rllib.worker_code.modules import build_module, make_targets, without
-from policystore.rllib.worker_code.policy_mapping import incompatible_agents, named_modules
+from policystore.rllib.worker_code.modules import build_module, make_targets
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
 from policystore.rllib.worker_code.weights import info_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ray.rllib.core.learner.learner import Learner
     from ray.rllib.core.rl_module.rl_module import RLModule
-    from ray.rllib.env.env_runner import EnvRunner
 
     from policystore.rllib.worker_code.messages.wire import AnyWorker
 
-__all__ = ["check_addition", "check_removal"]
+__all__ = ["check_addition"]
 
 
 def check_addition(
@@ -40,17 +36,13 @@ def check_addition(
         What the module would hold, from a learner; None from an env runner.
 
     Raises:
-        RefusedError: the worker has a module of this id, its learner cannot train the module, or
-            the mapping function does not fit.
+        RefusedError: the worker has a module of this id, or its learner cannot train the module.
     """
     access = access_to(worker)
     if request.policy_id in access.ids:
         raise RefusedError(f"it has a module {request.policy_id!r} already")
     if not is_learner(access.worker):
-        new = build_module(request.spec, inference_only=True)
-        if request.policy_mapping_fn is not None:
-            modules = {**_modules(access.worker), request.policy_id: new}
-            _check_mapping(access.worker, request.policy_mapping_fn, modules)
+        build_module(request.spec, inference_only=True)
         return None
     module = build_module(request.spec, inference_only=False)
     trained = _would_train(access.worker, request)
@@ -91,62 +83,3 @@ def _would_train(learner: Learner, request: AddModuleRequest) -> bool:
             # The user's own function, made for a batch.
             return True
     return request.policy_id in to_train
-
-
-def check_removal(worker: AnyWorker | PolicyAccess, request: RemoveRequest) -> None:
-    """Check that a module can be removed.
-
-    Raises:
-        RefusedError: no remaining module would be trained, or the mapping function names the
-            module.
-    """
-    worker = access_to(worker).worker
-    pid = request.policy_id
-    if not is_learner(worker):
-        modules = {mid: each for mid, each in _modules(worker).items() if mid != pid}
-        mapping = request.policy_mapping_fn or worker.config.policy_mapping_fn
-        _check_mapping(worker, mapping, modules, _modules(worker))
-        return
-    others = {mid for mid in worker.module.keys() if mid != pid}  # noqa: SIM118 (no mapping)
-    to_train = without(request.policies_to_train or worker.config.policies_to_train, pid)
-    if to_train is not None and not callable(to_train) and not set(to_train) & others:
-        raise RefusedError("nothing would be trained any more")
-
-
-def _modules(runner: EnvRunner) -> dict[str, RLModule]:
-    return dict(runner.module.unwrapped().items())
-
-
-def _check_mapping(
-    runner: EnvRunner,
-    mapping: Callable[..., str],
-    modules: dict[str, RLModule],
-    present: dict[str, RLModule] | None = None,
-) -> None:
-    """Check that a mapping function fits the modules after the change.
-
-    Args:
-        runner: the env runner whose agents are mapped.
-        mapping: the function.
-        modules: the modules after the change.
-        present: the present modules, if some of them will be removed.
-
-    Raises:
-        RefusedError: the function names a module that is missing, or one for other spaces.
-    """
-    after = named_modules(runner, mapping)
-    unknown = sorted({pid for _, pid in after} - modules.keys(), key=str)
-    if unknown:
-        raise RefusedError(f"the mapping function names {', '.join(map(repr, unknown))}")
-    try:
-        before = named_modules(runner, runner.config.policy_mapping_fn)
-    except Exception:
-        # The user's own function, which is about to go.
-        before = set()
-    spaces = {
-        pid: (each.observation_space, each.action_space)
-        for pid, each in {**(present or {}), **modules}.items()
-    }
-    wrong = incompatible_agents(before, after, spaces)
-    if wrong:
-        raise RefusedError(f"of the mapping function: {wrong}")

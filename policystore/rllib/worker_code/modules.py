@@ -27,7 +27,11 @@ from policystore.rllib.worker_code.compat import (
 )
 from policystore.rllib.worker_code.learner_thread import updates_paused
 from policystore.rllib.worker_code.messages.answers import WorkerDigests
-from policystore.rllib.worker_code.messages.requests import AddModuleRequest, RemoveRequest
+from policystore.rllib.worker_code.messages.requests import (
+    AddModuleRequest,
+    RemoveRequest,
+    SteerRequest,
+)
 from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.rollback import keep_for_rollback, rolled_back_on_error
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
@@ -38,8 +42,6 @@ from policystore.rllib.worker_code.weights import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ray.rllib.core.learner.learner import Learner
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
     from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
@@ -53,9 +55,9 @@ __all__ = [
     "add_module",
     "build_module",
     "make_targets",
-    "quiesce_runner",
     "remove_module",
     "spec_of_modules",
+    "steer_modules",
     "without",
 ]
 
@@ -191,10 +193,11 @@ def add_module(
             _keep(worker, load.token)
             if is_learner(worker):
                 _add_to_learner(worker, request)
-            else:
+            elif not request.spec.learner_only:
                 _add_to_runner(worker, request)
             access = PolicyAccess(worker)
-            write_policy(access, pid, payload[pid])
+            if pid in access.ids:
+                write_policy(access, pid, payload[pid])
             write_filters(access, load)
         return report_digests(PolicyAccess(worker), load.plans, load.timeout)
 
@@ -204,6 +207,7 @@ def _add_to_learner(learner: Learner, request: AddModuleRequest) -> None:
     learner.add_module(
         module_id=pid,
         module_spec=request.spec,
+        config_overrides=request.config_overrides,
         new_should_module_be_updated=request.policies_to_train,
     )
     make_targets(learner.module[pid], request.weight_names)
@@ -221,21 +225,6 @@ def _add_to_runner(runner: EnvRunner, request: AddModuleRequest) -> None:
     if hasattr(module, "to") and device is not None:
         module.to(device)
     runner.module.add_module(request.policy_id, module)
-    _follow(runner, request.policy_mapping_fn, request.policies_to_train)
-    if request.restart_episodes:
-        # With several learners, an episode that continues under the old mapping lists its modules
-        # in another order. Then the learners' all-reduces do not match, and a learner aborts.
-        restart_all_episodes(runner)
-
-
-def _follow(
-    runner: EnvRunner, mapping: Callable[..., str] | None, policies_to_train: ToTrain | None
-) -> None:
-    """Set the mapping function and the policies to train in a runner's config, where given."""
-    if mapping is not None:
-        runner.config.multi_agent(policy_mapping_fn=mapping)
-    if policies_to_train is not None:
-        runner.config.multi_agent(policies_to_train=policies_to_train)
 
 
 def spec_of_modules(worker: AnyWorker | PolicyAccess) -> MultiRLModuleSpec:
@@ -245,21 +234,42 @@ def spec_of_modules(worker: AnyWorker | PolicyAccess) -> MultiRLModuleSpec:
     return MultiRLModuleSpec.from_module(access_to(worker).worker.module)
 
 
+# Which modules act and which are trained ---------------------------------------------------------
+
+
+def steer_modules(worker: AnyWorker | PolicyAccess, request: SteerRequest) -> None:
+    """Set the mapping function and the modules to train, and let env runners drop their episodes.
+
+    An env runner takes no more steps with modules that are about to be removed, but keeps these
+    modules for now. If this raises, the worker is as it was before the transaction.
+
+    Raises:
+        RefusedError: the worker has another function or choice after they were set.
+        BusyError: a learner that updates in a thread did not come to rest in time.
+    """
+    worker = access_to(worker).worker
+    mapping, to_train = request.policy_mapping_fn, request.policies_to_train
+    with rolled_back_on_error(worker, request.token), updates_paused(worker, request.timeout):
+        _keep(worker, request.token)
+        config = worker.config
+        if to_train is None:
+            to_train = config.policies_to_train
+        for pid in request.removed:
+            to_train = without(to_train, pid)
+        config.multi_agent(policies_to_train=to_train)
+        if mapping is not None and not is_learner(worker):
+            config.multi_agent(policy_mapping_fn=mapping)
+            if config.policy_mapping_fn is not mapping:
+                raise RefusedError("its config keeps another mapping function")
+        if request.restart_episodes and not is_learner(worker):
+            restart_all_episodes(worker)
+
+
 # Removing ----------------------------------------------------------------------------------------
 
 
-def quiesce_runner(worker: AnyWorker | PolicyAccess, request: RemoveRequest) -> None:
-    """Let an env runner take no more steps with a module; the runner keeps the module for now."""
-    worker = access_to(worker).worker
-    _keep(worker, request.token)
-    _follow(worker, request.policy_mapping_fn, None)
-    to_train = request.policies_to_train or worker.config.policies_to_train
-    worker.config.multi_agent(policies_to_train=without(to_train, request.policy_id))
-    restart_all_episodes(worker)
-
-
 def remove_module(worker: AnyWorker | PolicyAccess, request: RemoveRequest) -> None:
-    """Remove a module from a learner, or from an env runner after :func:`quiesce_runner`.
+    """Remove a module from a learner, or from an env runner after :func:`steer_modules`.
 
     If this raises, the worker is as it was before the transaction.
 
@@ -269,19 +279,17 @@ def remove_module(worker: AnyWorker | PolicyAccess, request: RemoveRequest) -> N
     worker = access_to(worker).worker
     with rolled_back_on_error(worker, request.token):
         if not is_learner(worker):
-            worker.module.remove_module(request.policy_id)
+            if request.policy_id in worker.module:  # not so for a learner_only module
+                worker.module.remove_module(request.policy_id)
             return
         with updates_paused(worker, request.timeout):
             _keep(worker, request.token)
-            _remove_from_learner(worker, request)
+            _remove_from_learner(worker, request.policy_id)
 
 
-def _remove_from_learner(learner: Learner, request: RemoveRequest) -> None:
+def _remove_from_learner(learner: Learner, pid: str) -> None:
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 
-    pid = request.policy_id
-    to_train = without(request.policies_to_train or learner.config.policies_to_train, pid)
     remove_learner_module(learner, pid)
-    learner.config.multi_agent(policies_to_train=to_train)
     set_module_spec(learner, MultiRLModuleSpec.from_module(learner.module))
     clear_queued_states(learner)

@@ -24,6 +24,7 @@ from policystore.rllib.worker_code.messages.requests import (
     AddPolicyRequest,
     PolicyRecipe,
     RemoveRequest,
+    SteerRequest,
 )
 from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.rollback import keep_for_rollback, rolled_back_on_error
@@ -39,10 +40,9 @@ if TYPE_CHECKING:
     from ray.rllib.models.preprocessors import Preprocessor
     from ray.rllib.policy.policy import Policy, PolicySpec
 
-    from policystore.rllib.worker_code.messages.answers import ToTrain
     from policystore.rllib.worker_code.messages.requests import Payload
 
-__all__ = ["add_policy", "build", "remove_policy"]
+__all__ = ["add_policy", "build", "remove_policy", "steer_policies"]
 
 # Attributes of the function that says which policies are trained: ids of removed policies, and the
 # function that decides for all other policies.
@@ -86,7 +86,6 @@ def add_policy(
         write_policy(access, pid, payload[pid])
         write_filters(access, load)
         _train_again(worker, pid)
-        _follow(worker, request.policy_mapping_fn, request.policies_to_train)
         return report_digests(PolicyAccess(worker), load.plans, load.timeout)
 
 
@@ -182,14 +181,31 @@ def _insert(
 # Which policies play and which are trained -------------------------------------------------------
 
 
-def _follow(
-    worker: RolloutWorker, mapping: Callable[..., str] | None, policies_to_train: ToTrain | None
+def steer_policies(worker: RolloutWorker | PolicyAccess, request: SteerRequest) -> None:
+    """Set a worker's mapping function and its policies to train.
+
+    If this raises, the worker is as it was before the transaction.
+
+    Raises:
+        RefusedError: the worker has another mapping function after it was set.
+    """
+    worker = access_to(worker).worker
+    mapping, to_train = request.policy_mapping_fn, request.policies_to_train
+    functions = (worker.policy_mapping_fn, worker.is_policy_to_train)
+    keep_for_rollback(worker, request.token, functools.partial(_put_functions_back, functions))
+    with rolled_back_on_error(worker, request.token):
+        if mapping is not None:
+            worker.set_policy_mapping_fn(mapping)
+            if worker.policy_mapping_fn is not mapping:
+                raise RefusedError("it keeps another mapping function")
+        if to_train is not None:
+            worker.set_is_policy_to_train(to_train)
+
+
+def _put_functions_back(
+    functions: tuple[Callable[..., str], Callable[..., bool] | None], access: PolicyAccess
 ) -> None:
-    """Set a worker's mapping function and policies to train, where given."""
-    if mapping is not None:
-        worker.set_policy_mapping_fn(mapping)
-    if policies_to_train is not None:
-        worker.set_is_policy_to_train(policies_to_train)
+    access.worker.policy_mapping_fn, access.worker.is_policy_to_train = functions
 
 
 def _train_no_more(worker: RolloutWorker, pid: str) -> None:
@@ -233,7 +249,6 @@ def remove_policy(worker: RolloutWorker | PolicyAccess, request: RemoveRequest) 
         present = (worker.policy_map[pid], spec, preprocessor)
     _keep(worker, request.token, pid, present)
     with rolled_back_on_error(worker, request.token):
-        _follow(worker, request.policy_mapping_fn, request.policies_to_train)
         _train_no_more(worker, pid)
         _forget(worker, pid)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from policystore.rllib.worker_code.compat import (
@@ -10,120 +12,216 @@ from policystore.rllib.worker_code.compat import (
     agents_of_env,
     base_env,
     episode_policies,
+    ongoing_episodes,
     single_env,
 )
+from policystore.rllib.worker_code.messages.answers import MappingAnswer
 from policystore.rllib.worker_code.messages.requests import MappingRequest
 from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
 
 if TYPE_CHECKING:
-    from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
-    from ray.rllib.evaluation.rollout_worker import RolloutWorker
-
     from policystore.rllib.worker_code.messages.answers import Spaces
+    from policystore.rllib.worker_code.messages.wire import AnyWorker
 
-__all__ = ["DRAWS", "check_mapping", "incompatible_agents", "named_modules"]
+__all__ = ["DRAWS", "check_mapping"]
 
-# How often a mapping function is called for each agent, because it may choose at random.
 DRAWS = 64
+"""How many new episodes a mapping function is asked about if it draws random numbers."""
+_FIRST_DRAWS = 4
 
 
-def named_modules(runner: MultiAgentEnvRunner, mapping: Callable[..., str]) -> set[tuple[Any, Any]]:
-    """Return agents and the modules that a function maps them to, called as an episode calls it.
-
-    Args:
-        runner: an env runner of the new stack; the agents are those of its environment.
-        mapping: RLlib's function of an agent's id and an episode.
-    """
-    from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
-
-    if runner.env is None:
-        return set()
-    agents = list(single_env(runner).possible_agents)
-    pairs = set()
-    for _ in range(DRAWS):
-        episode = MultiAgentEpisode(agent_to_module_mapping_fn=mapping)
-        pairs |= {(agent, episode.module_for(agent)) for agent in agents}
-    return pairs
-
-
-def check_mapping(worker: RolloutWorker | PolicyAccess, request: MappingRequest) -> None:
+def check_mapping(worker: AnyWorker | PolicyAccess, request: MappingRequest) -> MappingAnswer:
     """Check that a mapping function names only policies that exist after the change.
 
-    The function is called for the agents of the worker's episodes and environment. For new episodes
-    it is called many times, because it may choose at random.
+    The function is asked about the agents of the worker's environment in new episodes, and about
+    the agents of the episodes under way. A function that draws random numbers is asked about many
+    new episodes. The random number generators of Python, numpy and torch are left as they were.
+
+    A function may read what a callback of the user has put into the episode. Such a function raises
+    an error for a new episode, which proves nothing, so the error becomes a remark.
 
     Raises:
-        RefusedError: the function names other policies, or policies for other spaces, or it raises;
-            or a policy is removed, and the worker's episodes cannot start anew.
+        RefusedError: the function names other policies, or policies for other spaces; or a policy
+            is removed, and the worker's episodes cannot start anew.
     """
-    worker = access_to(worker).worker
-    try:
-        wrong = _mapping_error(worker, request)
-    except Exception as error:
-        raise RefusedError(f"policy_mapping_fn raised {type(error).__name__}: {error}") from error
-    if wrong:
-        raise RefusedError(wrong)
+    access = access_to(worker)
+    if request.removed and access.is_old:
+        _require_restartable_episodes(access.worker)
+    if not request.ask:
+        return MappingAnswer([], asked=False)
+    present = _present_mapping(access)
+    with _random_states_kept():
+        mapping = request.policy_mapping_fn or present
+        named, asked, remark = _named(access, mapping, request.removed)
+        before = _present_pairs(access, present)
+    known = (set(access.ids) | set(request.added)) - set(request.removed)
+    unknown = sorted({f"{pid!r} for agent {agent!r}" for agent, pid in named if pid not in known})
+    if unknown:
+        raise RefusedError(f"policy_mapping_fn names {', '.join(unknown[:5])}")
+    spaces = dict(request.added)
+    for pid in {pid for _, pid in before | named} - spaces.keys():
+        if pid in access.ids:
+            holder = access.holder(pid)
+            spaces[pid] = (holder.observation_space, holder.action_space)
+    differing = _incompatible_agents(before, named, spaces)
+    if differing:
+        raise RefusedError(f"policy_mapping_fn: {differing}")
+    return MappingAnswer(sorted({str(pid) for _, pid in named}), asked, remark)
 
 
-def _mapping_error(worker: RolloutWorker, request: MappingRequest) -> str:
-    """Say what is wrong with a mapping function; empty if nothing is."""
-    import random
-
-    import numpy as np
+def _require_restartable_episodes(worker: Any) -> None:
+    """Check that the episodes of an old-stack worker can start anew."""
+    from ray.rllib.env.multi_agent_env import MultiAgentEnvWrapper
 
     base = base_env(worker)
-    if request.removed and base is not None:
-        from ray.rllib.env.multi_agent_env import MultiAgentEnvWrapper
+    if base is not None and not isinstance(base, MultiAgentEnvWrapper):
+        # Remote and external environments reset in other ways.
+        raise RefusedError(f"its episodes, in a {type(base).__name__}, cannot start anew")
 
-        if not isinstance(base, MultiAgentEnvWrapper):
-            # Remote and external environments reset in other ways.
-            return f"its episodes, in a {type(base).__name__}, cannot start anew"
-    known = (set(worker.policy_map.keys()) | set(request.added)) - set(request.removed)
-    states = random.getstate(), np.random.get_state()
+
+def _present_mapping(access: PolicyAccess) -> Callable[..., Any]:
+    worker = access.worker
+    mapping: Callable[..., Any] = (
+        worker.policy_mapping_fn if access.is_old else worker.config.policy_mapping_fn
+    )
+    return mapping
+
+
+@contextlib.contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Leave the random number generators of Python, numpy and torch as they were."""
+    import numpy as np
+    import torch
+
+    python, of_numpy = random.getstate(), np.random.get_state()
     try:
-        named = _named(worker, request.policy_mapping_fn or worker.policy_mapping_fn)
-        try:
-            before = _named(worker, worker.policy_mapping_fn)
-        except Exception:
-            # The user's own function, which is about to go.
-            before = []
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-    unknown = sorted({f"{pid!r} for agent {a!r}" for a, pid in named if pid not in known})
-    if unknown:
-        return f"policy_mapping_fn names {', '.join(unknown[:5])}"
-    spaces = dict(request.added)
-    for pid in {pid for _, pid in [*before, *named]} - spaces.keys():
-        if pid in worker.policy_map:
-            policy = worker.policy_map[pid]
-            spaces[pid] = (policy.observation_space, policy.action_space)
-    differing = incompatible_agents(before, named, spaces)
-    return f"policy_mapping_fn: {differing}" if differing else ""
+        random.setstate(python)
+        np.random.set_state(of_numpy)
 
 
-def _named(worker: RolloutWorker, mapping: Callable[..., str]) -> list[tuple[Any, Any]]:
-    """Return agents and the policies that a function maps them to, called many times."""
-    from ray.rllib.evaluation.episode_v2 import EpisodeV2
+def _random_state() -> tuple[Any, ...]:
+    """Return what changes if anything draws from the three generators."""
+    import numpy as np
+    import torch
 
-    pairs = []
-    agents = agents_of_env(worker.env)
-    for episode in active_episodes(worker):
-        playing = list(episode_policies(episode))
-        agents |= set(playing)
-        for agent in playing:
-            pairs += [(agent, mapping(agent, episode, worker=worker)) for _ in range(4)]
-    for agent in agents:
-        for _ in range(DRAWS):
-            episode = EpisodeV2(
-                0, worker.policy_map, mapping, worker=worker, callbacks=worker.callbacks
-            )
-            pairs.append((agent, mapping(agent, episode, worker=worker)))
+    of_numpy = np.random.get_state(legacy=False)["state"]
+    keys, position = of_numpy["key"].tobytes(), of_numpy["pos"]
+    return random.getstate(), keys, position, torch.get_rng_state().numpy().tobytes()
+
+
+def _named(
+    access: PolicyAccess, mapping: Callable[..., Any], removed: list[str]
+) -> tuple[set[tuple[Any, Any]], bool, str]:
+    """Ask a mapping function about the agents of a worker.
+
+    Returns:
+        Pairs of agent and policy; whether the function was asked about new episodes; why it could
+        not be asked.
+    """
+    pairs, agents, works = _named_under_way(access, mapping, removed)
+    agents |= _agents(access)
+    if not agents:
+        return pairs, False, ""
+    try:
+        return pairs | _named_anew(access, mapping, agents), True, ""
+    except Exception as error:
+        # The user's own function, made for the user's own episodes.
+        why = f"{type(error).__name__}: {error}"
+        if works is False:
+            raise RefusedError(
+                f"policy_mapping_fn raised {why}, for an episode that was just made and for all "
+                "episodes under way"
+            ) from error
+        return pairs, False, why
+
+
+def _present_pairs(access: PolicyAccess, present: Callable[..., Any]) -> set[tuple[Any, Any]]:
+    """Return the pairs of the present function, which may be about to go; none if it raises."""
+    try:
+        return _named(access, present, [])[0]
+    except RefusedError:
+        return set()
+
+
+def _agents(access: PolicyAccess) -> set[Any]:
+    """Return the agents of a worker's environment; none if the worker has no environment."""
+    env = getattr(access.worker, "env", None)
+    if env is None:
+        return set()
+    return agents_of_env(env) if access.is_old else set(single_env(access.worker).possible_agents)
+
+
+def _named_under_way(
+    access: PolicyAccess, mapping: Callable[..., Any], removed: list[str]
+) -> tuple[set[tuple[Any, Any]], set[Any], bool | None]:
+    """Ask a mapping function about the episodes under way.
+
+    Returns:
+        Pairs of agent and policy, without those of episodes that start anew because of a removal:
+        what these say is out of date. All agents. Whether the function returned anything for any
+        episode; None if no episode is under way.
+    """
+    pairs: set[tuple[Any, Any]] = set()
+    agents: set[Any] = set()
+    works: bool | None = None
+    playing: list[tuple[Any, list[Any], bool]] = []
+    if access.is_old:
+        options = {"worker": access.worker}
+        for each in active_episodes(access.worker):
+            policies = episode_policies(each)
+            stale = bool(set(policies.values()) & set(removed))
+            playing.append((each, list(policies), stale))
+    else:
+        options = {}
+        under_way = ongoing_episodes(access.worker)
+        playing = [(each, list(each.agent_ids), bool(removed)) for each in under_way]
+    for episode, ids, stale in playing:
+        agents |= set(ids)
+        for agent in ids:
+            works = bool(works)
+            try:
+                named = {(agent, mapping(agent, episode, **options)) for _ in range(_FIRST_DRAWS)}
+            except Exception:  # noqa: S112 (the user's own function; others are asked)
+                continue
+            works = True
+            pairs |= set() if stale else named
+    return pairs, agents, works
+
+
+def _named_anew(
+    access: PolicyAccess, mapping: Callable[..., Any], agents: set[Any]
+) -> set[tuple[Any, Any]]:
+    """Ask a mapping function about new episodes, about many of them if it seems to draw."""
+    before = _random_state()
+    pairs: set[tuple[Any, Any]] = set()
+    for count in range(DRAWS):
+        pairs |= _one_episode(access, mapping, agents)
+        draws = len(pairs) > len(agents) or _random_state() != before
+        if count + 1 == _FIRST_DRAWS and not draws:
+            break
     return pairs
 
 
-def incompatible_agents(
+def _one_episode(
+    access: PolicyAccess, mapping: Callable[..., Any], agents: set[Any]
+) -> set[tuple[Any, Any]]:
+    worker = access.worker
+    if access.is_old:
+        from ray.rllib.evaluation.episode_v2 import EpisodeV2
+
+        old = EpisodeV2(0, worker.policy_map, mapping, worker=worker, callbacks=worker.callbacks)
+        return {(agent, mapping(agent, old, worker=worker)) for agent in agents}
+    from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
+
+    episode = MultiAgentEpisode(agent_to_module_mapping_fn=mapping)
+    return {(agent, episode.module_for(agent)) for agent in agents}
+
+
+def _incompatible_agents(
     before: Iterable[tuple[Any, Any]],
     after: Iterable[tuple[Any, Any]],
     spaces: Mapping[Any, Spaces],

@@ -28,8 +28,8 @@ __all__ = [
     "rolled_back_on_error",
 ]
 
-# Attributes of ours on a worker: the token of the transaction under way and the function that
-# undoes it; how many transactions the worker has taken part in, or has replayed after a restart
+# Attributes of ours on a worker: the token of the transaction under way and the functions that undo
+# its steps; how many transactions the worker has taken part in, or has replayed after a restart
 # (replay.py); what went wrong in the replay; whether there was one.
 UNDO = "_policystore_undo"
 MARK = "_policystore_mark"
@@ -38,22 +38,35 @@ RESTARTED = "_policystore_restarted"
 
 
 def keep_for_rollback(worker: AnyWorker, token: str, undo: Callable[[PolicyAccess], None]) -> None:
-    """Keep the function that takes back what a transaction is about to change."""
-    setattr(worker, UNDO, (token, undo))
+    """Keep the function that takes back what a step of a transaction is about to change."""
+    kept = getattr(worker, UNDO, None)
+    earlier = kept[1] if kept is not None and kept[0] == token else ()
+    setattr(worker, UNDO, (token, (*earlier, undo)))
 
 
 def rollback(worker: AnyWorker | PolicyAccess, token: str) -> bool:
-    """Give a worker back what it held before a transaction.
+    """Give a worker back what it held before a transaction: undo the steps, the last one first.
 
     Returns:
         Whether there was anything to undo: False if the transaction did not change the worker.
+
+    Raises:
+        Exception: what the first failing step raised; the other steps were undone.
     """
-    access = access_to(worker)
-    kept = getattr(access.worker, UNDO, None)
+    worker = access_to(worker).worker
+    kept = getattr(worker, UNDO, None)
     if kept is None or kept[0] != token:
         return False
-    kept[1](access)
-    delattr(access.worker, UNDO)
+    delattr(worker, UNDO)
+    failed = None
+    for undo in reversed(kept[1]):
+        try:
+            # A new PolicyAccess each time, because a step may change which policies there are.
+            undo(PolicyAccess(worker))
+        except Exception as error:  # noqa: PERF203 (the other steps are undone all the same)
+            failed = failed or error
+    if failed is not None:
+        raise failed
     return True
 
 

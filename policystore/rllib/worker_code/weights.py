@@ -13,6 +13,7 @@ from policystore.rllib.worker_code.compat import (
     clear_queued_states,
     env_to_module,
     is_asynchronous,
+    is_learner,
     set_weights_seq,
 )
 from policystore.rllib.worker_code.filters import (
@@ -113,6 +114,7 @@ def info_of(access: PolicyAccess, pid: str, *, trained: bool, all_act: bool = Fa
         targets=names_of_targets(access, pid),
         spaces=(holder.observation_space, holder.action_space),
         trained=trained,
+        learner_only=bool(getattr(holder, "learner_only", False)),
     )
 
 
@@ -184,6 +186,11 @@ def apply_weights(
     """
     access = access_to(worker)
     plans = request.plans
+    if not is_learner(access.worker):
+        # An env runner may lack these modules, and may have them if the user's class builds them.
+        absent = set(request.learner_only) - set(access.ids)
+        plans = {pid: plan for pid, plan in plans.items() if pid not in absent}
+        request = request.replace(plans=plans)
     if not access.is_old:
         require_idle(access.worker, request.timeout)
     wrong = [text for pid in plans if (text := _unfit(access, pid, plans[pid], payload[pid]))]

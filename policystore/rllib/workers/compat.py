@@ -38,6 +38,7 @@ __all__ = [
     "env_to_module_of_driver",
     "forget_old_policy",
     "groups_of",
+    "has_evaluation_mapping",
     "has_learner_thread",
     "has_multi_gpu_thread",
     "intercept_manager",
@@ -47,6 +48,7 @@ __all__ = [
     "local_runner",
     "restart_counts",
     "runs_in_tune",
+    "set_evaluation_mapping",
     "storage_name",
     "take_replay_tables",
     "unfrozen",
@@ -72,6 +74,36 @@ def groups_of(algorithm: Algorithm) -> list[tuple[str, EnvRunnerGroup]]:
     """Return an Algorithm's groups of env runners, with the names that reports show."""
     named = ((name, getattr(algorithm, attribute, None)) for name, attribute in GROUPS)
     return [(name, group) for name, group in named if group is not None]
+
+
+def has_evaluation_mapping(algorithm: Algorithm) -> bool:
+    """Return whether the config gives evaluation a mapping function of its own."""
+    given = algorithm.config.evaluation_config
+    if given is None or isinstance(given, dict):
+        return "policy_mapping_fn" in (given or {})
+    # A whole config: its function counts, whatever it is (algorithm_config.py:4381).
+    return True
+
+
+def set_evaluation_mapping(algorithm: Algorithm, mapping: Callable[..., str], *, own: bool) -> None:
+    """Let the driver's configs follow a new mapping function of the evaluation workers.
+
+    Args:
+        algorithm: of the new stack.
+        mapping: the function.
+        own: whether evaluation keeps the function when the one of training changes.
+    """
+    config = algorithm.config
+    given = config.evaluation_config
+    if own and (given is None or isinstance(given, dict)):
+        with unfrozen(config):
+            config.evaluation_config = {**(given or {}), "policy_mapping_fn": mapping}
+    elif own:
+        with unfrozen(given):
+            given.policy_mapping_fn = mapping
+    if algorithm.evaluation_config is not None:
+        with unfrozen(algorithm.evaluation_config):
+            algorithm.evaluation_config.policy_mapping_fn = mapping
 
 
 def has_learner_thread(algorithm: Algorithm) -> bool:

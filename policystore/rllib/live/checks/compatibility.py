@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -20,8 +20,12 @@ from policystore.rllib.worker_code.messages.requests import DigestPlan
 from policystore.rllib_schema.weight_names import todays_weights
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
+from policystore.spaces.bounds import without_bounds
 
-__all__ = ["PreparedWeights", "plan_of", "prepare"]
+__all__ = ["Compare", "PreparedWeights", "plan_of", "prepare"]
+
+Compare: TypeAlias = Literal["exact", "shape"]
+"""How a snapshot's spaces are compared with a policy's: all of them, or all but Box bounds."""
 
 _CARRIERS = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
 
@@ -74,7 +78,9 @@ def plan_of(info: PolicyInfo) -> DigestPlan:
     return _plan(tuple((name, *tensors[name]) for name in sorted(info.acting)))
 
 
-def prepare(policy_id: str, snap: Snapshot, info: PolicyInfo, stack: str) -> PreparedWeights:
+def prepare(
+    policy_id: str, snap: Snapshot, info: PolicyInfo, stack: str, compare: Compare = "exact"
+) -> PreparedWeights:
     """Check a snapshot against the policy that it is to be loaded into.
 
     Args:
@@ -82,6 +88,7 @@ def prepare(policy_id: str, snap: Snapshot, info: PolicyInfo, stack: str) -> Pre
         snap: the snapshot to be loaded.
         info: the learner's description of the policy.
         stack: the Algorithm's API stack, ``new`` or ``old``.
+        compare: how the spaces are compared.
 
     Raises:
         MismatchError: names, shapes, dtypes or spaces differ; the message lists the differences.
@@ -93,7 +100,7 @@ def prepare(policy_id: str, snap: Snapshot, info: PolicyInfo, stack: str) -> Pre
     # A dict of the snapshot's own, read-only arrays.
     weights = todays_weights(snap.spec.cls, snap.weights)
     _check_stack(snap, stack, load)
-    _check_spaces(snap.spec, info.spaces, load)
+    notes = _check_spaces(snap.spec, info.spaces, load, compare)
     missing = needed.keys() - weights.keys()
     if missing:
         missing = _really_missing(missing, snap, info)
@@ -126,7 +133,7 @@ def prepare(policy_id: str, snap: Snapshot, info: PolicyInfo, stack: str) -> Pre
         plan=plan,
         expected=_expected(plan, weights),
         acting=frozenset(info.acting),
-        notes=_notes(policy_id, weights),
+        notes=tuple(f"{policy_id!r}: {note}" for note in notes) + _notes(policy_id, weights),
     )
 
 
@@ -201,20 +208,29 @@ class _SameSpace:
 
 
 @functools.lru_cache(maxsize=1024)
-def _differing(spec: Spec, observation: _SameSpace, action: _SameSpace) -> tuple[str, ...]:
-    wrong = []
+def _differing(spec: Spec, observation: _SameSpace, action: _SameSpace) -> tuple[str, bool]:
+    """Return how spaces differ, empty if they do not; and whether only bounds differ."""
+    wrong, only_bounds = [], True
     target = (observation.space, action.space)
     for kind, have, need in zip(("observation", "action"), _spaces(spec), target, strict=True):
         if have is not None and need is not None and have != need:
             wrong.append(f"its {kind} space is {have}, and the target's is {need}")
-    return tuple(wrong)
+            only_bounds = only_bounds and without_bounds(have) == without_bounds(need)
+    return "; ".join(wrong), only_bounds
 
 
-def _check_spaces(spec: Spec, target: Spaces, load: _Load) -> None:
-    wrong = _differing(spec, _SameSpace(target[0]), _SameSpace(target[1]))
-    if wrong:
-        raise MismatchError(
-            f"{load}: {'; '.join(wrong)}. Nothing was sent. add_policy() adds a policy of other "
-            "spaces under a new id. If the spaces have the same meaning, put the target's spaces "
-            "into the snapshot with snap.replace(spec=…)."
-        )
+def _check_spaces(spec: Spec, target: Spaces, load: _Load, compare: Compare) -> tuple[str, ...]:
+    """Compare the spaces; return a note if bounds differ and may differ."""
+    wrong, only_bounds = _differing(spec, _SameSpace(target[0]), _SameSpace(target[1]))
+    if not wrong:
+        return ()
+    if only_bounds and compare == "shape":
+        return (f'{wrong}; loaded all the same, because of spaces="shape"',)
+    remedy = (
+        'Only bounds differ. If the same weights are meant for both, pass spaces="shape".'
+        if only_bounds
+        else "add_policy() adds a policy of other spaces under a new id. If the spaces have the "
+        "same meaning, put the target's spaces into the snapshot: snap.replace(spec="
+        "snap.spec.replace(observation_space=…, action_space=…))."
+    )
+    raise MismatchError(f"{load}: {wrong}. Nothing was sent. {remedy}")

@@ -25,23 +25,25 @@ if TYPE_CHECKING:
     from ray.rllib.connectors.connector_v2 import ConnectorV2
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
 
-__all__ = ["AgentIds", "new_stack_filters", "old_stack_filters"]
+__all__ = ["AgentIds", "agents_by_policy", "new_stack_filters", "old_stack_filters"]
 
 AgentIds: TypeAlias = "Mapping[str, Iterable[Any]] | Iterable[Any] | None"
 """Ids of agents by policy, or of the agents of one policy."""
 
 
 def new_stack_filters(
-    algorithm: Algorithm, snaps: Mapping[str, Snapshot], agent_ids: AgentIds
+    algorithm: Algorithm,
+    snaps: Mapping[str, Snapshot],
+    agent_ids: Mapping[str, list[Any]] | None,
 ) -> tuple[dict[str, dict[Any, Any]], tuple[str, ...]]:
     """Return the states to set in the env-to-module pipelines of env runners.
 
     Args:
         algorithm: an Algorithm of the new stack.
         snaps: the snapshots to be loaded, by module id.
-        agent_ids: module id -> agents whose filters get the snapshot's statistics. For a single
-            snapshot also only the agents. Needed in a multi-agent Algorithm if a snapshot has
-            filter statistics; an empty list leaves the filters as they are.
+        agent_ids: module id -> agents whose filters get the snapshot's statistics. Needed in a
+            multi-agent Algorithm if a snapshot has filter statistics; an empty list leaves the
+            filters as they are.
 
     Returns:
         RLlib's name of the connector -> agent -> state in RLlib's own form, made from checked
@@ -49,18 +51,23 @@ def new_stack_filters(
 
     Raises:
         MismatchError: statistics for which the Algorithm has no filter, statistics of other shapes,
-            or statistics of unknown agents.
-        InvalidInputError: ``agent_ids`` is missing, or not of the form above.
+            statistics of unknown agents, or ``agent_ids`` for a snapshot without statistics.
+        InvalidInputError: ``agent_ids`` is missing.
     """
-    wanted = _agents_by_policy(snaps, agent_ids)
+    wanted = agent_ids or {}
     pieces = _pieces(algorithm)
     multi = is_multi_agent(algorithm.config)
     states: dict[str, dict[Any, Any]] = {}
     notes: list[str] = []
     for pid, snap in snaps.items():
-        if not snap.state:
-            _refuse_unfiltered(pid, snap, pieces, multi)
-            continue
+        for name, piece in pieces.items():
+            if is_filter(piece) and name not in snap.state:
+                notes += _without_statistics(pid, snap, name, wanted.get(pid), multi)
+        if wanted.get(pid) and not any(is_filter(piece) for piece in pieces.values()):
+            raise InvalidInputError(
+                f"agent_ids={{{pid!r}: {wanted[pid]!r}}}: this Algorithm has no observation "
+                "filters, so there is nothing to give to agents. Leave agent_ids= out."
+            )
         for name, state in snap.state.items():
             piece = pieces.get(name)
             if piece is None:
@@ -87,10 +94,20 @@ def new_stack_filters(
     return states, tuple(notes)
 
 
-def _agents_by_policy(snaps: Mapping[str, Snapshot], agent_ids: AgentIds) -> dict[str, list[Any]]:
-    """Return the agents that were given for each policy."""
+def agents_by_policy(
+    snaps: Mapping[str, Snapshot], agent_ids: AgentIds
+) -> dict[str, list[Any]] | None:
+    """Return the agents that the caller gave for each policy; None if the caller gave none.
+
+    Args:
+        snaps: all snapshots of the call, by id of the policy.
+        agent_ids: as the caller gave them: by policy id, or for a single snapshot only the agents.
+
+    Raises:
+        InvalidInputError: ``agent_ids`` has another form, or names other policies.
+    """
     if agent_ids is None:
-        return {}
+        return None
     if isinstance(agent_ids, Mapping):
         unknown = [pid for pid in agent_ids if pid not in snaps]
         if unknown:
@@ -118,20 +135,37 @@ def _pieces(algorithm: Algorithm) -> dict[str, ConnectorV2]:
     return {} if pipeline is None else dict(walk(pipeline.connectors))
 
 
-def _refuse_unfiltered(
-    pid: str, snap: Snapshot, pieces: Mapping[str, ConnectorV2], multi: bool
-) -> None:
-    """Refuse to give normalised observations to a policy that was trained on plain ones."""
-    if multi or not snap.spec.connectors:
-        return
-    filters = [name for name, piece in pieces.items() if is_filter(piece)]
-    if filters and not any(f"connectors.{name}" in snap.spec.omitted for name in filters):
+def _without_statistics(
+    pid: str, snap: Snapshot, name: str, agent_ids: list[Any] | None, multi: bool
+) -> list[str]:
+    """Return a note on a filter of the Algorithm for which a snapshot has no statistics.
+
+    Raises:
+        MismatchError: ``agent_ids`` asks for the statistics; or the policy was trained on plain
+            observations, and the Algorithm gives it normalised ones.
+    """
+    places = (f"connectors.{name}", "connectors.env_to_module", "connectors", "env_runner")
+    reason = next((snap.spec.omitted[each] for each in places if each in snap.spec.omitted), None)
+    if agent_ids:
         raise MismatchError(
-            f"{snap!r} was trained without {filters[0]}, but this Algorithm normalises "
-            f"observations with this filter: policy {pid!r} would see other observations than it "
-            "was trained on. Load the snapshot into an Algorithm without the filter, or, to load "
-            "it anyway, load snap.replace(spec=snap.spec.replace(connectors={}))."
+            f"agent_ids={{{pid!r}: {agent_ids!r}}}: the snapshot for {pid!r} has no statistics of "
+            f"{name}" + (f", which it leaves out ({reason})" if reason else "") + ". Nothing was "
+            "sent. Take a snapshot with agent_ids= and without omit=, or leave agent_ids= out: "
+            "then the Algorithm's filters keep their own statistics."
         )
+    if reason is not None:
+        return [
+            f"{pid!r}: its snapshot leaves out {name} ({reason}), so the Algorithm's own "
+            "statistics stay in use: the policy may see other observations than it was trained on"
+        ]
+    if multi or not snap.spec.connectors:
+        return []
+    raise MismatchError(
+        f"{snap!r} was trained without {name}, but this Algorithm normalises observations with "
+        f"this filter: policy {pid!r} would see other observations than it was trained on. Load "
+        "the snapshot into an Algorithm without the filter, or, to load it anyway, load "
+        "snap.replace(spec=snap.spec.replace(connectors={}))."
+    )
 
 
 def _by_agent(pid: str, state: object, agent_ids: list[Any] | None, multi: bool) -> dict[Any, Any]:
@@ -167,8 +201,8 @@ def _by_agent(pid: str, state: object, agent_ids: list[Any] | None, multi: bool)
 
 def old_stack_filters(
     local: RolloutWorker, snaps: Mapping[str, Snapshot]
-) -> dict[str, FilterStats]:
-    """Return the statistics to set in the policies' filters, by policy.
+) -> tuple[dict[str, FilterStats], tuple[str, ...]]:
+    """Return the statistics to set in the policies' filters, by policy, and notes for the report.
 
     Args:
         local: the local worker of the training group.
@@ -178,12 +212,19 @@ def old_stack_filters(
         MismatchError: statistics for a policy without a filter, no statistics for a policy with a
             filter, or statistics of other shapes.
     """
-    stats = {}
+    stats, notes = {}, []
     for pid, snap in snaps.items():
         given = _old_filter(snap)
         has = policy_filter(local.policy_map[pid]) is not None
         if given is None:
-            if has and snap.spec.connectors:
+            reason = _why_left_out(snap)
+            if has and reason is not None:
+                notes.append(
+                    f"{pid!r}: its snapshot leaves out the observation filter ({reason}), so the "
+                    "policy's own statistics stay in use: it may see other observations than it "
+                    "was trained on"
+                )
+            elif has and snap.spec.connectors:
                 raise MismatchError(
                     f"{snap!r} was trained without an observation filter, and policy {pid!r} has "
                     "one: the policy would see other observations than it was trained on"
@@ -202,7 +243,17 @@ def old_stack_filters(
                 f"and policy {pid!r} needs {needed}"
             )
         stats[pid] = given
-    return stats
+    return stats, tuple(notes)
+
+
+def _why_left_out(snap: Snapshot) -> str | None:
+    """Return why an old-stack snapshot lacks the observation filter; None if it says nothing."""
+    for key, reason in snap.spec.omitted.items():
+        if key in ("connectors", "connectors.agent") or (
+            key.startswith("connectors.") and "filter" in key.lower()
+        ):
+            return reason
+    return None
 
 
 def _old_filter(snap: Snapshot) -> FilterStats | None:

@@ -47,8 +47,21 @@ __all__ = ["build_on_driver", "check_supported", "recipe_of"]
 _NOTHING = "Nothing was sent."
 
 
-def recipe_of(algo: Algorithm, policy_id: str, snap: Snapshot, trust: Trust) -> PolicyRecipe:
+def recipe_of(
+    algo: Algorithm,
+    policy_id: str,
+    snap: Snapshot,
+    trust: Trust,
+    overrides: Mapping[str, Any] | None = None,
+) -> PolicyRecipe:
     """Return the recipe by which workers build a snapshot's policy.
+
+    Args:
+        algo: the Algorithm.
+        policy_id: id of the new policy.
+        snap: its snapshot.
+        trust: classes that the snapshot may name.
+        overrides: values of the config that replace those of the snapshot.
 
     Raises:
         InvalidInputError: not a snapshot of an old-stack policy, or the Algorithm does not use
@@ -77,6 +90,12 @@ def recipe_of(algo: Algorithm, policy_id: str, snap: Snapshot, trust: Trust) -> 
             clip_actions=spec.clip_actions,
             trust=trust,
         )
+    unknown = sorted(set(overrides or {}) - config.keys())
+    if unknown:
+        raise InvalidInputError(
+            f"config_overrides of {policy_id!r}: the policy's config has no {unknown}. {_NOTHING}"
+        )
+    config.update(overrides or {})
     forced = {"normalize_actions": spec.normalize_actions, "clip_actions": spec.clip_actions}
     connectors, filter_name = _connectors(snap, policy)
     return PolicyRecipe(

@@ -15,6 +15,7 @@ from policystore.rllib.worker_code.messages.wire import Message
 
 __all__ = [
     "ANSWERS",
+    "MappingAnswer",
     "ModuleContent",
     "ModuleIds",
     "MultiModuleContent",
@@ -43,6 +44,7 @@ class PolicyInfo(Message):
         targets: names of the weights that belong to target networks.
         spaces: observation and action space.
         trained: whether training updates the policy.
+        learner_only: whether RLlib builds the policy on learners alone (new stack).
     """
 
     tensors: dict[str, tuple[str, tuple[int, ...]]]
@@ -50,6 +52,7 @@ class PolicyInfo(Message):
     targets: list[str]
     spaces: Spaces
     trained: bool
+    learner_only: bool = False
 
 
 @dataclass(eq=False, repr=False)
@@ -125,6 +128,22 @@ class WorkerDigests(Message):
 
 
 @dataclass(eq=False, repr=False)
+class MappingAnswer(Message):
+    """Which policies a mapping function names on a worker.
+
+    Attributes:
+        named: ids, sorted; empty if the function could not be asked.
+        asked: whether the function was asked for a new episode of each agent.
+        remark: why the function could not be asked; empty if it could, or if the worker has no
+            environment.
+    """
+
+    named: list[str]
+    asked: bool
+    remark: str = ""
+
+
+@dataclass(eq=False, repr=False)
 class ModuleContent(Message):
     """One RLModule: what its constructor was given, and its weights.
 
@@ -183,6 +202,7 @@ ANSWERS: dict[str, type[Message]] = {
         WorkerInfo,
         PolicyDigest,
         WorkerDigests,
+        MappingAnswer,
         ModuleContent,
         MultiModuleContent,
         ModuleIds,

@@ -30,6 +30,7 @@ __all__ = [
     "RemoveRequest",
     "ReplayEntry",
     "ReplayProgram",
+    "SteerRequest",
     "requests_of",
 ]
 
@@ -55,6 +56,7 @@ class LoadRequest(Message):
         seq: update number for the weights; None keeps the present number.
         pipeline: new stack: states to set in the env-to-module pipeline, by connector and agent.
         filters: old stack: statistics to set, by policy id.
+        learner_only: ids of the modules that env runners do not have.
     """
 
     token: str
@@ -63,6 +65,7 @@ class LoadRequest(Message):
     seq: int | None = None
     pipeline: dict[str, dict[Any, Any]] | None = None
     filters: dict[str, FilterStats] | None = None
+    learner_only: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, repr=False)
@@ -74,18 +77,16 @@ class AddModuleRequest(Message):
         spec: RLlib's own spec, which needs no policystore.
         weight_names: names of the weights; they show whether target networks are among them.
         load: the weights and filters that the module gets.
-        policy_mapping_fn: the new function; None keeps the present one.
         policies_to_train: the new choice; None keeps the present one.
-        restart_episodes: whether env runners start all episodes anew.
+        config_overrides: values of the config that hold for this module alone.
     """
 
     policy_id: str
     spec: RLModuleSpec
     weight_names: list[str]
     load: LoadRequest
-    policy_mapping_fn: Callable[..., str] | None = None
     policies_to_train: ToTrain | None = None
-    restart_episodes: bool = False
+    config_overrides: dict[str, Any] | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -126,8 +127,6 @@ class AddPolicyRequest(Message):
 
     recipe: PolicyRecipe
     load: LoadRequest
-    policy_mapping_fn: Callable[..., str] | None = None
-    policies_to_train: ToTrain | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -136,24 +135,45 @@ class RemoveRequest(Message):
 
     token: str
     policy_id: str
-    policy_mapping_fn: Callable[..., str] | None
-    policies_to_train: ToTrain | None
     timeout: float
 
 
 @dataclass(eq=False, repr=False)
+class SteerRequest(Message):
+    """Say which policies act and which are trained from now on; the policies themselves stay.
+
+    Attributes:
+        token: name of the transaction.
+        timeout: seconds to wait for a learner that updates in a thread.
+        policy_mapping_fn: the new mapping function; None keeps the present one.
+        policies_to_train: the new choice; None keeps the present one.
+        removed: ids of policies that the next requests remove.
+        restart_episodes: whether env runners of the new stack start all episodes anew.
+    """
+
+    token: str
+    timeout: float
+    policy_mapping_fn: Callable[..., str] | None = None
+    policies_to_train: ToTrain | None = None
+    removed: tuple[str, ...] = ()
+    restart_episodes: bool = False
+
+
+@dataclass(eq=False, repr=False)
 class MappingRequest(Message):
-    """Check which policies a mapping function of the old stack names.
+    """Check which policies a mapping function names.
 
     Attributes:
         policy_mapping_fn: the function to check; None for the worker's present one.
         added: spaces of policies that will be added, by id.
         removed: ids of policies that will be removed.
+        ask: whether to call the function; if False, only the rest is checked.
     """
 
     policy_mapping_fn: Callable[..., str] | None
     added: dict[str, Spaces]
     removed: list[str]
+    ask: bool = True
 
 
 # What a restarted env runner does anew -----------------------------------------------------------
@@ -203,6 +223,7 @@ REQUESTS: dict[str, type[Message]] = {
         PolicyRecipe,
         AddPolicyRequest,
         RemoveRequest,
+        SteerRequest,
         MappingRequest,
         ReplayEntry,
         ReplayProgram,
