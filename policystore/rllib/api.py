@@ -41,6 +41,7 @@ def snapshot(
     *,
     agent_ids: Iterable[Any] | None = None,
     omit: Iterable[str] = (),
+    from_runner: int | None = None,
 ) -> Snapshot:
     """Take a snapshot of one policy: its weights, its spec, and the state that inference needs.
 
@@ -56,6 +57,9 @@ def snapshot(
             multi-agent Algorithm of the new stack, where filters belong to agents.
         omit: names of parts that the snapshot leaves out; error messages give these names.
             ``spec.omitted`` lists the parts.
+        from_runner: RLlib's number of the remote env runner whose filter statistics and connector
+            states are kept. Needed if RLlib is told not to merge them
+            (``merge_env_runner_states=False``, on the old stack ``use_worker_filter_stats=False``).
 
     Raises:
         NotFoundError: no policy of that id; the message lists the ids.
@@ -65,11 +69,13 @@ def snapshot(
     """
     if isinstance(source, Algorithm):
         if is_new_stack(source):
-            return snapshot_from_algorithm(source, policy_id, agent_ids=agent_ids, omit=omit)
+            return snapshot_from_algorithm(
+                source, policy_id, agent_ids=agent_ids, omit=omit, from_runner=from_runner
+            )
         _refuse(agent_ids=agent_ids)
         chosen = pick_id(_policy_ids(source), policy_id, "the Algorithm", "policy")
-        return _snapshot_old(source, chosen, omit)
-    _refuse(agent_ids=agent_ids)
+        return _snapshot_old(source, chosen, omit, from_runner)
+    _refuse(agent_ids=agent_ids, from_runner=from_runner)
     if isinstance(source, MultiRLModule):
         return snapshot_multi_module(source, policy_id)
     _refuse(policy_id=policy_id)
@@ -94,13 +100,14 @@ def snapshot_all(
     *,
     agent_ids: Mapping[str, Iterable[Any]] | None = None,
     omit: Iterable[str] = (),
+    from_runner: int | None = None,
 ) -> dict[str, Snapshot]:
     """Take a snapshot of each policy of an Algorithm.
 
     Args:
         algorithm: of either API stack.
         agent_ids: module id -> agents, as for :func:`snapshot` (new API stack).
-        omit: as for :func:`snapshot`.
+        omit, from_runner: as for :func:`snapshot`.
 
     Returns:
         Policy or module id -> snapshot. New-stack modules that share parts make one snapshot
@@ -115,11 +122,13 @@ def snapshot_all(
             "snapshot() takes single policies and modules"
         )
     if is_new_stack(algorithm):
-        return snapshots_from_algorithm(algorithm, agent_ids=agent_ids, omit=omit)
+        return snapshots_from_algorithm(
+            algorithm, agent_ids=agent_ids, omit=omit, from_runner=from_runner
+        )
     _refuse(agent_ids=agent_ids)
     names = omit if isinstance(omit, str) else tuple(omit)  # an iterator ends after one policy
     return {
-        policy_id: _snapshot_old(algorithm, policy_id, names)
+        policy_id: _snapshot_old(algorithm, policy_id, names, from_runner)
         for policy_id in _policy_ids(algorithm)
     }
 
@@ -199,10 +208,14 @@ def _policy_ids(algorithm: Algorithm) -> list[str]:
     return sorted(algorithm.env_runner.policy_map.keys())
 
 
-def _snapshot_old(algorithm: Algorithm, policy_id: str, omit: Iterable[str]) -> Snapshot:
+def _snapshot_old(
+    algorithm: Algorithm, policy_id: str, omit: Iterable[str], from_runner: int | None
+) -> Snapshot:
     # With policy_map_capacity, RLlib swaps policies out: a reference may be to an outdated policy.
     policy = algorithm.get_policy(policy_id)
-    return snapshot_policy(policy, algorithm=algorithm, policy_id=policy_id, omit=omit)
+    return snapshot_policy(
+        policy, algorithm=algorithm, policy_id=policy_id, omit=omit, from_runner=from_runner
+    )
 
 
 def _refuse(**given: Any) -> None:

@@ -10,7 +10,7 @@ from policystore.rllib.live.checks.arguments import check_known, listed_ids
 from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.session import Session
 from policystore.rllib.workers.calls import Deadline
-from policystore.rllib.workers.compat import has_learner_thread
+from policystore.rllib.workers.compat import has_learner_thread, unmerged_states
 
 __all__ = ["check_sync"]
 
@@ -51,4 +51,13 @@ def check_sync(
     check_known(wanted or (), info)
     # With IMPALA and APPO of the old stack, the numbers of workers cannot be compared with the
     # number of the learner.
-    return session.report(info, unnumbered=has_learner_thread(algo))
+    report = session.report(info, unnumbered=has_learner_thread(algo))
+    setting = unmerged_states(algo)
+    if setting and any(row.filters is not None for row in report):
+        return report.with_notes(
+            [
+                f"{setting}: each env runner keeps its own filter statistics; a snapshot takes "
+                "those of one env runner with from_runner="
+            ]
+        )
+    return report

@@ -45,6 +45,9 @@ class WorkerStatus:
             networks.
         filters: number of observations that the MeanStdFilter has seen; by agent on the new
             stack, where filters belong to agents.
+        filters_differ: whether the statistics of the MeanStdFilter are others than on the training
+            group's first worker that has a filter. RLlib allows this: a worker's statistics are its
+            own until RLlib merges them, and evaluation workers get them in ``evaluate()``.
         note: the reason for the status, in words.
     """
 
@@ -56,6 +59,7 @@ class WorkerStatus:
     targets: str | None = None
     filters: FilterCounts | None = None
     note: str = ""
+    filters_differ: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def _cells(row: WorkerStatus) -> tuple[str, ...]:
         "" if row.digest is None else row.digest.short,
         "" if row.seq is None else str(row.seq),
         "" if row.targets is None else row.targets[:8],
-        _counts(row.filters),
+        _counts(row.filters) + (" differ" if row.filters_differ else ""),
         row.note,
     )
 
@@ -187,6 +191,7 @@ def status_rows(
             wanted[pid] = digest
     wanted |= proven
     seq = None if leading is None else leading.seq
+    marks = {pid: _first_mark(workers, answers, pid) for pid in info.policies}
     rows = []
     for worker in workers:
         for pid in sorted(info.policies):
@@ -199,8 +204,22 @@ def status_rows(
                 late = _behind(worker, info, pid, row.seq, seq, unnumbered)
                 if late:
                     row = replace(row, status="behind", note=late)
-            rows.append(row)
+            mark = _mark(answer, pid)
+            rows.append(replace(row, filters_differ=bool(mark) and mark != marks[pid]))
     return tuple(rows)
+
+
+def _mark(answer: Answer[WorkerDigests], pid: str) -> str:
+    """Return a text for the filter statistics of a policy on a worker; empty if it has none."""
+    held = answer.get().policies.get(pid) if answer.ok else None
+    return "" if held is None else held.filter_mark or answer.get().filter_mark
+
+
+def _first_mark(
+    workers: list[Worker], answers: Mapping[Worker, Answer[WorkerDigests]], pid: str
+) -> str:
+    marks = (_mark(answers[worker], pid) for worker in workers if worker.group == "train")
+    return next((mark for mark in marks if mark), "")
 
 
 def is_absent_by_design(worker: Worker, info: WorkerInfo, pid: str) -> bool:

@@ -46,7 +46,9 @@ def filter_agents(piece: ConnectorV2) -> list[Any]:
     return list(piece.get_state())
 
 
-def take_state(piece: ConnectorV2, name: str, agent_ids: Iterable[Any] | None) -> dict[Any, Any]:
+def take_state(
+    piece: ConnectorV2, name: str, agent_ids: Iterable[Any] | None, state: Any = None
+) -> dict[Any, Any]:
     """Return a piece's state as plain values and arrays.
 
     The state of a filter has for each agent its flags and, for each component of the observation,
@@ -58,11 +60,13 @@ def take_state(piece: ConnectorV2, name: str, agent_ids: Iterable[Any] | None) -
         piece: a live connector.
         name: how messages name the piece.
         agent_ids: the agents whose filter statistics are taken; None takes all.
+        state: what the same piece of another env runner returned from ``get_state()``; None takes
+            the state of ``piece``.
 
     Raises:
         InvalidInputError: state that cannot be kept; the message says what to do.
     """
-    state = piece.get_state()
+    state = piece.get_state() if state is None else state
     if is_filter(piece):
         if type(piece).get_state is not MeanStdFilter.get_state:
             raise InvalidInputError(

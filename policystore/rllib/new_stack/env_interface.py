@@ -22,6 +22,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.typing import AgentID
 
 from policystore.errors import InvalidInputError, NotFoundError
+from policystore.rllib.common.runner_states import pieces_of_runner, require_merged
 from policystore.rllib.new_stack.connector_state import (
     filter_agents,
     has_state,
@@ -40,7 +41,10 @@ _Spaces: TypeAlias = tuple[gym.Space[Any] | None, gym.Space[Any] | None]
 
 
 def read_env_interface(
-    algorithm: Algorithm, agent_ids: Iterable[AgentID] | None, omit: Iterable[str]
+    algorithm: Algorithm,
+    agent_ids: Iterable[AgentID] | None,
+    omit: Iterable[str],
+    from_runner: int | None = None,
 ) -> EnvInterface:
     """Read spaces, the user's connectors and their state from an Algorithm of the new stack.
 
@@ -49,11 +53,14 @@ def read_env_interface(
         agent_ids: in a multi-agent Algorithm, the agents that the module acts for; the state of
             their filters is read.
         omit: names of connectors that are not to be kept.
+        from_runner: number of the env runner whose connector states are read; None for the merged
+            states.
 
     Raises:
         InvalidInputError: state that cannot be kept; ``agent_ids`` is missing, or the agents have
-            different spaces.
-        NotFoundError: no such agents or connectors; the message lists those there are.
+            different spaces; or RLlib does not merge states, and ``from_runner`` is missing.
+        NotFoundError: no such agents, connectors or env runner; the message lists those there are.
+        StorageError: the env runner does not answer.
     """
     if isinstance(omit, str):
         raise InvalidInputError(f"omit is a list of names: omit=[{omit!r}]")
@@ -69,12 +76,21 @@ def read_env_interface(
     if is_multi_agent(config):
         spaces = _spaces_of(chosen, spaces, strict=agent_ids is not None)
     omitted_pieces = _omitted_pieces(pieces, omit)
-    state = {}
-    for name, piece in pieces:
-        if name in omitted_pieces:
-            omitted[f"connectors.{name}"] = "left out on request, with its state"
-        elif has_state(piece):
-            state[name] = take_state(piece, name, chosen if is_multi_agent(config) else None)
+    kept = [(name, piece) for name, piece in pieces if name not in omitted_pieces]
+    for name in omitted_pieces:
+        omitted[f"connectors.{name}"] = "left out on request, with its state"
+    if from_runner is None:
+        # An empty state may only be empty because the local env runner never sampled.
+        require_merged(algorithm, [name for name, piece in kept if has_state(piece)])
+        states: dict[int, Any] = {}
+    else:
+        states = _states_of_runner(algorithm, pipelines, from_runner)
+    agents = chosen if is_multi_agent(config) else None
+    state = {
+        name: take_state(piece, name, agents, states.get(id(piece)))
+        for name, piece in kept
+        if states.get(id(piece)) or has_state(piece)
+    }
     if spaces[0] is None or spaces[1] is None:
         omitted["env_spaces"] = (
             "the agents' spaces differ, and agent_ids= was not given"
@@ -103,6 +119,22 @@ def read_env_interface(
         clip_actions=bool(config.clip_actions),
         omitted=omitted,
     )
+
+
+def _states_of_runner(
+    algorithm: Algorithm, pipelines: Mapping[str, ConnectorPipelineV2], from_runner: int
+) -> dict[int, Any]:
+    """Return the states of an env runner's connectors, by id of the driver's same connector."""
+    states: dict[int, Any] = {}
+    for pipeline, given in pieces_of_runner(algorithm, from_runner).items():
+        own = [piece for _, piece in walk(pipelines[pipeline].connectors)]
+        if [type(piece).__name__ for piece in own] != [name for name, _ in given]:
+            raise InvalidInputError(
+                f"env runner {from_runner} has other connectors than the driver: "
+                f"{[name for name, _ in given]}"
+            )
+        states |= {id(piece): state for piece, (_, state) in zip(own, given, strict=True)}
+    return states
 
 
 def _omitted_pieces(pieces: _NamedPieces, omit: Sequence[str]) -> dict[str, ConnectorV2]:

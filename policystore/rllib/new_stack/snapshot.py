@@ -103,6 +103,7 @@ def snapshot_from_algorithm(
     *,
     agent_ids: Iterable[AgentID] | None = None,
     omit: Iterable[str] = (),
+    from_runner: int | None = None,
 ) -> Snapshot:
     """Make a snapshot of one module of a running Algorithm: full weights and env interface.
 
@@ -113,6 +114,7 @@ def snapshot_from_algorithm(
         agent_ids: in a multi-agent Algorithm, ids of the agents whose filter state and spaces
             belong to the module. Needed where a connector keeps state.
         omit: names of connectors that cannot or should not be kept; the spec records them.
+        from_runner: number of the env runner whose connector states are kept.
 
     Returns:
         A snapshot that shares no memory with the Algorithm.
@@ -123,7 +125,7 @@ def snapshot_from_algorithm(
         StorageError: the learner does not answer.
     """
     ids, plain = learner_module_ids(algorithm)
-    interface = read_env_interface(algorithm, agent_ids, omit)
+    interface = read_env_interface(algorithm, agent_ids, omit, from_runner)
     if plain:
         module_id = pick_id(ids, module_id, "the Algorithm")
         module = read_learner_modules(algorithm, [module_id]).modules[module_id]
@@ -137,13 +139,14 @@ def snapshots_from_algorithm(
     *,
     agent_ids: Mapping[str, Iterable[AgentID]] | None = None,
     omit: Iterable[str] = (),
+    from_runner: int | None = None,
 ) -> dict[str, Snapshot]:
     """Make snapshots of all modules of a running Algorithm, by one read of its learner.
 
     Args:
         algorithm: as for :func:`snapshot_from_algorithm`.
         agent_ids: ids of agents by module id, see :func:`snapshot_from_algorithm`.
-        omit: as for :func:`snapshot_from_algorithm`.
+        omit, from_runner: as for :func:`snapshot_from_algorithm`.
 
     Returns:
         Snapshots by module id. Modules that go together make one snapshot, under
@@ -162,16 +165,16 @@ def snapshots_from_algorithm(
     agents_by_module = dict(agent_ids or {})
     if multi.cls is not MultiRLModule:
         agents = [agent for of_module in agents_by_module.values() for agent in of_module]
-        return {
-            ALL_MODULES: _together(multi, name, read_env_interface(algorithm, agents or None, omit))
-        }
+        interface = read_env_interface(algorithm, agents or None, omit, from_runner)
+        return {ALL_MODULES: _together(multi, name, interface)}
     for module_id in agents_by_module:
         pick_id(multi.modules, module_id, "the Algorithm")
     omit = omit if isinstance(omit, str) else list(omit)
     snapshots = {}
     for module_id, module in multi.modules.items():
         try:
-            interface = read_env_interface(algorithm, agents_by_module.get(module_id), omit)
+            agents_of = agents_by_module.get(module_id)
+            interface = read_env_interface(algorithm, agents_of, omit, from_runner)
         except InvalidInputError as error:
             raise InvalidInputError(
                 f"module {module_id!r}: {error} (for all modules at once, agent_ids is a dict by "

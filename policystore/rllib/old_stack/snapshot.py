@@ -21,6 +21,7 @@ from policystore.errors import InvalidInputError
 from policystore.format.arrays import Array
 from policystore.format.canonical_json import JsonObject
 from policystore.format.spec import Spec
+from policystore.rllib.common.runner_states import policy_filter_of_runner, require_merged
 from policystore.rllib.common.trust import algorithm_name
 from policystore.rllib.old_stack.config import importable_path, recorded_config
 from policystore.rllib.old_stack.connectors import connectors_to_spec
@@ -51,6 +52,7 @@ def snapshot_policy(
     algorithm: Algorithm | None = None,
     policy_id: str | None = None,
     omit: Iterable[str] = (),
+    from_runner: int | None = None,
 ) -> Snapshot:
     """Take a snapshot of one old-stack policy as it is at the moment.
 
@@ -61,6 +63,8 @@ def snapshot_policy(
         omit: names of parts to leave out; ``spec.omitted`` then lists them. A name is a class name
             of a connector, ``"MeanStdFilter"`` for any observation filter, ``"exploration"``, or an
             attribute of the policy that holds a network outside of the policy's model.
+        from_runner: number of the rollout worker whose filter statistics are kept; only with
+            ``algorithm``.
 
     Returns:
         A snapshot that shares no memory with the policy. Its ``config`` is plain and complete;
@@ -85,6 +89,8 @@ def snapshot_policy(
     omitted = _omitted_networks(policy, names, label)
     config, omitted_config = recorded_config(policy_config_of(policy), label)
     connectors, states, omitted_connectors = connectors_to_spec(policy, names, label)
+    if algorithm is not None and policy_id is not None:
+        _take_unmerged(algorithm, policy_id, states, from_runner)
     omitted.update(omitted_config)
     omitted.update(omitted_connectors)
     if "exploration" in names and getattr(policy, "exploration", None) is not None:
@@ -111,6 +117,28 @@ def snapshot_policy(
         spec=spec,
         state={key: value for key, value in state.items() if value},
     )
+
+
+def _take_unmerged(
+    algorithm: Algorithm, policy_id: str, states: dict[str, Any], from_runner: int | None
+) -> None:
+    """Put the filter statistics of a rollout worker in place of the local worker's.
+
+    Raises:
+        InvalidInputError: RLlib does not merge the statistics, and ``from_runner`` is missing.
+        NotFoundError: no such rollout worker; the message lists the numbers.
+        StorageError: the rollout worker does not answer.
+    """
+    filters = {
+        name: state for name, state in states.get("agent", {}).items() if "running_stats" in state
+    }
+    if from_runner is None:
+        require_merged(algorithm, ["MeanStdFilter"] if filters else [])
+        return
+    given = policy_filter_of_runner(algorithm, from_runner, policy_id)
+    for name, state in filters.items():
+        stats = [{"count": n, "mean": m, "sum_sq_diff": s} for n, m, s in given or ()]
+        states["agent"][name] = {**state, "running_stats": stats}
 
 
 def _label(policy: Policy, policy_id: str | None) -> str:

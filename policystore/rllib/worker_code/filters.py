@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
-from policystore.rllib.worker_code.compat import env_to_module, squares_name
+from policystore.rllib.worker_code.compat import (
+    env_to_module,
+    runner_pipeline,
+    squares_name,
+)
 
 if TYPE_CHECKING:
+    from ray.rllib.env.env_runner import EnvRunner
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
     from ray.rllib.policy.policy import Policy
 
@@ -14,23 +20,56 @@ if TYPE_CHECKING:
     from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = [
+    "filter_mark",
     "policy_filter",
     "read_old_filter",
+    "read_pieces",
+    "read_policy_filter",
     "relink_old_filter",
     "runner_filters",
     "write_old_filter",
 ]
 
 
-def runner_filters(worker: AnyWorker) -> dict[Any, int] | None:
-    """Return how many observations the filter of each agent has seen, on an env runner."""
+def runner_filters(worker: AnyWorker) -> tuple[dict[Any, int] | None, str]:
+    """Return how many observations the filter of each agent has seen, on an env runner.
+
+    Returns:
+        The counts, and a text that is the same for the same statistics; None without a filter.
+    """
     for piece in getattr(env_to_module(worker), "connectors", ()):
         if any(base.__name__ == "MeanStdFilter" for base in type(piece).__mro__):
-            return {
+            states = piece.get_state()
+            counts = {
                 agent: max((int(stat["num_pushes"]) for stat in state["running_stats"]), default=0)
-                for agent, state in piece.get_state().items()
+                for agent, state in states.items()
             }
-    return None
+            stats = [(agent, state["running_stats"]) for agent, state in states.items()]
+            return counts, _short(repr(sorted(stats, key=repr)))
+    return None, ""
+
+
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def read_pieces(worker: EnvRunner) -> dict[str, list[tuple[str, Any]]]:
+    """Return class name and state of each connector of an env runner, in order, by pipeline."""
+    from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
+
+    def pieces(piece: Any) -> list[tuple[str, Any]]:
+        if isinstance(piece, ConnectorPipelineV2):
+            return [each for inner in piece.connectors for each in pieces(inner)]
+        return [(type(piece).__name__, piece.get_state())]
+
+    pipelines = {name: runner_pipeline(worker, name) for name in ("env_to_module", "module_to_env")}
+    return {name: pieces(each) for name, each in pipelines.items() if each is not None}
+
+
+def read_policy_filter(worker: RolloutWorker, policy_id: str) -> FilterStats | None:
+    """Return the filter statistics of a policy of a rollout worker; None without a filter."""
+    policy = worker.policy_map[policy_id]
+    return None if _old_filter(policy) is None else read_old_filter(policy)
 
 
 def _old_filter(policy: Policy) -> Any:
@@ -40,6 +79,14 @@ def _old_filter(policy: Policy) -> Any:
         if candidate is not None and hasattr(candidate, "running_stats"):
             return candidate
     return None
+
+
+def filter_mark(policy: Policy) -> str:
+    """Return a text that is the same for the same statistics of an old-stack policy's filter."""
+    if _old_filter(policy) is None:
+        return ""
+    stats = read_old_filter(policy)
+    return _short(repr([(n, mean.tolist(), squares.tolist()) for n, mean, squares in stats]))
 
 
 def policy_filter(policy: Policy) -> int | None:

@@ -17,6 +17,7 @@ from policystore.rllib.worker_code.compat import (
     set_weights_seq,
 )
 from policystore.rllib.worker_code.filters import (
+    filter_mark,
     policy_filter,
     read_old_filter,
     relink_old_filter,
@@ -142,11 +143,13 @@ def report_digests(
     access = access_to(worker)
     if not access.is_old:
         wait_until_idle(access.worker, timeout)
+    filters, mark = (None, "") if access.is_old else runner_filters(access.worker)
     return WorkerDigests(
         seq=access.seq,
         policies={pid: _digest(access, pid, plans[pid]) for pid in plans if pid in access.ids},
-        filters=None if access.is_old else runner_filters(access.worker),
+        filters=filters,
         remark=_remark(access.worker),
+        filter_mark=mark,
     )
 
 
@@ -165,6 +168,7 @@ def _digest(access: PolicyAccess, pid: str, plan: DigestPlan) -> PolicyDigest:
         wrong=wrong,
         targets=plain_digest([target for _, target in access.target_pairs(pid)]),
         filters=policy_filter(access.holder(pid)) if access.is_old else None,
+        filter_mark=filter_mark(access.holder(pid)) if access.is_old else "",
     )
 
 

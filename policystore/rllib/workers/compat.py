@@ -52,6 +52,7 @@ __all__ = [
     "storage_name",
     "take_replay_tables",
     "unfrozen",
+    "unmerged_states",
 ]
 
 GROUPS = (
@@ -74,6 +75,20 @@ def groups_of(algorithm: Algorithm) -> list[tuple[str, EnvRunnerGroup]]:
     """Return an Algorithm's groups of env runners, with the names that reports show."""
     named = ((name, getattr(algorithm, attribute, None)) for name, attribute in GROUPS)
     return [(name, group) for name, group in named if group is not None]
+
+
+def unmerged_states(algorithm: Algorithm) -> str:
+    """Return the setting by which RLlib does not merge the states of remote env runners.
+
+    Returns:
+        Such as ``merge_env_runner_states=False``; empty if RLlib merges, or if there are no remote
+        env runners.
+    """
+    config, group = algorithm.config, algorithm.env_runner_group
+    if group is None or not actor_manager(group).actors():
+        return ""
+    name = "merge_env_runner_states" if is_new_stack(algorithm) else "use_worker_filter_stats"
+    return f"{name}={getattr(config, name)!r}" if getattr(config, name, True) is False else ""
 
 
 def has_evaluation_mapping(algorithm: Algorithm) -> bool:

@@ -102,12 +102,14 @@ class PolicyDigest(Message):
         wrong: why there is no digest.
         targets: a digest of the target networks, to compare learners; None without such networks.
         filters: number of observations that the policy's filter has seen (old stack).
+        filter_mark: the same text for the same statistics of the filter (old stack).
     """
 
     digest: str | bytes | None
     wrong: str = ""
     targets: str | None = None
     filters: int | None = None
+    filter_mark: str = ""
 
 
 @dataclass(eq=False, repr=False)
@@ -119,12 +121,14 @@ class WorkerDigests(Message):
         policies: by id; those that the worker does not have are missing.
         filters: number of observations that the filter of each agent has seen (new stack).
         remark: why the worker may hold other weights than a worker that took part in every load.
+        filter_mark: the same text for the same statistics of all filters (new stack).
     """
 
     seq: int | None
     policies: dict[str, PolicyDigest]
     filters: dict[Any, int] | None = None
     remark: str = ""
+    filter_mark: str = ""
 
 
 @dataclass(eq=False, repr=False)
