@@ -40,6 +40,7 @@ __all__ = [
     "in_queue",
     "is_asynchronous",
     "is_learner",
+    "is_learner_only",
     "is_multi_agent",
     "is_old_worker",
     "learner_tables",
@@ -146,6 +147,16 @@ def single_env(runner: MultiAgentEnvRunner) -> Any:
 def module_tables(multi: MultiRLModule) -> tuple[dict[str, RLModule], dict[str, Any]]:
     """Return the tables of modules and of their specs that a MultiRLModule keeps."""
     return multi._rl_modules, multi.rl_module_specs
+
+
+def is_learner_only(worker: AnyWorker, module_id: str) -> bool:
+    """Return whether RLlib builds a module on learners alone.
+
+    The module itself does not know it (``core/rl_module/rl_module.py:101``); its spec does.
+    """
+    multi = getattr(worker.module, "unwrapped", lambda: worker.module)()
+    spec = getattr(multi, "rl_module_specs", {}).get(module_id)
+    return bool(getattr(spec, "learner_only", False))
 
 
 def all_fields(config: AlgorithmConfig) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def check_addition(
     make_targets(module, request.weight_names)
     alone = PolicyAccess(_SingleModule(module))
     (only,) = alone.ids
-    return info_of(alone, only, trained=trained)
+    info = info_of(alone, only, trained=trained)
+    return info.replace(learner_only=request.spec.learner_only)
 
 
 class _SingleModule:

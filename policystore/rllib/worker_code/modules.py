@@ -16,6 +16,7 @@ from policystore.rllib.worker_code.compat import (
     device_of,
     env_to_module,
     is_learner,
+    is_learner_only,
     learner_tables,
     module_spec,
     module_tables,
@@ -231,7 +232,11 @@ def spec_of_modules(worker: AnyWorker | PolicyAccess) -> MultiRLModuleSpec:
     """Return the spec of the modules that a learner holds now."""
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 
-    return MultiRLModuleSpec.from_module(access_to(worker).worker.module)
+    worker = access_to(worker).worker
+    spec = MultiRLModuleSpec.from_module(worker.module)
+    for pid, each in spec.rl_module_specs.items():
+        each.learner_only = is_learner_only(worker, pid)
+    return spec
 
 
 # Which modules act and which are trained ---------------------------------------------------------
@@ -288,8 +293,6 @@ def remove_module(worker: AnyWorker | PolicyAccess, request: RemoveRequest) -> N
 
 
 def _remove_from_learner(learner: Learner, pid: str) -> None:
-    from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
-
     remove_learner_module(learner, pid)
-    set_module_spec(learner, MultiRLModuleSpec.from_module(learner.module))
+    set_module_spec(learner, spec_of_modules(learner))
     clear_queued_states(learner)

@@ -72,6 +72,8 @@ def read_multi(multi: MultiRLModule, ids: list[str] | None) -> MultiModuleConten
     if isinstance(multi, torch.nn.Module):
         outside += list(multi.state_dict())
     modules = multi.foreach_module(lambda module_id, module: module, return_dict=True)
+    # A module does not know it (core/rl_module/rl_module.py:101).
+    specs = multi.rl_module_specs
     return MultiModuleContent(
         cls=type(multi),
         observation_space=multi.observation_space,
@@ -80,7 +82,9 @@ def read_multi(multi: MultiRLModule, ids: list[str] | None) -> MultiModuleConten
         model_config=multi.model_config,
         outside=outside,
         modules={
-            module_id: read_module(module)
+            module_id: read_module(module).replace(
+                learner_only=bool(getattr(specs.get(module_id), "learner_only", False))
+            )
             for module_id, module in modules.items()
             if ids is None or module_id in ids
         },

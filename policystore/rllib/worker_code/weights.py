@@ -14,6 +14,7 @@ from policystore.rllib.worker_code.compat import (
     env_to_module,
     is_asynchronous,
     is_learner,
+    is_learner_only,
     set_weights_seq,
 )
 from policystore.rllib.worker_code.filters import (
@@ -115,7 +116,7 @@ def info_of(access: PolicyAccess, pid: str, *, trained: bool, all_act: bool = Fa
         targets=names_of_targets(access, pid),
         spaces=(holder.observation_space, holder.action_space),
         trained=trained,
-        learner_only=bool(getattr(holder, "learner_only", False)),
+        learner_only=not access.is_old and is_learner_only(access.worker, pid),
     )
 
 

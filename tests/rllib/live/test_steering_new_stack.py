@@ -1,0 +1,361 @@
+"""set_mapping and set_policies on the new API stack, and what a mapping function may be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+
+import tests.support.added_modules as join
+import tests.support.new_stack_algorithms as parts
+import tests.support.steering as steering
+from policystore.errors import InvalidInputError, NotFoundError, SyncError
+from policystore.rllib import (
+    add_policy,
+    check_sync,
+    load_into,
+    remove_policy,
+    set_mapping,
+    set_policies,
+    snapshot,
+)
+from tests.support.added_modules import NEW, by
+from tests.support.cells import sampled
+
+CELLS: dict[str, dict[str, Any]] = {
+    "PPO": {"runners": 2, "evals": 1},
+    "PPO, no remote runner": {},
+    "IMPALA": {"kind": IMPALAConfig, "runners": 1, "learners": 1},
+}
+
+
+@pytest.fixture(scope="module", params=sampled(CELLS, "PPO"))
+def algo(request: Any, ray_session: None) -> Iterator[Any]:
+    with parts.built(join.configured(**CELLS[request.param])) as made:
+        parts.train_until_seq(made, 3)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def mapped_as_before(algo: Any) -> Iterator[None]:
+    yield
+    left = [pid for pid in check_ids(algo) if pid not in ("main", "foe", "tiny")]
+    set_policies(algo, remove=left, policy_mapping_fn=by(), policies_to_train=["main"])
+
+
+def check_ids(algo: Any) -> list[str]:
+    return sorted({row.policy for row in check_sync(algo)})
+
+
+def mappings(algo: Any) -> dict[str, list[str]]:
+    return {
+        name: found
+        for name, found in parts.ask(algo, steering.mapped).items()
+        if not name.startswith("learner")
+    }
+
+
+def test_a_mapping_is_set_everywhere_and_stays(algo: Any) -> None:
+    wanted = by(a="foe", b="main")
+
+    report = set_mapping(algo, wanted)
+
+    assert report.ok, str(report)
+    assert {row.policy for row in report} == {"main", "foe", "tiny"}
+    assert set(map(tuple, mappings(algo).values())) == {("foe", "main", "tiny")}
+    assert algo.config.policy_mapping_fn is wanted
+    parts.until(lambda: algo.train() and ("a", "foe") in join.acting_now(algo), "the new mapping")
+    assert set(map(tuple, mappings(algo).values())) == {("foe", "main", "tiny")}
+
+
+def test_only_what_is_trained_is_set(algo: Any) -> None:
+    before = mappings(algo)
+
+    set_mapping(algo, None, policies_to_train=["foe", "main"])
+
+    assert mappings(algo) == before
+    for name, found in parts.ask(algo, join.state).items():
+        assert found["to_train"] == ["foe", "main"], name
+    frozen = parts.print_of(snapshot(algo, "foe").weights)
+    parts.until(
+        lambda: algo.train() and parts.print_of(snapshot(algo, "foe").weights) != frozen,
+        "foe is trained",
+    )
+
+
+def test_all_at_once(algo: Any) -> None:
+    """Two policies come, one gets other weights, one goes, and the mapping names the new ones."""
+    add_policy(algo, "old", join.pretrained(algo, 3.0, agent="a"))
+    loaded = parts.other(snapshot(algo, "foe"), 5.0)
+    added = {
+        NEW: join.pretrained(algo, 9.0),
+        "late": join.pretrained(algo, 7.0, agent="b"),
+    }
+
+    report = set_policies(
+        algo,
+        load={"foe": loaded},
+        add=added,
+        remove=["old"],
+        policy_mapping_fn=by(b="late", c=NEW),
+        policies_to_train=["main"],
+    )
+
+    assert report.ok, str(report)
+    assert {row.policy for row in report} == {"main", "foe", "tiny", "late", NEW}
+    join.assert_gone(algo, "old")
+    for pid, snap in added.items():
+        join.assert_joined(algo, pid, snap)
+    parts.assert_held(algo, {"foe": loaded}, targets=False)
+    assert set(map(tuple, mappings(algo).values())) == {("main", "late", NEW)}
+    parts.until(lambda: algo.train() and ("c", NEW) in join.acting_now(algo), "the new policy acts")
+    assert check_sync(algo).ok
+
+
+def test_all_or_nothing(algo: Any) -> None:
+    """The last step fails on one worker: also what came before it is undone, on all workers."""
+    add_policy(algo, "old", join.pretrained(algo, 3.0, agent="a"))
+    before = join.less_what_moves(join.everything(algo))
+    runner = "train 1" if "train 1" in parts.workers(algo) else "train local"
+    changes = {
+        "load": {"foe": parts.other(snapshot(algo, "foe"), 5.0)},
+        "add": {NEW: join.pretrained(algo, 9.0)},
+        "remove": ["old"],
+        "policy_mapping_fn": by(c=NEW),
+    }
+
+    with (
+        join.planted(algo, runner, "module", "remove_module"),
+        pytest.raises(SyncError, match="nothing was changed: it failed on 1 of"),
+    ):
+        set_policies(algo, **changes)
+
+    after = join.less_what_moves(join.everything(algo))
+    assert join.differing(before, after) == []
+    assert set_policies(algo, **changes).ok
+
+
+REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
+    "nothing": (InvalidInputError, "nothing to change", {}),
+    "a load of nobody": (NotFoundError, "no policy 'gone'", {"load": {"gone": "foe"}}),
+    "a removal of nobody": (NotFoundError, "no policy 'gone'", {"remove": ["gone"]}),
+    "one text": (InvalidInputError, r"remove=\['foe'\]", {"remove": "foe"}),
+    "loaded and removed": (
+        InvalidInputError,
+        "loaded and removed",
+        {"load": {"foe": "foe"}, "remove": ["foe"], "policy_mapping_fn": by(b="main")},
+    ),
+    "there already": (InvalidInputError, "'foe' already", {"add": {"foe": "foe"}}),
+    "a mapping to nobody": (
+        InvalidInputError,
+        "policy_mapping_fn names 'gone' for agent 'b'",
+        {"policy_mapping_fn": by(b="gone")},
+    ),
+    "a mapping to the removed": (
+        InvalidInputError,
+        "policy_mapping_fn names 'foe'",
+        {"remove": ["foe"]},
+    ),
+    "other spaces": (
+        InvalidInputError,
+        "agent 'a' would come from 'main'",
+        {"policy_mapping_fn": by(a="tiny")},
+    ),
+    "no function": (InvalidInputError, "is a function", {"policy_mapping_fn": "main"}),
+    "nothing trained": (
+        InvalidInputError,
+        "nothing would be trained",
+        {"remove": ["main"], "policy_mapping_fn": by(a="foe")},
+    ),
+    "trains nobody": (NotFoundError, "names \\['gone'\\]", {"policies_to_train": ["gone"]}),
+    "overrides of nobody": (
+        InvalidInputError,
+        "config_overrides names 'foe'",
+        {"config_overrides": {"foe": {"lr": 0.1}}, "policies_to_train": ["main"]},
+    ),
+    "agents of nobody": (
+        InvalidInputError,
+        "agent_ids names the policies \\['tiny'\\]",
+        {"load": {"foe": "foe"}, "agent_ids": {"tiny": ["c"]}},
+    ),
+    "how to compare": (
+        InvalidInputError,
+        '"exact" or "shape"',
+        {"load": {"foe": "foe"}, "spaces": "any"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_and_nothing_changed(algo: Any, case: str) -> None:
+    error, text, arguments = REFUSED[case]
+    snap = snapshot(algo, "foe")
+    given = {
+        key: dict.fromkeys(value, snap) if key in ("load", "add") else value
+        for key, value in arguments.items()
+    }
+    before = join.less_what_moves(join.everything(algo))
+
+    with pytest.raises(error, match=text):
+        set_policies(algo, **given)
+
+    assert join.differing(before, join.less_what_moves(join.everything(algo))) == []
+
+
+def test_forgotten_mappings_are_told(algo: Any) -> None:
+    report = add_policy(algo, NEW, join.pretrained(algo, 9.0))
+    assert any(f"no agent plays {NEW!r}" in note for note in report.notes), report.notes
+    with pytest.raises(InvalidInputError, match="nothing to set"):
+        set_mapping(algo, None)
+
+
+def test_the_check_asks_little_and_leaves_the_generators(algo: Any) -> None:
+    """A function that draws nothing is asked a few times, one that draws many times."""
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    asked: dict[str, int] = {"plain": 0, "draws": 0}
+
+    def plain(agent: str, *_: Any, **__: Any) -> str:
+        asked["plain"] += agent == "a"
+        return by()(agent)
+
+    def draws(agent: str, *_: Any, **__: Any) -> str:
+        asked["draws"] += agent == "a"
+        torch.rand(1)
+        return random.choice(["main", "foe"]) if agent == "a" else by()(agent)
+
+    local = steering.local_runner_with_env(algo)
+    steering.check_on(local, plain)
+    steering.check_on(local, draws)
+
+    now = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert now == states
+    assert 0 < asked["plain"] < 20 < 64 <= asked["draws"] < 100
+
+
+@pytest.mark.parametrize("kind", [PPOConfig])
+def test_a_function_that_reads_the_episode(kind: Any, ray_session: None) -> None:
+    """It raises for an episode without the user's data: a note, and the change goes on."""
+    config = parts.configured(kind).callbacks(steering.DrawsOpponent)
+    config.multi_agent(policy_mapping_fn=steering.by_episode)
+    config.training(train_batch_size_per_learner=25)  # so that an episode is under way
+    with parts.built(config) as algo:
+        algo.train()
+        snap = snapshot(algo, "foe")
+
+        added = add_policy(algo, NEW, snap, policy_mapping_fn=steering.by_episode)
+        removed = remove_policy(algo, "foe")
+        after = algo.train()
+
+        assert after["training_iteration"] == 2
+        for report in (added, removed):
+            assert any("KeyError: 'opponent'" in note for note in report.notes), report.notes
+        join.assert_gone(algo, "foe")
+        with pytest.raises(InvalidInputError, match="ZeroDivisionError.*all episodes under way"):
+            set_mapping(algo, lambda *_, **__: 1 // 0)
+        with pytest.raises(InvalidInputError, match="check_mapping=False"):
+            set_mapping(algo, by(b="foe"))
+        assert set_mapping(algo, by(b="foe"), check_mapping=False).ok
+        set_mapping(algo, by(b=NEW))
+
+
+def test_evaluation_keeps_its_own_mapping(ray_session: None) -> None:
+    config = join.configured(evals=1)
+    config.evaluation(
+        evaluation_config={
+            "policy_mapping_fn": by(a="foe", b="main"),
+            "num_cpus_per_env_runner": 0.1,
+        }
+    )
+    with parts.built(config) as algo:
+        algo.train()
+        snap = snapshot(algo, "foe")
+
+        add_policy(algo, NEW, snap, policy_mapping_fn=by(b=NEW))
+
+        found = mappings(algo)
+        assert found.pop("train local") == ["main", NEW, "tiny"]
+        assert set(map(tuple, found.values())) == {("foe", "main", "tiny")}
+
+        with pytest.raises(InvalidInputError, match="names 'foe'"):
+            remove_policy(algo, "foe", policy_mapping_fn=by(b=NEW))
+        remove_policy(
+            algo,
+            "foe",
+            policy_mapping_fn=by(b=NEW),
+            evaluation_policy_mapping_fn=by(a=NEW, b="main"),
+        )
+
+        found = mappings(algo)
+        assert found.pop("train local") == ["main", NEW, "tiny"]
+        assert set(map(tuple, found.values())) == {(NEW, "main", "tiny")}
+        assert algo.config.evaluation_config["policy_mapping_fn"]("a") == NEW
+        algo.evaluate()
+
+
+def test_overrides_of_one_module(algo: Any) -> None:
+    """The optimizer of the new module gets its own learning rate, the others keep theirs."""
+    add_policy(
+        algo,
+        NEW,
+        join.pretrained(algo, 9.0),
+        policy_mapping_fn=by(c=NEW),
+        policies_to_train=["main", NEW],
+        config_overrides=PPOConfig.overrides(lr=0.03125),
+    )
+
+    rates = parts.ask(algo, steering.learning_rates)
+    for name, found in rates.items():
+        if name.startswith("learner"):
+            assert found[NEW] == 0.03125
+            assert found["main"] != 0.03125
+    assert algo.config.algorithm_config_overrides_per_module[NEW] == {"lr": 0.03125}
+    with pytest.raises(InvalidInputError, match="config_overrides of 'x' is a dict"):
+        add_policy(algo, "x", snapshot(algo, "foe"), config_overrides=["lr"])
+
+
+def test_a_frozen_policy_of_the_config_is_behind_until_evaluate(ray_session: None) -> None:
+    """Evaluation workers hold other weights of it until then; check_sync does not call it bad."""
+    with parts.built(join.configured(evals=1)) as algo:
+        fresh = check_sync(algo)
+        algo.train()
+        trained = check_sync(algo)
+
+        for report in (fresh, trained):
+            assert report.ok, str(report)
+            statuses = {row.policy: row.status for row in report if row.worker == "eval 1"}
+            assert statuses["foe"] == "behind"
+        algo.evaluate()
+        assert {row.status for row in check_sync(algo)} == {"ok"}
+
+
+def test_a_module_of_learners_alone(ray_session: None) -> None:
+    """RLlib builds a ``learner_only`` module on no runner, so a report has no such row."""
+    with parts.built(steering.with_curiosity()) as algo:
+        algo.train()
+        curious = snapshot(algo, steering.CURIOSITY)
+        acting = snapshot(algo, "default_policy")
+
+        checked = check_sync(algo)
+        report = load_into(
+            algo,
+            {
+                steering.CURIOSITY: parts.other(curious, 3.0),
+                "default_policy": parts.other(acting, 5.0),
+            },
+        )
+
+        assert checked.ok, str(checked)
+        assert report.ok, str(report)
+        rows = {(row.worker, row.policy) for row in report}
+        assert ("learner local", steering.CURIOSITY) in rows
+        assert ("train 1", steering.CURIOSITY) not in rows
+        assert ("train 1", "default_policy") in rows
+        held = parts.ask(algo, parts.read)["learner local"]["arrays"][steering.CURIOSITY]
+        assert parts.print_of(held) == parts.print_of(dict(parts.other(curious, 3.0).weights))
+        algo.train()
