@@ -16,6 +16,7 @@ from policystore.errors import MismatchError
 from policystore.rllib import load_into, snapshot, warm_start
 from policystore.spaces import space_to_json
 from tests.support.added_policies import old
+from tests.support.cells import sampled
 from tests.support.envs import Solo
 
 ONE = "default_policy"
@@ -30,7 +31,7 @@ def configured(stack: str) -> Any:
     ).debugging(log_level="ERROR")
 
 
-@pytest.fixture(scope="module", params=["new", "old"])
+@pytest.fixture(scope="module", params=sampled(["new", "old"], "new"))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     with parts.built(configured(request.param)) as made:
         yield made

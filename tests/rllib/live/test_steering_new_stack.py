@@ -27,6 +27,7 @@ from policystore.rllib import (
 )
 from tests.support.added_modules import NEW, by
 from tests.support.cells import sampled
+from tests.support.doc_blocks import DOCS, run_blocks
 
 CELLS: dict[str, dict[str, Any]] = {
     "PPO": {"runners": 2, "evals": 1},
@@ -238,10 +239,9 @@ def test_the_check_asks_little_and_leaves_the_generators(algo: Any) -> None:
     assert 0 < asked["plain"] < 20 < 64 <= asked["draws"] < 100
 
 
-@pytest.mark.parametrize("kind", [PPOConfig])
-def test_a_function_that_reads_the_episode(kind: Any, ray_session: None) -> None:
+def test_a_function_that_reads_the_episode(ray_session: None) -> None:
     """It raises for an episode without the user's data: a note, and the change goes on."""
-    config = parts.configured(kind).callbacks(steering.DrawsOpponent)
+    config = parts.configured(PPOConfig).callbacks(steering.DrawsOpponent)
     config.multi_agent(policy_mapping_fn=steering.by_episode)
     config.training(train_batch_size_per_learner=25)  # so that an episode is under way
     with parts.built(config) as algo:
@@ -264,6 +264,7 @@ def test_a_function_that_reads_the_episode(kind: Any, ray_session: None) -> None
         set_mapping(algo, by(b=NEW))
 
 
+@pytest.mark.long
 def test_evaluation_keeps_its_own_mapping(ray_session: None) -> None:
     config = join.configured(evals=1)
     config.evaluation(
@@ -319,6 +320,7 @@ def test_overrides_of_one_module(algo: Any) -> None:
         add_policy(algo, "x", snapshot(algo, "foe"), config_overrides=["lr"])
 
 
+@pytest.mark.long
 def test_a_frozen_policy_of_the_config_is_behind_until_evaluate(ray_session: None) -> None:
     """Evaluation workers hold other weights of it until then; check_sync does not call it bad."""
     with parts.built(join.configured(evals=1)) as algo:
@@ -334,6 +336,7 @@ def test_a_frozen_policy_of_the_config_is_behind_until_evaluate(ray_session: Non
         assert {row.status for row in check_sync(algo)} == {"ok"}
 
 
+@pytest.mark.long
 def test_a_module_of_learners_alone(ray_session: None) -> None:
     """RLlib builds a ``learner_only`` module on no runner, so a report has no such row."""
     with parts.built(steering.with_curiosity()) as algo:
@@ -359,3 +362,11 @@ def test_a_module_of_learners_alone(ray_session: None) -> None:
         held = parts.ask(algo, parts.read)["learner local"]["arrays"][steering.CURIOSITY]
         assert parts.print_of(held) == parts.print_of(dict(parts.other(curious, 3.0).weights))
         algo.train()
+
+
+@pytest.mark.long
+def test_the_blocks_of_the_page(ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with parts.built(parts.configured(PPOConfig)) as duo:
+        run_blocks("rllib", {"duo": duo}, DOCS / "running.md")
+        assert "v8" in capsys.readouterr().out
+        duo.train()

@@ -57,6 +57,7 @@ def test_new_stack_each_runner_has_its_own(ray_session: None) -> None:
         assert " differ" in str(report)
 
 
+@pytest.mark.long
 def test_new_stack_merged_filters_do_not_differ(ray_session: None) -> None:
     with parts.built(new_config(merge=True)) as algo:
         algo.train()
@@ -65,6 +66,7 @@ def test_new_stack_merged_filters_do_not_differ(ray_session: None) -> None:
         assert not any(row.filters_differ for row in report), str(report)
 
 
+@pytest.mark.long
 def test_old_stack_each_worker_has_its_own(ray_session: None) -> None:
     config = old_config(use_worker_filter_stats=False, update_worker_filter_stats=False)
     with old_parts.built(config) as algo:
@@ -86,6 +88,7 @@ def test_old_stack_each_worker_has_its_own(ray_session: None) -> None:
         assert snapshot(algo, "p_box", omit=["MeanStdFilter"]).state.get("connectors") is None
 
 
+@pytest.mark.long
 def test_new_stack_what_is_left_out_is_noted(ray_session: None, tmp_path: Any) -> None:
     """Statistics of another policy stay in the filters: never without a word."""
     with parts.built(new_config(multi=True)) as algo:
@@ -115,6 +118,7 @@ def test_new_stack_what_is_left_out_is_noted(ray_session: None, tmp_path: Any) -
         new_config(multi=True).callbacks(told).build_algo()
 
 
+@pytest.mark.long
 def test_old_stack_what_is_left_out_is_noted(ray_session: None) -> None:
     with old_parts.built(old_config()) as algo:
         algo.train()
