@@ -53,7 +53,8 @@ def snapshot(
             filters), which only the Algorithm has.
         policy_id: id of the policy or module; may be left out if there is only one.
         agent_ids: the agents whose filters and spaces the snapshot of the module gets. Only for a
-            multi-agent Algorithm of the new stack, where filters belong to agents.
+            multi-agent Algorithm of the new stack, where filters belong to agents. Without filters,
+            the snapshot gets the spaces of these agents alone.
         omit: names of parts that the snapshot leaves out; error messages give these names.
             ``spec.omitted`` lists the parts.
 
@@ -66,10 +67,10 @@ def snapshot(
     if isinstance(source, Algorithm):
         if is_new_stack(source):
             return snapshot_from_algorithm(source, policy_id, agent_ids=agent_ids, omit=omit)
-        _refuse(agent_ids=agent_ids)
+        _refuse_agents(agent_ids, "on the old one, filters belong to policies")
         chosen = pick_id(_policy_ids(source), policy_id, "the Algorithm", "policy")
         return _snapshot_old(source, chosen, omit)
-    _refuse(agent_ids=agent_ids)
+    _refuse_agents(agent_ids, "a policy or module alone has no filters of agents")
     if isinstance(source, MultiRLModule):
         return snapshot_multi_module(source, policy_id)
     _refuse(policy_id=policy_id)
@@ -116,7 +117,7 @@ def snapshot_all(
         )
     if is_new_stack(algorithm):
         return snapshots_from_algorithm(algorithm, agent_ids=agent_ids, omit=omit)
-    _refuse(agent_ids=agent_ids)
+    _refuse_agents(agent_ids, "on the old one, filters belong to policies")
     names = omit if isinstance(omit, str) else tuple(omit)  # an iterator ends after one policy
     return {
         policy_id: _snapshot_old(algorithm, policy_id, names)
@@ -203,6 +204,14 @@ def _snapshot_old(algorithm: Algorithm, policy_id: str, omit: Iterable[str]) -> 
     # With policy_map_capacity, RLlib swaps policies out: a reference may be to an outdated policy.
     policy = algorithm.get_policy(policy_id)
     return snapshot_policy(policy, algorithm=algorithm, policy_id=policy_id, omit=omit)
+
+
+def _refuse_agents(agent_ids: object, reason: str) -> None:
+    if agent_ids is not None:
+        raise InvalidInputError(
+            f"agent_ids={agent_ids!r}: agent_ids= is for multi-agent Algorithms of the new API "
+            f"stack; {reason}: leave it out"
+        )
 
 
 def _refuse(**given: Any) -> None:
