@@ -23,6 +23,7 @@ from policystore.format.policy import (
 from policystore.format.safetensors import MAX_HEADER, declared_size
 from policystore.format.spec import Spec
 from policystore.format.values import decode_value, encode_value
+from policystore.snapshot_advice import instead_of_snapshot
 
 __all__ = ["Snapshot"]
 
@@ -156,7 +157,12 @@ class Snapshot:
         one of the two sources knows less: a checkpoint may not tell a class, and does not hold how
         far exploration has come. Specs are not compared here, and neither is a part of the state
         that one of the two snapshots lists as omitted.
+
+        Raises:
+            InvalidInputError: ``other`` is not a Snapshot; the message says what to write.
         """
+        if not isinstance(other, Snapshot):
+            raise instead_of_snapshot(other)
         if self.weights_digest != other.weights_digest:
             return False
         if self.state_digest == other.state_digest:

@@ -26,6 +26,7 @@ from policystore.repository.verify import verify_store
 from policystore.repository.verify_report import VerifyReport
 from policystore.repository.writer import PushNotes, Writer
 from policystore.snapshot import Snapshot
+from policystore.snapshot_advice import instead_of_snapshot
 
 __all__ = ["PolicyStore"]
 
@@ -162,10 +163,7 @@ class PolicyStore:
                 find out.
         """
         if not isinstance(snap, Snapshot):
-            raise InvalidInputError(
-                f"push takes a Snapshot, not {type(snap).__module__}.{type(snap).__qualname__}. "
-                "policystore.rllib.snapshot(…) or policystore.torch.snapshot(…) makes one."
-            )
+            raise instead_of_snapshot(snap).within("push")
         self._check_writable("push")
         notes = PushNotes(
             message=message,
@@ -363,6 +361,9 @@ class PolicyStore:
         Raises:
             PolicyStoreError: as in :meth:`pull`.
         """
+        for side in (a, b):
+            if not isinstance(side, (Snapshot, str, Digest, Version)):
+                raise instead_of_snapshot(side).within("diff takes refs and Snapshots")
         left, right = (x if isinstance(x, Snapshot) else self.pull(x) for x in (a, b))
         return diff_snapshots(left, right)
 

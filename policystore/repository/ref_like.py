@@ -9,6 +9,7 @@ from policystore.digest import Digest
 from policystore.errors import InvalidInputError
 from policystore.format.records import Version
 from policystore.format.refs import Ref, parse_ref
+from policystore.snapshot import Snapshot
 
 __all__ = ["RefLike", "as_list", "as_ref"]
 
@@ -20,8 +21,14 @@ def as_ref(ref: RefLike) -> Ref:
     """Parse a ref. A Version means its digest: in another store its number may be another policy.
 
     Raises:
-        InvalidInputError: not a ref.
+        InvalidInputError: not a ref; for a Snapshot, the message says what to write.
     """
+    if isinstance(ref, Snapshot):
+        raise InvalidInputError(
+            "expected a ref, found a Snapshot, which is the policy itself and needs no pull. "
+            "version = store.push(snap, 'soccer/main') returns a ref of it, and snap.digest is the "
+            "digest under which a store that holds it finds it"
+        )
     if isinstance(ref, Digest):
         return Ref(digest=ref.hex)
     if isinstance(ref, Version):

@@ -54,7 +54,8 @@ def snapshot(
             filters), which only the Algorithm has.
         policy_id: id of the policy or module; may be left out if there is only one.
         agent_ids: the agents whose filters and spaces the snapshot of the module gets. Only for a
-            multi-agent Algorithm of the new stack, where filters belong to agents.
+            multi-agent Algorithm of the new stack, where filters belong to agents. Without filters,
+            the snapshot gets the spaces of these agents alone.
         omit: names of parts that the snapshot leaves out; error messages give these names.
             ``spec.omitted`` lists the parts.
         from_runner: RLlib's number of the remote env runner whose filter statistics and connector
@@ -72,10 +73,11 @@ def snapshot(
             return snapshot_from_algorithm(
                 source, policy_id, agent_ids=agent_ids, omit=omit, from_runner=from_runner
             )
-        _refuse(agent_ids=agent_ids)
+        _refuse_agents(agent_ids, "on the old one, filters belong to policies")
         chosen = pick_id(_policy_ids(source), policy_id, "the Algorithm", "policy")
         return _snapshot_old(source, chosen, omit, from_runner)
-    _refuse(agent_ids=agent_ids, from_runner=from_runner)
+    _refuse_agents(agent_ids, "a policy or module alone has no filters of agents")
+    _refuse(from_runner=from_runner)
     if isinstance(source, MultiRLModule):
         return snapshot_multi_module(source, policy_id)
     _refuse(policy_id=policy_id)
@@ -125,7 +127,7 @@ def snapshot_all(
         return snapshots_from_algorithm(
             algorithm, agent_ids=agent_ids, omit=omit, from_runner=from_runner
         )
-    _refuse(agent_ids=agent_ids)
+    _refuse_agents(agent_ids, "on the old one, filters belong to policies")
     names = omit if isinstance(omit, str) else tuple(omit)  # an iterator ends after one policy
     return {
         policy_id: _snapshot_old(algorithm, policy_id, names, from_runner)
@@ -216,6 +218,14 @@ def _snapshot_old(
     return snapshot_policy(
         policy, algorithm=algorithm, policy_id=policy_id, omit=omit, from_runner=from_runner
     )
+
+
+def _refuse_agents(agent_ids: object, reason: str) -> None:
+    if agent_ids is not None:
+        raise InvalidInputError(
+            f"agent_ids={agent_ids!r}: agent_ids= is for multi-agent Algorithms of the new API "
+            f"stack; {reason}: leave it out"
+        )
 
 
 def _refuse(**given: Any) -> None:

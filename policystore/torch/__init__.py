@@ -16,6 +16,7 @@ except ImportError as error:
 from policystore.errors import InvalidInputError
 from policystore.format.spec import Spec
 from policystore.snapshot import Snapshot
+from policystore.snapshot_advice import instead_of_snapshot
 from policystore.torch.tensors import load_arrays, state_arrays, unwrapped
 
 __all__ = ["load_into", "snapshot"]
@@ -67,10 +68,15 @@ def load_into(module: torch.nn.Module, snap: Snapshot) -> None:
     """
     _check_module(module)
     if not isinstance(snap, Snapshot):
-        raise InvalidInputError(f"expected a Snapshot, found {type(snap).__qualname__}")
+        raise instead_of_snapshot(snap)
     load_arrays(module, snap.weights, f"{snap!r} into {type(module).__name__}")
 
 
 def _check_module(module: object) -> None:
+    if isinstance(module, Snapshot):
+        raise InvalidInputError(
+            "expected a torch.nn.Module, found a Snapshot: the module comes first, "
+            "load_into(module, snap)"
+        )
     if not isinstance(module, torch.nn.Module):
         raise InvalidInputError(f"expected a torch.nn.Module, found {type(module).__qualname__}")

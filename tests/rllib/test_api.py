@@ -19,6 +19,8 @@ from ray.rllib.policy.policy import Policy
 from policystore import InvalidInputError, NotFoundError, PolicyStore, Snapshot
 from policystore import torch as policystore_torch
 from policystore.rllib import (
+    add_policy,
+    load_into,
     rebuild_module,
     rebuild_player,
     rebuild_policy,
@@ -168,6 +170,77 @@ def test_arrays_that_ray_owns(ray_session: None) -> None:
 def test_paths_of_checkpoints_are_told_the_way() -> None:
     with pytest.raises(InvalidInputError, match=r"read_checkpoint\(path\)"):
         snapshot("/some/checkpoint")  # type: ignore[arg-type]
+
+
+def test_live_objects_in_the_place_of_a_snapshot_are_told_the_line(
+    algorithms: dict[str, Any],
+) -> None:
+    snap = snapshot(algorithms["old"], "p0")
+    multi = algorithms["new"].learner_group._learner.module
+    lines = {
+        "policystore.rllib.snapshot(algo, 'main')": algorithms["new"],
+        "policystore.rllib.snapshot(policy)": algorithms["old"].get_policy("p0"),
+        "policystore.rllib.snapshot(module)": multi["p0"],
+        "policystore.rllib.snapshot(module, 'main')": multi,
+        "policystore.rllib.snapshot(player.policy)": rebuild_player(snap),
+        "policystore.rllib.snapshot(player.module)": rebuild_player(
+            snapshot(algorithms["new"], "p0")
+        ),
+        "give one, snaps['p0']": {"p0": snap},
+        "snap.replace(weights=weights)": algorithms["old"].get_policy("p0").get_weights(),
+        "ray.get(object_ref)": ray.put(snap),
+        "store.pull('a/b@7')": "a/b@7",
+    }
+    calls: list[Callable[[Any], Any]] = [
+        rebuild_player,
+        rebuild_policy,
+        rebuild_module,
+        lambda found: load_into(algorithms["new"], {"p0": found}),
+        lambda found: add_policy(algorithms["old"], "p7", found),
+    ]
+    for line, found in lines.items():
+        for call in calls:
+            with pytest.raises(InvalidInputError) as raised:
+                call(found)
+            assert "expected a Snapshot, found" in str(raised.value)
+            assert line in str(raised.value)
+
+
+def test_without_filters_agent_ids_choose_the_agents_of_the_spaces(
+    algorithms: dict[str, Any],
+) -> None:
+    every = snapshot(algorithms["new"], "p0")
+    one = snapshot(algorithms["new"], "p0", agent_ids=[1])
+    assert every.spec.connectors["agents"] == [0, 1]
+    assert one.spec.connectors["agents"] == [1]
+    assert one.same_policy(every)
+    assert one.spec.env_observation_space == every.spec.env_observation_space
+    with pytest.raises(
+        NotFoundError, match=r"no agents \[7\]; the Algorithm's agents are \[0, 1\]"
+    ):
+        snapshot(algorithms["new"], "p0", agent_ids=[7])
+    with pytest.raises(InvalidInputError, match=r"empty: name at least one agent, of \[0, 1\]"):
+        snapshot(algorithms["new"], "p0", agent_ids=[])
+
+
+def test_agent_ids_where_nothing_belongs_to_agents_are_refused_with_the_reason(
+    algorithms: dict[str, Any],
+) -> None:
+    module = algorithms["new"].learner_group._learner.module["p0"]
+    for match, call in {
+        "this Algorithm has a single agent": lambda: snapshot(
+            algorithms["new-single"], agent_ids=[0]
+        ),
+        "on the old one, filters belong to policies": lambda: snapshot(
+            algorithms["old"], "p0", agent_ids=[0]
+        ),
+        "filters belong to policies: leave": lambda: snapshot_all(
+            algorithms["old"], agent_ids={"p0": [0]}
+        ),
+        "a policy or module alone has no filters": lambda: snapshot(module, agent_ids=[0]),
+    }.items():
+        with pytest.raises(InvalidInputError, match=f"{match}.*leave it out|{match}"):
+            call()
 
 
 WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -11,14 +11,16 @@ call on to all callbacks.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
 from policystore.errors import InvalidInputError
+from policystore.store import PolicyStore
 
-__all__ = ["CallbackFactory", "CallbackMaker"]
+__all__ = ["CallbackFactory", "CallbackMaker", "open_store"]
 
 CallbackMaker: TypeAlias = Callable[[], Any]
 """A class of callbacks, or another callable without arguments that returns callbacks."""
@@ -89,6 +91,24 @@ def _make_hook(name: str) -> Callable[..., None]:
 
 for _name in _HOOKS:
     setattr(_CombinedCallbacks, _name, _make_hook(_name))
+
+
+def open_store(store: PolicyStore | str | os.PathLike[str], example: str) -> PolicyStore:
+    """Return a store, or open the store at a folder or URL.
+
+    Args:
+        store: what the caller gave as the first argument.
+        example: the call in its right form, for the message.
+
+    Raises:
+        InvalidInputError: neither a store nor a folder or URL, such as the dict of policies.
+    """
+    if isinstance(store, Mapping):
+        raise InvalidInputError(
+            f"the store comes first, and then the dict: {example}; found a dict as the first "
+            "argument"
+        )
+    return store if isinstance(store, PolicyStore) else PolicyStore(store)
 
 
 def _checked_makers(

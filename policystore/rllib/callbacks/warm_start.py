@@ -10,6 +10,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
 from policystore._util.log import logger
+from policystore._util.messages import brief
 from policystore.digest import Digest
 from policystore.errors import (
     IntegrityError,
@@ -21,14 +22,17 @@ from policystore.errors import (
 )
 from policystore.format.records import Version
 from policystore.repository.ref_like import RefLike
-from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker
+from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker, open_store
 from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
 from policystore.rllib.callbacks.results import add_to_result
 from policystore.rllib.live.policies import load_into
 from policystore.rllib.workers.compat import runs_in_tune
+from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 
 __all__ = ["warm_start"]
+
+_EXAMPLE = "warm_start(store, {'main': 'soccer/main@7'})"
 
 # Errors if the store cannot be reached or has lost an object. A trial that is restored from its
 # checkpoint does not need the store.
@@ -85,17 +89,23 @@ def warm_start(
     ``train()`` or ``evaluate()`` raises the error, and not the build: a restore from a checkpoint
     may come in between, and then the Algorithm does not need the store.
     """
-    if not isinstance(store, PolicyStore):
-        store = PolicyStore(store)
+    store = open_store(store, _EXAMPLE)
     if not isinstance(policies, Mapping) or not policies:
         raise InvalidInputError(
-            "warm_start takes refs by policy id: warm_start(store, {'main': 'soccer/main@7'}), not "
-            f"{policies!r}"
+            f"warm_start takes refs by policy id: {_EXAMPLE}, not {brief(policies)}"
         )
     digests: dict[str, str] = {}
     for policy_id, ref in policies.items():
         if not isinstance(policy_id, str):
             raise InvalidInputError(f"a policy id is a string, not {policy_id!r}")
+        if isinstance(ref, Snapshot):
+            raise InvalidInputError(
+                "warm_start takes refs, because each trial pulls the weights on its own node; "
+                f"found a Snapshot for {policy_id!r}. Push it first: "
+                f"version = store.push(snap, 'soccer/main'), warm_start(store, "
+                f"{{{policy_id!r}: version}}). load_into(algo, {{{policy_id!r}: snap}}) loads a "
+                "Snapshot into an Algorithm that exists"
+            )
         try:
             digests[policy_id] = str(store.resolve(ref))
         except PolicyStoreError as error:

@@ -18,6 +18,7 @@ from policystore._util.log import logger
 from policystore.errors import InvalidInputError, MismatchError, PolicyStoreError
 from policystore.format.spec import Spec
 from policystore.snapshot import Snapshot
+from policystore.snapshot_advice import instead_of_snapshot
 
 __all__ = ["building", "check_snapshot", "guarded", "lost_config"]
 
@@ -30,13 +31,10 @@ def check_snapshot(snap: object) -> None:
     """Refuse what is not a snapshot, such as a ref, and a snapshot of weights without a class.
 
     Raises:
-        InvalidInputError: ``snap`` is one of these; the message says which.
+        InvalidInputError: ``snap`` is one of these; the message says which, and what to write.
     """
     if not isinstance(snap, Snapshot):
-        raise InvalidInputError(
-            f"expected a Snapshot, found {type(snap).__qualname__}"
-            + (f": pull it first, store.pull({snap!r})" if isinstance(snap, str) else "")
-        )
+        raise instead_of_snapshot(snap)
     omitted = snap.spec.omitted
     if snap.spec.stack == "none" and ("class" in omitted or "spec" in omitted):
         reason = omitted.get("class", omitted.get("spec"))

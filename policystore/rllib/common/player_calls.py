@@ -10,7 +10,7 @@ import numpy as np
 
 from policystore.errors import InvalidInputError
 
-__all__ = ["check_explore", "check_rewards", "check_row"]
+__all__ = ["check_explore", "check_rewards", "check_row", "check_rows"]
 
 
 def check_explore(explore: object) -> bool:
@@ -52,12 +52,13 @@ def _reward(value: Any, row: int) -> float:
         raise InvalidInputError(f"reward {row}: expected a number, found {value!r}") from None
 
 
-def check_row(row: object, count: int) -> int:
+def check_row(row: object, count: int, call: str) -> int:
     """Return a row number as an int.
 
     Args:
         row: any integer, such as numpy's.
         count: how many rows there are.
+        call: the call that got the row, for the message.
 
     Raises:
         InvalidInputError: not an integer from 0 to ``count - 1``.
@@ -70,6 +71,33 @@ def check_row(row: object, count: int) -> int:
             index = None
     if index is None or not 0 <= index < count:
         raise InvalidInputError(
-            f"reset({row!r}): the last act or act_batch had {count} rows, numbered from 0"
+            f"{call}: {row!r} is no row; the last act or act_batch had {count} rows, numbered from "
+            "0"
         )
     return index
+
+
+def check_rows(rows: object, count: int) -> list[int]:
+    """Return the rows of a ``keep_rows`` as a list of ints.
+
+    Args:
+        rows: an iterable of integers, such as a list or the result of ``numpy.flatnonzero``.
+        count: how many rows there are.
+
+    Raises:
+        InvalidInputError: not rows from 0 to ``count - 1``, or a row that is named twice.
+    """
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+        raise InvalidInputError(f"keep_rows takes a list of rows: keep_rows([0, 2]), not {rows!r}")
+    try:
+        listed = list(rows)
+    except TypeError:  # such as an array without axes
+        raise InvalidInputError(
+            f"keep_rows takes a list of rows: keep_rows([0, 2]), not {rows!r}"
+        ) from None
+    indices = [check_row(row, count, "keep_rows") for row in listed]
+    if len(set(indices)) < len(indices):
+        raise InvalidInputError(
+            f"keep_rows({indices}): an episode goes on in one row, so name each row once"
+        )
+    return indices

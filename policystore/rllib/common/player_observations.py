@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +12,7 @@ from ray.rllib.utils.typing import EnvObsType
 
 from policystore.errors import InvalidInputError
 
-__all__ = ["as_observation", "rows_of"]
+__all__ = ["as_observation", "is_batch", "is_observation", "rows_of"]
 
 _ARRAYS = (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)
 
@@ -58,6 +58,29 @@ def as_observation(obs: Any, space: gym.Space[Any], label: str) -> EnvObsType:
     if not space.contains(obs):
         raise InvalidInputError(f"{label}: {obs!r} is not in {space}")
     return obs
+
+
+def is_observation(value: Any, space: gym.Space[Any]) -> bool:
+    """Return whether :func:`as_observation` takes a value as an observation of a space."""
+    try:
+        as_observation(value, space, "")
+    except InvalidInputError:
+        return False
+    return True
+
+
+def is_batch(value: Any, space: gym.Space[Any]) -> bool:
+    """Return whether a value is a batch, as :func:`rows_of` takes it, of at least one observation.
+
+    An iterator is not looked at, because it can be read only once.
+    """
+    if isinstance(value, Iterator):
+        return False
+    try:
+        rows = rows_of(value, space)
+    except InvalidInputError:
+        return False
+    return bool(rows) and all(is_observation(row, space) for row in rows)
 
 
 def _checked_array(obs: Any, shape: tuple[int, ...], label: str) -> EnvObsType:

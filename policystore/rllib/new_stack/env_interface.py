@@ -162,8 +162,9 @@ def _chosen_agents(
     """Return the agents that the module acts for; [] in a single-agent Algorithm.
 
     Raises:
-        InvalidInputError: ``agent_ids`` is no list, is given to a single-agent Algorithm, or is
-            missing though a kept connector has state for each agent.
+        InvalidInputError: ``agent_ids`` is no list or empty, is given to an Algorithm in which
+            nothing belongs to single agents, or is missing though a kept connector has state for
+            each agent.
         NotFoundError: unknown agents; the message lists the Algorithm's.
     """
     if agent_ids is not None and (
@@ -194,7 +195,16 @@ def _chosen_agents(
     # 1, 1.0 and True are equal as keys, but not the same agent id once written down.
     exact = {(type(agent), agent) for agent in known}
     unknown = [agent for agent in chosen if (type(agent), agent) not in exact]
-    if unknown or not chosen:
+    if not chosen:
+        raise InvalidInputError(
+            f"agent_ids is empty: name at least one agent, of {known!r}, or leave agent_ids out"
+        )
+    if unknown and not known:
+        raise InvalidInputError(
+            f"agent_ids={chosen!r}: this Algorithm has neither filters nor spaces by agent, so no "
+            "part of a snapshot belongs to single agents: leave agent_ids out"
+        )
+    if unknown:
         raise NotFoundError(f"no agents {unknown!r}; the Algorithm's agents are {known!r}")
     return chosen
 

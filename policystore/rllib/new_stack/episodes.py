@@ -93,6 +93,11 @@ class EpisodeRows(abc.ABC, Generic[_Episode]):
         """Let the next observation of one row start an episode."""
         self._last[row] = None
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep only the episodes of these rows, in this order; there is at least one."""
+        self._last = [self._last[row] for row in rows]
+        self._episodes = [self._episodes[row] for row in rows]
+
     def observe(
         self, observations: Sequence[EnvObsType], rewards: Sequence[float] | None
     ) -> list[_Episode]:

@@ -90,7 +90,7 @@ class ModulePlayer(Player):
     Deterministic actions are those that the Algorithm's env runner takes with ``explore=False``.
     Filters apply their statistics and do not update them. Recurrent state, stacked frames and
     previous actions are kept between calls until :meth:`reset`; memory stays bounded however long
-    the episode. Not for use from several threads at once.
+    the episode. A player is for one thread at a time, and cannot be pickled.
 
     The arguments are those of :class:`policystore.rllib.old_stack.player.PolicyPlayer`. The stacks
     differ in three points. ``connectors`` holds pieces of the new stack. ``agent`` and
@@ -191,6 +191,15 @@ class ModulePlayer(Player):
             self._shared_data[row].clear()
         else:
             self._episode_rows[0].restart(row)
+
+    def _keep(self, rows: list[int]) -> None:
+        # RLlib's connectors find an episode's memory in the episode, or by the episode's id. What
+        # the pipelines share is written anew in each step.
+        if self._one_by_one:
+            self._episode_rows = [self._episode_rows[row] for row in rows]
+            self._shared_data = [self._shared_data[row] for row in rows]
+        else:
+            self._episode_rows[0].keep(rows)
 
     def _step(
         self, observations: list[EnvObsType], explore: bool, rewards: list[float] | None

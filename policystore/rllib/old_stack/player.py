@@ -68,7 +68,7 @@ class PolicyPlayer(Player):
 
     Filters are applied and never updated; exploration stays at its recorded timestep. The policy's
     memory of an episode (recurrent state, attention memory, previous actions and rewards) is kept
-    between calls, until :meth:`reset`. Not for use from several threads at once.
+    between calls, until :meth:`reset`. A player is for one thread at a time, and cannot be pickled.
 
     The arguments are those of :class:`policystore.rllib.new_stack.player.ModulePlayer`. The stacks
     differ in three points. ``connectors`` holds connectors of the old stack. ``agent`` and
@@ -147,7 +147,10 @@ class PolicyPlayer(Player):
                 or any(np.any(view.shift_arr) for _, view in views)
                 or _has_foreign_connectors(self.policy)
             )
-            # Row -> number of steps in the row's episode.
+            # RLlib's connectors keep the memory of an episode by the id of its environment. An
+            # environment keeps its id when its row changes. By row:
+            self._env_ids: list[int] = []
+            # Id of an environment -> number of steps in its episode.
             self._steps: dict[int, int] = {}
 
     def _context(self) -> ConnectorContext:
@@ -160,20 +163,36 @@ class PolicyPlayer(Player):
         return context
 
     def _forget(self) -> None:
-        for row in list(self._steps):
-            self._forget_row(row)
+        for env_id in self._env_ids:
+            self._forget_env(env_id)
+        self._env_ids = []
 
     def _forget_row(self, row: int) -> None:
-        self._steps.pop(row, None)
-        self.policy.agent_connectors.reset(row)
+        self._forget_env(self._env_ids[row])
+
+    def _forget_env(self, env_id: int) -> None:
+        self._steps.pop(env_id, None)
+        self.policy.agent_connectors.reset(env_id)
+
+    def _keep(self, rows: list[int]) -> None:
+        kept = [self._env_ids[row] for row in rows]
+        for env_id in set(self._env_ids).difference(kept):
+            self._forget_env(env_id)
+        self._env_ids = kept
 
     def _step(
         self, observations: list[EnvObsType], explore: bool, rewards: list[float] | None
     ) -> list[EnvActionType]:
         policy = self.policy
+        if not self._env_ids:
+            self._env_ids = list(range(len(observations)))
         data = [
-            AgentConnectorDataType(row, _AGENT, self._connector_input(row, obs, rewards))
-            for row, obs in enumerate(observations)
+            AgentConnectorDataType(
+                env_id,
+                _AGENT,
+                self._connector_input(env_id, obs, None if rewards is None else rewards[row]),
+            )
+            for row, (env_id, obs) in enumerate(zip(self._env_ids, observations, strict=True))
         ]
         processed = policy.agent_connectors(data)
         if len(processed) != len(data):
@@ -197,11 +216,11 @@ class PolicyPlayer(Player):
         ]
 
     def _connector_input(
-        self, row: int, obs: EnvObsType, rewards: list[float] | None
+        self, env_id: int, obs: EnvObsType, reward: float | None
     ) -> dict[str, Any]:
-        """Return a row's input for the agent connectors, as in RLlib's sampling; count the step."""
-        step = self._steps.get(row, 0)
-        self._steps[row] = step + 1
+        """Return the input for the agent connectors, as in RLlib's sampling; count the step."""
+        step = self._steps.get(env_id, 0)
+        self._steps[env_id] = step + 1
         values = {
             SampleBatch.NEXT_OBS: obs,
             SampleBatch.INFOS: {},
@@ -209,8 +228,8 @@ class PolicyPlayer(Player):
             SampleBatch.AGENT_INDEX: 0,
         }
         if step:
-            values[SampleBatch.ENV_ID] = row
-            values[SampleBatch.REWARDS] = 0.0 if rewards is None else rewards[row]
+            values[SampleBatch.ENV_ID] = env_id
+            values[SampleBatch.REWARDS] = 0.0 if reward is None else reward
             values[SampleBatch.TERMINATEDS] = values[SampleBatch.TRUNCATEDS] = False
         return values
 

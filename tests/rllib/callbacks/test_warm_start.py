@@ -215,6 +215,15 @@ def test_refs_that_mean_nothing(pushed: Pushed, tmp_path: Path) -> None:
     for policies in wrong:
         with pytest.raises(InvalidInputError):
             warm_start(store, policies)
+    with pytest.raises(InvalidInputError, match=r"store comes first.*warm_start\(store, \{'main'"):
+        warm_start({"main": "duo/main"}, store)  # type: ignore[arg-type]
+    snaps: Any = pushed.snaps
+    with pytest.raises(InvalidInputError, match=r"Push it first: version = store\.push\(snap, "):
+        warm_start(store, snaps)
+    with pytest.raises(
+        InvalidInputError, match=r"warm_start\(store, \{'main': 'soccer/main@7'\}\)"
+    ):
+        warm_start(store, snaps["main"])
     for beside in (Counting(), "Counting", [7]):
         with pytest.raises(InvalidInputError, match="callback classes"):
             warm_start(store, {"main": "duo/main"}, callbacks=beside)

@@ -3,124 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from ray.rllib.algorithms.ppo.ppo import PPOConfig
-from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
-from ray.rllib.connectors.env_to_module import FlattenObservations, PrevActionsPrevRewards
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.models.preprocessors import get_preprocessor
 
 from policystore import InvalidInputError, PolicyStoreError, Snapshot
 from policystore import torch as policystore_torch
-from policystore.rllib import rebuild_player, snapshot
+from policystore.rllib import rebuild_player
 from policystore.rllib.common.player import Player
-from policystore.rllib.new_stack.player import ModulePlayer
-from policystore.rllib.old_stack.player import PolicyPlayer
-
-VECTOR = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
-THREE = gym.spaces.Discrete(3)
-FORCES = gym.spaces.Box(-2.0, 2.0, (2,), np.float32)
-NESTED = gym.spaces.Dict(
-    {"far": gym.spaces.Box(-1.0, 1.0, (3,), np.float32), "kind": gym.spaces.Discrete(2)}
+from tests.support.player_pairs import (
+    CLASSES,
+    FORCES,
+    NESTED,
+    OBS,
+    SPACES,
+    THREE,
+    VECTOR,
+    module,
+    pair,
+    policy,
 )
-SPACES = (VECTOR, THREE)
-OBS = np.linspace(-0.5, 0.5, 4, dtype=np.float32)
-CLASSES = {"old": PolicyPlayer, "new": ModulePlayer}
-
-
-def module(obs: gym.Space[Any], act: gym.Space[Any], **model: Any) -> Snapshot:
-    """A snapshot of a new-stack module without an Algorithm."""
-    spec = RLModuleSpec(
-        module_class=DefaultPPOTorchRLModule,
-        observation_space=obs,
-        action_space=act,
-        model_config=DefaultModelConfig(fcnet_hiddens=[8], **model),
-    )
-    try:
-        return snapshot(spec.build())
-    except TypeError:  # Ray 2.40 takes the catalog from the caller
-        from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
-
-        spec.catalog_class = PPOCatalog
-        return snapshot(spec.build())
-
-
-def policy(obs: gym.Space[Any], act: gym.Space[Any], **model: Any) -> Snapshot:
-    """A snapshot of an old-stack policy without an Algorithm."""
-    config = PPOConfig().api_stack(
-        enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
-    )
-    config.training(model={"fcnet_hiddens": [8], **model})
-    return snapshot(PPOTorchPolicy(obs, act, config.to_dict()))
-
-
-@dataclass
-class Pair:
-    """One kind of policy on both stacks, and what makes players of them."""
-
-    snaps: dict[str, Snapshot]
-    arguments: dict[str, dict[str, Any]]
-
-    def player(self, stack: str, **changes: Any) -> Player:
-        return rebuild_player(self.snaps[stack], **{**self.arguments[stack], **changes})
-
-
-def plain() -> Pair:
-    arguments = {"env_spaces": SPACES}
-    snaps = {"old": policy(*SPACES), "new": module(*SPACES)}
-    return Pair(snaps, {"old": arguments, "new": arguments})
-
-
-def recurrent() -> Pair:
-    model = {"use_lstm": True, "lstm_cell_size": 8, "max_seq_len": 4}
-    arguments = {"env_spaces": SPACES}
-    snaps = {"old": policy(*SPACES, **model), "new": module(*SPACES, **model)}
-    return Pair(snaps, {"old": arguments, "new": arguments})
-
-
-def rewarded() -> Pair:
-    """Policies that look at the previous reward: by their model, and by a connector."""
-    model = {"use_lstm": True, "lstm_cell_size": 8, "lstm_use_prev_reward": True}
-    snaps = {
-        "old": policy(*SPACES, **model),
-        "new": module(gym.spaces.Box(-np.inf, np.inf, (8,), np.float32), THREE),
-    }
-    pieces = [PrevActionsPrevRewards(n_prev_actions=1, n_prev_rewards=1), FlattenObservations()]
-    return Pair(
-        snaps,
-        {"old": {"env_spaces": SPACES}, "new": {"env_spaces": SPACES, "connectors": pieces}},
-    )
-
-
-def nested() -> Pair:
-    made = get_preprocessor(NESTED)(NESTED).observation_space
-    flat = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
-    return Pair(
-        {"old": policy(made, THREE), "new": module(flat, THREE)},
-        {
-            "old": {"env_spaces": (NESTED, THREE)},
-            "new": {"env_spaces": (NESTED, THREE), "connectors": [FlattenObservations()]},
-        },
-    )
-
-
-MAKERS = {"plain": plain, "recurrent": recurrent, "rewarded": rewarded, "nested": nested}
-_PAIRS: dict[str, Pair] = {}
-
-
-def pair(name: str) -> Pair:
-    if name not in _PAIRS:
-        torch.manual_seed(0)
-        _PAIRS[name] = MAKERS[name]()
-    return _PAIRS[name]
 
 
 def outcome(function: Callable[[], Any], snap: Snapshot) -> tuple[type, str]:
@@ -271,6 +176,16 @@ BAD_CALLS: dict[str, tuple[str, Callable[[Player], Any]]] = {
     "a dict": ("plain", lambda p: p.act({"a": 1})),
     "a ragged list": ("plain", lambda p: p.act([[1], 2])),
     "one observation as a batch": ("plain", lambda p: p.act_batch(OBS)),
+    "one observation as a batch of a policy with memory": (
+        "recurrent",
+        lambda p: (p.act(OBS), p.act_batch(OBS)),
+    ),
+    "one observation with rewards": ("plain", lambda p: p.act_batch(OBS, rewards=[1.0])),
+    "one nested observation as a batch": (
+        "nested",
+        lambda p: p.act_batch({"far": np.zeros(3, np.float32), "kind": 1}),
+    ),
+    "a batch as one observation": ("plain", lambda p: p.act(np.zeros((3, 4), np.float32))),
     "a number as a batch": ("plain", lambda p: p.act_batch(3)),
     "text as a batch": ("plain", lambda p: p.act_batch("abcd")),
     "a dict as a batch": ("plain", lambda p: p.act_batch({"a": np.zeros((2, 4))})),
@@ -316,6 +231,47 @@ def test_a_bad_call_is_refused_in_the_same_words_and_changes_nothing(case: str) 
     for player in players.values():
         player.reset()
         player.act(player.observation_space.sample())
+
+
+def single_observations() -> dict[str, tuple[gym.Space[Any], list[Any]]]:
+    near = gym.spaces.Dict(
+        {"a": gym.spaces.Box(-1.0, 1.0, (3,), np.float32), "b": gym.spaces.MultiBinary(3)}
+    )
+    return {
+        "box": (VECTOR, [OBS, OBS.tolist(), tuple(OBS), torch.tensor(OBS)]),
+        "image": (gym.spaces.Box(0, 255, (3, 4), np.uint8), [np.zeros((3, 4), np.uint8)]),
+        "discrete": (gym.spaces.Discrete(5), [3, np.int64(3), np.array(3)]),
+        "dict": (NESTED, [{"far": OBS[:3], "kind": 1}, {"far": OBS[:3], "kind": np.array(1)}]),
+        "dict of equal lengths": (near, [{"a": OBS[:3], "b": np.ones(3, np.int8)}]),
+        "tuple": (gym.spaces.Tuple([THREE, VECTOR]), [(1, OBS), [1, OBS]]),
+    }
+
+
+@pytest.mark.parametrize("case", single_observations())
+@pytest.mark.parametrize("stack", CLASSES)
+@pytest.mark.parametrize("kind", ["plain", "recurrent"])
+def test_one_observation_as_a_batch_is_told_to_act(
+    case: str, stack: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, forms = single_observations()[case]
+    player = pair(kind).player(stack)
+    player.act_batch([OBS, OBS])
+    monkeypatch.setattr(player, "observation_space", space)
+    for form in forms:
+        with pytest.raises(InvalidInputError, match=r"a single observation: act\(obs\), or"):
+            player.act_batch(form)
+
+
+@pytest.mark.parametrize("case", single_observations())
+@pytest.mark.parametrize("stack", CLASSES)
+def test_a_batch_as_one_observation_is_told_to_act_batch(
+    case: str, stack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, (first, *_) = single_observations()[case]
+    player = pair("plain").player(stack)
+    monkeypatch.setattr(player, "observation_space", space)
+    with pytest.raises(InvalidInputError, match=r"observation 0.*several: act_batch\(obs\)"):
+        player.act([first, first])
 
 
 def act_all(player: Player) -> list[Any]:

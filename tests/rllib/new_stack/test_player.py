@@ -160,7 +160,7 @@ def test_batch_is_each_alone() -> None:
 def test_batch_of_another_size_needs_a_reset() -> None:
     player = ModulePlayer(bare("module-lstm-shared"), env_spaces=SPACES)
     player.act_batch(observations(3))
-    with pytest.raises(InvalidInputError, match=r"1 observations for 3 environments.*call reset"):
+    with pytest.raises(InvalidInputError, match=r"1 observations for 3 environments.*keep_rows"):
         player.act(observations(1)[0])
     with pytest.raises(InvalidInputError, match="2 rewards for 3"):
         player.act_batch(observations(3), rewards=[0.0, 1.0])
