@@ -122,6 +122,20 @@ class Snapshot:
         return self._spec
 
     @property
+    def ref(self) -> str | None:
+        """The name and version from which a store's ``pull`` took the snapshot: ``soccer/main@7``.
+
+        None for all other snapshots, also for changed and unpickled ones. The ref is no part of the
+        content: digests and comparisons do not look at it.
+        """
+        return self.__dict__.get("_ref")
+
+    def _pulled_as(self, ref: str) -> Snapshot:
+        """Record the ref of a snapshot that was just read, and return the snapshot."""
+        self.__dict__["_ref"] = ref
+        return self
+
+    @property
     def nbytes(self) -> int:
         """The size of all tensors in bytes, arrays of the state included."""
         arrays = [*self._weights.values(), *self._state_arrays]

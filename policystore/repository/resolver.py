@@ -80,7 +80,7 @@ class Resolver:
         try:
             if policy is None or policy.digest != version.digest:
                 policy = self._objects.policy(version.digest)
-            return self._objects.snapshot(policy, meter)
+            return self._objects.snapshot(policy, meter)._pulled_as(version.ref)
         except NotFoundError as error:
             raise IntegrityError(
                 f"{error}, though {version.ref} needs the object: the store has lost it. Restore "

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.live.checks.compatibility import Compare, PreparedWeights, prepare
+from policystore.rllib.live.checks.arguments import Changes
+from policystore.rllib.live.checks.compatibility import PreparedWeights, prepare
 from policystore.rllib.live.checks.mapping import mapping_notes
 from policystore.rllib.live.report import SyncReport
-from policystore.rllib.live.session import Session
+from policystore.rllib.live.session import Session, remember_refs
 from policystore.rllib.live.transaction import Payload, Transaction
 from policystore.rllib.worker_code.messages.answers import PolicyInfo, Spaces, WorkerInfo
 from policystore.rllib.worker_code.messages.requests import (
@@ -35,23 +36,17 @@ from policystore.rllib.workers.discovery import Worker
 from policystore.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from policystore.rllib.common.trust import Trust
-    from policystore.rllib.worker_code.messages.answers import ToTrain, WorkerDigests
+    from policystore.rllib.worker_code.messages.answers import WorkerDigests
     from policystore.rllib.worker_code.messages.requests import AddModuleRequest, AddPolicyRequest
 
 __all__ = [
     "FENCE",
     "Addition",
-    "Changes",
-    "MappingFunction",
     "Stack",
-    "Steering",
     "carry_out",
     "remove_requests",
 ]
 
-MappingFunction: TypeAlias = Callable[..., str]
-"""RLlib's function of an agent's id and an episode; returns the id of a policy."""
 
 FENCE = 1000
 """Added to the number of weights that are loaded into an asynchronous Algorithm.
@@ -66,64 +61,6 @@ _ADVICE = (
 )
 _LAST_STEPS = 10.0  # seconds that the last steps have at least, after all workers have changed
 R = TypeVar("R", "AddModuleRequest", "AddPolicyRequest")
-
-
-@dataclass(frozen=True)
-class Steering:
-    """Which policies act and which are trained from now on; None keeps what is.
-
-    Attributes:
-        policy_mapping_fn: for training, and for evaluation if evaluation has none of its own.
-        evaluation_policy_mapping_fn: for evaluation.
-        policies_to_train: RLlib's choice.
-        check: whether the mapping functions are asked which policies they name.
-    """
-
-    policy_mapping_fn: Callable[..., str] | None = None
-    evaluation_policy_mapping_fn: Callable[..., str] | None = None
-    policies_to_train: ToTrain | None = None
-    check: bool = True
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Changes of one call, with arguments that were checked.
-
-    Attributes:
-        load: id of a policy -> snapshot to load into it.
-        add: id of a new policy -> its snapshot.
-        remove: ids of policies to remove.
-        steering: which policies act and which are trained.
-        agent_ids: id of a loaded or added policy -> agents whose filters get the statistics of its
-            snapshot; None if the caller gave none.
-        trust: classes that the added snapshots may name.
-        config_overrides: id of a new policy -> values of the config that hold for it alone.
-        compare: how spaces of loaded snapshots are compared.
-        failed: the beginning of the message of a failure.
-    """
-
-    load: Mapping[str, Snapshot] = field(default_factory=dict)
-    add: Mapping[str, Snapshot] = field(default_factory=dict)
-    remove: tuple[str, ...] = ()
-    steering: Steering = field(default_factory=Steering)
-    agent_ids: Mapping[str, list[Any]] | None = None
-    trust: Trust = ()
-    config_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    compare: Compare = "exact"
-    failed: str = "nothing was changed"
-
-    @property
-    def steers(self) -> bool:
-        """Whether another policy acts or is trained."""
-        steering = self.steering
-        return bool(self.remove) or any(
-            each is not None
-            for each in (
-                steering.policy_mapping_fn,
-                steering.evaluation_policy_mapping_fn,
-                steering.policies_to_train,
-            )
-        )
 
 
 @dataclass(frozen=True)
@@ -248,8 +185,11 @@ def carry_out(stack: Stack[Any]) -> SyncReport:
             entries.append(ReplayEntry("remove", changes.remove))
     transaction.commit(entries, {name: _mapping_for(stack, name) for name in transaction.groups})
     stack.after(request)
+    all_prepared = [*prepared.values(), *(each.prepared for each in additions.values())]
+    refs = {str(each.expected): each.ref for each in all_prepared if each.ref is not None}
+    remember_refs(stack.algo, refs)
     if len(reports) == 1 and not changes.remove:
-        return SyncReport(reports[0].rows, notes)
+        return SyncReport(reports[0].rows, notes).with_refs(refs)
     # A new session, because the transaction may still have removed policies in its descriptions.
     after = Session(stack.algo, max(transaction.deadline.left(), _LAST_STEPS))
     return after.report(after.describe(left)).with_notes(notes)

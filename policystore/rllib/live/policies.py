@@ -19,7 +19,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.trust import Trust
-from policystore.rllib.live.changes import MappingFunction, Steering
+from policystore.rllib.live.checks.arguments import MappingFunction, Steering
 from policystore.rllib.live.checks.compatibility import Compare
 from policystore.rllib.live.checks.filters import AgentIds
 from policystore.rllib.live.report import SyncReport

@@ -49,6 +49,8 @@ class WorkerStatus:
             group's first worker that has a filter. RLlib allows this: a worker's statistics are its
             own until RLlib merges them, and evaluation workers get them in ``evaluate()``.
         note: the reason for the status, in words.
+        ref: name and version of these weights in a store, if a snapshot that was pulled by name was
+            loaded or added with these weights, or ``publish`` pushed them.
     """
 
     worker: str
@@ -60,6 +62,7 @@ class WorkerStatus:
     filters: FilterCounts | None = None
     note: str = ""
     filters_differ: bool = False
+    ref: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,11 @@ class SyncReport:
             report=self,
         )
 
+    def with_refs(self, refs: Mapping[str, str]) -> SyncReport:
+        """Return a report whose rows name the weights; ``refs``: text of a digest -> ref."""
+        rows = (replace(row, ref=refs.get(str(row.digest), row.ref)) for row in self.rows)
+        return replace(self, rows=tuple(rows))
+
     def with_notes(self, notes: Iterable[str]) -> SyncReport:
         """Return a report with the same rows and more notes."""
         return replace(self, notes=(*self.notes, *notes))
@@ -116,7 +124,7 @@ class SyncReport:
         return len(self.rows)
 
     def __str__(self) -> str:
-        head = ("worker", "policy", "status", "digest", "seq", "targets", "filters", "")
+        head = ("worker", "policy", "status", "digest", "ref", "seq", "targets", "filters", "")
         lines = [head, *(_cells(row) for row in self.rows)]
         used = [i for i in range(len(head)) if any(line[i] for line in lines[1:]) or i < 4]
         widths = {i: max(len(line[i]) for line in lines) for i in used}
@@ -130,6 +138,7 @@ def _cells(row: WorkerStatus) -> tuple[str, ...]:
         row.policy,
         row.status,
         "" if row.digest is None else row.digest.short,
+        row.ref or "",
         "" if row.seq is None else str(row.seq),
         "" if row.targets is None else row.targets[:8],
         _counts(row.filters) + (" differ" if row.filters_differ else ""),

@@ -9,10 +9,12 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.trust import Trust, listed
-from policystore.rllib.live.changes import Changes, Stack, Steering, carry_out
+from policystore.rllib.live.changes import Stack, carry_out
 from policystore.rllib.live.changes_new_stack import NewStack
 from policystore.rllib.live.changes_old_stack import OldStack
 from policystore.rllib.live.checks.arguments import (
+    Changes,
+    Steering,
     check_compare,
     check_functions,
     check_known,

@@ -17,9 +17,32 @@ from policystore.rllib.workers.answers import Answer, Answers
 from policystore.rllib.workers.calls import Calls, Deadline, send
 from policystore.rllib.workers.discovery import Worker, workers_of
 
-__all__ = ["Session"]
+__all__ = ["Session", "known_refs", "remember_refs"]
 
 T = TypeVar("T")
+# The attribute of an Algorithm that holds refs by digest of the acting weights, and how many.
+_REFS = "_policystore_refs"
+_MOST_REFS = 10_000
+
+
+def remember_refs(algo: Algorithm, refs: Mapping[str, str]) -> None:
+    """Remember where weights came from, so that later reports can name them.
+
+    Args:
+        algo: the Algorithm that holds the weights.
+        refs: text of the digest of the weights that acting needs -> ref in a store.
+    """
+    known = vars(algo).setdefault(_REFS, {})
+    for digest, ref in refs.items():
+        known.pop(digest, None)
+        known[digest] = ref
+    for digest in list(known)[: max(0, len(known) - _MOST_REFS)]:
+        del known[digest]
+
+
+def known_refs(algo: Algorithm) -> dict[str, str]:
+    """Return the refs that :func:`remember_refs` was given, by text of the digest."""
+    return dict(vars(algo).get(_REFS, {}))
 
 
 class Session:
@@ -134,7 +157,8 @@ class Session:
             workers=[worker for worker in self.workers if worker not in silent],
             deadline=deadline,
         )
-        return SyncReport(status_rows(self.workers, info, answers, unnumbered=unnumbered))
+        rows = status_rows(self.workers, info, answers, unnumbered=unnumbered)
+        return SyncReport(rows).with_refs(known_refs(self.algo))
 
 
 def _deadline_of(timeout: object) -> Deadline:

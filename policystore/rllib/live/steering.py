@@ -9,7 +9,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.trust import Trust
-from policystore.rllib.live.changes import Changes, MappingFunction, Steering
+from policystore.rllib.live.checks.arguments import Changes, MappingFunction, Steering
 from policystore.rllib.live.checks.compatibility import Compare
 from policystore.rllib.live.report import SyncReport
 from policystore.rllib.live.requested import change

@@ -15,6 +15,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 import tests.support.added_modules as join
 import tests.support.new_stack_algorithms as parts
 import tests.support.steering as steering
+from policystore import PolicyStore
 from policystore.errors import InvalidInputError, NotFoundError, SyncError
 from policystore.rllib import (
     add_policy,
@@ -370,3 +371,20 @@ def test_the_blocks_of_the_page(ray_session: None, capsys: pytest.CaptureFixture
         run_blocks("rllib", {"duo": duo}, DOCS / "running.md")
         assert "v8" in capsys.readouterr().out
         duo.train()
+
+
+def test_reports_name_what_was_pulled(algo: Any, tmp_path: Any) -> None:
+    store = PolicyStore(tmp_path / "store")
+    store.push(parts.other(snapshot(algo, "foe"), 3.0), "league/main")
+    snap = store.pull("league/main")
+    assert snap.ref == "league/main@1"
+
+    loaded = load_into(algo, {"foe": snap})
+    added = add_policy(algo, NEW, snap)
+
+    for report in (loaded, added, check_sync(algo, ["foe", NEW])):
+        assert {row.ref for row in report} == {"league/main@1"}, str(report)
+        assert "league/main@1" in str(report)
+    assert {row.ref for row in check_sync(algo, ["main"])} == {None}
+    load_into(algo, {"foe": snap.replace(spec=snap.spec)})
+    assert snap.replace(spec=snap.spec).ref is None

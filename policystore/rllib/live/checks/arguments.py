@@ -1,19 +1,25 @@
-"""Check the arguments of calls that change a running Algorithm."""
+"""The arguments of calls that change a running Algorithm, and checks of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from ray.rllib.utils.metrics import ALL_MODULES
 
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.common.build_guard import check_snapshot
-from policystore.rllib.worker_code.messages.answers import WorkerInfo
+from policystore.rllib.common.trust import Trust
+from policystore.rllib.live.checks.compatibility import Compare
+from policystore.rllib.worker_code.messages.answers import ToTrain, WorkerInfo
 from policystore.rllib.workers.by_value import check_picklable
 from policystore.snapshot import Snapshot
 
 __all__ = [
+    "Changes",
+    "MappingFunction",
+    "Steering",
     "check_compare",
     "check_functions",
     "check_known",
@@ -25,8 +31,68 @@ __all__ = [
     "split_by_module",
 ]
 
+MappingFunction: TypeAlias = Callable[..., str]
+"""RLlib's function of an agent's id and an episode; returns the id of a policy."""
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _LONGEST = 200  # bytes; most disks allow folder names of up to 255 bytes
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Which policies act and which are trained from now on; None keeps what is.
+
+    Attributes:
+        policy_mapping_fn: for training, and for evaluation if evaluation has none of its own.
+        evaluation_policy_mapping_fn: for evaluation.
+        policies_to_train: RLlib's choice.
+        check: whether the mapping functions are asked which policies they name.
+    """
+
+    policy_mapping_fn: Callable[..., str] | None = None
+    evaluation_policy_mapping_fn: Callable[..., str] | None = None
+    policies_to_train: ToTrain | None = None
+    check: bool = True
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes of one call, with arguments that were checked.
+
+    Attributes:
+        load: id of a policy -> snapshot to load into it.
+        add: id of a new policy -> its snapshot.
+        remove: ids of policies to remove.
+        steering: which policies act and which are trained.
+        agent_ids: id of a loaded or added policy -> agents whose filters get the statistics of its
+            snapshot; None if the caller gave none.
+        trust: classes that the added snapshots may name.
+        config_overrides: id of a new policy -> values of the config that hold for it alone.
+        compare: how spaces of loaded snapshots are compared.
+        failed: the beginning of the message of a failure.
+    """
+
+    load: Mapping[str, Snapshot] = field(default_factory=dict)
+    add: Mapping[str, Snapshot] = field(default_factory=dict)
+    remove: tuple[str, ...] = ()
+    steering: Steering = field(default_factory=Steering)
+    agent_ids: Mapping[str, list[Any]] | None = None
+    trust: Trust = ()
+    config_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    compare: Compare = "exact"
+    failed: str = "nothing was changed"
+
+    @property
+    def steers(self) -> bool:
+        """Whether another policy acts or is trained."""
+        steering = self.steering
+        return bool(self.remove) or any(
+            each is not None
+            for each in (
+                steering.policy_mapping_fn,
+                steering.evaluation_policy_mapping_fn,
+                steering.policies_to_train,
+            )
+        )
 
 
 def given_snapshots(snaps: object, call: str) -> dict[str, Snapshot]:
@@ -73,6 +139,8 @@ def split_by_module(given: dict[str, Snapshot]) -> dict[str, Snapshot]:
         single[mid] = Snapshot(
             weights=weights, spec=part if acting is None else part.replace(acting=names)
         )
+        if together.ref is not None:
+            single[mid]._pulled_as(together.ref)
     return single
 
 

@@ -40,6 +40,7 @@ class PreparedWeights:
         expected: the digest that each worker must find.
         acting: names of the weights that acting needs.
         notes: observations for the report, such as NaN among the weights.
+        ref: where the snapshot came from, if it was pulled by name.
     """
 
     arrays: dict[str, tuple[str, Array]]
@@ -47,6 +48,7 @@ class PreparedWeights:
     expected: Digest
     acting: frozenset[str]
     notes: tuple[str, ...]
+    ref: str | None = None
 
 
 # torch and numpy use the same names for these dtypes.
@@ -134,6 +136,7 @@ def prepare(
         expected=_expected(plan, weights),
         acting=frozenset(info.acting),
         notes=tuple(f"{policy_id!r}: {note}" for note in notes) + _notes(policy_id, weights),
+        ref=snap.ref,
     )
 
 
