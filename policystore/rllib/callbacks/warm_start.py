@@ -25,7 +25,10 @@ from policystore.repository.ref_like import RefLike
 from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker, open_store
 from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
 from policystore.rllib.callbacks.results import add_to_result
+from policystore.rllib.live.checks.arguments import check_compare
+from policystore.rllib.live.checks.compatibility import Compare
 from policystore.rllib.live.policies import load_into
+from policystore.rllib.live.session import remember_refs
 from policystore.rllib.workers.compat import runs_in_tune
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
@@ -44,6 +47,7 @@ def warm_start(
     policies: Mapping[str, RefLike],
     *,
     agent_ids: Mapping[str, Iterable[Any]] | Iterable[Any] | None = None,
+    spaces: Compare = "exact",
     timeout: float = 60.0,
     callbacks: CallbackMaker | Iterable[CallbackMaker] = (),
 ) -> CallbackFactory:
@@ -69,6 +73,7 @@ def warm_start(
         policies: policy id or module id of the config -> ref of the weights for that policy.
         agent_ids: the agents whose filters get the snapshots' filter statistics, as for
             ``load_into``.
+        spaces: ``"exact"`` or ``"shape"``, as for ``load_into``.
         timeout: seconds for the load, counted after the weights were pulled.
         callbacks: callback classes of the user, one or a list; called after the callbacks of
             ``warm_start``. On the old API stack, use this argument to have both, because RLlib
@@ -110,11 +115,13 @@ def warm_start(
             digests[policy_id] = str(store.resolve(ref))
         except PolicyStoreError as error:
             raise error.within(_describe({policy_id: ref}, store)) from error
+    check_compare(spaces)
     settings = {
         "store": store,
         "refs": {policy_id: _ref_text(ref) for policy_id, ref in policies.items()},
         "digests": digests,
         "agent_ids": agent_ids,
+        "spaces": spaces,
         "timeout": timeout,
     }
     return CallbackFactory(WarmStart, settings, callbacks)
@@ -129,6 +136,7 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
         refs: Mapping[str, str],
         digests: Mapping[str, str],
         agent_ids: Mapping[str, Iterable[Any]] | Iterable[Any] | None,
+        spaces: Compare,
         timeout: float,
     ) -> None:
         super().__init__()
@@ -136,6 +144,7 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
         self._refs = refs
         self._digests = digests
         self._agent_ids = agent_ids
+        self._spaces = spaces
         self._timeout = timeout
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **_: Any) -> None:
@@ -155,7 +164,16 @@ class WarmStart(DefaultCallbacks):  # type: ignore[misc]
             block_until_restored(algorithm, described)
             return
         try:
-            load_into(algorithm, snaps, agent_ids=self._agent_ids, timeout=self._timeout)
+            load_into(
+                algorithm,
+                snaps,
+                agent_ids=self._agent_ids,
+                spaces=self._spaces,
+                timeout=self._timeout,
+            )
+            remember_refs(
+                algorithm, {str(snap.acting_digest): self._refs[pid] for pid, snap in snaps.items()}
+            )
         except PolicyStoreError as error:
             described = error.within(_describe(self._refs, self._store))
             if not runs_in_tune(algorithm):
