@@ -210,7 +210,7 @@ def status_rows(
                 continue
             row = _row(worker, pid, answer, wanted.get(pid))
             if row.status == "bad" and row.digest is not None and pid not in proven:
-                late = _behind(worker, info, pid, row.seq, seq, unnumbered)
+                late = _behind(worker, info, pid, answer.get(), seq, unnumbered)
                 if late:
                     row = replace(row, status="behind", note=late)
             mark = _mark(answer, pid)
@@ -267,11 +267,12 @@ def _behind(
     worker: Worker,
     info: WorkerInfo,
     pid: str,
-    seq: int | None,
+    held: WorkerDigests,
     leading_seq: int | None,
     unnumbered: bool,
 ) -> str:
     """Return why a worker may hold older weights of a policy; an empty text if it may not."""
+    seq = held.seq
     if worker.is_learner:
         return ""
     if worker.group != "train":
@@ -284,6 +285,8 @@ def _behind(
     if worker.idle:
         return "RLlib does not update this local worker while remote workers sample"
     numbered = seq is not None and leading_seq is not None and seq < leading_seq
+    if info.asynchronous and held.fenced is not None and pid not in held.fenced:
+        return "a load of other policies raised the number; the newer weights are on their way"
     if unnumbered or (info.asynchronous and numbered):
         return "the algorithm is asynchronous, and the newer weights are on their way"
     return ""

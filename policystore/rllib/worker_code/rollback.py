@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from policystore.rllib.worker_code.messages.wire import AnyWorker
 
 __all__ = [
+    "FENCED",
     "MARK",
     "MISSED",
     "RESTARTED",
@@ -30,11 +31,13 @@ __all__ = [
 
 # Attributes of ours on a worker: the token of the transaction under way and the functions that undo
 # its steps; how many transactions the worker has taken part in, or has replayed after a restart
-# (replay.py); what went wrong in the replay; whether there was one.
+# (replay.py); what went wrong in the replay; whether there was one; the number that the last load
+# into an asynchronous Algorithm gave to the weights, and the ids of the loaded policies.
 UNDO = "_policystore_undo"
 MARK = "_policystore_mark"
 MISSED = "_policystore_missed"
 RESTARTED = "_policystore_restarted"
+FENCED = "_policystore_fenced"
 
 
 def keep_for_rollback(worker: AnyWorker, token: str, undo: Callable[[PolicyAccess], None]) -> None:

@@ -35,6 +35,7 @@ from policystore.rllib.worker_code.messages.answers import (
 from policystore.rllib.worker_code.messages.requests import LoadRequest
 from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.rollback import (
+    FENCED,
     MISSED,
     RESTARTED,
     keep_for_rollback,
@@ -151,7 +152,14 @@ def report_digests(
         filters=filters,
         remark=_remark(access.worker),
         filter_mark=mark,
+        fenced=_fenced(access),
     )
+
+
+def _fenced(access: PolicyAccess) -> tuple[str, ...] | None:
+    """Return the policies whose load gave the worker's weights their present number."""
+    number, policies = getattr(access.worker, FENCED, (None, ()))
+    return tuple(policies) if number is not None and number == access.seq else None
 
 
 def _remark(worker: AnyWorker) -> str:
@@ -210,6 +218,7 @@ def apply_weights(
             clear_queued_states(access.worker)
             if request.seq is not None:
                 set_weights_seq(access.worker, request.seq)
+                setattr(access.worker, FENCED, (request.seq, tuple(plans)))
         return report_digests(access, plans, request.timeout)
 
 

@@ -122,6 +122,8 @@ class WorkerDigests(Message):
         filters: number of observations that the filter of each agent has seen (new stack).
         remark: why the worker may hold other weights than a worker that took part in every load.
         filter_mark: the same text for the same statistics of all filters (new stack).
+        fenced: ids of the policies of the load that raised ``seq``, if nothing has changed it since.
+            The worker's weights of other policies are older than ``seq`` says.
     """
 
     seq: int | None
@@ -129,6 +131,7 @@ class WorkerDigests(Message):
     filters: dict[Any, int] | None = None
     remark: str = ""
     filter_mark: str = ""
+    fenced: tuple[str, ...] | None = None
 
 
 @dataclass(eq=False, repr=False)
