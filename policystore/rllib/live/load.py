@@ -36,11 +36,11 @@ from policystore.rllib.workers.compat import (
 )
 from policystore.snapshot import Snapshot
 
-__all__ = ["check_sync", "load_into"]
+__all__ = ["FENCE", "check_sync", "drop_late_states", "load_into"]
 
-# More than the number of updates that can be under way. So weights from before a load, which reach
-# a runner after the load, have a lower number, and the runner drops these weights.
-_FENCE = 1000
+FENCE = 1000
+"""More than the number of updates that can be under way. So weights from before a load, which reach
+a runner after the load, have a lower number, and the runner drops these weights."""
 
 
 def load_into(
@@ -102,7 +102,7 @@ def load_into(
         token=transaction.token,
         plans={pid: each.plan for pid, each in prepared.items()},
         timeout=transaction.deadline.left(),
-        seq=(info.seq or 0) + _FENCE if info.asynchronous else None,
+        seq=(info.seq or 0) + FENCE if info.asynchronous else None,
     )
     if stack == "new":
         pipeline, more = new_stack_filters(algo, given, agent_ids)
@@ -125,7 +125,7 @@ def load_into(
         )
     transaction.commit(transaction.replay_of(request, payload))
     if info.asynchronous:
-        _drop_late_states(algo)
+        drop_late_states(algo)
     _set_filters_of_driver(transaction, request)
     return report
 
@@ -178,7 +178,7 @@ def _require_known(policy_ids: Iterable[str], info: WorkerInfo, advice: str = ""
         )
 
 
-def _drop_late_states(algo: Algorithm) -> None:
+def drop_late_states(algo: Algorithm) -> None:
     """Drop old weights that learners sent to the driver and that no runner has got yet.
 
     A runner drops the first such message, because the message has a lower number. But the runner
