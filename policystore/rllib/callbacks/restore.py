@@ -22,8 +22,8 @@ from policystore.errors import InvalidInputError, PolicyStoreError
 from policystore.rllib.callbacks.restore_modules import add_missing_modules, without_left_out
 from policystore.rllib.live.resync import resync
 from policystore.rllib.live.session import Session
-from policystore.rllib.worker_code.compat import restart_every_episode
 from policystore.rllib.worker_code.learner_thread import wait_until_idle
+from policystore.rllib.worker_code.raw_weights import restart_old_episodes
 from policystore.rllib.workers.compat import is_new_stack
 
 __all__ = ["block_until_restored", "restore_added_policies"]
@@ -150,9 +150,7 @@ def _restoring_state(
     old = not is_new_stack(algo)
 
     def restart_episodes() -> None:
-        # The restore made new connectors, and episodes that began with other ones would fail
-        # (evaluation/postprocessing.py:124).
-        Session(algo, _TIMEOUT).call(restart_every_episode)
+        Session(algo, _TIMEOUT).call(restart_old_episodes)
 
     @functools.wraps(restore)
     def restore_state(state: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray.cloudpickle
@@ -13,7 +14,7 @@ from ray.rllib.policy.policy import PolicySpec
 
 from policystore._util.log import logger
 from policystore.errors import MismatchError, NotFoundError
-from policystore.rllib.live.add_remove import add_policy, remove_policy
+from policystore.rllib.live.add_remove import ToTrain, add_policy, remove_policy
 from policystore.rllib.live.resync import keep_weights
 from policystore.rllib.live.session import Session
 from policystore.rllib.new_stack.snapshot import snapshot_module
@@ -80,15 +81,15 @@ def add_missing_modules(
             ", ".join(map(repr, without)),
         )
     if chosen:
-        try:
-            _add(algo, filesystem, text, chosen, left_out, there, timeout)
-        except Exception as error:
-            raise MismatchError(
-                f"the checkpoint {text} has modules that the Algorithm's config lacks and that "
-                f"could not be added: {', '.join(map(repr, chosen))} ({type(error).__name__}: "
-                f"{error}). {_NOTHING} Add these modules to the config, or make their classes "
-                "importable in this process."
-            ) from error
+        with _explained(text, chosen):
+            saved_config = _config_of(filesystem, text)
+            # All that may fail in this process comes before the first change.
+            fresh = {pid: _untrained(filesystem, f"{text}/{_MODULES}/{pid}") for pid in chosen}
+        mapping = saved_config.get("policy_mapping_fn")
+        if mapping is not None and left_out:
+            _check_names(Session(algo, timeout), mapping, left_out)
+        with _explained(text, chosen):
+            _add(algo, fresh, mapping, saved_config.get("policies_to_train"), there, timeout)
     # RLlib restores each module of the Algorithm that has a folder.
     overwritten = [pid for pid in without if pid in stale]
     return keep_weights(algo, overwritten, timeout=timeout) if overwritten else None
@@ -125,9 +126,9 @@ def without_left_out(
         request = MappingRequest(mapping, added=added, removed=[])
         for why in session.call(check_mapping, request, workers=runners).failures.values():
             raise MismatchError(
-                f"the checkpoint's mapping function does not fit: {why}. only= leaves out "
-                f"{', '.join(map(repr, left_out))}; add to only= what the function names. "
-                f"{_NOTHING}"
+                f"the checkpoint's mapping function does not fit without "
+                f"{', '.join(map(repr, left_out))}, which only= leaves out: {why}. {_NOTHING} Add "
+                "to only= what the function names."
             )
     kept = {
         "policy_states": {pid: each for pid, each in states.items() if pid not in left_out},
@@ -190,27 +191,40 @@ def _modules_of(filesystem: FileSystem, folder: str) -> tuple[list[str], list[st
     return [each for each in folders if each in specs], [e for e in folders if e not in specs]
 
 
+@contextlib.contextmanager
+def _explained(path: str, chosen: list[str]) -> Iterator[None]:
+    """Raise a MismatchError in place of any error in the block."""
+    try:
+        yield
+    except Exception as error:
+        raise MismatchError(
+            f"the checkpoint {path} has modules that the Algorithm's config lacks and that could "
+            f"not be added: {', '.join(map(repr, chosen))} ({type(error).__name__}: {error}). "
+            f"{_NOTHING} Add these modules to the config, or make their classes importable in this "
+            "process."
+        ) from error
+
+
+def _config_of(filesystem: FileSystem, path: str) -> dict[str, Any]:
+    """Return the state of the config with which the checkpoint's Algorithm would be made."""
+    _, config = _class_and_arguments(filesystem, path)
+    state = config[0][0]
+    return state if isinstance(state, dict) else vars(state)
+
+
 def _add(
     algo: Algorithm,
-    filesystem: FileSystem,
-    path: str,
-    chosen: list[str],
-    left_out: list[str],
+    fresh: dict[str, tuple[type, Snapshot]],
+    mapping: Callable[..., str] | None,
+    to_train: ToTrain | None,
     there: list[str],
     timeout: float,
 ) -> None:
-    _, config = _class_and_arguments(filesystem, path)
-    state = config[0][0]
-    state = state if isinstance(state, dict) else vars(state)
-    mapping, to_train = state.get("policy_mapping_fn"), state.get("policies_to_train")
-    # All that may fail in this process comes before the first change.
-    fresh = [_untrained(filesystem, f"{path}/{_MODULES}/{pid}") for pid in chosen]
-    if mapping is not None and left_out:
-        _check_names(Session(algo, timeout), mapping, left_out)
+    """Add modules; if one cannot be added, remove the others again."""
     before = algo.config.policies_to_train
     have = list(there)
     try:
-        for pid, (cls, snap) in zip(chosen, fresh, strict=True):
+        for pid, (cls, snap) in fresh.items():
             train = to_train
             if to_train is not None and not callable(to_train):
                 train = [each for each in to_train if each in [*have, pid]]
@@ -218,7 +232,7 @@ def _add(
                 algo,
                 pid,
                 snap,
-                policy_mapping_fn=mapping if pid == chosen[-1] else None,
+                policy_mapping_fn=mapping if len(have) + 1 == len(there) + len(fresh) else None,
                 policies_to_train=train,
                 trust=[cls],
                 timeout=timeout,
@@ -248,7 +262,7 @@ def _check_names(session: Session, mapping: Callable[..., str], left_out: list[s
     if wrong:
         raise MismatchError(
             f"the checkpoint's mapping function names {', '.join(map(repr, wrong))}, which only= "
-            "leaves out; add them to only="
+            f"leaves out. {_NOTHING} Add to only= what the function names."
         )
 
 

@@ -1,13 +1,18 @@
-"""Read all weights of a live worker as they are in memory. Runs in actors, sent by value.
+"""Read all weights of a live worker as they are in memory, for a restore.
 
-``messages/answers.py`` says what a *worker* is.
+Runs in actors, sent by value (``messages/wire.py``). ``messages/answers.py`` says what a *worker*
+is.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policystore.rllib.worker_code.compat import clear_queued_states, set_weights_seq
+from policystore.rllib.worker_code.compat import (
+    clear_queued_states,
+    restart_every_episode,
+    set_weights_seq,
+)
 from policystore.rllib.worker_code.filters import policy_filter, relink_old_filter
 from policystore.rllib.worker_code.learner_thread import updates_paused
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to, read_bits
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
     from policystore.rllib.worker_code.messages.requests import Payload
     from policystore.rllib.worker_code.messages.wire import AnyWorker
 
-__all__ = ["release_weights"]
+__all__ = ["release_weights", "restart_old_episodes"]
 
 
 def release_weights(
@@ -60,3 +65,12 @@ def _weights(access: PolicyAccess) -> Payload:
         for pid in access.ids
         if not getattr(access.holder(pid), "learner_only", False)
     }
+
+
+def restart_old_episodes(worker: AnyWorker | PolicyAccess) -> None:
+    """Let all episodes of a worker of the old stack start anew.
+
+    A restore makes new connectors, and episodes that began with other connectors would fail
+    (``evaluation/postprocessing.py:124``).
+    """
+    restart_every_episode(access_to(worker).worker)
