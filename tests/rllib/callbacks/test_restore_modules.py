@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +69,22 @@ def league(stack: str, ray_session: None, tmp_path_factory: Any) -> League:
     return League(stack, tmp_path_factory.mktemp(f"league-{stack}"))
 
 
-def restoring(algo: Any, only: Any) -> None:
-    """Do what RLlib does with ``config.callbacks(on_algorithm_init=functools.partial(…))``."""
+@contextlib.contextmanager
+def restoring(league: League, only: Any) -> Iterator[Any]:
+    """Build an Algorithm whose restores add some policies; only the new stack takes functions."""
     callback = functools.partial(restore_added_policies, only=only)
-    callback(algorithm=algo, metrics_logger=None)
+    config = league.own.configured()
+    if league.stack == "new":
+        config.callbacks(on_algorithm_init=callback)
+    with league.own.built(config) as algo:
+        if league.stack == "old":
+            callback(algorithm=algo, metrics_logger=None)
+        yield algo
 
 
 @both
 def test_only_what_is_named_comes_back(league: League, caplog: Any) -> None:
-    with league.own.built(league.own.configured()) as algo:
-        restoring(algo, ["main", "p2"])
+    with restoring(league, ["main", "p2"]) as algo:
         restore_added_policies(algo)  # as warm_start and publish do; it keeps the choice
         algo.restore(league.late)
         held = {pid: league.held[pid] for pid in ("main", "foe", "p2")}
@@ -90,9 +98,8 @@ def test_only_what_is_named_comes_back(league: League, caplog: Any) -> None:
 @pytest.mark.long
 @both
 def test_only_must_name_what_the_checkpoint_has(league: League) -> None:
-    with league.own.built(league.own.configured()) as algo:
+    with restoring(league, ["p2", "p7", "p8"]) as algo:
         was = snapshot_all(algo)
-        restoring(algo, ["p2", "p7", "p8"])
         with pytest.raises(NotFoundError, match="names 'p7', 'p8', and .* 'foe', 'main', 'p2'"):
             algo.restore(league.late)
         assert snapshot_all(algo) == was
@@ -105,9 +112,8 @@ def test_only_must_name_what_the_checkpoint_has(league: League) -> None:
 @pytest.mark.long
 @both
 def test_the_mapping_must_not_name_what_is_left_out(league: League) -> None:
-    with league.own.built(league.own.configured()) as algo:
+    with restoring(league, ["p3"]) as algo:
         was = snapshot_all(algo)
-        restoring(algo, ["p3"])
         with pytest.raises(
             MismatchError, match=r"mapping function .*'p2', which only= .*Nothing was"
         ):

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.utils.metrics import ALL_MODULES
 
 import tests.support.new_stack_algorithms as parts
+import tests.support.old_stack_algorithms as old
 import tests.support.restores as restores
+from policystore import StorageError
 from policystore.rllib import (
     check_sync,
     load_into,
@@ -18,6 +21,7 @@ from policystore.rllib import (
     snapshot,
     snapshot_all,
 )
+from policystore.rllib.callbacks import restore
 from tests.support.cells import sampled
 
 ASYNCHRONOUS = ("IMPALA", "APPO")
@@ -112,6 +116,42 @@ def test_who_restarts_gets_what_was_restored(run: Run) -> None:
 
 
 @pytest.mark.long
+def test_other_calls_that_restore(run: Run) -> None:
+    """A part of the checkpoint, and on the new stack a state without a checkpoint."""
+    if run.cell.startswith("old"):
+        run.go_on()
+        run.algo.__setstate__(run.algo.__getstate__())
+    else:
+        run.algo.restore(run.folder)
+        state = run.algo.get_state()
+        run.go_on()
+        run.algo.set_state(state)
+        restores.assert_everywhere(run.algo, run.saved, run.filters)
+        run.go_on()
+        part = "learner_group/learner/rl_module"
+        run.algo.restore_from_path(f"{run.folder}/{part}", component=part)
+        restores.assert_everywhere(run.algo, run.saved, None)
+    held = restores.leading(run.algo)["arrays"]
+    restores.assert_everywhere(run.algo, held, None)
+    run.algo.train()
+
+
+@pytest.mark.long
+def test_a_restore_that_has_succeeded_does_not_fail(
+    run: Run, monkeypatch: Any, caplog: Any
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise StorageError("nobody answers")
+
+    run.go_on()
+    monkeypatch.setattr(restore, "resync", fail)
+    run.algo.restore(run.folder)
+    restores.assert_same(restores.leading(run.algo)["arrays"], run.saved, "learner")
+    assert "did not get the restored weights (StorageError: nobody answers)" in caplog.text
+    assert "check_sync(algorithm) shows what each worker holds" in caplog.text
+
+
+@pytest.mark.long
 def test_no_later_sample_is_drawn_with_weights_of_before(run: Run) -> None:
     """Weights of before are still on their way with IMPALA and APPO."""
     run.go_on()
@@ -132,3 +172,52 @@ def drawn(algo: Any) -> list[list[float]]:
         if name.startswith("train")
         for each in found["drawn"]
     ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["IMPALA", "APPO"])
+def test_a_plain_restore_is_reported(kind: str, ray_session: None, tmp_path: Path) -> None:
+    """RLlib's own restore leaves remote runners with weights of before, under the new number."""
+    algo = restores.configured(f"new, {kind}").build_algo()
+    try:
+        parts.train_until_seq(algo, 8)
+        algo.save(str(tmp_path))
+        parts.train_until_seq(algo, 30)
+        algo.restore(str(tmp_path))
+        report = {(row.worker, row.policy): row for row in check_sync(algo, ["main"])}
+        saved = restores.leading(algo)["arrays"]["main"]
+        differing = [
+            name
+            for name, found in restores.ask(algo).items()
+            if name in ("train 1", "train 2")
+            and any(
+                held.tobytes() != saved[each].tobytes()
+                for each, held in found["arrays"]["main"].items()
+            )
+        ]
+        assert differing
+        assert {report[name, "main"].status for name in differing} == {"bad"}
+    finally:
+        algo.stop()
+
+
+@pytest.mark.long
+def test_an_asynchronous_algorithm_of_the_old_stack(ray_session: None, tmp_path: Path) -> None:
+    """Its learner thread must not update the restored weights with batches of before."""
+    algo = old.configured(IMPALAConfig, runners=2, evals=1).build_algo()
+    try:
+        restore_added_policies(algo)
+        load_into(algo, {pid: parts.other(s, 2.0) for pid, s in snapshot_all(algo).items()})
+        algo.train()
+        algo.save(str(tmp_path))
+        saved = restores.leading(algo)["arrays"]
+        load_into(algo, {pid: parts.other(s, 12.0) for pid, s in snapshot_all(algo).items()})
+        for _ in range(5):
+            algo.train()
+        algo.restore(str(tmp_path))
+        restores.assert_everywhere(algo, saved, None)
+        for _ in range(3):
+            algo.train()
+        assert abs(parts.level_of(restores.leading(algo)["arrays"]["main"]) - 2.0) < 1.0
+    finally:
+        algo.stop()
