@@ -180,7 +180,7 @@ def test_nothing_unpickles_or_evaluates() -> None:
                 # which pickle stores that they have opened themselves.
                 if name in (
                     "rllib.workers.by_value",
-                    "rllib.callbacks.restore",
+                    "rllib.callbacks.restore_modules",
                     "testing.store_pushes",
                     "testing.store_refusals",
                 ):

@@ -4,46 +4,55 @@ RLlib builds an Algorithm from the config, and then restores the checkpoint into
 checkpoint also has the weights and optimizer states of modules that were added during training. But
 ``restore_from_path`` silently skips these modules (``core/rl_module/multi_rl_module.py``,
 ``utils/checkpoints.py``). Evaluation workers keep random weights
-(``algorithms/algorithm.py:3377``), and sometimes training workers keep random weights, too.
+(``algorithms/algorithm.py:3377``), and sometimes training workers keep older weights, too
+(``live/resync.py`` says when).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import ray
-import ray.cloudpickle
-from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
-from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
-from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from policystore._util.log import logger
-from policystore.errors import MismatchError, PolicyStoreError
-from policystore.rllib.api import snapshot
-from policystore.rllib.live.check import check_sync
-from policystore.rllib.live.policies import add_policy, load_into
-from policystore.rllib.live.restart_guard import remembered_policies
+from policystore.errors import InvalidInputError, PolicyStoreError
+from policystore.rllib.callbacks.restore_modules import add_missing_modules, without_left_out
+from policystore.rllib.live.resync import resync
 from policystore.rllib.live.session import Session
-from policystore.rllib.new_stack.snapshot import snapshot_module
-from policystore.rllib.worker_code.compat import set_weights_seq
-from policystore.rllib.workers.compat import groups_of, is_new_stack
-from policystore.snapshot import Snapshot
+from policystore.rllib.worker_code.learner_thread import wait_until_idle
+from policystore.rllib.worker_code.raw_weights import restart_old_episodes
+from policystore.rllib.workers.compat import is_new_stack
 
 __all__ = ["block_until_restored", "restore_added_policies"]
 
-_MARK = "_policystore_resuming"
+_SETTINGS = "_policystore_restores"
 _BLOCKED_METHODS = ("step", "training_step", "evaluate", "save_checkpoint", "save_to_path")
-_MODULES = "learner_group/learner/rl_module"
-# Every Checkpointable of RLlib writes its class and arguments to this file.
-_ARGUMENTS = RLModule.CLASS_AND_CTOR_ARGS_FILE_NAME
 _TIMEOUT = 60.0
+_ADVICE = (
+    "check_sync(algorithm) shows what each worker holds. Restore the checkpoint again, or load "
+    "snapshots with load_into(), which reaches all workers or raises an error."
+)
 
 
-def restore_added_policies(algorithm: Algorithm, **_: Any) -> None:
+@dataclass
+class _Settings:
+    """How an Algorithm is restored.
+
+    Attributes:
+        only: ids of the modules that a restore may add; None for all modules of the checkpoint.
+        under_way: whether a restore is under way, which calls other methods that restore.
+    """
+
+    only: frozenset[str] | None = None
+    under_way: bool = False
+
+
+def restore_added_policies(
+    algorithm: Algorithm, *, only: Iterable[str] | None = None, **_: Any
+) -> None:
     """Make later restores of this Algorithm restore all modules that the checkpoint has.
 
     Use: ``config.callbacks(on_algorithm_init=restore_added_policies)``, for trials of the new API
@@ -53,20 +62,51 @@ def restore_added_policies(algorithm: Algorithm, **_: Any) -> None:
 
     New API stack: modules that the checkpoint has and the config lacks are added, and trained
     modules get their optimizer state. Then the Algorithm also has the checkpoint's mapping function
-    and ``policies_to_train``. Both stacks: all workers get the restored weights, evaluation workers
-    and workers that restart later included.
+    and ``policies_to_train``. A folder that an earlier checkpoint at the same path has left behind
+    counts as no module, and a warning names it. Both stacks: all workers get the restored weights
+    and filters before their next sample, evaluation workers and workers that restart later
+    included. If a worker does not take them, the restore goes on, and the log says which worker.
 
-    A restore then raises:
+    Args:
+        algorithm: a new Algorithm of either API stack.
+        only: ids of the modules that a restore may add; other modules of the checkpoint are left
+            out, and the log names them. Use ``functools.partial(restore_added_policies,
+            only=["main", "p2"])`` in a config. None, the default, adds all modules, or keeps the
+            choice of an earlier call.
+
+    Raises:
+        InvalidInputError: ``only`` is no list of ids.
+
+    A restore then raises these errors, and has restored nothing:
         MismatchError: modules of the checkpoint cannot be added; the message names the modules and
-            the reason. Nothing was restored.
+            the reason. Or the checkpoint's mapping function names a module that ``only`` leaves
+            out.
+        NotFoundError: ``only`` names a module that the checkpoint lacks; the message lists the
+            modules of the checkpoint.
     """
-    if getattr(algorithm, _MARK, False):
+    chosen = _checked(only)
+    settings: _Settings | None = getattr(algorithm, _SETTINGS, None)
+    if settings is not None:
+        settings.only = settings.only if chosen is None else chosen
         return
-    setattr(algorithm, _MARK, True)
+    settings = _Settings(chosen)
+    setattr(algorithm, _SETTINGS, settings)
     if is_new_stack(algorithm):
-        algorithm.restore_from_path = _restoring_new(algorithm, algorithm.restore_from_path)
+        algorithm.restore_from_path = _restoring_path(algorithm, settings)
+        algorithm.set_state = _restoring_state(algorithm, algorithm.set_state, settings)
     else:
-        algorithm.__setstate__ = _restoring_old(algorithm, algorithm.__setstate__)
+        algorithm.__setstate__ = _restoring_state(algorithm, algorithm.__setstate__, settings)
+
+
+def _checked(only: object) -> frozenset[str] | None:
+    if only is None:
+        return None
+    if isinstance(only, (str, bytes)) or not isinstance(only, Iterable):
+        raise InvalidInputError(f"only is a list of ids: only=[{only!r}]")
+    ids = list(only)
+    if not all(isinstance(pid, str) for pid in ids):
+        raise InvalidInputError(f"only is a list of ids, which are strings, not {ids!r}")
+    return frozenset(ids)
 
 
 def block_until_restored(algo: Algorithm, error: PolicyStoreError) -> None:
@@ -84,147 +124,98 @@ def _unblock(algo: Algorithm) -> None:
         vars(algo).pop(name, None)
 
 
-def _restoring_new(algo: Algorithm, restore: Callable[..., None]) -> Callable[..., None]:
+def _restoring_path(algo: Algorithm, settings: _Settings) -> Callable[..., None]:
+    """Return a ``restore_from_path`` that restores modules and workers completely."""
+    restore: Callable[..., None] = algo.restore_from_path
+
     @functools.wraps(restore)
     def restore_from_path(path: Any, *args: Any, **kwargs: Any) -> None:
         whole = kwargs.get("component") is None and not args
-        if whole:
-            _add_missing_modules(algo, path, kwargs.get("filesystem"))
-        restore(path, *args, **kwargs)
-        if whole:
-            _unblock(algo)
-            _broadcast_weights(algo)
-            _reload_for_restarts(algo)
+
+        def prepare(there: list[str]) -> Callable[[], None] | None:
+            if not whole:
+                return None
+            filesystem = kwargs.get("filesystem")
+            return add_missing_modules(algo, path, filesystem, settings.only, there, _TIMEOUT)
+
+        _restore(algo, settings, prepare, lambda: restore(path, *args, **kwargs), whole=whole)
 
     return restore_from_path
 
 
-def _restoring_old(algo: Algorithm, restore: Callable[..., None]) -> Callable[..., None]:
+def _restoring_state(
+    algo: Algorithm, restore: Callable[[Any], None], settings: _Settings
+) -> Callable[[Any], None]:
+    """Return a ``set_state`` or, on the old stack, ``__setstate__`` that restores all workers."""
+    old = not is_new_stack(algo)
+
+    def restart_episodes() -> None:
+        Session(algo, _TIMEOUT).call(restart_old_episodes)
+
     @functools.wraps(restore)
     def restore_state(state: Any) -> None:
-        restore(state)
-        _unblock(algo)
-        _reload_for_restarts(algo)
+        if settings.under_way:  # restore_from_path sets the part of the state that has no folder
+            restore(state)
+            return
+        chosen = [state]
+
+        def prepare(there: list[str]) -> Callable[[], None] | None:
+            if not old:
+                return None
+            chosen[0] = without_left_out(algo, state, settings.only, there, _TIMEOUT)
+            return restart_episodes
+
+        _restore(algo, settings, prepare, lambda: restore(chosen[0]), whole=old)
 
     return restore_state
 
 
-def _broadcast_weights(algo: Algorithm) -> None:
-    """Send the learners' weights to all env runners.
+def _restore(
+    algo: Algorithm,
+    settings: _Settings,
+    prepare: Callable[[list[str]], Callable[[], None] | None],
+    restore: Callable[[], None],
+    *,
+    whole: bool,
+) -> None:
+    """Restore an Algorithm, then give all its workers what was restored.
 
-    RLlib's own restore may reach no env runner, for four reasons. RLlib drops a message to a busy
-    runner (``env/env_runner_group.py:807``), and every runner is busy just after it was made. A
-    runner ignores weights whose number is lower than its own number
-    (``env/multi_agent_env_runner.py:771``), and weights of an older checkpoint have a lower number.
-    If the path has a scheme, such as ``file://``, RLlib does not find the learners' folder
-    (``algorithms/algorithm.py:3385``). RLlib never sends the weights to the evaluation runners.
+    Args:
+        algo: the Algorithm.
+        settings: the settings of this Algorithm.
+        prepare: a function of the ids of the Algorithm's policies, called before the restore. It
+            may return a function that is called after the restore.
+        restore: RLlib's own restore.
+        whole: whether the whole Algorithm is restored, so that it can train again.
     """
-    number = Session(algo, _TIMEOUT).describe([]).seq
-    learner_state = algo.learner_group.get_state(
-        components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
-    )
-    state = ray.put(learner_state[COMPONENT_LEARNER][COMPONENT_RL_MODULE])
-    for _, group in groups_of(algo):
-        group.foreach_env_runner(functools.partial(_set_weights, state, number))
-    wrong = [row for row in check_sync(algo, timeout=_TIMEOUT) if row.status == "bad"]
+    # No update may be under way: it would change the restored weights.
+    wait_until_idle(algo, _TIMEOUT)
+    before = Session(algo, _TIMEOUT).describe([])
+    settings.under_way = True
+    try:
+        finish = prepare(before.ids)
+        restore()
+    finally:
+        settings.under_way = False
+    if whole:
+        _unblock(algo)
+    try:
+        if finish is not None:
+            finish()
+        report = resync(algo, above=before.seq or 0, timeout=_TIMEOUT)
+    except Exception as error:
+        # The restore itself is done, and a trial of Tune must not end here.
+        logger.error(
+            "after the restore, the env runners did not get the restored weights (%s: %s). %s",
+            type(error).__name__,
+            error,
+            _ADVICE,
+        )
+        return
+    wrong = [row for row in report if row.status in ("bad", "pending")]
     if wrong:
         logger.error(
-            "after the restore these workers hold other weights than the learners:\n%s",
-            "\n".join(f"  {row.worker}: {row.policy}: {row.note}" for row in wrong),
+            "after the restore these workers hold other weights than the learners:\n%s\n%s",
+            "\n".join(f"  {row.worker}: {row.policy}: {row.note}" for row in wrong[:20]),
+            _ADVICE,
         )
-
-
-def _set_weights(state: Any, number: int | None, runner: Any) -> None:
-    """Set weights and their number on an env runner, even if its own number is higher.
-
-    This function runs in actors.
-    """
-    set_weights_seq(runner, 0)
-    runner.set_state({COMPONENT_RL_MODULE: ray.get(state), WEIGHTS_SEQ_NO: number})
-
-
-def _reload_for_restarts(algo: Algorithm) -> None:
-    """Load the restored weights again, so that workers that restart later get these weights."""
-    snaps = {
-        pid: Snapshot(weights=snap.weights, spec=snap.spec)
-        for pid in remembered_policies(algo)
-        for snap in [snapshot(algo, pid)]
-    }
-    if snaps:
-        load_into(algo, snaps, timeout=_TIMEOUT)
-
-
-# Modules that are in a checkpoint and not in the Algorithm ---------------------------------------
-
-
-def _add_missing_modules(algo: Algorithm, path: Any, filesystem: Any) -> None:
-    text = path if isinstance(path, str) else path.as_posix()
-    if filesystem is None:
-        filesystem, text = FileSystem.from_uri(text)
-    text = text.rstrip("/")
-    saved = _modules_of(filesystem, f"{text}/{_MODULES}")
-    there = Session(algo, _TIMEOUT).describe([]).ids
-    lacking = [pid for pid in saved if pid not in there]
-    without = [pid for pid in there if pid not in saved]
-    if saved and without:
-        logger.warning(
-            "the checkpoint %s has no module %s, so that module keeps its present weights",
-            text,
-            ", ".join(map(repr, without)),
-        )
-    if not lacking:
-        return
-    try:
-        _add(algo, filesystem, text, lacking, there)
-    except Exception as error:
-        raise MismatchError(
-            f"the checkpoint {text} has modules that the Algorithm's config lacks and that could "
-            f"not be added: {', '.join(map(repr, lacking))} ({type(error).__name__}: {error}). "
-            "Nothing was restored. Add these modules to the config, or make their classes "
-            "importable in this process."
-        ) from error
-
-
-def _modules_of(filesystem: FileSystem, folder: str) -> list[str]:
-    """List the ids of the modules in a checkpoint; each module has a folder named like its id."""
-    entries = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
-    return sorted(each.base_name for each in entries if each.type == FileType.Directory)
-
-
-def _add(
-    algo: Algorithm, filesystem: FileSystem, path: str, lacking: list[str], there: list[str]
-) -> None:
-    _, config = _class_and_arguments(filesystem, path)
-    state = config[0][0]
-    state = state if isinstance(state, dict) else vars(state)
-    mapping, to_train = state.get("policy_mapping_fn"), state.get("policies_to_train")
-    have = list(there)
-    for pid in lacking:
-        have.append(pid)
-        cls, (_, arguments) = _class_and_arguments(filesystem, f"{path}/{_MODULES}/{pid}")
-        spec = RLModuleSpec(module_class=cls, **arguments)
-        spec.inference_only = False
-        # The weights are random until RLlib restores the learners, which is the next step.
-        train = to_train
-        if to_train is not None and not callable(to_train):
-            train = [each for each in to_train if each in have]
-        add_policy(
-            algo,
-            pid,
-            snapshot_module(spec.build()),
-            policy_mapping_fn=mapping if have[len(there) :] == lacking else None,
-            policies_to_train=train,
-            trust=[cls],
-            timeout=_TIMEOUT,
-        )
-
-
-def _class_and_arguments(filesystem: FileSystem, folder: str) -> tuple[type, Any]:
-    """Return the class and the arguments with which RLlib made a part of the checkpoint.
-
-    This function unpickles a file of RLlib. In the same restore, RLlib itself unpickles files of
-    this checkpoint, so the file is as trusted as these.
-    """
-    with filesystem.open_input_stream(f"{folder}/{_ARGUMENTS}") as file:
-        made_with = ray.cloudpickle.loads(file.readall())
-    return made_with["class"], made_with["ctor_args_and_kwargs"]

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from policystore.rllib.worker_code.messages.answers import ToTrain
 
-__all__ = ["NewStack"]
+__all__ = ["NewStack", "drop_late_states"]
 
 _NOTHING = "Nothing was changed."
 # For these algorithms RLlib splits the samples of the replay buffer by module.
@@ -134,7 +134,7 @@ class NewStack(Stack[AddModuleRequest]):
     def after(self, request: LoadRequest) -> None:
         """Let the driver's configs and filters follow, and drop old weights on their way."""
         if self.changes.load and self.before.asynchronous:
-            _drop_late_states(self.algo)
+            drop_late_states(self.algo)
         _set_filters_of_driver(self.transaction, request)
         if self.changes.add or self.changes.steers:
             self._follow()
@@ -275,7 +275,7 @@ def _present_spec(transaction: Transaction) -> MultiRLModuleSpec:
     return transaction.call(spec_of_modules, workers=[leader], deadline=deadline)[leader].get()
 
 
-def _drop_late_states(algo: Algorithm) -> None:
+def drop_late_states(algo: Algorithm) -> None:
     """Drop old weights that learners sent to the driver and that no runner has got yet.
 
     A runner drops the first such message, because the message has a lower number. But the runner

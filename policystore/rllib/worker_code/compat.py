@@ -56,6 +56,7 @@ __all__ = [
     "remove_learner_module",
     "restart_all_episodes",
     "restart_episodes_of",
+    "restart_every_episode",
     "runner_pipeline",
     "set_module_spec",
     "set_weights_seq",
@@ -327,6 +328,25 @@ def restart_episodes_of(worker: RolloutWorker, policy_id: str) -> None:
         collectors = builder.policy_collectors
         if collectors.pop(policy_id, None) is not None and not collectors:
             del runner._batch_builders[env_id]
+
+
+def restart_every_episode(worker: RolloutWorker) -> None:
+    """Let all episodes of a rollout worker start anew; their collected samples are lost.
+
+    Remote and external environments reset in other ways, and are left as they are.
+    """
+    from ray.rllib.env.multi_agent_env import MultiAgentEnvWrapper
+    from ray.rllib.env.vector_env import VectorEnvWrapper
+
+    base = base_env(worker)
+    if not isinstance(base, (MultiAgentEnvWrapper, VectorEnvWrapper)):
+        return
+    for pid in list(worker.policy_map.keys()):
+        restart_episodes_of(worker, pid)
+    if isinstance(base, VectorEnvWrapper):
+        # Its try_reset does not keep the new observations for the next poll.
+        base.first_reset_done = False
+        base._init_env_state(idx=None)
 
 
 def agents_of_env(env: Any) -> set[Any]:

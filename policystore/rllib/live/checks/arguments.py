@@ -139,8 +139,6 @@ def split_by_module(given: dict[str, Snapshot]) -> dict[str, Snapshot]:
         single[mid] = Snapshot(
             weights=weights, spec=part if acting is None else part.replace(acting=names)
         )
-        if together.ref is not None:
-            single[mid]._pulled_as(together.ref)
     return single
 
 

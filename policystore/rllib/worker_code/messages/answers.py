@@ -122,8 +122,8 @@ class WorkerDigests(Message):
         filters: number of observations that the filter of each agent has seen (new stack).
         remark: why the worker may hold other weights than a worker that took part in every load.
         filter_mark: the same text for the same statistics of all filters (new stack).
-        fenced: ids of the policies of the load that raised ``seq``, if nothing has changed it since.
-            The worker's weights of other policies are older than ``seq`` says.
+        fenced: ids of the policies of the load that raised ``seq``, if nothing has changed it
+            since. The worker's weights of other policies are older than ``seq`` says.
     """
 
     seq: int | None
