@@ -7,7 +7,7 @@ get the same statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from policystore.errors import FormatError, InvalidInputError, MismatchError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ray.rllib.connectors.connector_v2 import ConnectorV2
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
 
-__all__ = ["AgentIds", "new_stack_filters", "old_stack_filters"]
+__all__ = ["AgentIds", "agents_by_policy", "new_stack_filters", "old_stack_filters"]
 
 AgentIds: TypeAlias = "Mapping[str, Iterable[Any]] | Iterable[Any] | None"
 """Ids of agents by policy, or of the agents of one policy."""
@@ -52,7 +52,7 @@ def new_stack_filters(
             or statistics of unknown agents.
         InvalidInputError: ``agent_ids`` is missing, or not of the form above.
     """
-    wanted = _agents_by_policy(snaps, agent_ids)
+    wanted = agents_by_policy(snaps, agent_ids)
     pieces = _pieces(algorithm)
     multi = is_multi_agent(algorithm.config)
     states: dict[str, dict[Any, Any]] = {}
@@ -87,23 +87,32 @@ def new_stack_filters(
     return states, tuple(notes)
 
 
-def _agents_by_policy(snaps: Mapping[str, Snapshot], agent_ids: AgentIds) -> dict[str, list[Any]]:
-    """Return the agents that were given for each policy."""
+def agents_by_policy(policy_ids: Collection[str], agent_ids: AgentIds) -> dict[str, list[Any]]:
+    """Return the agents that were given for each policy.
+
+    Args:
+        policy_ids: ids of the policies that the call is about.
+        agent_ids: policy id -> agents; for a single policy also only the agents.
+
+    Raises:
+        InvalidInputError: another form, or a policy that is not among ``policy_ids``.
+    """
     if agent_ids is None:
         return {}
     if isinstance(agent_ids, Mapping):
-        unknown = [pid for pid in agent_ids if pid not in snaps]
+        unknown = [pid for pid in agent_ids if pid not in policy_ids]
         if unknown:
             raise InvalidInputError(
-                f"agent_ids names the policies {unknown!r}, but only {sorted(snaps)} are loaded"
+                f"agent_ids names the policies {unknown!r}, but the call is about "
+                f"{sorted(policy_ids)}"
             )
         return {pid: _listed(of_policy) for pid, of_policy in agent_ids.items()}
-    if len(snaps) != 1:
+    if len(policy_ids) != 1:
         raise InvalidInputError(
             "for several policies agent_ids is a dict by policy: "
-            f"agent_ids={{{next(iter(snaps))!r}: […]}}"
+            f"agent_ids={{{next(iter(policy_ids))!r}: […]}}"
         )
-    return {next(iter(snaps)): _listed(agent_ids)}
+    return {next(iter(policy_ids)): _listed(agent_ids)}
 
 
 def _listed(agent_ids: object) -> list[Any]:
