@@ -173,7 +173,7 @@ class Tracker:
             "run": self.run,
             "lineage": self._id,
             "origin": self._origin and dict(self._origin),
-            "iteration": self._algorithm.iteration,
+            "iteration": int(self._algorithm.iteration),
             "copies": {
                 policy_id: [
                     [each.iteration, str(each.digest), each.pushed]
@@ -189,7 +189,7 @@ class Tracker:
         @functools.wraps(set_state)
         def set_state_and_follow(state: Any, *args: Any, **kwargs: Any) -> None:
             set_state(state, *args, **kwargs)
-            if TRAINING_ITERATION in state or COMPONENT_LEARNER_GROUP in state:
+            if not {_KEY, TRAINING_ITERATION, COMPONENT_LEARNER_GROUP}.isdisjoint(state):
                 self._follow_restore(state.get(_KEY))
 
         return set_state_and_follow
@@ -210,11 +210,6 @@ class Tracker:
         ancestors = {} if saved is None else saved.copies
         if saved is not None and own:
             self._id, self._origin = saved.lineage, saved.origin
-            # No other process will push these copies: the one that saved the checkpoint has ended.
-            ancestors = {
-                policy_id: [each._replace(pushed=True) for each in of_policy]
-                for policy_id, of_policy in ancestors.items()
-            }
         else:
             self._id = uuid.uuid4().hex
             self._origin = {"run": None, "iteration": iteration}
@@ -250,7 +245,7 @@ def _read(record: Any) -> _Record | None:
         return _Record(
             run=_expect(record["run"], str),
             lineage=_expect(record["lineage"], str),
-            origin=None if record["origin"] is None else _expect(record["origin"], dict),
+            origin=None if record["origin"] is None else _read_origin(record["origin"]),
             iteration=_expect(record["iteration"], int),
             copies={
                 _expect(policy_id, str): [
@@ -266,6 +261,14 @@ def _read(record: Any) -> _Record | None:
             error,
         )
         return None
+
+
+def _read_origin(origin: Any) -> dict[str, Any]:
+    return {
+        "run": None if origin["run"] is None else _expect(origin["run"], str),
+        "iteration": _expect(origin["iteration"], int),
+        **({"lineage": _expect(origin["lineage"], str)} if "lineage" in origin else {}),
+    }
 
 
 def _expect(value: Any, kind: type[_T]) -> _T:
