@@ -52,7 +52,8 @@ def snapshot(
             of either stack. From a new-stack Algorithm, the full weights of its learner are taken,
             local or remote. A bare module or policy lacks the env interface (spaces, connectors,
             filters), which only the Algorithm has.
-        policy_id: id of the policy or module; may be left out if there is only one.
+        policy_id: id of the policy or module; may be left out if there is only one. For new-stack
+            modules that share parts, leave the id out, or give RLlib's ``"__all_modules__"``.
         agent_ids: the agents whose filters and spaces the snapshot of the module gets. Only for a
             multi-agent Algorithm of the new stack, where filters belong to agents. Without filters,
             the snapshot gets the spaces of these agents alone.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from policystore import PolicyStore, Snapshot, Spec
+from policystore.rllib.callbacks.lineage import Lineage
 from policystore.rllib.callbacks.upload_history import Copy
 from policystore.rllib.callbacks.upload_queue import Uploader
 
@@ -54,11 +55,12 @@ def uploader_to(store: PolicyStore, **given: Any) -> Uploader:
 
 
 def copy(iteration: int, value: float | None = None, run: str = "run", policy: str = "main",
-         name: str = "a", seed: int | None = None) -> Copy:  # fmt: skip
+         name: str = "a", seed: int | None = None, lineage: Lineage | None = None) -> Copy:  # fmt: skip
     number = iteration if seed is None else seed
     snap = Snapshot(weights={"w": np.full(3, number, np.float32)}, spec=Spec(stack="old"))
     metrics = {} if value is None else {"r": value}
-    return Copy(policy, name, snap, run, iteration, value, metrics)
+    lineage = Lineage() if lineage is None else lineage
+    return Copy(policy, name, snap, run, iteration, value, metrics, lineage)
 
 
 def iterations(store: PolicyStore, name: str = "a") -> list[int]:

@@ -15,34 +15,32 @@ from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
 from policystore._util.log import logger
 from policystore.errors import InvalidInputError, NotFoundError, PolicyStoreError, StorageError
-from policystore.format.refs import check_name
 from policystore.rllib.api import snapshot
 from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker
+from policystore.rllib.callbacks.lineage import Ancestor, Lineage, Restore, Tracker
+from policystore.rllib.callbacks.publish_settings import LONGEST_TRIAL, TRIAL, checked_settings
 from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
-from policystore.rllib.callbacks.results import (
-    add_to_result,
-    env_steps,
-    find_metric,
-    is_finite_number,
-)
+from policystore.rllib.callbacks.results import Metric, add_to_result
 from policystore.rllib.callbacks.upload_history import Copy
 from policystore.rllib.callbacks.upload_queue import Uploader
+from policystore.rllib.live.checks.filters import AgentIds
 from policystore.rllib.workers.compat import storage_name
+from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 
 __all__ = ["publish"]
 
-_TRIAL, _POLICY = "{trial}", "{policy}"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
-_LONGEST_TRIAL = 60  # characters; a part of a name may have 100
 _TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
-_PATIENCE = 3  # copies without the metric before a warning is logged
 
 
 def publish(
     store: PolicyStore | str | os.PathLike[str],
     policies: Mapping[str, str],
     *,
+    agent_ids: AgentIds = None,
+    omit: Iterable[str] = (),
+    from_runner: int | None = None,
     interval: int = 1,
     metric: str | None = None,
     mode: str = "max",
@@ -61,25 +59,45 @@ def publish(
 
     Training results show the progress, under ``policystore/publish/<policy id>``: ``pushed`` (the
     newest version that is known to be in the store), ``digest``, ``best``, ``waiting``,
-    ``skipped``, ``failed`` and ``error``. If an error cannot be solved by a retry, such as a store
-    that refuses writes, the next ``train()`` raises the error. ``algorithm.stop()`` waits for the
-    remaining pushes. Each copy that was not pushed by then is logged with the reason. After the
-    workers were stopped, ``algorithm.stop()`` raises StorageError for these copies. (In Tune the
-    copies are only logged, because Tune ignores errors at the end of a trial.)
+    ``skipped``, ``failed``, ``error``, ``repeated``, ``lineage`` and ``restored_from``. If an error
+    cannot be solved by a retry, such as a store that refuses writes, the next ``train()`` raises
+    the error. ``algorithm.stop()`` waits for the remaining pushes. Each copy that was not pushed by
+    then is logged with the reason. After the workers were stopped, ``algorithm.stop()`` raises
+    StorageError for these copies. (In Tune the copies are only logged, because Tune ignores errors
+    at the end of a trial.)
 
     Each version has the iteration, the metric and the number of environment steps as ``metrics``,
-    and run, policy and iteration as ``source``. If Tune starts a trial again from a checkpoint,
-    the trial pushes no iteration again that is already in the store, unless the new copy is better
-    than the best version. The same is so for a trial that Tune starts again from the beginning, if
-    the folder name of the experiment or the trial has a time in it, as Tune's own names do. (A
-    folder without a time in its name may belong to another run.)
+    and run, policy and iteration as ``source``. The ``parents`` of a version are the digest of the
+    version from which it was trained: the previous version of the same lineage.
+
+    A restore from a checkpoint of the same run continues the checkpoint's lineage. If Tune starts a
+    trial again from such a checkpoint, the trial pushes no iteration again that is already in the
+    store, unless the new copy is better than the best version (``repeated`` counts the others). The
+    same is so for a trial that Tune starts again from the beginning, if the folder name of the
+    experiment or the trial has a time in it, as Tune's own names do. (A folder without a time in
+    its name may belong to another run.)
+
+    Any other restore begins a new lineage, in Tune or by hand: population based training, for
+    example, continues a trial from another trial's checkpoint. All copies of a new lineage are
+    pushed, also those of iterations that the run had pushed before the restore. Their ``source``
+    has the ``lineage``, and ``restored_from`` with the run and iteration of the checkpoint. The
+    parent of the first of these versions is the newest version, published by the other run, from
+    which the checkpoint's policy was trained. If the store has no such version, there is no parent.
+    For these facts, each checkpoint of the Algorithm has a record of plain values.
 
     Args:
         store: a store, or the folder or URL of a store; every node that runs a trial has to reach
             the store.
-        policies: policy id or module id of the config -> name in the store. ``{trial}`` in a name
+        policies: policy id or module id of the config -> name in the store. New-stack modules that
+            share parts make one snapshot, with the id ``"__all_modules__"``. ``{trial}`` in a name
             stands for the name of the trial's folder; a long folder name is cut, and gets digits of
             its hash at the end.
+        agent_ids: policy id -> the agents whose filters and spaces the snapshots of that module
+            get, as for :func:`~policystore.rllib.snapshot`; for a single policy also only the
+            agents. Only for multi-agent Algorithms of the new stack.
+        omit: names of parts that the snapshots leave out, as for ``snapshot``.
+        from_runner: number of the env runner whose filter statistics the snapshots get, as for
+            ``snapshot``.
         interval: training iterations from one copy to the next.
         metric: path of the value to compare by in training results, such as
             ``"env_runners/episode_return_mean"``. ``{policy}`` stands for the policy's id:
@@ -99,51 +117,25 @@ def publish(
         ReadOnlyError: the store was opened read-only.
 
     The Algorithm raises these while it is built (in Tune: in the trial's first ``train()``):
-        NotFoundError: the config has no such policy.
-        InvalidInputError: a policy that cannot be kept; the message says what to do.
+        NotFoundError: the config has no such policy, or no such agent or part.
+        InvalidInputError: a policy that cannot be kept, or ``agent_ids`` where they have no
+            meaning; the message says what to do.
     and in its first ``train()``, unless it is restored from a checkpoint:
         StorageError, FormatError: the store cannot be reached, or the folder is no store.
     """
-    if not isinstance(store, PolicyStore):
-        store = PolicyStore(store)
-    if not isinstance(policies, Mapping) or not policies:
-        raise InvalidInputError(
-            "publish takes names by policy id: publish(store, {'main': 'soccer/main'}), not "
-            f"{policies!r}"
-        )
-    for policy_id, name in policies.items():
-        if not isinstance(policy_id, str) or not isinstance(name, str):
-            raise InvalidInputError(
-                f"policy ids and names are strings, not {policy_id!r}: {name!r}"
-            )
-        check_name(name.replace(_TRIAL, "t" * _LONGEST_TRIAL))
-    names = list(policies.values())
-    if len(set(names)) < len(names):
-        raise InvalidInputError(
-            f"each policy needs a name of its own; two share one here: {dict(policies)}"
-        )
-    _check_count("interval", interval)
-    _check_count("max_pending", max_pending)
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-        raise InvalidInputError(f"timeout is a number of seconds, not {timeout!r}")
-    if mode not in ("max", "min"):
-        raise InvalidInputError(f"mode is 'max' or 'min', not {mode!r}")
-    if metric is not None and (not isinstance(metric, str) or not metric):
-        raise InvalidInputError(
-            "metric is a path in training results, such as 'env_runners/episode_return_mean', not "
-            f"{metric!r}"
-        )
-    store._check_writable("publish")
-    settings = {
-        "store": store,
-        "policies": dict(policies),
-        "interval": interval,
-        "metric": metric,
-        "mode": mode,
-        "keep_best": keep_best,
-        "max_pending": max_pending,
-        "timeout": float(timeout),
-    }
+    settings = checked_settings(
+        store=store,
+        policies=policies,
+        agent_ids=agent_ids,
+        omit=omit,
+        from_runner=from_runner,
+        interval=interval,
+        metric=metric,
+        mode=mode,
+        keep_best=keep_best,
+        max_pending=max_pending,
+        timeout=timeout,
+    )
     # Ours come last: the user's callbacks may add the metric to the result.
     return CallbackFactory(Publish, settings, callbacks, last=True)
 
@@ -155,6 +147,9 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         self,
         store: PolicyStore,
         policies: Mapping[str, str],
+        agent_ids: Mapping[str, list[Any]],
+        omit: tuple[str, ...],
+        from_runner: int | None,
         interval: int,
         metric: str | None,
         mode: str,
@@ -165,37 +160,44 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         super().__init__()
         self._store = store
         self._policies = policies
+        self._agent_ids = agent_ids
+        self._omit = omit
+        self._from_runner = from_runner
         self._interval = interval
-        self._metric = metric
+        self._metric = Metric(metric)
         self._lowest = mode == "min"
         self._keep_best = keep_best
         self._max_pending = max_pending
         self._timeout = timeout
         self._uploader: Uploader | None = None
         self._run = ""
+        self._lineage = Lineage()
+        self._restored_from: str | None = None
         self._names: dict[str, str] = {}
-        self._without_metric = 0
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **_: Any) -> None:
         """Start the uploader after the workers were made, before they sample or are restored."""
         restore_added_policies(algorithm)
         experiment, trial = _trial_of(algorithm)
-        self._run = f"{experiment}/{trial}" if trial else uuid.uuid4().hex
+        tracker = Tracker.of(algorithm, f"{experiment}/{trial}" if trial else uuid.uuid4().hex)
+        self._run = tracker.run
         run_part = _name_part(trial or self._run)
-        names = {pid: name.replace(_TRIAL, run_part) for pid, name in self._policies.items()}
+        names = {pid: name.replace(TRIAL, run_part) for pid, name in self._policies.items()}
         self._names = names
         self._uploader = Uploader(
             self._store,
             names,
             max_pending=self._max_pending,
-            metrics={pid: self._metric_of(pid) if self._keep_best else None for pid in names},
+            metrics={pid: self._metric.path(pid) if self._keep_best else None for pid in names},
             lowest=self._lowest,
             # Without a time in the folder name, versions may come from another run of that name.
             resumes=bool(trial and _TIME.search(self._run)),
         )
+        tracker.follow(self)
+        algorithm.cleanup = self._flushing(algorithm.cleanup, in_tune=bool(trial))
         try:
             for policy_id in self._names:
-                snapshot(algorithm, policy_id)
+                self._check_snapshot(algorithm, policy_id)
         except PolicyStoreError as error:
             described = error.within(self._description())
             if not trial:
@@ -209,14 +211,25 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         except PolicyStoreError as error:
             # A restored trial continues without the store, and its uploads report the error.
             block_until_restored(algorithm, error.within(self._description()))
-        algorithm.cleanup = self._flushing(algorithm.cleanup, in_tune=bool(trial))
 
-    def on_checkpoint_loaded(self, *, algorithm: Algorithm, **_: Any) -> None:
-        """Tell the uploader the iteration from which training continues."""
-        if (
-            self._uploader is not None and _trial_of(algorithm)[1]
-        ):  # outside of Tune, this process itself has pushed all copies
-            self._uploader.restored(algorithm.iteration)
+    # Called by the Tracker -----------------------------------------------------------------------
+
+    def newest_copies(self) -> dict[str, list[Ancestor]]:
+        """Return the copies from which the next versions descend, for a checkpoint's record."""
+        return {} if self._uploader is None else self._uploader.newest_copies(self._lineage)
+
+    def restored(self, algorithm: Algorithm, restore: Restore) -> None:
+        """Continue with the lineage of a restored checkpoint."""
+        lineage = self._lineage = restore.lineage
+        self._restored_from = str(restore)
+        if self._uploader is not None and restore.own:
+            self._uploader.restored(restore.iteration)
+        for policy_id in self._names:
+            if policy_id not in lineage.ancestors:  # the checkpoint says nothing of this policy
+                digest = self._snapshot(algorithm, policy_id).digest
+                lineage.ancestors[policy_id] = [Ancestor(restore.iteration, digest, pushed=True)]
+
+    # ---------------------------------------------------------------------------------------------
 
     def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **_: Any) -> None:
         """Copy the policies and add the uploader's progress to the result."""
@@ -227,16 +240,49 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         iteration = int(result.get("training_iteration", algorithm.iteration))
         if iteration % self._interval == 0:
             for policy_id, name in self._names.items():
-                value, metrics = self._metrics(result, policy_id)
+                value, metrics = self._metric.read(result, policy_id)
                 try:
-                    snap = snapshot(algorithm, policy_id)
+                    snap = self._snapshot(algorithm, policy_id)
                 except StorageError as error:
                     reason = f"policy {policy_id!r} of iteration {iteration}: {error}"
                     uploader.note_lost(policy_id, reason)
                     logger.warning("no copy was made of %s", reason)
                     continue
-                uploader.put(Copy(policy_id, name, snap, self._run, iteration, value, metrics))
-        add_to_result(result, "publish", uploader.status())
+                uploader.put(
+                    Copy(policy_id, name, snap, self._run, iteration, value, metrics, self._lineage)
+                )
+        repeated = uploader.repeated()
+        restores = {"lineage": self._lineage.id, "restored_from": self._restored_from}
+        add_to_result(
+            result,
+            "publish",
+            {
+                policy_id: {**status, "repeated": repeated[policy_id], **restores}
+                for policy_id, status in uploader.status().items()
+            },
+        )
+
+    def _snapshot(self, algorithm: Algorithm, policy_id: str) -> Snapshot:
+        """Copy a policy. All copies that are published are made here."""
+        agents = self._agent_ids.get(policy_id)
+        return snapshot(
+            algorithm,
+            policy_id,
+            agent_ids=agents,
+            omit=self._omit,
+            from_runner=self._from_runner,
+        )
+
+    def _check_snapshot(self, algorithm: Algorithm, policy_id: str) -> None:
+        try:
+            self._snapshot(algorithm, policy_id)
+        except InvalidInputError as error:
+            if len(self._names) == 1:
+                raise
+            raise InvalidInputError(
+                f"policy {policy_id!r}: {error} (for several policies, agent_ids is a dict by "
+                f"policy: agent_ids={{{policy_id!r}: […], …}})"
+            ) from None
 
     def _check_reachable(self, name: str) -> None:
         with contextlib.suppress(NotFoundError):  # the first push makes the name and the store
@@ -245,33 +291,6 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
     def _description(self) -> str:
         wanted = ", ".join(f"{pid!r} to {name!r}" for pid, name in self._names.items())
         return f"publish of {wanted} in {self._store.url}"
-
-    def _metric_of(self, policy_id: str) -> str | None:
-        return None if self._metric is None else self._metric.replace(_POLICY, policy_id)
-
-    def _metrics(
-        self, result: Mapping[str, Any], policy_id: str
-    ) -> tuple[float | None, dict[str, Any]]:
-        """Return the value to compare a copy by, and the metrics of its version."""
-        metrics: dict[str, Any] = {}
-        steps = env_steps(result)
-        if steps is not None:
-            metrics["env_steps"] = steps
-        metric = self._metric_of(policy_id)
-        if metric is None:
-            return None, metrics
-        value, known_keys = find_metric(result, metric)
-        if not is_finite_number(value):
-            self._without_metric += 1
-            if self._without_metric == _PATIENCE and known_keys is not None:
-                logger.warning(
-                    "publish: training results have no %r; at that place they have %s",
-                    metric,
-                    ", ".join(sorted(map(str, known_keys))[:30]) or "nothing",
-                )
-            return None, metrics
-        metrics[metric] = float(value)
-        return float(value), metrics
 
     def _flushing(self, cleanup: Callable[[], None], *, in_tune: bool) -> Callable[[], None]:
         def flush_after_cleanup() -> None:
@@ -307,12 +326,7 @@ def _trial_of(algorithm: Algorithm) -> tuple[str, str]:
 def _name_part(trial: str) -> str:
     """Turn the name of a trial's folder, often a long list of parameters, into part of a name."""
     safe = _NOT_IN_NAMES.sub("_", trial)
-    if len(safe) <= _LONGEST_TRIAL:
+    if len(safe) <= LONGEST_TRIAL:
         return safe
     digits = hashlib.blake2s(trial.encode(), digest_size=5).hexdigest()
-    return f"{safe[: _LONGEST_TRIAL - len(digits) - 1]}-{digits}"
-
-
-def _check_count(argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidInputError(f"{argument} is a whole number of at least 1, not {value!r}")
+    return f"{safe[: LONGEST_TRIAL - len(digits) - 1]}-{digits}"

@@ -6,8 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["add_to_result", "env_steps", "find_metric", "is_finite_number"]
+from policystore._util.log import logger
 
+__all__ = ["Metric", "add_to_result", "env_steps", "find_metric", "is_finite_number"]
+
+_POLICY = "{policy}"
+_PATIENCE = 3  # results without the metric before a warning is logged
 _STEPS = ("num_env_steps_sampled_lifetime", "num_env_steps_sampled")
 
 
@@ -60,3 +64,46 @@ def is_finite_number(value: Any) -> bool:
         return math.isfinite(value)
     except (TypeError, ValueError, OverflowError):  # an array, or an int that is too large
         return False
+
+
+class Metric:
+    """The value in training results by which the copies of each policy are compared.
+
+    Args:
+        path: path of the value; ``{policy}`` stands for the policy's id. None: no value.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._missing = 0
+
+    def path(self, policy_id: str) -> str | None:
+        """Return the path of one policy's value."""
+        return None if self._path is None else self._path.replace(_POLICY, policy_id)
+
+    def read(
+        self, result: Mapping[str, Any], policy_id: str
+    ) -> tuple[float | None, dict[str, Any]]:
+        """Return the value to compare a copy by, and the metrics of its version.
+
+        If the value is missing in several results, a warning is logged once.
+        """
+        metrics: dict[str, Any] = {}
+        steps = env_steps(result)
+        if steps is not None:
+            metrics["env_steps"] = steps
+        path = self.path(policy_id)
+        if path is None:
+            return None, metrics
+        value, known_keys = find_metric(result, path)
+        if not is_finite_number(value):
+            self._missing += 1
+            if self._missing == _PATIENCE and known_keys is not None:
+                logger.warning(
+                    "publish: training results have no %r; at that place they have %s",
+                    path,
+                    ", ".join(sorted(map(str, known_keys))[:30]) or "nothing",
+                )
+            return None, metrics
+        metrics[path] = float(value)
+        return float(value), metrics

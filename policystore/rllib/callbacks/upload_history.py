@@ -9,12 +9,13 @@ from typing import Any
 
 from policystore.errors import NotFoundError
 from policystore.format.records import Version
+from policystore.rllib.callbacks.lineage import Lineage
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 
-__all__ = ["Copy", "PolicyUploads", "read_back"]
+__all__ = ["Copy", "PolicyUploads", "iteration_of", "read_back"]
 
-# A search for versions of this run ends after this many versions of other runs in a row.
+# A search for versions of this lineage ends after this many other versions in a row.
 _LOOK_BACK, _LOOK_BACK_RESTORED = 100, 500
 
 
@@ -30,6 +31,7 @@ class Copy:
         iteration: the training iteration.
         value: the number by which copies are compared; None if the result had no such number.
         metrics: metrics of the version.
+        lineage: the lineage of the run at that iteration.
     """
 
     policy: str
@@ -39,6 +41,7 @@ class Copy:
     iteration: int
     value: float | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Lineage = field(default_factory=Lineage)
 
     def __str__(self) -> str:
         return f"policy {self.policy!r} of iteration {self.iteration} to {self.name!r}"
@@ -58,8 +61,11 @@ class PolicyUploads:
         skipped: number of copies that were dropped while they waited.
         failed: number of copies that could not be pushed.
         error: text of the last error; None after a push that went well.
-        restored_at: iteration of the checkpoint that the run was restored from.
-        known: versions that this run has pushed, by iteration; complete up to ``known_to``.
+        repeated: number of copies that were not pushed, because the run had pushed a version of
+            the same iteration and lineage before.
+        restored_at: iteration of the checkpoint that the run continues from.
+        known: versions that this run has pushed, by iteration, newest first; complete up to
+            ``known_to``.
         known_to: number of the newest version that was looked at; None: no version was looked at.
         unsure: whether a push failed although its record may be in the store.
         untagged: a version that may lack its tag, because the process that pushed the version may
@@ -74,8 +80,9 @@ class PolicyUploads:
     skipped: int = 0
     failed: int = 0
     error: str | None = None
+    repeated: int = 0
     restored_at: int | None = None
-    known: dict[int, Version] = field(default_factory=dict)
+    known: dict[int, list[Version]] = field(default_factory=dict)
     known_to: int | None = None
     unsure: bool = False
     untagged: Version | None = None
@@ -85,46 +92,76 @@ class PolicyUploads:
         value = version.metrics.get(self.metric)
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
+    def learn(self, version: Version, iteration: int) -> None:
+        """Note that this run has pushed a version."""
+        versions = self.known.setdefault(iteration, [])
+        if all(version.number != each.number for each in versions):
+            versions.append(version)
+            versions.sort(key=lambda each: each.number or 0, reverse=True)
+
+    def earlier(self, copy: Copy) -> Version | None:
+        """Return the version of a copy's iteration that this run has pushed before.
+
+        A version with the same digest, of any lineage; otherwise the newest version of the copy's
+        lineage; None if there is none.
+        """
+        versions = self.known.get(copy.iteration, [])
+        same = [each for each in versions if each.digest == copy.snap.digest]
+        of_lineage = [each for each in versions if _lineage_of(each) == copy.lineage.id]
+        return next(iter([*same, *of_lineage]), None)
+
 
 def read_back(
     store: PolicyStore, uploads: PolicyUploads, copy: Copy, *, resumes: bool
-) -> tuple[int, dict[int, Version]]:
+) -> tuple[int, list[Version]]:
     """Find versions of this run in the store that are missing in ``uploads.known``.
 
     The search begins at the newest version of the name. The search ends at the newest version that
-    was looked at before, at a version of this run from before the restored checkpoint, or after
-    many versions of other runs in a row.
+    was looked at before, at a version of this lineage from before the restored checkpoint, or after
+    many versions of other lineages or other runs in a row.
 
     Args:
         store: the store.
         uploads: the uploads of the policy.
-        copy: the copy to be pushed next; its run and policy are searched.
+        copy: the copy to be pushed next; its run, lineage and policy are searched.
         resumes: whether an earlier process may have pushed for this run.
 
     Returns:
-        The name's newest number (0: no version yet), and versions of this run by iteration.
+        The name's newest number (0: no version yet), and versions of this run, newest first.
     """
     known_to = uploads.known_to
     first, restored = known_to is None, uploads.restored_at is not None
     newest, others_in_a_row = 0, 0
-    of_this_run: dict[int, Version] = {}
+    of_this_run: list[Version] = []
     for version in _newest_first(store, copy.name):
         number = version.number or 0
         newest = newest or number
         if number <= (known_to or 0) or (first and not (restored or resumes)):
             break
-        iteration = version.source.get("iteration")
+        iteration = iteration_of(version)
         source = (version.source.get("run"), version.source.get("policy"))
-        if source == (copy.run, copy.policy) and isinstance(iteration, int):
+        is_of_run = source == (copy.run, copy.policy) and iteration is not None
+        if is_of_run:
+            of_this_run.append(version)
+        if is_of_run and _lineage_of(version) == copy.lineage.id:
             others_in_a_row = 0
-            of_this_run.setdefault(iteration, version)
-            if first and iteration <= (uploads.restored_at or 0):
+            if first and (iteration or 0) <= (uploads.restored_at or 0):
                 break
         else:
             others_in_a_row += 1
             if others_in_a_row == (_LOOK_BACK_RESTORED if restored else _LOOK_BACK):
                 break
     return newest, of_this_run
+
+
+def iteration_of(version: Version) -> int | None:
+    """Return the training iteration that a version's source names."""
+    iteration = version.source.get("iteration")
+    return iteration if isinstance(iteration, int) else None
+
+
+def _lineage_of(version: Version) -> Any:
+    return version.source.get("lineage", "")
 
 
 def _newest_first(store: PolicyStore, name: str) -> Iterator[Version]:

@@ -17,12 +17,13 @@ from typing import Any
 from policystore._util.log import logger
 from policystore.errors import PolicyStoreError, StorageError
 from policystore.format.records import Version
-from policystore.rllib.callbacks.upload_history import Copy, PolicyUploads, read_back
+from policystore.rllib.callbacks.lineage import Ancestor, Lineage
+from policystore.rllib.callbacks.upload_history import Copy, PolicyUploads
+from policystore.rllib.callbacks.upload_versions import Pusher
 from policystore.store import PolicyStore
 
-__all__ = ["BEST", "Uploader"]
+__all__ = ["Uploader"]
 
-BEST = "best"
 _TRIES = 6
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds
 
@@ -52,13 +53,14 @@ class Uploader:
         resumes: bool = False,
     ) -> None:
         self._store = store
-        self._resumes = resumes
         self._max_pending = max_pending
-        self._lowest = lowest
         self._uploads = {
             policy: PolicyUploads(name, metrics[policy]) for policy, name in names.items()
         }
         self._changed = threading.Condition()
+        self._pusher = Pusher(
+            store, lowest=lowest, resumes=resumes, lock=self._changed, pause=self._pause_for_parent
+        )
         self._thread: threading.Thread | None = None
         self._under_way: Copy | None = None
         self._deadline: float | None = None
@@ -85,7 +87,10 @@ class Uploader:
             self._changed.notify_all()
 
     def restored(self, iteration: int) -> None:
-        """Note that training continues from an iteration: later iterations are not pushed twice."""
+        """Note that the run continues a lineage of its own from an iteration.
+
+        Later iterations that the run had pushed in that lineage are not pushed twice.
+        """
         with self._changed:
             for uploads in self._uploads.values():
                 uploads.restored_at, uploads.known_to = iteration, None
@@ -122,6 +127,26 @@ class Uploader:
                 for policy, uploads in self._uploads.items()
             }
 
+    def repeated(self) -> dict[str, int]:
+        """Count, by policy id, the copies whose iteration the run had pushed before."""
+        with self._changed:
+            return {policy: uploads.repeated for policy, uploads in self._uploads.items()}
+
+    def newest_copies(self, lineage: Lineage) -> dict[str, list[Ancestor]]:
+        """Return the newest copies of each policy in a lineage, pushed or not, newest first."""
+        found = {}
+        with self._changed:
+            under_way = [] if self._under_way is None else [self._under_way]
+            for policy, uploads in self._uploads.items():
+                copies = [copy for copy in under_way if copy.policy == policy] + uploads.waiting
+                waiting = [copy for copy in reversed(copies) if copy.lineage is lineage]
+                found[policy] = waiting, list(lineage.ancestors.get(policy, ()))
+        # A digest takes a while to compute, and the other thread may go on in the meantime.
+        return {
+            policy: [Ancestor(copy.iteration, copy.snap.digest, False) for copy in waiting] + pushed
+            for policy, (waiting, pushed) in found.items()
+        }
+
     def finish(self, timeout: float) -> list[str]:
         """Wait until all copies are pushed, ``timeout`` seconds at most, and end the thread.
 
@@ -151,7 +176,7 @@ class Uploader:
         best = None if uploads.best is None else uploads.value_of(uploads.best)
         keep = None
         for copy in uploads.waiting:
-            if copy.value is not None and self._better(copy.value, best):
+            if copy.value is not None and self._pusher.is_better(copy.value, best):
                 keep, best = copy, copy.value
         return next((c for c in uploads.waiting if c is not keep), uploads.waiting[0])
 
@@ -193,13 +218,13 @@ class Uploader:
         for attempt in range(1, _TRIES + 1):
             try:
                 if version is None:
-                    self._find_pushed(uploads, copy)
-                    version = self._push(uploads, copy)
+                    version, is_new = self._pusher.push(uploads, copy)
                     with self._changed:
                         pushed = uploads.pushed
                         if pushed is None or (version.number or 0) > (pushed.number or 0):
                             uploads.pushed = version
-                self._tag_if_better(uploads, version)
+                        uploads.repeated += attempt == 1 and not is_new
+                self._pusher.tag_if_better(uploads, version)
                 with self._changed:
                     uploads.error = None
                 return
@@ -220,77 +245,17 @@ class Uploader:
                     return
                 self._wait(pause)
 
-    def _find_pushed(self, uploads: PolicyUploads, copy: Copy) -> None:
-        """Find the versions that this run has pushed, once and after a push of unknown outcome."""
-        if uploads.known_to is None or uploads.unsure:
-            restored_at, first = uploads.restored_at, uploads.known_to is None
-            newest, of_this_run = read_back(self._store, uploads, copy, resumes=self._resumes)
-            uploads.known |= of_this_run
-            valued = [
-                (value, iteration)
-                for iteration, version in of_this_run.items()
-                if (value := uploads.value_of(version)) is not None
-            ]
-            if first and valued:
-                uploads.untagged = of_this_run[(min if self._lowest else max)(valued)[1]]
-            with self._changed:
-                if uploads.restored_at == restored_at:
-                    uploads.known_to, uploads.unsure = newest, False
-        if uploads.untagged is not None:
-            self._tag_if_better(uploads, uploads.untagged)
-            uploads.untagged = None
-
-    def _push(self, uploads: PolicyUploads, copy: Copy) -> Version:
-        """Return the version of a copy: the one that this run has pushed already, or a new one."""
-        earlier = uploads.known.get(copy.iteration)
-        if earlier is not None and (
-            earlier.digest == copy.snap.digest or not self._surpasses(uploads, copy, earlier)
-        ):
-            # An earlier try has pushed this copy, or the run had pushed it before it was restored.
-            return earlier
-        uploads.unsure = True
-        version = self._store.push(
-            copy.snap,
-            copy.name,
-            metrics={"iteration": copy.iteration, **copy.metrics},
-            source={"run": copy.run, "policy": copy.policy, "iteration": copy.iteration},
-        )
-        uploads.known[copy.iteration] = version
-        with self._changed:
-            uploads.unsure = False
-            if uploads.known_to is not None:  # None: the run was restored in the meantime
-                uploads.known_to = version.number
-        return version
-
-    def _surpasses(self, uploads: PolicyUploads, copy: Copy, earlier: Version) -> bool:
-        """Tell whether a copy is better than its iteration's earlier version and the best one."""
-        value = copy.value
-        if uploads.metric is None or value is None:
-            return False
-        uploads.best = best = self._store.tags(uploads.name).get(BEST)
-        others = [uploads.value_of(version) for version in (best, earlier) if version is not None]
-        return all(self._better(value, other) for other in others)
-
-    def _tag_if_better(self, uploads: PolicyUploads, version: Version) -> None:
-        """Tag a version ``best`` if it is better than the tagged version of this or another run."""
-        value = uploads.value_of(version)
-        if uploads.metric is None or value is None:
-            return
-        if uploads.best is not None and not self._better(value, uploads.value_of(uploads.best)):
-            return
-        uploads.best = self._store.tag(
-            version,
-            BEST,
-            when=lambda now: now is None or self._better(value, uploads.value_of(now)),
-        )
-
-    def _better(self, value: float, than: float | None) -> bool:
-        return than is None or (value < than if self._lowest else value > than)
-
     def _lose(self, uploads: PolicyUploads, why: str) -> None:
         uploads.failed += 1
         uploads.error = why
         self._lost.append(why)
+
+    def _pause_for_parent(self, uploads: PolicyUploads, seconds: float) -> bool:
+        """Wait, unless that would cost a copy; return whether it waited."""
+        if len(uploads.waiting) >= self._max_pending or not self._may_wait(seconds):
+            return False
+        self._wait(seconds)
+        return True
 
     def _may_wait(self, seconds: float) -> bool:
         with self._changed:

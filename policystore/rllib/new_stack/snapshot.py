@@ -71,6 +71,7 @@ def snapshot_multi_module(module: MultiRLModule, module_id: str | None = None) -
     Args:
         module: RLlib's MultiRLModule, or a subclass; the modules of a subclass go together.
         module_id: the module to keep; may be left out where there is only one.
+            ``"__all_modules__"`` means all modules of a subclass.
 
     Returns:
         A snapshot as from :func:`snapshot_module`.
@@ -110,7 +111,8 @@ def snapshot_from_algorithm(
     Args:
         algorithm: an Algorithm of the new API stack, with local or remote learners and env runners.
         module_id: the module to keep; may be left out where there is only one. Modules of a custom
-            MultiRLModule may share parts and go together: then leave the id out.
+            MultiRLModule may share parts and go together: then leave the id out, or give
+            ``"__all_modules__"``.
         agent_ids: in a multi-agent Algorithm, ids of the agents whose filter state and spaces
             belong to the module. Needed where a connector keeps state.
         omit: names of connectors that cannot or should not be kept; the spec records them.
@@ -186,12 +188,12 @@ def snapshots_from_algorithm(
 
 def _refuse_part(owner: str, ids: Iterable[str], module_id: str | None) -> None:
     """Refuse to keep one of several modules that go together."""
-    if module_id is not None:
+    if module_id not in (None, ALL_MODULES):
         pick_id(ids, module_id, owner)
         raise InvalidInputError(
             f"{owner} has a class of its own: its modules may share parts (such as an encoder), so "
-            f"{module_id!r} alone would not work. Leave the module id out: {sorted(ids)} make "
-            "one snapshot together."
+            f"{module_id!r} alone would not work. {sorted(ids)} make one snapshot together: leave "
+            f"the module id out, or give {ALL_MODULES!r}."
         )
 
 

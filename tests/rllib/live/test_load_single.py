@@ -14,23 +14,14 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.examples.algorithms.classes.vpg import VPGConfig
-from ray.rllib.examples.learners.classes.vpg_torch_learner_shared_optimizer import (
-    VPGTorchLearnerSharedOptimizer,
-)
-from ray.rllib.examples.rl_modules.classes.vpg_using_shared_encoder_rlm import (
-    SHARED_ENCODER_ID,
-    SharedEncoder,
-    VPGMultiRLModuleWithSharedEncoder,
-    VPGPolicyAfterSharedEncoder,
-)
+from ray.rllib.examples.rl_modules.classes.vpg_using_shared_encoder_rlm import SHARED_ENCODER_ID
 
 import tests.support.envs as envs
 import tests.support.new_stack_algorithms as parts
 from policystore.rllib import check_sync, load_into, snapshot_all
 from tests.support.cells import sampled
+from tests.support.shared_encoder import sharing
 
 # torch.compile looks at .grad of what is no leaf, and hides the warning of it only by default.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -167,39 +158,6 @@ def test_frozen_stays_frozen(ray_session: None) -> None:
 
 
 # Modules that share parts ------------------------------------------------------------------------
-
-
-def sharing() -> Any:
-    specs: dict[str, RLModuleSpec] = {
-        SHARED_ENCODER_ID: RLModuleSpec(
-            module_class=SharedEncoder,
-            model_config={"embedding_dim": 6},
-            observation_space=envs.OBSERVATIONS,
-            action_space=gym.spaces.Discrete(2),
-        )
-    }
-    for pid in ("p0", "p1"):
-        specs[pid] = RLModuleSpec(
-            module_class=VPGPolicyAfterSharedEncoder,
-            model_config={"embedding_dim": 6, "hidden_dim": 5},
-        )
-    return (
-        VPGConfig()
-        .environment(envs.Duo)
-        .callbacks(parts.Recorder)
-        .env_runners(num_env_runners=2, num_cpus_per_env_runner=0.1)
-        .training(learner_class=VPGTorchLearnerSharedOptimizer, train_batch_size=40, lr=1e-4)
-        .multi_agent(
-            policies={"p0", "p1"},
-            policy_mapping_fn=lambda agent, *_, **__: "p0" if agent == "a" else "p1",
-        )
-        .rl_module(
-            rl_module_spec=MultiRLModuleSpec(
-                multi_rl_module_class=VPGMultiRLModuleWithSharedEncoder, rl_module_specs=specs
-            )
-        )
-        .reporting(min_sample_timesteps_per_iteration=0, min_time_s_per_iteration=0)
-    )
 
 
 @pytest.mark.long

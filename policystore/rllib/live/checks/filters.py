@@ -7,7 +7,7 @@ get the same statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from policystore.errors import FormatError, InvalidInputError, MismatchError
@@ -95,32 +95,33 @@ def new_stack_filters(
 
 
 def agents_by_policy(
-    snaps: Mapping[str, Snapshot], agent_ids: AgentIds
+    policy_ids: Collection[str], agent_ids: AgentIds
 ) -> dict[str, list[Any]] | None:
     """Return the agents that the caller gave for each policy; None if the caller gave none.
 
     Args:
-        snaps: all snapshots of the call, by id of the policy.
-        agent_ids: as the caller gave them: by policy id, or for a single snapshot only the agents.
+        policy_ids: ids of the policies that the call is about.
+        agent_ids: policy id -> agents; for a single policy also only the agents.
 
     Raises:
-        InvalidInputError: ``agent_ids`` has another form, or names other policies.
+        InvalidInputError: another form, or a policy that is not among ``policy_ids``.
     """
     if agent_ids is None:
         return None
     if isinstance(agent_ids, Mapping):
-        unknown = [pid for pid in agent_ids if pid not in snaps]
+        unknown = [pid for pid in agent_ids if pid not in policy_ids]
         if unknown:
             raise InvalidInputError(
-                f"agent_ids names the policies {unknown!r}, but only {sorted(snaps)} are loaded"
+                f"agent_ids names the policies {unknown!r}, but the call is about "
+                f"{sorted(policy_ids)}"
             )
         return {pid: _listed(of_policy) for pid, of_policy in agent_ids.items()}
-    if len(snaps) != 1:
+    if len(policy_ids) != 1:
         raise InvalidInputError(
             "for several policies agent_ids is a dict by policy: "
-            f"agent_ids={{{next(iter(snaps))!r}: […]}}"
+            f"agent_ids={{{next(iter(policy_ids))!r}: […]}}"
         )
-    return {next(iter(snaps)): _listed(agent_ids)}
+    return {next(iter(policy_ids)): _listed(agent_ids)}
 
 
 def _listed(agent_ids: object) -> list[Any]:

@@ -1,0 +1,98 @@
+"""Check the arguments of ``publish``, and turn them into the settings of its callbacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from policystore.errors import InvalidInputError
+from policystore.format.refs import check_name
+from policystore.rllib.live.checks.filters import AgentIds, agents_by_policy
+from policystore.store import PolicyStore
+
+__all__ = ["LONGEST_TRIAL", "TRIAL", "checked_settings"]
+
+TRIAL = "{trial}"
+LONGEST_TRIAL = 60  # characters; a part of a name may have 100
+
+
+def checked_settings(
+    *,
+    store: PolicyStore | str | os.PathLike[str],
+    policies: Mapping[str, str],
+    agent_ids: AgentIds,
+    omit: Iterable[str],
+    from_runner: int | None,
+    interval: int,
+    metric: str | None,
+    mode: str,
+    keep_best: bool,
+    max_pending: int,
+    timeout: float,
+) -> dict[str, Any]:
+    """Return the keyword arguments of the callbacks; each can be copied and pickled.
+
+    Raises:
+        InvalidInputError: an argument of the wrong form, or a text that cannot be a name.
+        ReadOnlyError: the store was opened read-only.
+    """
+    if not isinstance(store, PolicyStore):
+        store = PolicyStore(store)
+    if not isinstance(policies, Mapping) or not policies:
+        raise InvalidInputError(
+            "publish takes names by policy id: publish(store, {'main': 'soccer/main'}), not "
+            f"{policies!r}"
+        )
+    for policy_id, name in policies.items():
+        if not isinstance(policy_id, str) or not isinstance(name, str):
+            raise InvalidInputError(
+                f"policy ids and names are strings, not {policy_id!r}: {name!r}"
+            )
+        check_name(name.replace(TRIAL, "t" * LONGEST_TRIAL))
+    names = list(policies.values())
+    if len(set(names)) < len(names):
+        raise InvalidInputError(
+            f"each policy needs a name of its own; two share one here: {dict(policies)}"
+        )
+    _check_count("interval", interval)
+    if from_runner is not None:
+        _check_count("from_runner", from_runner)
+    _check_count("max_pending", max_pending)
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise InvalidInputError(f"timeout is a number of seconds, not {timeout!r}")
+    if mode not in ("max", "min"):
+        raise InvalidInputError(f"mode is 'max' or 'min', not {mode!r}")
+    if metric is not None and (not isinstance(metric, str) or not metric):
+        raise InvalidInputError(
+            "metric is a path in training results, such as 'env_runners/episode_return_mean', not "
+            f"{metric!r}"
+        )
+    store._check_writable("publish")
+    return {
+        "store": store,
+        "policies": dict(policies),
+        "agent_ids": agents_by_policy(policies, agent_ids) or {},
+        "omit": _listed_omit(omit),
+        "from_runner": from_runner,
+        "interval": interval,
+        "metric": metric,
+        "mode": mode,
+        "keep_best": keep_best,
+        "max_pending": max_pending,
+        "timeout": float(timeout),
+    }
+
+
+def _listed_omit(omit: object) -> tuple[str, ...]:
+    names = (
+        tuple(omit) if isinstance(omit, Iterable) and not isinstance(omit, (str, bytes)) else None
+    )
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(f"omit is a list of names, such as ['MeanStdFilter'], not {omit!r}")
+    return names
+
+
+def _check_count(argument: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidInputError(f"{argument} is a whole number of at least 1, not {value!r}")
