@@ -19,7 +19,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore._util.log import logger
 from policystore.errors import InvalidInputError, PolicyStoreError
-from policystore.rllib.callbacks.restore_modules import add_missing_modules, without_left_out
+from policystore.rllib.callbacks.restore_modules import add_missing_modules, without_excluded
 from policystore.rllib.live.resync import resync
 from policystore.rllib.live.session import Session
 from policystore.rllib.worker_code.learner_thread import wait_until_idle
@@ -162,7 +162,7 @@ def _restoring_state(
         def prepare(there: list[str]) -> Callable[[], None] | None:
             if not old:
                 return None
-            chosen[0] = without_left_out(algo, state, settings.only, there, _TIMEOUT)
+            chosen[0] = without_excluded(algo, state, settings.only, there, _TIMEOUT)
             return restart_episodes
 
         _restore(algo, settings, prepare, lambda: restore(chosen[0]), whole=old)

@@ -24,7 +24,7 @@ from policystore.rllib.worker_code.messages.requests import MappingRequest
 from policystore.rllib.worker_code.policy_mapping import check_mapping
 from policystore.snapshot import Snapshot
 
-__all__ = ["add_missing_modules", "without_left_out"]
+__all__ = ["add_missing_modules", "without_excluded"]
 
 _MODULES = "learner_group/learner/rl_module"
 # Every Checkpointable of RLlib writes its class and arguments to this file.
@@ -67,7 +67,7 @@ def add_missing_modules(
     saved, stale = _modules_of(filesystem, f"{text}/{_MODULES}")
     if not saved:
         return None  # no checkpoint, or one without learners
-    chosen, left_out = _choose(saved, there, only, f"the checkpoint {text}")
+    chosen, excluded = _choose(saved, there, only, f"the checkpoint {text}")
     if stale:
         logger.warning(
             "the checkpoint %s has no module %s: folders of an earlier checkpoint at this path are "
@@ -88,9 +88,9 @@ def add_missing_modules(
             # All that may fail in this process comes before the first change.
             fresh = {pid: _untrained(filesystem, f"{text}/{_MODULES}/{pid}") for pid in chosen}
         mapping = saved_config.get("policy_mapping_fn")
-        if mapping is not None and left_out:
+        if mapping is not None and excluded:
             added = {pid: each.spaces for pid, each in fresh.items()}
-            _check_names(Session(algo, timeout), mapping, added, left_out)
+            _check_names(Session(algo, timeout), mapping, added, excluded)
         with _explained(text, chosen):
             _add(algo, fresh, saved_config, timeout)
     # RLlib restores each module of the Algorithm that has a folder.
@@ -98,7 +98,7 @@ def add_missing_modules(
     return keep_weights(algo, overwritten, timeout=timeout) if overwritten else None
 
 
-def without_left_out(
+def without_excluded(
     algo: Algorithm, state: Any, only: frozenset[str] | None, there: list[str], timeout: float
 ) -> Any:
     """Return an old-stack Algorithm's state without the policies that ``only`` leaves out.
@@ -118,17 +118,17 @@ def without_left_out(
     if only is None or not isinstance(worker, dict) or "policy_states" not in worker:
         return state
     states = worker["policy_states"]
-    chosen, left_out = _choose(sorted(states), there, only, "the checkpoint")
-    if not left_out:
+    chosen, excluded = _choose(sorted(states), there, only, "the checkpoint")
+    if not excluded:
         return state
     mapping = worker.get("policy_mapping_fn")
     if mapping is not None:
         added = {pid: _spaces(states[pid]["policy_spec"]) for pid in chosen}
-        _check_names(Session(algo, timeout), mapping, added, left_out)
+        _check_names(Session(algo, timeout), mapping, added, excluded)
     kept = {
-        "policy_states": {pid: each for pid, each in states.items() if pid not in left_out},
-        "policy_ids": [pid for pid in states if pid not in left_out],
-        "filters": {k: v for k, v in worker.get("filters", {}).items() if k not in left_out},
+        "policy_states": {pid: each for pid, each in states.items() if pid not in excluded},
+        "policy_ids": [pid for pid in states if pid not in excluded],
+        "filters": {k: v for k, v in worker.get("filters", {}).items() if k not in excluded},
     }
     return {**state, "worker": {**worker, **kept}}
 
@@ -153,14 +153,14 @@ def _choose(
             f"{', '.join(map(repr, saved))}. {_NOTHING}"
         )
     lacking = [pid for pid in saved if pid not in there]
-    left_out = [] if only is None else [pid for pid in lacking if pid not in only]
-    if left_out:
+    excluded = [] if only is None else [pid for pid in lacking if pid not in only]
+    if excluded:
         logger.warning(
             "%s also has %s, left out because only= does not name them",
             checkpoint,
-            ", ".join(map(repr, left_out)),
+            ", ".join(map(repr, excluded)),
         )
-    return [pid for pid in lacking if pid not in left_out], left_out
+    return [pid for pid in lacking if pid not in excluded], excluded
 
 
 def _modules_of(filesystem: FileSystem, folder: str) -> tuple[list[str], list[str]]:
@@ -258,7 +258,7 @@ def _check_names(
     session: Session,
     mapping: Callable[..., str],
     added: dict[str, Spaces],
-    left_out: list[str],
+    excluded: list[str],
 ) -> None:
     """Check that a checkpoint's mapping function names no policy that is left out.
 
@@ -270,7 +270,7 @@ def _check_names(
     for why in session.call(check_mapping, request, workers=runners).failures.values():
         raise MismatchError(
             f"the checkpoint's mapping function does not fit without "
-            f"{', '.join(map(repr, left_out))}, which only= leaves out: {why}. {_NOTHING} Add to "
+            f"{', '.join(map(repr, excluded))}, which only= leaves out: {why}. {_NOTHING} Add to "
             "only= what the function names."
         )
 

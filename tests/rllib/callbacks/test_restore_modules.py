@@ -142,17 +142,13 @@ def test_a_stale_folder_is_no_module(league: League, caplog: Any) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("stack", ["new"], scope="module")
-def test_modules_that_were_added_go_again_if_one_cannot_be_added(
-    league: League, monkeypatch: Any
-) -> None:
+def test_nothing_is_restored_if_modules_cannot_be_added(league: League, monkeypatch: Any) -> None:
     import policystore.rllib.callbacks.restore_modules as restore_modules
 
-    def add(algo: Any, policy_id: str, *args: Any, **kwargs: Any) -> Any:
-        if policy_id == "p3":
-            raise InvalidInputError("no p3")
-        return add_policy(algo, policy_id, *args, **kwargs)
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise InvalidInputError("no p3")
 
-    monkeypatch.setattr(restore_modules, "add_policy", add)
+    monkeypatch.setattr(restore_modules, "set_policies", refuse)
     with league.own.built(league.own.configured()) as algo:
         restore_added_policies(algo)
         was = snapshot_all(algo)
