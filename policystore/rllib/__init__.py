@@ -20,6 +20,7 @@ from policystore.rllib.callbacks.restore import restore_added_policies
 from policystore.rllib.callbacks.warm_start import warm_start
 from policystore.rllib.live.add_remove import add_policy, remove_policy
 from policystore.rllib.live.load import check_sync, load_into
+from policystore.rllib.live.local import load_local, unlock_local
 from policystore.rllib.live.report import SyncReport, WorkerStatus
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib.old_stack.rebuild import rebuild_policy
@@ -32,6 +33,7 @@ __all__ = [
     "check_sync",
     "inspect_checkpoint",
     "load_into",
+    "load_local",
     "publish",
     "read_checkpoint",
     "rebuild_module",
@@ -41,5 +43,6 @@ __all__ = [
     "restore_added_policies",
     "snapshot",
     "snapshot_all",
+    "unlock_local",
     "warm_start",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +53,16 @@ __all__ = [
     "optimizer_parameters",
     "overrides_per_module",
     "remove_learner_module",
+    "replace_state_setter",
     "restart_all_episodes",
     "restart_episodes_of",
+    "restore_state_setter",
     "runner_pipeline",
     "set_module_spec",
     "set_weights_seq",
     "single_env",
     "squares_name",
+    "state_setter_name",
     "weights_seq",
 ]
 
@@ -84,6 +88,25 @@ def squares_name(stat: object) -> str:
     """Return the name of the sum of squared differences in a RunningStat of ``utils/filter.py``."""
     # Ray 2.40 calls it std_array, which it is not.
     return "sum_sq_diff_array" if hasattr(stat, "sum_sq_diff_array") else "std_array"
+
+
+# Methods through which RLlib sets weights --------------------------------------------------------
+
+
+def state_setter_name(holder: Policy | RLModule) -> str:
+    """Return the name of the method through which RLlib sets the weights of a module or policy."""
+    # A policy's set_state calls set_weights (policy/policy.py:1034).
+    return "set_weights" if hasattr(holder, "get_weights") else "set_state"
+
+
+def replace_state_setter(holder: Policy | RLModule, function: Callable[..., None]) -> None:
+    """Let one module or policy have another function in place of that method."""
+    vars(holder)[state_setter_name(holder)] = function
+
+
+def restore_state_setter(holder: Policy | RLModule) -> None:
+    """Let a module or policy have its class's method again."""
+    vars(holder).pop(state_setter_name(holder), None)
 
 
 # Env runners of the new stack --------------------------------------------------------------------

@@ -99,12 +99,18 @@ class PolicyDigest(Message):
         wrong: why there is no digest.
         targets: a digest of the target networks, to compare learners; None without such networks.
         filters: number of observations that the policy's filter has seen (old stack).
+        own: digest of the weights that ``load_local`` loaded on this worker; None without such.
+        own_label: what reports call these weights.
+        beneath: old stack: digest of the weights that the worker would hold without them.
     """
 
     digest: str | bytes | None
     wrong: str = ""
     targets: str | None = None
     filters: int | None = None
+    own: str | None = None
+    own_label: str = ""
+    beneath: str | bytes | None = None
 
 
 @dataclass(eq=False, repr=False)
