@@ -21,7 +21,7 @@ from policystore.digest import Digest
 from policystore.errors import InvalidInputError, MismatchError, NotFoundError
 from policystore.format.policy import part_digest
 from policystore.rllib.common.build_guard import check_snapshot
-from policystore.rllib.worker_code.compat import is_learner, is_old_worker, restore_state_setter
+from policystore.rllib.worker_code.compat import is_learner, is_old_worker
 from policystore.rllib.worker_code.filters import policy_filter, runner_filters
 from policystore.rllib.worker_code.state_lock import StateLock, install, lock_of, take_off
 from policystore.rllib.worker_code.tensors import (
@@ -260,13 +260,13 @@ def _check_filters(access: PolicyAccess, pid: str, snap: Snapshot) -> None:
     if with_filter:
         raise MismatchError(
             f"{snap!r} for {pid!r} has filter statistics. RLlib merges the statistics of all env "
-            "runners, so one env runner cannot have its own; the module would see other "
-            "observations than it was trained on, unless this run has the same statistics." + advice
+            "runners, so one env runner cannot have its own: the module would see observations "
+            "that are normalised in another way than in its training." + advice
         )
     if has and known:
         raise MismatchError(
-            f"{snap!r} was trained without an observation filter, and this env runner normalises "
-            f"the observations of {pid!r}." + advice
+            f"{snap!r} has no filter statistics, and this env runner normalises the observations "
+            f"of {pid!r}: the module would see other observations than it was trained on." + advice
         )
 
 
@@ -355,7 +355,6 @@ def _bits(entry: TensorEntry, array: np.ndarray[Any, Any]) -> np.ndarray[Any, An
 def _write(access: PolicyAccess, pid: str, prepared: _Prepared) -> None:
     """Write weights into a module, also past a lock."""
     if access.network(pid) is None:
-        restore_state_setter(access.holder(pid))
         access.write_own(pid, prepared.bits)
         return
     entries = access.entries(pid)

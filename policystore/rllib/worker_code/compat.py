@@ -38,6 +38,7 @@ __all__ = [
     "device_of",
     "env_to_module",
     "episode_policies",
+    "holds_originals",
     "in_queue",
     "is_asynchronous",
     "is_learner",
@@ -53,10 +54,10 @@ __all__ = [
     "optimizer_parameters",
     "overrides_per_module",
     "remove_learner_module",
-    "replace_state_setter",
+    "replace_method",
     "restart_all_episodes",
     "restart_episodes_of",
-    "restore_state_setter",
+    "restore_method",
     "runner_pipeline",
     "set_module_spec",
     "set_weights_seq",
@@ -99,14 +100,24 @@ def state_setter_name(holder: Policy | RLModule) -> str:
     return "set_weights" if hasattr(holder, "get_weights") else "set_state"
 
 
-def replace_state_setter(holder: Policy | RLModule, function: Callable[..., None]) -> None:
-    """Let one module or policy have another function in place of that method."""
-    vars(holder)[state_setter_name(holder)] = function
+def replace_method(holder: Policy | RLModule, name: str, function: Callable[..., Any]) -> None:
+    """Let one module or policy have another function in place of a method of its class."""
+    vars(holder)[name] = function
 
 
-def restore_state_setter(holder: Policy | RLModule) -> None:
-    """Let a module or policy have its class's method again."""
-    vars(holder).pop(state_setter_name(holder), None)
+def restore_method(holder: Policy | RLModule, name: str) -> None:
+    """Let a module or policy have the method of its class again."""
+    vars(holder).pop(name, None)
+
+
+def holds_originals(worker: AnyWorker) -> bool:
+    """Return whether RLlib reads the policies of a worker for other workers and checkpoints.
+
+    Only the local worker of the old stack, ``Algorithm.env_runner``, is such a worker.
+    """
+    if not is_old_worker(worker):
+        return False
+    return bool(worker.worker_index == 0 and not worker.config.in_evaluation)
 
 
 # Env runners of the new stack --------------------------------------------------------------------

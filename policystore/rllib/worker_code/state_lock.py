@@ -8,13 +8,16 @@ here asks for a lock's class.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from policystore.rllib.worker_code.compat import (
-    replace_state_setter,
-    restore_state_setter,
+    holds_originals,
+    replace_method,
+    restore_method,
     state_setter_name,
 )
 from policystore.rllib.worker_code.tensors import PolicyAccess, digest_of, read_bits, write_bits
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from policystore.rllib.worker_code.messages.requests import DigestPlan
     from policystore.rllib.worker_code.messages.wire import AnyWorker
-    from policystore.rllib.worker_code.tensors import TensorEntry
 
 __all__ = ["StateLock", "digest_beneath", "install", "load_beneath", "lock_of", "take_off"]
 
@@ -44,6 +46,7 @@ class StateLock:
         pid: id of the module. The module has the weights of before the first ``load_local``.
 
     Attributes:
+        holder: the module or policy.
         own: digest of the weights that ``load_local`` loaded and acting needs, as text.
         label: what reports call these weights.
         kept: the bits of all weights before the lock, by name.
@@ -53,27 +56,57 @@ class StateLock:
     def __init__(self, access: PolicyAccess, pid: str) -> None:
         self.own = ""
         self.label = ""
-        self.kept: dict[str, np.ndarray[Any, Any]] = {
-            name: read_bits(entry) for name, entry in access.entries(pid).items()
-        }
+        self.kept = _bits_of(access, pid)
         self.latest: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._holder = access.holder(pid)
-        self._place = weakref.ref(access.worker), pid
+        self.holder = access.holder(pid)
+        self._runner = weakref.ref(access.worker)
+        self._pid = pid
 
     def __call__(self, *args: Any, **kw: Any) -> None:
         """Keep weights that RLlib sends to the module, in place of setting them."""
-        runner, pid = self._place[0](), self._place[1]
-        if runner is None or _in_memory(runner, pid) is not self._holder:
-            restore_state_setter(self._holder)
-            getattr(self._holder, state_setter_name(self._holder))(*args, **kw)
+        runner = self._runner()
+        if runner is None or _in_memory(runner, self._pid) is not self.holder:
+            _end(self.holder)
+            getattr(self.holder, state_setter_name(self.holder))(*args, **kw)
             return
         # A copy: memory of Ray's object store stays taken, and a learner's tensors change.
         self.latest = copy.deepcopy((args, kw))
 
+    def read(self) -> Any:
+        """Return the weights that the policy would have without the lock, as RLlib reads them."""
+        with _taken_off(PolicyAccess(self._runner()), self._pid):
+            return copy.deepcopy(self.holder.get_weights())
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the module, in memory or in a pickle, belongs to no runner: in place of the lock
         # it gets the method of its class.
-        return getattr, (self._holder, state_setter_name(self._holder))
+        return getattr, (self.holder, state_setter_name(self.holder))
+
+
+class _Reader:
+    """Takes the place of ``get_weights`` of a locked policy that RLlib reads for other workers."""
+
+    def __init__(self, lock: StateLock) -> None:
+        self._lock = lock
+
+    def __call__(self) -> Any:
+        return self._lock.read()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._lock.holder, "get_weights")
+
+
+def _bits_of(access: PolicyAccess, pid: str) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: read_bits(entry) for name, entry in access.entries(pid).items()}
+
+
+def _set_bits(access: PolicyAccess, pid: str, bits: dict[str, np.ndarray[Any, Any]]) -> None:
+    if access.network(pid) is None:
+        access.write_own(pid, bits)
+        return
+    for name, entry in access.entries(pid).items():
+        if name in bits:
+            write_bits(entry, bits[name])
 
 
 def _in_memory(worker: AnyWorker, pid: str) -> Policy | RLModule | None:
@@ -95,7 +128,19 @@ def lock_of(access: PolicyAccess, pid: str) -> StateLock | None:
 
 def install(access: PolicyAccess, pid: str, lock: StateLock) -> None:
     """Put a lock on a module or policy of a worker."""
-    replace_state_setter(access.holder(pid), lock)
+    holder = access.holder(pid)
+    replace_method(holder, state_setter_name(holder), lock)
+    if holds_originals(access.worker):
+        # The weights of this runner alone go neither to other workers nor into checkpoints.
+        replace_method(holder, "get_weights", _Reader(lock))
+
+
+def _end(holder: Policy | RLModule) -> None:
+    """Let a module or policy have all methods of its class again."""
+    name = state_setter_name(holder)
+    restore_method(holder, name)
+    if name == "set_weights":
+        restore_method(holder, "get_weights")
 
 
 def take_off(access: PolicyAccess, pid: str) -> StateLock | None:
@@ -110,18 +155,26 @@ def take_off(access: PolicyAccess, pid: str) -> StateLock | None:
     if lock is None:
         return None
     holder = access.holder(pid)
-    restore_state_setter(holder)
-    if access.network(pid) is None:
-        access.write_own(pid, lock.kept)
-    else:
-        for name, entry in access.entries(pid).items():
-            if name in lock.kept:
-                write_bits(entry, lock.kept[name])
+    _end(holder)
+    _set_bits(access, pid, lock.kept)
     if lock.latest is not None:
         args, kw = lock.latest
         getattr(holder, state_setter_name(holder))(*args, **kw)
         access.forget(pid)
     return lock
+
+
+@contextlib.contextmanager
+def _taken_off(access: PolicyAccess, pid: str) -> Iterator[None]:
+    """Take the lock off a module inside this context; afterwards all is as before."""
+    own = _bits_of(access, pid)
+    lock = take_off(access, pid)
+    try:
+        yield
+    finally:
+        _set_bits(access, pid, own)
+        if lock is not None:
+            install(access, pid, lock)
 
 
 def load_beneath(lock: StateLock, arrays: dict[str, tuple[str, Any]]) -> None:
@@ -135,25 +188,11 @@ def load_beneath(lock: StateLock, arrays: dict[str, tuple[str, Any]]) -> None:
 
 
 def digest_beneath(access: PolicyAccess, pid: str, plan: DigestPlan) -> str | bytes | None:
-    """Return the digest of the weights that :func:`take_off` would give a locked policy.
+    """Return the digest of the weights that a policy would have without its lock.
 
-    None if the policy has no lock, or RLlib has sent weights of another form.
+    None where RLlib does not read the policy for other workers, or the policy has no lock.
     """
-    import numpy as np
-
-    lock = lock_of(access, pid)
-    if lock is None:
+    if lock_of(access, pid) is None or not holds_originals(access.worker):
         return None
-    sent: dict[str, Any] = {}
-    if lock.latest is not None:
-        (sent,) = [*lock.latest[0], *lock.latest[1].values()]
-    beneath: dict[str, TensorEntry] = {}
-    for name, entry in access.entries(pid).items():
-        bits = lock.kept[name]
-        if name in sent:
-            array = np.asarray(sent[name])
-            if (array.dtype.name, array.shape) != (entry.dtype, entry.shape):
-                return None
-            bits = array.view(bits.dtype)
-        beneath[name] = entry._replace(tensor=None, bits=bits)
-    return digest_of(beneath, plan)[0]
+    with _taken_off(access, pid):
+        return digest_of(access.entries(pid), plan)[0]

@@ -173,7 +173,7 @@ def _digest(access: PolicyAccess, pid: str, plan: DigestPlan) -> PolicyDigest:
         filters=policy_filter(access.holder(pid)) if access.is_old else None,
         own=None if lock is None else lock.own,
         own_label="" if lock is None else lock.label,
-        beneath=digest_beneath(access, pid, plan) if access.is_old else None,
+        beneath=digest_beneath(access, pid, plan),
     )
 
 
