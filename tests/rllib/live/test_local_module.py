@@ -92,6 +92,12 @@ def send(runner: Any, snaps: dict[str, Snapshot]) -> None:
         runner.set_state({"rl_module": weights})
 
 
+def nudge(runner: Any, pid: str) -> None:
+    old = hasattr(runner, "policy_map")
+    network = runner.policy_map[pid].model if old else runner.module[pid]
+    next(iter(network.parameters())).data.view(-1)[0] += 1
+
+
 def rows(algo: Any, pid: str = "foe") -> dict[str, Any]:
     return {row.worker: row for row in check_sync(algo, [pid])}
 
@@ -246,15 +252,28 @@ def test_check_sync_names_what_was_loaded(algo: Any, runner: Any, base: Snapshot
 
 def test_own_weights_that_were_changed_are_bad(algo: Any, runner: Any, base: Snapshot) -> None:
     load_local(runner, {"foe": parts.other(base, 4.0)}, refs={"foe": "league/main@3"})
-    network = runner.policy_map["foe"].model if hasattr(runner, "policy_map") else (
-        runner.module["foe"]
-    )  # fmt: skip
-    next(iter(network.parameters())).data.view(-1)[0] += 1
+    nudge(runner, "foe")
 
     (bad,) = check_sync(algo, ["foe"]).bad
 
     assert (bad.worker, bad.status) == ("train local", "bad")
     assert "league/main@3" in bad.note
+
+
+def test_own_weights_of_a_trained_policy_are_never_behind(
+    algo: Any, runner: Any, base: Snapshot
+) -> None:
+    """Weights of an evaluation worker may be behind; RLlib does not replace those under a lock."""
+    other = algo.eval_env_runner_group.local_env_runner
+    load_local(other, {"main": parts.other(base, 4.0)})
+    try:
+        nudge(other, "main")
+
+        (bad,) = check_sync(algo, ["main"]).bad
+
+        assert (bad.worker, bad.status) == ("eval local", "bad")
+    finally:
+        unlock_local(other, ["main"])
 
 
 def test_all_others_are_compared_with_what_rllib_means(
