@@ -19,7 +19,7 @@ ELSEWHERE = {
     "callbacks.md",  # rllib/callbacks/test_documented.py
     "external.md",  # rllib/live/test_external.py
     "backends.md",  # contracts/test_contract_documented.py
-    "running.md",  # rllib/live/test_steering_new_stack.py
+    "running.md",  # rllib/live/test_documented.py
 }
 
 

@@ -19,6 +19,7 @@ from policystore.rllib.callbacks.publish import publish
 from policystore.rllib.callbacks.restore import restore_added_policies
 from policystore.rllib.callbacks.warm_start import warm_start
 from policystore.rllib.live.check import check_sync
+from policystore.rllib.live.local import load_local, unlock_local
 from policystore.rllib.live.policies import add_policy, load_into, remove_policy
 from policystore.rllib.live.report import SyncReport, WorkerStatus
 from policystore.rllib.live.steering import set_mapping, set_policies
@@ -33,6 +34,7 @@ __all__ = [
     "check_sync",
     "inspect_checkpoint",
     "load_into",
+    "load_local",
     "publish",
     "read_checkpoint",
     "rebuild_module",
@@ -44,5 +46,6 @@ __all__ = [
     "set_policies",
     "snapshot",
     "snapshot_all",
+    "unlock_local",
     "warm_start",
 ]

@@ -24,9 +24,9 @@ from policystore.rllib.new_stack.rebuild import module_spec
 from policystore.rllib.worker_code.compat import is_multi_agent, overrides_per_module
 from policystore.rllib.worker_code.messages.answers import WorkerInfo
 from policystore.rllib.worker_code.messages.requests import AddModuleRequest, LoadRequest
-from policystore.rllib.worker_code.module_checks import check_addition
 from policystore.rllib.worker_code.modules import (
     add_module,
+    check_addition,
     remove_module,
     spec_of_modules,
     steer_modules,

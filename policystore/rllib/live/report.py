@@ -35,8 +35,9 @@ class WorkerStatus:
         status: ``ok``: the worker holds exactly the weights that it should hold. ``bad``: the
             worker holds other weights, has no such policy, or answered with an error. ``behind``:
             the worker holds older weights, which is allowed: RLlib updates the worker before it
-            samples, or shortly after (asynchronous algorithms). ``pending``:
-            no answer in time. ``unreachable``: the actor is dead or being restarted.
+            samples, or shortly after (asynchronous algorithms). ``pending``: no answer in time.
+            ``unreachable``: the actor is dead or being restarted. ``own``: the worker holds the
+            weights that ``load_local`` gave this worker alone.
         digest: digest of the weights that acting needs, as the worker holds them now; None if
             unknown.
         seq: RLlib's number of the weights, which a learner's update raises; None if RLlib counts
@@ -79,13 +80,13 @@ class SyncReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every worker answered, and every row is ``ok`` or ``behind``."""
+        """Whether every worker answered, and every row is ``ok``, ``behind`` or ``own``."""
         return not self.bad
 
     @property
     def bad(self) -> tuple[WorkerStatus, ...]:
-        """Rows that are neither ``ok`` nor ``behind``."""
-        return tuple(row for row in self.rows if row.status not in ("ok", "behind"))
+        """Rows that are neither ``ok`` nor ``behind`` nor ``own``."""
+        return tuple(row for row in self.rows if row.status not in ("ok", "behind", "own"))
 
     def raise_if_bad(self) -> None:
         """Raise if a worker differs or did not answer.
@@ -101,7 +102,7 @@ class SyncReport:
         ]
         more = [f"  and {len(listed) - 20} more"] if listed[20:] else []
         raise SyncError(
-            f"{len(listed)} of {len(self.rows)} rows are neither ok nor behind:\n"
+            f"{len(listed)} of {len(self.rows)} rows are neither ok nor behind nor own:\n"
             + "\n".join(listed[:20] + more)
             + "\nload_into() gives all workers the weights that you choose; RLlib restores dead "
             "workers in the next calls of train().",
@@ -164,9 +165,12 @@ def parse_digest(held: PolicyDigest | None) -> Digest | None:
 
     A node without blake3 sends bytes instead, and this function computes their digest.
     """
-    if held is None or held.digest is None:
+    return None if held is None else _parsed(held.digest)
+
+
+def _parsed(given: str | bytes | None) -> Digest | None:
+    if given is None:
         return None
-    given = held.digest
     return digest_of(given) if isinstance(given, bytes) else Digest.parse(given)
 
 
@@ -195,7 +199,7 @@ def status_rows(
     proven = expected or {}
     wanted: dict[str, Digest] = {}
     for pid, held in ({} if leading is None else leading.policies).items():
-        digest = parse_digest(held)
+        digest = parse_digest(held) if held.own is None else _parsed(held.beneath)
         if digest is not None:
             wanted[pid] = digest
     wanted |= proven
@@ -209,7 +213,7 @@ def status_rows(
             if is_absent_by_design(worker, info, pid) and not held_there:
                 continue
             row = _row(worker, pid, answer, wanted.get(pid))
-            if row.status == "bad" and row.digest is not None and pid not in proven:
+            if row.status == "bad" and _may_be_behind(answer, pid) and pid not in proven:
                 late = _behind(worker, info, pid, answer.get(), seq, unnumbered)
                 if late:
                     row = replace(row, status="behind", note=late)
@@ -250,7 +254,11 @@ def _row(
     held = held_by_worker.policies.get(pid)
     digest = parse_digest(held)
     status, note = "ok", ""
-    if digest is None or digest != wanted:
+    if held is not None and held.own is not None:
+        status, note = "own", f"load_local loaded {held.own_label}"
+        if digest is None or str(digest) != held.own:
+            status, note = "bad", f"{note}; then its weights were changed on this worker"
+    elif digest is None or digest != wanted:
         status = "bad"
         note = "it has no such policy" if held is None else held.wrong or "holds other weights"
         if held_by_worker.remark:
@@ -261,6 +269,12 @@ def _row(
     return WorkerStatus(
         worker.name, pid, status, digest, held_by_worker.seq, held.targets, filters, note
     )
+
+
+def _may_be_behind(answer: Answer[WorkerDigests], pid: str) -> bool:
+    """Return whether RLlib's next weights reach a policy that a worker holds."""
+    held = answer.get().policies.get(pid) if answer.ok else None
+    return held is not None and held.digest is not None and held.own is None
 
 
 def _behind(

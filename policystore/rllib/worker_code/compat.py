@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "device_of",
     "env_to_module",
     "episode_policies",
+    "holds_originals",
     "in_queue",
     "is_asynchronous",
     "is_learner",
@@ -54,14 +56,17 @@ __all__ = [
     "optimizer_parameters",
     "overrides_per_module",
     "remove_learner_module",
+    "replace_method",
     "restart_all_episodes",
     "restart_episodes_of",
     "restart_every_episode",
+    "restore_method",
     "runner_pipeline",
     "set_module_spec",
     "set_weights_seq",
     "single_env",
     "squares_name",
+    "state_setter_name",
     "weights_seq",
 ]
 
@@ -87,6 +92,35 @@ def squares_name(stat: object) -> str:
     """Return the name of the sum of squared differences in a RunningStat of ``utils/filter.py``."""
     # Ray 2.40 calls it std_array, which it is not.
     return "sum_sq_diff_array" if hasattr(stat, "sum_sq_diff_array") else "std_array"
+
+
+# Methods through which RLlib sets weights --------------------------------------------------------
+
+
+def state_setter_name(holder: Policy | RLModule) -> str:
+    """Return the name of the method through which RLlib sets the weights of a module or policy."""
+    # A policy's set_state calls set_weights (policy/policy.py:1034).
+    return "set_weights" if hasattr(holder, "get_weights") else "set_state"
+
+
+def replace_method(holder: Policy | RLModule, name: str, function: Callable[..., Any]) -> None:
+    """Let one module or policy have another function in place of a method of its class."""
+    vars(holder)[name] = function
+
+
+def restore_method(holder: Policy | RLModule, name: str) -> None:
+    """Let a module or policy have the method of its class again."""
+    vars(holder).pop(name, None)
+
+
+def holds_originals(worker: AnyWorker) -> bool:
+    """Return whether RLlib reads the policies of a worker for other workers and checkpoints.
+
+    Only the local worker of the old stack, ``Algorithm.env_runner``, is such a worker.
+    """
+    if not is_old_worker(worker):
+        return False
+    return bool(worker.worker_index == 0 and not worker.config.in_evaluation)
 
 
 # Env runners of the new stack --------------------------------------------------------------------
@@ -258,10 +292,9 @@ def is_asynchronous(worker: AnyWorker) -> bool:
 def loader_threads(owner: Any) -> list[threading.Thread]:
     """Return the threads that hand batches to the learner thread.
 
-    On the new stack, the learner keeps all of them. On the old stack, the learner thread of
-    ``simple_optimizer=False`` keeps only the last loader thread
-    (``execution/multi_gpu_learner_thread.py:127``). So all threads of the process are searched for
-    those with a reference to this learner thread.
+    The learner of the new stack keeps all of them. The learner thread of ``simple_optimizer=False``
+    keeps only the last one (``execution/multi_gpu_learner_thread.py:127``), so all threads of the
+    process are searched for those with a reference to this learner thread.
     """
     thread = learner_thread(owner)
     of_thread = [

@@ -1,4 +1,4 @@
-"""Add RLModules to live learners and env runners, and remove them.
+"""Add RLModules to live learners and env runners, and remove them; check additions beforehand.
 
 Runs in actors, sent by value (``messages/wire.py``). Each function raises where it fails.
 """
@@ -27,7 +27,7 @@ from policystore.rllib.worker_code.compat import (
     set_module_spec,
 )
 from policystore.rllib.worker_code.learner_thread import updates_paused
-from policystore.rllib.worker_code.messages.answers import WorkerDigests
+from policystore.rllib.worker_code.messages.answers import PolicyInfo, WorkerDigests
 from policystore.rllib.worker_code.messages.requests import (
     AddModuleRequest,
     RemoveRequest,
@@ -37,6 +37,7 @@ from policystore.rllib.worker_code.messages.wire import RefusedError
 from policystore.rllib.worker_code.rollback import keep_for_rollback, rolled_back_on_error
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
 from policystore.rllib.worker_code.weights import (
+    info_of,
     report_digests,
     write_filters,
     write_policy,
@@ -54,8 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_module",
-    "build_module",
-    "make_targets",
+    "check_addition",
     "remove_module",
     "spec_of_modules",
     "steer_modules",
@@ -63,14 +63,14 @@ __all__ = [
 ]
 
 
-def build_module(spec: RLModuleSpec, *, inference_only: bool) -> RLModule:
+def _build_module(spec: RLModuleSpec, *, inference_only: bool) -> RLModule:
     """Build a spec's module, whole or with what acting needs; the spec stays unchanged."""
     own = copy.deepcopy(spec)
     own.inference_only = inference_only
     return own.build()
 
 
-def make_targets(module: RLModule, names: list[str]) -> None:
+def _make_targets(module: RLModule, names: list[str]) -> None:
     """Make target networks if the weights that will be loaded have some.
 
     Learners make target networks after building (``core/rl_module/apis/target_network_api.py``).
@@ -211,7 +211,7 @@ def _add_to_learner(learner: Learner, request: AddModuleRequest) -> None:
         config_overrides=request.config_overrides,
         new_should_module_be_updated=request.policies_to_train,
     )
-    make_targets(learner.module[pid], request.weight_names)
+    _make_targets(learner.module[pid], request.weight_names)
     # SACLearner.add_module makes a new log alpha after its optimizer took the first, which then
     # trains nothing (algorithms/sac/sac_learner.py:89).
     if hasattr(learner, "curr_log_alpha"):
@@ -221,7 +221,7 @@ def _add_to_learner(learner: Learner, request: AddModuleRequest) -> None:
 
 
 def _add_to_runner(runner: EnvRunner, request: AddModuleRequest) -> None:
-    module = build_module(request.spec, inference_only=True)
+    module = _build_module(request.spec, inference_only=True)
     device = device_of(runner)
     if hasattr(module, "to") and device is not None:
         module.to(device)
@@ -296,3 +296,68 @@ def _remove_from_learner(learner: Learner, pid: str) -> None:
     remove_learner_module(learner, pid)
     set_module_spec(learner, spec_of_modules(learner))
     clear_queued_states(learner)
+
+
+# Checks before an addition -----------------------------------------------------------------------
+
+
+def check_addition(
+    worker: AnyWorker | PolicyAccess, request: AddModuleRequest
+) -> PolicyInfo | None:
+    """Check that a worker can add a module: build it and throw it away.
+
+    This runs on every worker before anything changes. With several learners, a learner that fails
+    halfway would let the others wait for it.
+
+    Returns:
+        What the module would hold, from a learner; None from an env runner.
+
+    Raises:
+        RefusedError: the worker has a module of this id, or its learner cannot train the module.
+    """
+    access = access_to(worker)
+    if request.policy_id in access.ids:
+        raise RefusedError(f"it has a module {request.policy_id!r} already")
+    if not is_learner(access.worker):
+        _build_module(request.spec, inference_only=True)
+        return None
+    module = _build_module(request.spec, inference_only=False)
+    trained = _would_train(access.worker, request)
+    lacking = [
+        api.__name__
+        for api in getattr(access.worker, "rl_module_required_apis", list)()
+        if not isinstance(module, api)
+    ]
+    if trained and lacking:
+        raise RefusedError(
+            f"{type(access.worker).__name__} cannot train a {type(module).__name__}: it is no "
+            f"{', '.join(lacking)}"
+        )
+    _make_targets(module, request.weight_names)
+    alone = PolicyAccess(_SingleModule(module))
+    (only,) = alone.ids
+    info = info_of(alone, only, trained=trained)
+    return info.replace(learner_only=request.spec.learner_only)
+
+
+class _SingleModule:
+    """A worker that holds one module; the module's id is then RLlib's default one."""
+
+    def __init__(self, module: RLModule) -> None:
+        self.module = module
+
+
+def _would_train(learner: Learner, request: AddModuleRequest) -> bool:
+    """Return whether a learner would train the new module; True for a function that raises."""
+    to_train = request.policies_to_train
+    if to_train is None:
+        to_train = learner.config.policies_to_train
+    if to_train is None:
+        return True
+    if callable(to_train):
+        try:
+            return bool(to_train(request.policy_id, None))
+        except Exception:
+            # The user's own function, made for a batch.
+            return True
+    return request.policy_id in to_train

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from policystore.rllib.worker_code.messages.requests import REQUESTS, ReplayEntry, ReplayProgram
 from policystore.rllib.worker_code.messages.wire import Message, from_wire, run
 from policystore.rllib.worker_code.rollback import MARK, MISSED, RESTARTED, UNDO
+from policystore.rllib.worker_code.state_lock import load_beneath, lock_of
 from policystore.rllib.worker_code.tensors import access_to
 from policystore.rllib.worker_code.weights import apply_weights
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import ray
     from ray.rllib.env.env_runner import EnvRunner
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
+
+    from policystore.rllib.worker_code.messages.requests import Payload
+    from policystore.rllib.worker_code.state_lock import StateLock
 
 __all__ = ["catch_up", "replay_then_call"]
 
@@ -109,7 +113,8 @@ def catch_up(worker: EnvRunner | RolloutWorker, generation: int, wire: Any) -> N
 
 def _replay(worker: EnvRunner | RolloutWorker, entry: ReplayEntry) -> None:
     """Carry out one entry of a program."""
-    present = set(access_to(worker).ids)
+    access = access_to(worker)
+    present = set(access.ids)
     if entry.kind == "remove":
         for pid in present & set(entry.policies):
             _remove(worker, pid)
@@ -121,8 +126,12 @@ def _replay(worker: EnvRunner | RolloutWorker, entry: ReplayEntry) -> None:
     kept = [pid for pid in entry.policies if pid in present]
     if kept and entry.load is not None:
         plans, filters = entry.load.plans, entry.load.filters or {}
+        # Weights of the runner's own are younger than the change, which the runner missed.
+        locks = {pid: lock for pid in kept if (lock := lock_of(access, pid)) is not None}
+        if locks:
+            _call(_load_beneath, worker, entry, locks)
         load = entry.load.replace(
-            plans={pid: plans[pid] for pid in kept if pid in plans},
+            plans={pid: plans[pid] for pid in kept if pid in plans and pid not in locks},
             filters={pid: filters[pid] for pid in kept if pid in filters},
             # No number: states from RLlib's restore are newer, whatever their number is.
             seq=None,
@@ -134,7 +143,7 @@ def _call(
     function: Callable[..., Any],
     worker: EnvRunner | RolloutWorker,
     entry: ReplayEntry,
-    request: Message | None,
+    request: Message | dict[str, StateLock] | None,
 ) -> None:
     """Call a worker function with the weights of an entry; drop its undo afterwards."""
     import ray
@@ -144,6 +153,14 @@ def _call(
     finally:
         if hasattr(worker, UNDO):
             delattr(worker, UNDO)
+
+
+def _load_beneath(
+    worker: EnvRunner | RolloutWorker, locks: dict[str, StateLock], payload: Payload
+) -> None:
+    """Let the locks of policies keep the weights of an entry."""
+    for pid, lock in locks.items():
+        load_beneath(lock, payload[pid])
 
 
 def _remove(worker: EnvRunner | RolloutWorker, pid: str) -> None:

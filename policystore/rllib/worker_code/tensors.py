@@ -111,7 +111,9 @@ class PolicyAccess:
 
         holder = self.holder(pid)
         try:
-            weights = holder.get_weights() if self.is_old else holder.get_state()
+            # The methods of the class: load_local may have replaced those of the object.
+            cls = type(holder)
+            weights = cls.get_weights(holder) if self.is_old else cls.get_state(holder)
         except NotImplementedError:
             weights = {}
         return {name: np.array(value) for name, value in (weights or {}).items()}
@@ -122,10 +124,11 @@ class PolicyAccess:
 
         now = self.own_arrays(pid)
         copies = {name: np.array(bits).view(now[name].dtype) for name, bits in arrays.items()}
+        holder = self.holder(pid)
         if copies and self.is_old:
-            self.holder(pid).set_weights(copies)
+            type(holder).set_weights(holder, copies)
         elif copies:
-            self.holder(pid).set_state(copies)
+            type(holder).set_state(holder, copies)
         self.forget(pid)
 
     def target_pairs(self, pid: str) -> list[tuple[torch.nn.Module, torch.nn.Module]]:

@@ -41,6 +41,12 @@ from policystore.rllib.worker_code.rollback import (
     keep_for_rollback,
     rolled_back_on_error,
 )
+from policystore.rllib.worker_code.state_lock import (
+    digest_beneath,
+    install,
+    lock_of,
+    take_off,
+)
 from policystore.rllib.worker_code.tensors import (
     PolicyAccess,
     access_to,
@@ -59,6 +65,7 @@ from policystore.rllib.worker_code.tensors import (
 if TYPE_CHECKING:
     from policystore.rllib.worker_code.messages.requests import DigestPlan, Payload
     from policystore.rllib.worker_code.messages.wire import AnyWorker
+    from policystore.rllib.worker_code.state_lock import StateLock
 
 __all__ = [
     "apply_weights",
@@ -172,12 +179,16 @@ def _remark(worker: AnyWorker) -> str:
 
 def _digest(access: PolicyAccess, pid: str, plan: DigestPlan) -> PolicyDigest:
     digest, wrong = digest_of(access.entries(pid), plan)
+    lock = lock_of(access, pid)
     return PolicyDigest(
         digest=digest,
         wrong=wrong,
         targets=plain_digest([target for _, target in access.target_pairs(pid)]),
         filters=policy_filter(access.holder(pid)) if access.is_old else None,
         filter_mark=filter_mark(access.holder(pid)) if access.is_old else "",
+        own=None if lock is None else lock.own,
+        own_label="" if lock is None else lock.label,
+        beneath=digest_beneath(access, pid, plan),
     )
 
 
@@ -212,6 +223,7 @@ def apply_weights(
     keep_for_rollback(access.worker, request.token, _undoing(access, request))
     with rolled_back_on_error(access, request.token):
         for pid in plans:
+            take_off(access, pid)  # these weights are for all workers
             write_policy(access, pid, payload[pid])
         write_filters(access, request)
         if not access.is_old:
@@ -253,11 +265,15 @@ def _undoing(access: PolicyAccess, request: LoadRequest) -> functools.partial[No
     if request.pipeline and pipeline is not None:
         state = pipeline.get_state()
         connector_states = {name: state[name] for name in request.pipeline if name in state}
-    return functools.partial(_put_back, weights, targets, filters, connector_states, access.seq)
+    locks = {pid: lock for pid in request.plans if (lock := lock_of(access, pid)) is not None}
+    return functools.partial(
+        _put_back, weights, locks, targets, filters, connector_states, access.seq
+    )
 
 
 def _put_back(
     weights: dict[str, dict[str, Any]],
+    locks: dict[str, StateLock],
     targets: dict[str, list[dict[str, Any]]],
     filters: dict[str, Any],
     connector_states: dict[str, Any] | None,
@@ -276,6 +292,8 @@ def _put_back(
             write_bits(entry, kept[name])
         for (_, target), bits in zip(access.target_pairs(pid), targets.get(pid, ()), strict=False):
             give_back(target, bits)
+    for pid, lock in locks.items():
+        install(access, pid, lock)
     for pid, stats in filters.items():
         write_old_filter(access.holder(pid), stats)
     pipeline = env_to_module(worker)

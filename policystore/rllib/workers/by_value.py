@@ -10,6 +10,7 @@ import functools
 import hashlib
 import pickle
 import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -32,10 +33,11 @@ def _load(key: str, blob: bytes) -> Any:
     """
     import pickle
     import sys
+    import zlib
 
     known = vars(sys).setdefault("_policystore_functions", {})
     if key not in known:
-        known[key] = pickle.loads(blob)  # noqa: S301 (ours, made by ship)
+        known[key] = pickle.loads(zlib.decompress(blob))  # noqa: S301 (ours, made by ship)
     return known[key]
 
 
@@ -88,7 +90,8 @@ def _shipped(function: Callable[..., Any]) -> _Shipped:
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return _Shipped(cloudpickle.dumps(function))
+        # Compressed: Ray keeps calls cheap up to 100 kB, and the blob travels with each call.
+        return _Shipped(zlib.compress(cloudpickle.dumps(function)))
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)

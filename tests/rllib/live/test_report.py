@@ -19,7 +19,7 @@ def report(*statuses: str) -> SyncReport:
 
 
 def test_what_counts_as_ok() -> None:
-    good = report("ok", "behind")
+    good = report("ok", "behind", "own")
     assert good.ok
     assert good.bad == ()
     good.raise_if_bad()

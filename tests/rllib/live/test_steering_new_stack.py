@@ -28,7 +28,6 @@ from policystore.rllib import (
 )
 from tests.support.added_modules import NEW, by
 from tests.support.cells import sampled
-from tests.support.doc_blocks import DOCS, run_blocks
 
 CELLS: dict[str, dict[str, Any]] = {
     "PPO": {"runners": 2, "evals": 1},
@@ -363,14 +362,6 @@ def test_a_module_of_learners_alone(ray_session: None) -> None:
         held = parts.ask(algo, parts.read)["learner local"]["arrays"][steering.CURIOSITY]
         assert parts.print_of(held) == parts.print_of(dict(parts.other(curious, 3.0).weights))
         algo.train()
-
-
-@pytest.mark.long
-def test_the_blocks_of_the_page(ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
-    with parts.built(parts.configured(PPOConfig)) as duo:
-        run_blocks("rllib", {"duo": duo}, DOCS / "running.md")
-        assert "v8" in capsys.readouterr().out
-        duo.train()
 
 
 def test_reports_name_what_was_pulled(algo: Any, tmp_path: Any) -> None:

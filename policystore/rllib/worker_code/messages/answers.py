@@ -103,6 +103,9 @@ class PolicyDigest(Message):
         targets: a digest of the target networks, to compare learners; None without such networks.
         filters: number of observations that the policy's filter has seen (old stack).
         filter_mark: the same text for the same statistics of the filter (old stack).
+        own: digest of the weights that ``load_local`` loaded on this worker; None without such.
+        own_label: what reports call these weights.
+        beneath: old stack: digest of the weights that the worker would hold without them.
     """
 
     digest: str | bytes | None
@@ -110,6 +113,9 @@ class PolicyDigest(Message):
     targets: str | None = None
     filters: int | None = None
     filter_mark: str = ""
+    own: str | None = None
+    own_label: str = ""
+    beneath: str | bytes | None = None
 
 
 @dataclass(eq=False, repr=False)
