@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import ray
-from policystore.rllib.live.compatibility import plan_of, prepare
+from policystore.rllib.live.checks.compatibility import plan_of, prepare
 from ray import cloudpickle
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
