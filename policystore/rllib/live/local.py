@@ -255,7 +255,8 @@ def _check_filters(access: PolicyAccess, pid: str, snap: Snapshot) -> None:
         known = bool(snap.spec.connectors)
     else:
         with_filter = bool(snap.state)
-        has = runner_filters(access.worker) is not None
+        counts, _ = runner_filters(access.worker)
+        has = counts is not None
         omitted = any(place.startswith("connectors.") for place in snap.spec.omitted)
         known = bool(snap.spec.connectors) and not omitted
     advice = " To load the weights alone, pass filters='ignore'. Nothing was changed."
