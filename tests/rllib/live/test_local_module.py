@@ -293,7 +293,7 @@ def test_all_others_are_compared_with_what_rllib_means(
 
     found = rows(algo)
     assert found["train local"].status == "own"
-    assert found["eval local"].status == "bad"
+    assert found["eval local"].status == "behind"
 
 
 # Changes of the whole Algorithm -------------------------------------------------------------------
