@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER_GROUP
 
 from policystore._util.log import logger
 from policystore.errors import InvalidInputError, PolicyStoreError
@@ -23,7 +24,7 @@ from policystore.rllib.callbacks.restore_modules import add_missing_modules, wit
 from policystore.rllib.live.resync import resync
 from policystore.rllib.live.session import Session
 from policystore.rllib.worker_code.learner_thread import wait_until_idle
-from policystore.rllib.worker_code.raw_weights import restart_old_episodes
+from policystore.rllib.worker_code.raw_weights import release_weights, restart_old_episodes
 from policystore.rllib.workers.compat import is_new_stack
 
 __all__ = ["block_until_restored", "restore_added_policies"]
@@ -161,6 +162,8 @@ def _restoring_state(
 
         def prepare(there: list[str]) -> Callable[[], None] | None:
             if not old:
+                if COMPONENT_LEARNER_GROUP in state:
+                    _accept_any_number(algo)
                 return None
             chosen[0] = without_excluded(algo, state, settings.only, there, _TIMEOUT)
             return restart_episodes
@@ -168,6 +171,16 @@ def _restoring_state(
         _restore(algo, settings, prepare, lambda: restore(chosen[0]), whole=old)
 
     return restore_state
+
+
+def _accept_any_number(algo: Algorithm) -> None:
+    """Let learners take weights of any number: they drop a state of a lower number than their own.
+
+    ``core/learner/learner.py:1304``.
+    """
+    session = Session(algo, _TIMEOUT)
+    arguments = (0, False, session.deadline.left())
+    session.call(release_weights, *arguments, workers=session.learners)
 
 
 def _restore(
