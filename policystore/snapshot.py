@@ -36,9 +36,10 @@ class Snapshot:
     process. An unpickled snapshot has the same content, the same digest and these same guarantees.
 
     Args:
-        weights: parameter name -> numpy array, not nested. The arrays may have any memory layout
-            and byte order, and have dtypes of :data:`policystore.format.arrays.DTYPES`. Names are
-            not empty and do not start with ``__``.
+        weights: parameter name -> numpy array or torch tensor, not nested, such as the result of
+            ``module.state_dict()``. The arrays may have any memory layout and byte order, and have
+            dtypes of :data:`policystore.format.arrays.DTYPES`. Names are not empty and do not start
+            with ``__``.
         spec: what rebuilds the policy; by default an empty one.
         state: what inference needs beside the weights: a dict of plain values and arrays (see
             :mod:`policystore.format.values`). Keys keep their types.
@@ -51,7 +52,7 @@ class Snapshot:
     def __init__(
         self,
         *,
-        weights: Mapping[str, Array],
+        weights: Mapping[str, Any],
         spec: Spec | None = None,
         state: Mapping[Any, Any] | None = None,
     ) -> None:
@@ -65,11 +66,12 @@ class Snapshot:
             canonical_json(state_json)
         except InvalidInputError as error:
             raise InvalidInputError(f"state: {error}") from None
-        self._fill(own_weights(weights), state_json, arrays, spec or Spec())
+        self._fill(own_weights(_as_arrays(weights)), state_json, arrays, spec or Spec())
         unknown = sorted(set(self._spec.acting or ()) - set(self._weights))
         if unknown:
             raise InvalidInputError(
-                f"spec.acting names weights that the snapshot does not have: {unknown}"
+                f"spec.acting names weights that the snapshot does not have: {unknown}. weights= "
+                "takes all weights: {**snap.weights, **changed} changes some of a snapshot's"
             )
 
     _weights: dict[str, Array]
@@ -197,11 +199,27 @@ class Snapshot:
         )
 
     def replace(
-        self, *, spec: Spec | None = None, state: Mapping[Any, Any] | None = None
+        self,
+        *,
+        weights: Mapping[str, Any] | None = None,
+        spec: Spec | None = None,
+        state: Mapping[Any, Any] | None = None,
     ) -> Snapshot:
-        """Return a snapshot with the same weights and another spec or state."""
+        """Return a snapshot with other weights, another spec or another state, each as a whole.
+
+        Args:
+            weights: all weights, in the forms that the class takes. ``{**snap.weights, **changed}``
+                changes some of them. Names and shapes are compared with those of a network when the
+                policy is rebuilt or loaded.
+            spec: the spec, such as ``snap.spec.replace(observation_space=space)``.
+            state: the state.
+
+        Raises:
+            InvalidInputError: as by the class, such as weights without some that ``spec.acting``
+                names.
+        """
         return Snapshot(
-            weights=self._weights,
+            weights=self._weights if weights is None else weights,
             spec=self._spec if spec is None else spec,
             state=self.state if state is None else state,
         )
@@ -273,6 +291,41 @@ class Snapshot:
             f"<Snapshot {self.digest.short}: {len(self._weights)} tensors, "
             f"{self.nbytes:,} bytes, {self._spec!r}>"
         )
+
+
+def _as_arrays(weights: object) -> object:
+    """Return weights with torch tensors copied to arrays, bit for bit; all else stays as it is.
+
+    Raises:
+        InvalidInputError: a snapshot or module in place of its weights, or a tensor that cannot be
+            stored.
+    """
+    if isinstance(weights, Snapshot):
+        raise InvalidInputError(
+            "weights: expected a mapping of parameter name to array, found a Snapshot: "
+            "weights=snap.weights"
+        )
+    if _is_of_torch(weights, "torch.nn.modules.module", "Module"):
+        raise InvalidInputError(
+            "weights: expected a mapping of parameter name to array, found a module: "
+            "weights=module.state_dict()"
+        )
+    if not isinstance(weights, Mapping):
+        return weights
+    tensors = {name for name, value in weights.items() if _is_of_torch(value, "torch", "Tensor")}
+    if not tensors:
+        return weights
+    from policystore.torch.tensors import to_numpy  # late, because it imports torch
+
+    return {
+        name: to_numpy(value, f"weights[{name!r}]") if name in tensors else value
+        for name, value in weights.items()
+    }
+
+
+def _is_of_torch(value: object, module: str, name: str) -> bool:
+    """Return whether a value is of a class of torch, without an import of torch."""
+    return any(base.__module__ == module and base.__name__ == name for base in type(value).__mro__)
 
 
 def _is_omitted(part: object, omitted: set[str]) -> bool:

@@ -17,6 +17,7 @@ from policystore.digest import Digest
 from policystore.errors import InvalidInputError, NotFoundError, ReadOnlyError
 from policystore.format.records import Version
 from policystore.format.refs import check_name, check_tag
+from policystore.repository.acting import acting_digits, find_acting
 from policystore.repository.marker import require_store, store_exists
 from policystore.repository.objects import ObjectReader
 from policystore.repository.ref_like import RefLike, as_list, as_ref
@@ -172,13 +173,6 @@ class PolicyStore:
             parents=tuple(as_list(parents, "parents")),
             author=author,
         )
-        if name is not None:
-            check_name(name)
-        elif notes.need_name:
-            raise InvalidInputError(
-                "message, metrics, source and parents are kept in the record of a version: push "
-                "with a name, or leave them out"
-            )
         return self._writer.push(snap, name, notes, Meter(progress))
 
     @overload
@@ -313,8 +307,6 @@ class PolicyStore:
             InvalidInputError: ``prefix`` is not text.
             NotFoundError: the store was opened read-only and does not exist.
         """
-        if not isinstance(prefix, str):
-            raise InvalidInputError(f"a prefix is a string, not {type(prefix).__qualname__}")
         names = self._resolver.names(prefix)
         if not names:
             # A push can still make the store, so no names are no error. A store that was opened
@@ -335,11 +327,28 @@ class PolicyStore:
             NotFoundError: no such name.
         """
         check_name(name)
-        if limit is not None and (type(limit) is not int or limit < 0):
-            raise InvalidInputError(
-                f"limit is a number of versions, a whole number of at least 0, not {limit!r}"
-            )
         return self._resolver.log(name, limit)
+
+    def find_acting(self, digest: Digest | str, prefix: str = "") -> list[Version]:
+        """Find the versions that act with given weights, whatever their critics and state are.
+
+        Reports on running Algorithms show such digests, as :attr:`Version.acting` does. The call
+        reads the record of each version. Policies that were pushed without a name have no record.
+
+        Args:
+            digest: digest of the weights that acting needs: a Digest, or at least 8 of its digits,
+                with or without ``blake3:``.
+            prefix: such as ``"soccer/"``, to search only the names below ``soccer``.
+
+        Returns:
+            The versions, newest first by the clocks of their writers; at least one.
+
+        Raises:
+            NotFoundError: no version has these weights.
+            AmbiguousError: a short digest fits different weights.
+            PolicyStoreError: other errors, as in :meth:`names` and :meth:`log`.
+        """
+        return find_acting(self._resolver, acting_digits(digest), prefix)
 
     def tags(self, name: str) -> dict[str, Version]:
         """Return the tags of a name, in order, with the versions that they point to.

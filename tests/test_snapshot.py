@@ -6,6 +6,7 @@ import pickle
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,3 +160,42 @@ def test_replace_keeps_the_rest(make_snapshot: Make) -> None:
     assert other.state_digest == snap.state_digest
     assert snap.replace(state={}).state == {}
     assert snap.replace() == snap
+
+
+def test_replaced_weights_are_whole(make_snapshot: Make) -> None:
+    snap = make_snapshot()
+    weights = {name: array + 1 for name, array in snap.weights.items()}
+    other = snap.replace(weights=weights)
+    assert other == Snapshot(weights=weights, spec=snap.spec, state=snap.state)
+    assert other.weights_digest != snap.weights_digest
+    assert (other.state_digest, other.spec) == (snap.state_digest, snap.spec)
+    assert other.replace(weights=snap.weights) == snap
+    one = snap.replace(weights={"only": np.ones(1)})
+    assert list(one.weights) == ["only"]
+    assert snap.replace(weights={}).nbytes < snap.nbytes
+    changed = snap.replace(weights={**snap.weights, "steps": np.array(7)})
+    assert {n for n in snap.weights if (changed.weights[n] != snap.weights[n]).any()} == {"steps"}
+    both = snap.replace(weights=weights, spec=Spec(), state={"a": 1})
+    assert (both.spec, both.state) == (Spec(), {"a": 1})
+
+
+def test_a_spec_that_names_weights_needs_them() -> None:
+    snap = Snapshot(weights={"pi": np.ones(1), "vf": np.ones(1)}, spec=Spec(acting=["pi"]))
+    assert list(snap.replace(weights={"pi": np.zeros(1)}).weights) == ["pi"]
+    with pytest.raises(InvalidInputError, match=r"does not have: \['pi'\].*\*\*snap\.weights"):
+        snap.replace(weights={"vf": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("weights", "match"),
+    [
+        (Snapshot(weights={}), r"found a Snapshot: weights=snap\.weights"),
+        ({"p0": {"w": np.ones(1)}}, r"weights\['p0'\].*not nested: give weights\['p0'\] alone"),
+        ({"w": [1.0, 2.0]}, r"weights\['w'\]: expected a numpy array, found builtins\.list"),
+        ([np.ones(1)], "expected a mapping"),
+    ],
+)
+def test_weights_of_other_forms_are_refused(weights: Any, match: str) -> None:
+    for call in (Snapshot, Snapshot(weights={}).replace):
+        with pytest.raises(InvalidInputError, match=match):
+            call(weights=weights)

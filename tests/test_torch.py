@@ -221,3 +221,42 @@ def test_every_dtype_goes_through_safetensors_and_torch() -> None:
         assert tensor.shape == (2, 3)
         assert tensors.to_numpy(tensor, code).tobytes() == weights[code].tobytes()
         assert tensors.to_numpy(tensor, code).dtype == DTYPES[code]
+
+
+def test_weights_may_be_tensors_of_torch() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).bfloat16()
+    expected = pt.snapshot(module).weights_digest
+    parameters = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    snap = Snapshot(weights={})
+    for weights in (
+        module.state_dict(),
+        parameters,
+        snap.replace(weights=module.state_dict()).weights,
+    ):
+        assert Snapshot(weights=weights).weights_digest == expected
+        assert snap.replace(weights=weights).weights_digest == expected
+    mixed = {"a": torch.ones(3, 2).T, "b": np.ones(2), "c": torch.tensor(True)}
+    taken = snap.replace(weights=mixed).weights
+    assert taken["a"].tolist() == [[1.0] * 3] * 2
+    assert (taken["b"].dtype, taken["c"].dtype) == (np.float64, np.bool_)
+    live = torch.zeros(2)
+    taken = snap.replace(weights={"w": live}).weights
+    live += 1
+    assert taken["w"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "match"),
+    [
+        (torch.nn.Linear(2, 2), r"found a module: weights=module\.state_dict\(\)"),
+        (
+            {"w": torch.ones(2, dtype=torch.complex64)},
+            r"weights\['w'\].*complex64.*cannot be stored",
+        ),
+        ({"w": torch.ones(2).to_sparse()}, r"weights\['w'\].*sparse"),
+    ],
+)
+def test_tensors_that_cannot_be_stored_are_refused(weights: Any, match: str) -> None:
+    for call in (Snapshot, Snapshot(weights={}).replace):
+        with pytest.raises(InvalidInputError, match=match):
+            call(weights=weights)

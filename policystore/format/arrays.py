@@ -97,6 +97,8 @@ def own(value: object, label: str) -> Array:
     """
     if not isinstance(value, (np.ndarray, np.generic)):
         hint = _TORCH_HINT if type(value).__module__.split(".")[0] == "torch" else ""
+        if isinstance(value, Mapping):
+            hint = f" Weights are not nested: give {label} alone, or the names 'outer/inner'."
         raise InvalidInputError(
             f"{label}: expected a numpy array, found {type(value).__module__}."
             f"{type(value).__qualname__}.{hint}"

@@ -76,6 +76,15 @@ class Version:
         """The ref of exactly this version, ``soccer/main@7``; the digest if there is no name."""
         return str(self.digest) if self.name is None else f"{self.name}@{self.number}"
 
+    @property
+    def acting(self) -> Digest:
+        """Digest of the weights that acting needs, equal to ``acting_digest`` of the snapshot.
+
+        Reports on running Algorithms show this digest, and ``PolicyStore.find_acting`` finds the
+        versions that have it.
+        """
+        return self.acting_digest
+
     def __hash__(self) -> int:
         return hash((self.name, self.number, self.digest, self.nonce))
 
@@ -88,6 +97,7 @@ class Version:
         parts = [
             self.ref,
             self.digest.short,
+            f"acting={self.acting.short}",
             f"{self.time:%Y-%m-%d %H:%M:%S}",
             self.author,
             " ".join(metrics),

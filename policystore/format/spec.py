@@ -8,44 +8,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policystore._util.messages import brief
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
+from policystore.format.spec_fields import (
+    ARGUMENTS,
+    DEFAULTS,
+    SPACES,
+    STACKS,
+    check_fields,
+    sorted_names,
+    space_field,
+)
 from policystore.format.values import Tagged, decode_value, encode_value
 from policystore.rllib_schema.registry_names import import_path, replace_names
 
+if TYPE_CHECKING:
+    from gymnasium.spaces import Space
+
 __all__ = ["STACKS", "Spec"]
-
-STACKS = ("none", "torch", "old", "new")
-"""Where a policy comes from: ``none``, weights given by hand; ``torch``, a plain ``nn.Module``;
-``old`` and ``new``, RLlib's API stacks."""
-
-_WEIGHTS_KINDS = ("full", "inference-only")
-
-# JSON key -> its default. A field with its default is never written. So if a later format adds a
-# field, the digests of older policies stay the same.
-_DEFAULTS: JsonObject = {
-    "stack": "none",
-    "algorithm": None,
-    "class": None,
-    "observation_space": None,
-    "action_space": None,
-    "env_observation_space": None,
-    "env_action_space": None,
-    "config": {},
-    "weights": "full",
-    "acting": None,
-    "normalize_actions": None,
-    "clip_actions": None,
-    "connectors": {},
-    "modules": None,
-    "left_out": {},
-}
-
-# JSON key -> the constructor argument, where the two names differ.
-_ARGUMENTS = {"class": "cls", "left_out": "omitted"}
 
 
 class Spec:
@@ -57,10 +40,10 @@ class Spec:
         stack: one of :data:`STACKS`.
         algorithm: RLlib's name of the algorithm, such as ``"PPO"``.
         cls: import path ``module:QualName`` of the policy or module class.
-        observation_space, action_space: the spaces that the policy itself was built with, as JSON
-            of :mod:`policystore.spaces`.
-        env_observation_space, env_action_space: the spaces of the environment itself, as JSON, too:
-            observations before preprocessors and connectors, actions after unsquashing.
+        observation_space, action_space: the spaces that the policy itself was built with: spaces of
+            gymnasium or RLlib, or their JSON of :mod:`policystore.spaces`. The spec holds the JSON.
+        env_observation_space, env_action_space: the spaces of the environment itself, in the same
+            forms: observations before preprocessors and connectors, actions after unsquashing.
         config: all settings that the constructor and the model read, as plain values (see
             :mod:`policystore.format.values`).
         weights: ``"full"``, or ``"inference-only"`` if the source held only the weights that
@@ -87,10 +70,10 @@ class Spec:
         stack: str = "none",
         algorithm: str | None = None,
         cls: str | None = None,
-        observation_space: JsonObject | None = None,
-        action_space: JsonObject | None = None,
-        env_observation_space: JsonObject | None = None,
-        env_action_space: JsonObject | None = None,
+        observation_space: JsonObject | Space[Any] | None = None,
+        action_space: JsonObject | Space[Any] | None = None,
+        env_observation_space: JsonObject | Space[Any] | None = None,
+        env_action_space: JsonObject | Space[Any] | None = None,
         config: Mapping[Any, Any] | None = None,
         weights: str = "full",
         acting: Iterable[str] | None = None,
@@ -108,18 +91,22 @@ class Spec:
                 raise InvalidInputError(f"spec.{name} is a dict, not {type(value).__qualname__}")
         if isinstance(modules, Mapping) and not all(isinstance(m, Spec) for m in modules.values()):
             raise InvalidInputError("spec.modules maps module ids to Specs")
+        spaces = dict(
+            zip(
+                SPACES,
+                (observation_space, action_space, env_observation_space, env_action_space),
+                strict=True,
+            )
+        )
         self._set(
             {
                 "stack": stack,
                 "algorithm": algorithm,
                 "class": cls,
-                "observation_space": observation_space,
-                "action_space": action_space,
-                "env_observation_space": env_observation_space,
-                "env_action_space": env_action_space,
+                **{name: space_field(name, value) for name, value in spaces.items()},
                 "config": encode_value(config or {}, "spec.config"),
                 "weights": weights,
-                "acting": None if acting is None else _sorted_names(acting),
+                "acting": None if acting is None else sorted_names(acting),
                 "normalize_actions": normalize_actions,
                 "clip_actions": clip_actions,
                 "connectors": encode_value(connectors or {}, "spec.connectors"),
@@ -133,8 +120,8 @@ class Spec:
         )
 
     def _set(self, full: JsonObject) -> None:
-        _check_fields(full)
-        fields = {key: full[key] for key in _DEFAULTS if full[key] != _DEFAULTS[key]}
+        check_fields(full, Spec.from_json)
+        fields = {key: full[key] for key in DEFAULTS if full[key] != DEFAULTS[key]}
         data = canonical_json(fields)
         # The JSON is parsed again from the bytes, so that it shares no container with the caller.
         object.__setattr__(self, "_bytes", data)
@@ -156,7 +143,7 @@ class Spec:
         """
         if not isinstance(value, dict):
             raise FormatError(f"{label}: a spec is a JSON object; found {type(value).__name__}")
-        unknown = sorted(str(key) for key in set(value) - set(_DEFAULTS))
+        unknown = sorted(str(key) for key in set(value) - set(DEFAULTS))
         if unknown:
             raise FormatError(
                 f"{label}: the spec has fields that this policystore does not know: "
@@ -166,7 +153,7 @@ class Spec:
         spec = cls.__new__(cls)
         try:
             canonical_json(value)  # bounds depth and types before other code walks the value
-            spec._set({**copy.deepcopy(_DEFAULTS), **value})
+            spec._set({**copy.deepcopy(DEFAULTS), **value})
         except (InvalidInputError, FormatError) as error:
             raise FormatError(f"{label}: malformed spec: {error}") from None
         if spec._json != value:
@@ -182,7 +169,7 @@ class Spec:
         return self._bytes
 
     def _get(self, key: str) -> Any:
-        return copy.deepcopy(self._json.get(key, _DEFAULTS[key]))
+        return copy.deepcopy(self._json.get(key, DEFAULTS[key]))
 
     @property
     def stack(self) -> str:
@@ -264,15 +251,16 @@ class Spec:
     def replace(self, **changes: Any) -> Spec:
         """Return a copy with some constructor arguments changed.
 
-        A part that ``omitted`` lists and that is given now leaves the list. In a config, the class
-        of a custom model, action distribution or preprocessor may be given as the class itself, as
+        Spaces may be given as gymnasium spaces or as JSON, as to the constructor. A part that
+        ``omitted`` lists and that is given now leaves the list. In a config, the class of a custom
+        model, action distribution or preprocessor may be given as the class itself, as
         ``"module:Name"`` or as ``"module.Name"``: a checkpoint knows such a class only by the name
         under which it was registered.
 
         Raises:
             InvalidInputError: an argument that the constructor does not have, or a bad value.
         """
-        names = (_ARGUMENTS.get(key, key) for key in _DEFAULTS)
+        names = (ARGUMENTS.get(key, key) for key in DEFAULTS)
         arguments = {name: getattr(self, name) for name in names}
         unknown = sorted(set(changes) - set(arguments))
         if unknown:
@@ -285,7 +273,7 @@ class Spec:
             changes["omitted"] = {
                 place: reason
                 for place, reason in arguments["omitted"].items()
-                if not _is_given(place, changes)
+                if not _is_given(place, changes, arguments)
             }
         return Spec(**{**arguments, **changes})
 
@@ -312,8 +300,17 @@ def _named_class(key: str, value: object, place: str) -> object:
     return value if isinstance(value, Tagged) else Tagged("import", import_path(value, place))
 
 
-def _is_given(place: str, changes: Mapping[str, Any]) -> bool:
-    """Return whether changes of a spec give the part that was left out at a place."""
+def _is_given(place: str, changes: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Return whether changes of a spec give the part that was left out at a place.
+
+    Args:
+        place: a key of ``omitted``.
+        changes: the changed arguments.
+        before: the arguments of the spec before the change.
+    """
+    if place == "env_spaces":
+        after = {**before, **changes}
+        return all(after[name] is not None for name in SPACES if name.startswith("env_"))
     name, *keys = place.split(".")
     value = changes.get({"class": "cls"}.get(name, name))
     if value is None or (keys and name != "config"):
@@ -321,61 +318,3 @@ def _is_given(place: str, changes: Mapping[str, Any]) -> bool:
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value is not None
-
-
-def _sorted_names(acting: object) -> list[str]:
-    if isinstance(acting, str) or not isinstance(acting, Iterable):
-        raise InvalidInputError(f"spec.acting is a list of parameter names, not {brief(acting)}")
-    names = list(acting)
-    if not all(isinstance(name, str) for name in names):
-        raise InvalidInputError(f"spec.acting is a list of parameter names, not {brief(names)}")
-    return sorted(names)
-
-
-def _check_fields(full: JsonObject) -> None:
-    """Check the type of every field. The properties of a Spec rely on these types."""
-    if not isinstance(full["stack"], str) or full["stack"] not in STACKS:
-        raise InvalidInputError(f"spec.stack is one of {STACKS}, not {brief(full['stack'])}")
-    if not isinstance(full["weights"], str) or full["weights"] not in _WEIGHTS_KINDS:
-        raise InvalidInputError(
-            f"spec.weights is one of {_WEIGHTS_KINDS}, not {brief(full['weights'])}"
-        )
-    for key in ("algorithm", "class"):
-        _check_type(full, key, str)
-    for key in ("observation_space", "action_space", "env_observation_space", "env_action_space"):
-        _check_type(full, key, dict)
-    for key in ("normalize_actions", "clip_actions"):
-        _check_type(full, key, bool)
-    for key in ("config", "connectors", "left_out"):
-        if not isinstance(full[key], dict):
-            name = _ARGUMENTS.get(key, key)
-            raise InvalidInputError(f"spec.{name} is a dict, not {type(full[key]).__name__}")
-    for key, why in full["left_out"].items():
-        if not isinstance(why, str):
-            raise InvalidInputError(f"spec.omitted[{brief(key)}] is a string, not {brief(why)}")
-    acting = full["acting"]
-    if acting is not None and not (
-        isinstance(acting, list)
-        and all(isinstance(name, str) for name in acting)
-        and acting == sorted(set(acting))
-    ):
-        raise InvalidInputError("spec.acting is a sorted list of parameter names, each once")
-    for key in ("config", "connectors"):
-        plain = decode_value(full[key], f"spec.{key}")
-        if type(plain) is not dict or encode_value(plain, f"spec.{key}") != full[key]:
-            raise InvalidInputError(f"spec.{key} is not a dict of plain values in canonical form")
-    modules = full["modules"]
-    if modules is not None:
-        if not isinstance(modules, dict) or not modules:
-            raise InvalidInputError("spec.modules maps module ids to specs, at least one")
-        for name, module in modules.items():
-            if isinstance(module, dict) and "modules" in module:
-                raise InvalidInputError(f"spec.modules[{brief(name)}] has modules itself")
-            Spec.from_json(module, f"spec.modules[{brief(name)}]")
-
-
-def _check_type(full: JsonObject, key: str, kind: type) -> None:
-    if full[key] is not None and type(full[key]) is not kind:
-        raise InvalidInputError(
-            f"spec.{key} is {kind.__name__} or absent, not {type(full[key]).__name__}"
-        )

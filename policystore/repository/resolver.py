@@ -16,6 +16,7 @@ from policystore.errors import (
     AmbiguousError,
     FormatError,
     IntegrityError,
+    InvalidInputError,
     NotFoundError,
     PolicyStoreError,
     StorageError,
@@ -217,7 +218,16 @@ class Resolver:
         return version
 
     def log(self, name: str, limit: int | None) -> list[Version]:
-        """Read the versions of a name, newest first, and ``limit`` of them at most."""
+        """Read the versions of a name, newest first, and ``limit`` of them at most.
+
+        Raises:
+            InvalidInputError: ``limit`` is not a number of versions.
+            NotFoundError: no such name.
+        """
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise InvalidInputError(
+                f"limit is a number of versions, a whole number of at least 0, not {limit!r}"
+            )
         newest = self.newest(name)
         oldest = 1 if limit is None else max(1, newest - limit + 1)
         versions: list[Version] = []
@@ -279,7 +289,13 @@ class Resolver:
         return version
 
     def names(self, prefix: str) -> list[str]:
-        """List all names that start with ``prefix``, in order."""
+        """List all names that start with ``prefix``, in order.
+
+        Raises:
+            InvalidInputError: ``prefix`` is not text.
+        """
+        if not isinstance(prefix, str):
+            raise InvalidInputError(f"a prefix is a string, not {type(prefix).__qualname__}")
         names = (name_of_prefix(key) for key in self.backend.prefixes(NAMES, "/@"))
         return sorted(name for name in names if name is not None and name.startswith(prefix))
 

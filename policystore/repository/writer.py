@@ -24,7 +24,7 @@ from policystore.errors import InvalidInputError, ReadOnlyError, StorageError
 from policystore.format.keys import MARKER, hint_key, object_key
 from policystore.format.policy import EncodedPolicy
 from policystore.format.records import Hint, Version, marker_bytes
-from policystore.format.refs import MAX_NUMBER
+from policystore.format.refs import MAX_NUMBER, check_name
 from policystore.format.safetensors import EncodedObject
 from policystore.repository.marker import store_exists
 from policystore.repository.objects import ObjectReader
@@ -101,12 +101,20 @@ class Writer:
             meter: counts the bytes of the objects.
 
         Raises:
-            InvalidInputError: a record cannot hold the notes; nothing was written.
+            InvalidInputError: not a name, notes without a name, or notes that a record cannot hold;
+                nothing was written.
             NotFoundError: a parent does not exist; nothing was written.
             FormatError: the storage holds other files, or a store of a newer format.
             ReadOnlyError: this user may not write.
             StorageError: the storage failed.
         """
+        if name is not None:
+            check_name(name)
+        elif notes.need_name:
+            raise InvalidInputError(
+                "message, metrics, source and parents are kept in the record of a version: push "
+                "with a name, or leave them out"
+            )
         encoded = snap._encode()
         version = self._version(snap, encoded, name, notes)
         # If a record cannot hold the notes, this raises an error before anything is written.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from policystore.errors import (
-    NotFoundError,
-)
+from policystore.errors import NotFoundError
 from policystore.format.records import Version
+from policystore.format.spec import Spec
+from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 from policystore.testing.snapshots import make_snapshot
 from policystore.testing.storage import Intercepted, StoreTests
@@ -116,3 +117,45 @@ class NameTests(StoreTests):
         probed.clear()
         store.resolve("a")
         assert len(probed) <= (15 if backend.parallel == 1 else 2 + 3 * 16)
+
+    def test_versions_are_found_by_their_acting_weights(self, store: PolicyStore) -> None:
+        one, other = (_with_critic(acting, critic=0.0) for acting in (1.0, 2.0))
+        again = _with_critic(1.0, critic=5.0)  # another policy that acts with the same weights
+        for snap, name in (
+            (one, "a/x"),
+            (other, "a/x"),
+            (other, "a/y"),
+            (again, "b"),
+            (one, "a/x"),
+        ):
+            store.push(snap, name)
+        assert again.digest != one.digest
+        digest = one.acting_digest
+        for form in (digest, str(digest), digest.short, digest.hex, digest.hex[:8]):
+            found = store.find_acting(form)
+            assert [version.ref for version in found] == ["a/x@3", "b@1", "a/x@1"]
+        assert {version.acting for version in found} == {digest}
+        assert [version.digest for version in found] == [one.digest, again.digest, one.digest]
+        assert found[0] == store.log("a/x")[0]
+        assert digest.short in str(found[0])
+        assert [v.ref for v in store.find_acting(other.acting_digest)] == ["a/y@1", "a/x@2"]
+        assert [v.ref for v in store.find_acting(digest, prefix="a/")] == ["a/x@3", "a/x@1"]
+        assert [v.ref for v in self.open_store(read_only=True).find_acting(digest, "b")] == ["b@1"]
+
+    def test_acting_weights_that_no_version_has_are_not_found(self, store: PolicyStore) -> None:
+        with pytest.raises(NotFoundError):
+            store.find_acting("ab" * 32)  # not even a store
+        snap = _with_critic(1.0, critic=0.0)
+        store.push(_with_critic(3.0, critic=0.0))  # without a name
+        store.push(snap, "a/x")
+        for digest in (snap.digest, _with_critic(3.0, critic=0.0).acting_digest, "00000000"):
+            with pytest.raises(NotFoundError, match="none of the 1 versions"):
+                store.find_acting(digest)
+        with pytest.raises(NotFoundError, match="none of the 0 versions below 'b'"):
+            store.find_acting(snap.acting_digest, prefix="b")
+
+
+def _with_critic(acting: float, *, critic: float) -> Snapshot:
+    """Make a snapshot of which acting needs one tensor, and training another."""
+    weights = {"pi": np.full(3, acting, np.float32), "vf": np.full(3, critic, np.float32)}
+    return Snapshot(weights=weights, spec=Spec(acting=["pi"]))

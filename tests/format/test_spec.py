@@ -3,11 +3,13 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from policystore import FormatError, InvalidInputError, Spec
 from policystore.format.values import Tagged
+from policystore.spaces import space_from_json, space_to_json
 
 FULL: dict[str, Any] = {
     "stack": "new",
@@ -130,3 +132,62 @@ def test_other_json_is_refused(json: Any) -> None:
 def test_a_field_of_a_newer_policystore_advises_to_upgrade() -> None:
     with pytest.raises(FormatError, match=r"colour.*[Uu]pgrade"):
         Spec.from_json({"colour": "red"})
+
+
+PLACES = ("observation_space", "action_space", "env_observation_space", "env_action_space")
+SPACES: dict[str, Any] = {
+    "Box": lambda: gym.spaces.Box(-1.0, 2.0, (3,), np.float32),
+    "Discrete": lambda: gym.spaces.Discrete(3, start=1),
+    "Dict": lambda: gym.spaces.Dict({"a": gym.spaces.MultiBinary(2)}),
+    "Dict of nothing": lambda: gym.spaces.Dict({}),
+    "Tuple": lambda: gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Text(3)]),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", SPACES)
+def test_spaces_are_given_as_spaces_or_as_json(place: str, kind: str) -> None:
+    space = SPACES[kind]()
+    json = space_to_json(space)
+    written = Spec(**{place: json})
+    assert Spec(**{place: space}) == written
+    assert Spec().replace(**{place: space}) == written
+    assert Spec().replace(**{place: json}) == written
+    assert space_to_json(space_from_json(getattr(written, place))) == json
+    assert Spec(**FULL).replace(**{place: space}).replace(**{place: FULL[place]}) == Spec(**FULL)
+    assert written.replace(**{place: None}) == Spec()
+
+
+class Odd(gym.spaces.Box):
+    """A space that would be read back as another one."""
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (Odd(0, 1, (2,)), "is a subclass of Box"),
+        (gym.spaces.Tuple([Odd(0, 1, (2,))]), r"spaces\[0\].*is a subclass of Box"),
+        (gym.make("CartPole-v1"), "a gymnasium space, its JSON, or None|not a space that can be"),
+        ("Discrete(2)", "a gymnasium space, its JSON, or None"),
+        (4, "a gymnasium space, its JSON, or None"),
+        ((gym.spaces.Discrete(2), gym.spaces.Discrete(2)), "a gymnasium space, its JSON, or None"),
+    ],
+)
+def test_other_values_in_the_place_of_a_space_are_refused(
+    place: str, value: Any, match: str
+) -> None:
+    for make in (Spec, Spec().replace):
+        with pytest.raises(InvalidInputError, match=rf"spec\.{place}.*({match})"):
+            make(**{place: value})
+
+
+def test_spaces_that_are_given_later_are_no_longer_listed_as_omitted() -> None:
+    notes = {"observation_space": "lost", "env_spaces": "lost", "optimizer": "not kept"}
+    spec, space = Spec(omitted=notes), gym.spaces.Discrete(2)
+    assert list(spec.replace(observation_space=space).omitted) == ["env_spaces", "optimizer"]
+    half = spec.replace(env_observation_space=space)
+    assert "env_spaces" in half.omitted
+    whole = half.replace(env_action_space=gym.spaces.Dict({}))
+    assert "env_spaces" not in whole.omitted
+    assert spec.replace(algorithm="PPO").omitted == notes

@@ -24,6 +24,7 @@ from ray.rllib.utils.spaces.flexdict import FlexDict
 from ray.rllib.utils.spaces.repeated import Repeated
 from ray.rllib.utils.spaces.simplex import Simplex
 
+from policystore import Spec
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import MAX_DEPTH, canonical_json, parse_canonical
 from policystore.spaces import space_from_json, space_to_json
@@ -656,3 +657,8 @@ def test_every_example_of_the_documentation_is_read_and_every_class_has_one() ->
     assert {value["space"] for value in examples} == {
         json.loads(text)["space"] for _, text in GOLDEN
     }
+
+
+@pytest.mark.parametrize("space", [Repeated(gs.Discrete(2), max_len=4), Simplex((3,))])
+def test_a_spec_takes_rllibs_spaces_too(space: Any) -> None:
+    assert Spec(action_space=space) == Spec(action_space=space_to_json(space))

@@ -129,6 +129,22 @@ def test_an_unrecorded_handling_of_actions_is_asked_for_and_followed() -> None:
         np.testing.assert_allclose(scaled, 2.0 * raw, rtol=1e-5)
 
 
+def test_a_spec_that_is_told_the_environment_needs_no_arguments() -> None:
+    snap = module(VECTOR, FORCES)
+    spec = snap.spec.replace(
+        env_observation_space=VECTOR,
+        env_action_space=FORCES,
+        normalize_actions=True,
+        clip_actions=False,
+    )
+    told = rebuild_player(snap.replace(spec=spec))
+    asked = rebuild_player(snap, env_spaces=(VECTOR, FORCES), normalize_actions=True)
+    np.testing.assert_array_equal(told.act(OBS), asked.act(OBS))
+    larger = snap.replace(weights={name: 2 * array for name, array in snap.weights.items()})
+    again = rebuild_player(larger.replace(spec=spec)).act(OBS)
+    assert not np.array_equal(again, told.act(OBS))
+
+
 def test_a_snapshot_without_its_connectors_is_played_with_others_only() -> None:
     for stack in CLASSES:
         snap = pair("plain").snaps[stack]

@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import ray
-from policystore.rllib.live.checks.compatibility import plan_of, prepare
 from ray import cloudpickle
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
@@ -31,6 +30,7 @@ from policystore.rllib import (
     unlock_local,
 )
 from policystore.rllib.live import transaction
+from policystore.rllib.live.checks.compatibility import plan_of, prepare
 from policystore.rllib.worker_code.messages.requests import LoadRequest, ReplayEntry, ReplayProgram
 from policystore.rllib.worker_code.messages.wire import to_wire
 from policystore.rllib.worker_code.replay import catch_up
