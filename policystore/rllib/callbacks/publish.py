@@ -24,6 +24,7 @@ from policystore.rllib.callbacks.results import Metric, add_to_result
 from policystore.rllib.callbacks.upload_history import Copy
 from policystore.rllib.callbacks.upload_queue import Uploader
 from policystore.rllib.live.checks.filters import AgentIds
+from policystore.rllib.live.session import remember_refs
 from policystore.rllib.workers.compat import storage_name
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
@@ -251,6 +252,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
                 uploader.put(
                     Copy(policy_id, name, snap, self._run, iteration, value, metrics, self._lineage)
                 )
+        remember_refs(algorithm, uploader.refs())
         repeated = uploader.repeated()
         restores = {"lineage": self._lineage.id, "restored_from": self._restored_from}
         add_to_result(

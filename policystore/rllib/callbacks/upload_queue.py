@@ -127,6 +127,12 @@ class Uploader:
                 for policy, uploads in self._uploads.items()
             }
 
+    def refs(self) -> dict[str, str]:
+        """Return the refs of the newest pushed versions, by text of their acting digest."""
+        with self._changed:
+            newest = [each.pushed for each in self._uploads.values() if each.pushed is not None]
+        return {str(version.acting): version.ref for version in newest}
+
     def repeated(self) -> dict[str, int]:
         """Count, by policy id, the copies whose iteration the run had pushed before."""
         with self._changed:

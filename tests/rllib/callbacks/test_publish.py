@@ -22,7 +22,7 @@ from policystore import (
     ReadOnlyError,
     StorageError,
 )
-from policystore.rllib import publish, snapshot_all, warm_start
+from policystore.rllib import check_sync, publish, snapshot_all, warm_start
 from policystore.rllib.callbacks import publish as publishing
 from policystore.rllib.callbacks import upload_queue
 from tests.support.cells import sampled
@@ -117,6 +117,19 @@ def test_what_is_pushed_is_what_was_held(
     if shown["pushed"]:
         assert str(store.log("duo/main")[-shown["pushed"]].digest) == shown["digest"]
     assert shown["failed"] == shown["skipped"] == 0
+
+
+@OLD
+@pytest.mark.long
+def test_reports_name_what_was_pushed(own: Any, store: PolicyStore, stack: str) -> None:
+    made = publish(store, {"main": "duo/main", "foe": "duo/foe"})
+    with own.built(own.configured().callbacks(made)) as algo:
+        # Copies are pushed in their order, so a second version of one means a first one of both.
+        until(algo, lambda status: (status["pushed"] or 0) >= 2)
+        algo.train()
+        for row in check_sync(algo, ["foe"]):
+            assert row.ref is not None
+            assert row.ref.startswith("duo/foe@")
 
 
 @OLD
