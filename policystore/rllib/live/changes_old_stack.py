@@ -43,8 +43,15 @@ class OldStack(Stack[AddPolicyRequest]):
     steer = staticmethod(steer_policies)
 
     def check(self, left: list[str]) -> None:
-        """Refuse to remove policies of the Algorithm's config."""
+        """Refuse to add policies where none acts, and to remove policies of the config."""
         changes = self.changes
+        if changes.add and self.algo.config.input_ != "sampler":
+            raise InvalidInputError(
+                f"{type(self.algo).__name__} learns from recorded samples (input_="
+                f"{self.algo.config.input_!r:.100}): once it has two policies, RLlib cannot read "
+                "the samples, which name one (offline/json_reader.py:307). Only policies of an "
+                f"Algorithm that samples itself can be added. {_NOTHING}"
+            )
         if changes.agent_ids is not None:
             raise InvalidInputError(
                 "agent_ids= is for the new API stack; on the old one filters belong to policies"
