@@ -5,6 +5,7 @@ This file is a module of its own, because Ray's workers import it by name.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,11 @@ def by_episode(agent: str, episode: Any, **_: Any) -> str:
         return "main"
     opponent: str = drawn["opponent"]
     return opponent
+
+
+def process(worker: Any) -> int:
+    """Return the id of the worker's process, which changes if Ray restarts the worker."""
+    return os.getpid()
 
 
 def mapped(worker: Any) -> list[str]:

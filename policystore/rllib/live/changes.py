@@ -122,6 +122,11 @@ class Stack(abc.ABC, Generic[R]):
         """Make all workers remove policies, inside of :meth:`Transaction.changes`."""
 
     @property
+    def seq(self) -> int | None:
+        """The number of new weights; None keeps the present number."""
+        return (self.before.seq or 0) + FENCE if self.before.asynchronous else None
+
+    @property
     def restarts_episodes(self) -> bool:
         """Whether all episodes of the new stack begin anew."""
         return bool(self.changes.remove)
@@ -163,7 +168,7 @@ def carry_out(stack: Stack[Any]) -> SyncReport:
         token=transaction.token,
         plans={pid: each.plan for pid, each in prepared.items()},
         timeout=transaction.deadline.left(),
-        seq=(before.seq or 0) + FENCE if before.asynchronous else None,
+        seq=stack.seq,
         learner_only=tuple(pid for pid in prepared if before.policies[pid].learner_only),
     )
     request, notes = stack.filters(changes.load, request)

@@ -92,7 +92,7 @@ class NewStack(Stack[AddModuleRequest]):
             policy_id=policy_id,
             spec=_plain(module_spec(snap, changes.trust)),
             weight_names=sorted(snap.weights),
-            load=LoadRequest(transaction.token, {}, transaction.deadline.left()),
+            load=LoadRequest(transaction.token, {}, transaction.deadline.left(), seq=self.seq),
             policies_to_train=changes.steering.policies_to_train,
             config_overrides=None if overrides is None else dict(overrides),
         )
@@ -133,7 +133,7 @@ class NewStack(Stack[AddModuleRequest]):
 
     def after(self, request: LoadRequest) -> None:
         """Let the driver's configs and filters follow, and drop old weights on their way."""
-        if self.changes.load and self.before.asynchronous:
+        if (self.changes.load or self.changes.add) and self.before.asynchronous:
             drop_late_states(self.algo)
         _set_filters_of_driver(self.transaction, request)
         if self.changes.add or self.changes.steers:

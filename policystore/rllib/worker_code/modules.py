@@ -25,6 +25,8 @@ from policystore.rllib.worker_code.compat import (
     remove_learner_module,
     restart_all_episodes,
     set_module_spec,
+    set_weights_seq,
+    weights_seq,
 )
 from policystore.rllib.worker_code.learner_thread import updates_paused
 from policystore.rllib.worker_code.messages.answers import PolicyInfo, WorkerDigests
@@ -38,6 +40,7 @@ from policystore.rllib.worker_code.rollback import keep_for_rollback, rolled_bac
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to
 from policystore.rllib.worker_code.weights import (
     info_of,
+    raise_number,
     report_digests,
     write_filters,
     write_policy,
@@ -100,6 +103,7 @@ class _Kept:
         tables: dicts of the worker, each with a copy of what it held.
         multi: the MultiRLModule.
         flags: ``inference_only`` and ``framework`` of the MultiRLModule.
+        seq: number of the weights.
         names: names of optimizers by module (learners).
         spec: spec of the modules (learners).
         stats: statistics in the metrics (learners).
@@ -109,6 +113,7 @@ class _Kept:
     tables: list[tuple[dict[Any, Any], dict[Any, Any]]]
     multi: MultiRLModule
     flags: tuple[bool, str | None]
+    seq: int | None
     names: dict[str, list[str]] | None = None
     spec: MultiRLModuleSpec | None = None
     stats: dict[Any, Any] | None = None
@@ -127,6 +132,7 @@ def _keep(worker: AnyWorker, token: str) -> None:
             tables=[*((table, dict(table)) for table in learner_tables(worker)), *tables],
             multi=multi,
             flags=flags,
+            seq=weights_seq(worker),
             names={key: list(names) for key, names in optimizer_names(worker).items()},
             spec=module_spec(worker),
             stats=dict(getattr(worker.metrics, "stats", None) or {}),
@@ -134,7 +140,9 @@ def _keep(worker: AnyWorker, token: str) -> None:
     else:
         pipeline = env_to_module(worker)
         state = None if pipeline is None else pipeline.get_state()
-        kept = _Kept(tables=tables, multi=multi, flags=flags, connectors=state)
+        kept = _Kept(
+            tables=tables, multi=multi, flags=flags, seq=weights_seq(worker), connectors=state
+        )
     keep_for_rollback(worker, token, functools.partial(_put_back, kept))
 
 
@@ -150,6 +158,8 @@ def _put_back(kept: _Kept, access: PolicyAccess) -> None:
             table.clear()
             table.update(was)
         kept.multi.inference_only, kept.multi.framework = kept.flags
+        if kept.seq is not None:
+            set_weights_seq(worker, kept.seq)
         if not is_learner(worker):
             pipeline = env_to_module(worker)
             if kept.connectors is not None and pipeline is not None:
@@ -200,6 +210,7 @@ def add_module(
             if pid in access.ids:
                 write_policy(access, pid, payload[pid])
             write_filters(access, load)
+            raise_number(access, load)
         return report_digests(PolicyAccess(worker), load.plans, load.timeout)
 
 

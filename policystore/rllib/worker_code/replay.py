@@ -120,7 +120,11 @@ def _replay(worker: EnvRunner | RolloutWorker, entry: ReplayEntry) -> None:
             _remove(worker, pid)
         return
     if entry.add is not None and not present.issuperset(entry.policies):
-        _call(entry.add, worker, entry, entry.addition)
+        addition = entry.addition
+        if addition is not None:
+            # No number: states from RLlib's restore are newer, whatever their number is.
+            addition = addition.replace(load=addition.load.replace(seq=None))
+        _call(entry.add, worker, entry, addition)
         return
     # A policy that the worker lacks comes from RLlib's own restore, with its weights.
     kept = [pid for pid in entry.policies if pid in present]
@@ -133,8 +137,7 @@ def _replay(worker: EnvRunner | RolloutWorker, entry: ReplayEntry) -> None:
         load = entry.load.replace(
             plans={pid: plans[pid] for pid in kept if pid in plans and pid not in locks},
             filters={pid: filters[pid] for pid in kept if pid in filters},
-            # No number: states from RLlib's restore are newer, whatever their number is.
-            seq=None,
+            seq=None,  # as above
         )
         _call(apply_weights, worker, entry, load)
 

@@ -72,6 +72,7 @@ __all__ = [
     "describe",
     "info_of",
     "names_of_targets",
+    "raise_number",
     "report_digests",
     "write_filters",
     "write_policy",
@@ -163,6 +164,17 @@ def report_digests(
     )
 
 
+def raise_number(access: PolicyAccess, request: LoadRequest) -> None:
+    """Give a worker's weights the number of a request, if the request has one."""
+    if request.seq is None:
+        return
+    number, policies = getattr(access.worker, FENCED, (None, ()))
+    # Several steps of one transaction have one number.
+    others = policies if number == request.seq else ()
+    set_weights_seq(access.worker, request.seq)
+    setattr(access.worker, FENCED, (request.seq, (*others, *request.plans)))
+
+
 def _fenced(access: PolicyAccess) -> tuple[str, ...] | None:
     """Return the policies whose load gave the worker's weights their present number."""
     number, policies = getattr(access.worker, FENCED, (None, ()))
@@ -228,9 +240,7 @@ def apply_weights(
         write_filters(access, request)
         if not access.is_old:
             clear_queued_states(access.worker)
-            if request.seq is not None:
-                set_weights_seq(access.worker, request.seq)
-                setattr(access.worker, FENCED, (request.seq, tuple(plans)))
+            raise_number(access, request)
         return report_digests(access, plans, request.timeout)
 
 

@@ -364,6 +364,22 @@ def test_a_module_of_learners_alone(ray_session: None) -> None:
         algo.train()
 
 
+@pytest.mark.long
+def test_an_id_comes_back_with_another_network(algo: Any) -> None:
+    """States of the old network that are still on their way do not reach the new one."""
+    small = join.pretrained(algo, 9.0)
+    other = join.pretrained(algo, 5.0, model={"fcnet_hiddens": [5], "head_fcnet_hiddens": [7]})
+    processes = parts.ask(algo, steering.process)
+    for snap in (small, other, small):
+        add_policy(algo, NEW, snap, policy_mapping_fn=by(c=NEW), policies_to_train=["main", NEW])
+        parts.until(lambda: algo.train() and ("c", NEW) in join.acting_now(algo), "it acts")
+        remove_policy(algo, NEW, policy_mapping_fn=by())
+    for _ in range(3):
+        algo.train()
+    assert parts.ask(algo, steering.process) == processes
+    assert check_sync(algo).ok
+
+
 def test_reports_name_what_was_pulled(algo: Any, tmp_path: Any) -> None:
     store = PolicyStore(tmp_path / "store")
     store.push(parts.other(snapshot(algo, "foe"), 3.0), "league/main")
