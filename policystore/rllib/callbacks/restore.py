@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER_GROUP
+from ray.rllib.utils.checkpoints import Checkpointable
 
 from policystore._util.log import logger
 from policystore.errors import InvalidInputError, PolicyStoreError
@@ -128,8 +129,12 @@ def _unblock(algo: Algorithm) -> None:
 def _restoring_path(algo: Algorithm, settings: _Settings) -> Callable[..., None]:
     """Return a ``restore_from_path`` that restores modules and workers completely."""
     restore: Callable[..., None] = algo.restore_from_path
+    if algo.env_runner_group is None:
+        # After the same steps, RLlib's own method asks for this group, which offline algorithms do
+        # not have, and raises AttributeError (algorithms/algorithm.py:3390).
+        restore = functools.partial(Checkpointable.restore_from_path, algo)
 
-    @functools.wraps(restore)
+    @functools.wraps(algo.restore_from_path)
     def restore_from_path(path: Any, *args: Any, **kwargs: Any) -> None:
         whole = kwargs.get("component") is None and not args
 

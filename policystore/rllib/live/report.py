@@ -297,7 +297,7 @@ def _behind(
     if not info.policies[pid].trained:
         return ""
     if worker.idle:
-        return "RLlib does not update this local worker while remote workers sample"
+        return "RLlib does not update this local worker, because it does not sample"
     numbered = seq is not None and leading_seq is not None and seq < leading_seq
     if info.asynchronous and held.fenced is not None and pid not in held.fenced:
         return "a load of other policies raised the number; the newer weights are on their way"

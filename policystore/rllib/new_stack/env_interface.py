@@ -345,9 +345,11 @@ def _user_pieces(
     around = live[: len(before)] + live[max(stop, len(before)) :]
     if [type(piece) for piece in around] != [type(piece) for piece in before + after]:
         raise InvalidInputError(
-            f"the {name} pipeline was changed after RLlib built it: its default pieces are not "
-            f"where they belong. It holds {[type(piece).__name__ for piece in live]}. Pass "
-            f"connectors to the config ({name}_connector=…) instead of inserting them afterwards."
+            f"the {name} pipeline does not hold RLlib's default pieces where RLlib puts them. It "
+            f"holds {[type(piece).__name__ for piece in live]}. Code has inserted or removed "
+            "pieces afterwards, or the algorithm builds a pipeline of its own, as DreamerV3 does. "
+            f"Pass connectors to the config ({name}_connector=…), or take a snapshot of the module "
+            "alone: snapshot(algo.get_module(…))."
         )
     return live[len(before) : stop]
 

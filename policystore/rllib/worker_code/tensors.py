@@ -155,7 +155,10 @@ class PolicyAccess:
                 return decide is None or bool(decide(pid, None))
             if hasattr(self.worker, "should_module_be_updated"):
                 return bool(self.worker.should_module_be_updated(pid))
-            return bool(self.worker.config.is_policy_to_train(pid))
+            to_train = self.worker.config.policies_to_train
+            if to_train is None or not callable(to_train):
+                return to_train is None or pid in to_train
+            return bool(to_train(pid, None))
         except Exception:
             # The user's own function, made for a batch: then the policy may well be trained.
             return True

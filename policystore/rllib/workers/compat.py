@@ -43,6 +43,7 @@ __all__ = [
     "has_multi_gpu_thread",
     "intercept_manager",
     "is_new_stack",
+    "is_offline",
     "is_shut_down",
     "local_learner",
     "local_runner",
@@ -69,6 +70,11 @@ GROUPS = (
 def is_new_stack(algorithm: Algorithm) -> bool:
     """Return whether an Algorithm has learners and RLModules."""
     return bool(algorithm.config.enable_rl_module_and_learner)
+
+
+def is_offline(algorithm: Algorithm) -> bool:
+    """Return whether an Algorithm learns from recorded samples (CQL, BC, MARWIL, IQL)."""
+    return bool(getattr(algorithm.config, "is_offline", False))
 
 
 def groups_of(algorithm: Algorithm) -> list[tuple[str, EnvRunnerGroup]]:

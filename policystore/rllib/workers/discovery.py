@@ -13,6 +13,7 @@ from policystore.rllib.worker_code.tensors import PolicyAccess
 from policystore.rllib.workers.compat import (
     actor_manager,
     groups_of,
+    is_offline,
     is_shut_down,
     local_learner,
     local_runner,
@@ -37,7 +38,8 @@ class Worker:
         manager: RLlib's manager of the actor; None for learners.
         index: RLlib's number of the actor.
         leads: whether the other workers should hold what this worker holds.
-        idle: whether it is the local worker of a group that also has remote workers.
+        idle: whether it is a local worker that does not sample: remote workers do, or the Algorithm
+            learns from recorded samples.
     """
 
     name: str
@@ -86,7 +88,8 @@ def workers_of(algorithm: Algorithm) -> list[Worker]:
                     name,
                     local=PolicyAccess(local),
                     leads=name == "train" and not has_learners,
-                    idle=bool(actors),
+                    idle=bool(actors)
+                    or (name == "train" and has_learners and is_offline(algorithm)),
                 )
             )
         workers += [
