@@ -18,6 +18,7 @@ WITH_RLLIB = {"README.md", "rllib.md", "filters.md", "trust.md"}  # rllib/test_r
 ELSEWHERE = {
     "callbacks.md",  # rllib/callbacks/test_documented.py
     "external.md",  # rllib/live/test_external.py
+    "running.md",  # rllib/live/test_documented.py
     "backends.md",  # contracts/test_contract_documented.py
     "running.md",  # rllib/live/test_documented.py
 }

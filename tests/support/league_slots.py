@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
@@ -23,12 +22,10 @@ from policystore import PolicyStore, Snapshot
 from policystore.rllib import load_local
 from tests.support.restarts import OldDuo, arrays_of
 
-SEATS = "abcdef"
 
-
-def spread(number: int, first: str = "main") -> str:
+def spread(number: int) -> str:
     """Return the opponent of an episode."""
-    return f"league/{first}@{number % 3 + 1}"
+    return f"league/main@{number % 3 + 1}"
 
 
 class League(DefaultCallbacks):
@@ -96,7 +93,3 @@ def configured(cell: str, pool: Path, runners: int = 2, evals: int | None = 1) -
     config.environment(env_config={"pool": str(pool)})
     config.fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=0.1)
     return config
-
-
-def boxed(size: int) -> gym.Space[Any]:
-    return gym.spaces.Box(-1.0, 1.0, (size,))
