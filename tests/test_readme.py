@@ -20,7 +20,6 @@ ELSEWHERE = {
     "external.md",  # rllib/live/test_external.py
     "running.md",  # rllib/live/test_documented.py
     "backends.md",  # contracts/test_contract_documented.py
-    "running.md",  # rllib/live/test_documented.py
 }
 
 

@@ -30,6 +30,8 @@ def check_sync(
     note of the row says why. For a policy in training the row reads ``bad`` until the next
     ``train()``, because the env runner has the weights of the load.
 
+    A module with weights of its own (``load_local``) has the status ``own`` on its env runner.
+
     Args:
         algo: an Algorithm of either API stack.
         policy_ids: ids of the policies to report on; all policies if left out.
