@@ -70,6 +70,7 @@ def test_dropped_and_lost_copies_are_no_ancestors(store: PolicyStore) -> None:
         (3, False),
         (1, False),
     ]
+    assert uploader.newest_copies(Lineage()) == {"main": []}
     faulty.gate.set()
     assert uploader.finish(FOREVER) == []
     assert iterations(store) == [1, 3, 4]
@@ -154,11 +155,12 @@ def test_a_push_waits_for_its_parent_only_so_long(
     store: PolicyStore, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     monkeypatch.setattr(upload_versions, "_PARENT_PATIENCE", 0.3 if by == "time" else 600.0)
-    uploader = uploader_to(store, max_pending=2)
+    faulty, uploader = Faulty(store), uploader_to(store, max_pending=2)
     lineage = of_donor(2, pushed=False)
     count = 3 if by == "a full queue" else 1
     for n in range(count):
         uploader.put(copy(3 + n, seed=13 + n, lineage=lineage))
+        until(lambda: faulty.calls)  # the first copy is under way
     if by == "the end":
         assert uploader.finish(1.0) == []
     until(lambda: store.names() and len(store.log("a")) == count)
