@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.rllib.algorithms.algorithm import Algorithm
 
 import tests.support.new_stack_algorithms as new
 import tests.support.old_stack_algorithms as old
@@ -157,3 +158,42 @@ def test_nothing_is_restored_if_modules_cannot_be_added(league: League, monkeypa
         assert snapshot_all(algo) == was
         assert algo.config.policies_to_train == ["main"]
         algo.train()
+
+
+def evaluating(agent: str, *_: Any, **__: Any) -> str:
+    return "foe"
+
+
+def mapped(algo: Any, group: Any) -> list[str]:
+    """Return which policies the local runner of a group uses for the agents."""
+    runner = group.local_env_runner
+    if algo.config.enable_rl_module_and_learner:
+        return [runner.config.policy_mapping_fn(agent, None) for agent in "ab"]
+    return [runner.policy_mapping_fn(agent, None) for agent in "ab"]
+
+
+@pytest.mark.long
+@both
+def test_one_checkpoint_restores_to_one_evaluation(
+    stack: str, ray_session: None, tmp_path: Path
+) -> None:
+    """An evaluation mapping of its own stays, whichever call restores the checkpoint."""
+    own = STACKS[stack]
+    config = own.configured(evals=0)
+    config.evaluation(evaluation_config=config.overrides(policy_mapping_fn=evaluating))
+    with own.built(config) as algo:
+        foe = snapshot(algo, "foe")
+        add_policy(algo, "p2", new.other(foe, 3.0), policy_mapping_fn=second)
+        assert mapped(algo, algo.eval_env_runner_group) == ["foe", "foe"]
+        algo.save(str(tmp_path))
+    with own.built(config) as algo:
+        restore_added_policies(algo)
+        algo.restore(str(tmp_path))
+        found = [mapped(algo, each) for each in (algo.env_runner_group, algo.eval_env_runner_group)]
+    again = Algorithm.from_checkpoint(str(tmp_path))
+    try:
+        groups = (again.env_runner_group, again.eval_env_runner_group)
+        assert [mapped(again, each) for each in groups] == found
+    finally:
+        again.stop()
+    assert found == [["main", "p2"], ["foe", "foe"]]
