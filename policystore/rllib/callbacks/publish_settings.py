@@ -8,6 +8,7 @@ from typing import Any
 
 from policystore.errors import InvalidInputError
 from policystore.format.refs import check_name
+from policystore.rllib.callbacks.factory import open_store
 from policystore.rllib.live.checks.filters import AgentIds, agents_by_policy
 from policystore.store import PolicyStore
 
@@ -37,8 +38,7 @@ def checked_settings(
         InvalidInputError: an argument of the wrong form, or a text that cannot be a name.
         ReadOnlyError: the store was opened read-only.
     """
-    if not isinstance(store, PolicyStore):
-        store = PolicyStore(store)
+    opened = open_store(store, "publish(store, {'main': 'soccer/main'})")
     if not isinstance(policies, Mapping) or not policies:
         raise InvalidInputError(
             "publish takes names by policy id: publish(store, {'main': 'soccer/main'}), not "
@@ -68,9 +68,9 @@ def checked_settings(
             "metric is a path in training results, such as 'env_runners/episode_return_mean', not "
             f"{metric!r}"
         )
-    store._check_writable("publish")
+    opened._check_writable("publish")
     return {
-        "store": store,
+        "store": opened,
         "policies": dict(policies),
         "agent_ids": agents_by_policy(policies, agent_ids) or {},
         "omit": _listed_omit(omit),

@@ -110,7 +110,10 @@ def given_snapshots(snaps: object, call: str) -> dict[str, Snapshot]:
     for pid, snap in snaps.items():
         if not isinstance(pid, str):
             raise InvalidInputError(f"policy ids are texts; found {pid!r}: {call}")
-        check_snapshot(snap)
+        try:
+            check_snapshot(snap)
+        except InvalidInputError as error:
+            raise error.within(f"policy {pid!r}") from None
     return dict(snaps)
 
 
