@@ -1,4 +1,4 @@
-"""Say what to write where a value of another kind stands in the place of a Snapshot."""
+"""Advise what to write if a caller gives a value of another kind instead of a Snapshot."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ADVICE = {
 
 
 def instead_of_snapshot(value: object) -> InvalidInputError:
-    """Return the error for a value that stands in the place of a Snapshot and is none.
+    """Return the error for a value that a caller gave instead of a Snapshot.
 
     Args:
         value: any value that is not a Snapshot.

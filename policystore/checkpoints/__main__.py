@@ -23,7 +23,7 @@ A policy gets the name NAME/TRIAL/POLICY, and its checkpoints become the version
 that name in their order. Each version records the numbers that Tune reported, and the
 checkpoint that it comes from. Checkpoints that the store has already are skipped. So after
 an interrupted import, the same command imports the rest; after a complete one, it adds
-nothing. Checkpoints of Ray 2.3 to 2.60 are read without Ray, and nothing in them is executed.
+nothing. Checkpoints of Ray 1.3 to 2.60 are read without Ray, and nothing in them is executed.
 """
 
 _EPILOG = """\

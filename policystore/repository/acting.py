@@ -89,7 +89,8 @@ def find_acting(resolver: Resolver, digits: str, prefix: str) -> list[Version]:
         raise NotFoundError(
             f"none of the {len(places)} versions{below} in {resolver.backend.url} has acting "
             f"weights whose digest starts with {PREFIX}{digits}. Policies that were pushed without "
-            f"a name are not searched. The digest of a policy is a ref: store.pull('{PREFIX}…')"
+            f"a name are not searched. If this is the digest of a whole policy, pull it: "
+            f"store.pull('{PREFIX}{digits[:12]}')"
         )
     different = sorted({each.acting_digest for each in found})
     if len(different) > 1:

@@ -1,4 +1,4 @@
-"""Know from which published copies the present weights of an Algorithm descend, after any restore.
+"""Record from which published copies an Algorithm's weights were trained, across restores.
 
 An iteration number does not identify a policy. In population based training, Tune restores a trial
 from an earlier checkpoint of another trial, and then the trial's iteration numbers repeat with

@@ -58,9 +58,10 @@ def publish(
     not stop the training. A push is tried up to 6 times, over about 15 s. If copies are made
     faster than the store takes them, the oldest waiting copy is dropped, but never the best copy.
 
-    Training results show the progress, under ``policystore/publish/<policy id>``: ``pushed`` (the
-    newest version that is known to be in the store), ``digest``, ``best``, ``waiting``,
-    ``skipped``, ``failed``, ``error``, ``repeated``, ``lineage`` and ``restored_from``. If an error
+    Training results show the progress, under ``policystore/publish/<policy id>``: ``name``,
+    ``pushed`` (the number of the newest version that is known to be in the store), ``digest``,
+    ``best``, ``waiting``, ``skipped``, ``failed``, ``error``, ``repeated``, ``lineage`` and
+    ``restored_from``. If an error
     cannot be solved by a retry, such as a store that refuses writes, the next ``train()`` raises
     the error. ``algorithm.stop()`` waits for the remaining pushes. Each copy that was not pushed by
     then is logged with the reason. After the workers were stopped, ``algorithm.stop()`` raises
@@ -71,10 +72,10 @@ def publish(
     and run, policy and iteration as ``source``. The ``parents`` of a version are the digest of the
     version from which it was trained: the previous version of the same lineage.
 
-    A restore from a checkpoint of the same run continues the checkpoint's lineage. If Tune starts a
-    trial again from such a checkpoint, the trial pushes no iteration again that is already in the
-    store, unless the new copy is better than the best version (``repeated`` counts the others). The
-    same is so for a trial that Tune starts again from the beginning, if the folder name of the
+    A restore from a checkpoint of the same run continues the checkpoint's lineage. The run does not
+    push an iteration that is already in the store for a second time, unless the new copy is better
+    than the best version. ``repeated`` counts the iterations that were not pushed again. The same
+    holds for a trial that Tune starts again from the beginning, if the folder name of the
     experiment or the trial has a time in it, as Tune's own names do. (A folder without a time in
     its name may belong to another run.)
 

@@ -45,7 +45,8 @@ class _Settings:
 
     Attributes:
         only: ids of the modules that a restore may add; None for all modules of the checkpoint.
-        under_way: whether a restore is under way, which calls other methods that restore.
+        under_way: whether a restore is under way. RLlib's ``restore_from_path`` calls
+            ``set_state``, which then only sets the state.
     """
 
     only: frozenset[str] | None = None

@@ -270,8 +270,8 @@ def _check_names(
     for why in session.call(check_mapping, request, workers=runners).failures.values():
         raise MismatchError(
             f"the checkpoint's mapping function does not fit without "
-            f"{', '.join(map(repr, excluded))}, which only= leaves out: {why}. {_NOTHING} Add to "
-            "only= what the function names."
+            f"{', '.join(map(repr, excluded))}, which only= leaves out: {why}. {_NOTHING} Add the "
+            "policies that the function names to only=."
         )
 
 

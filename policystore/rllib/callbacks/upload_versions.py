@@ -74,7 +74,7 @@ class Pusher:
         return version, is_new
 
     def _find_pushed(self, uploads: PolicyUploads, copy: Copy) -> None:
-        """Find the versions that this run has pushed, once and after a push of unknown outcome."""
+        """Find this run's versions, before the first push and after a push of unknown outcome."""
         if uploads.known_to is None or uploads.unsure:
             restored_at, first = uploads.restored_at, uploads.known_to is None
             newest, of_this_run = read_back(self._store, uploads, copy, resumes=self._resumes)

@@ -65,7 +65,8 @@ class Player(abc.ABC):
     def __reduce__(self) -> NoReturn:
         raise _NotPicklableError(
             f"a {type(self).__name__} cannot be pickled, copied or sent to another process: send "
-            "the snapshot, or a ref such as 'soccer/main@7', and call rebuild_player(snap) there"
+            "the snapshot, or a ref such as 'soccer/main@7', and call rebuild_player(snap) in the "
+            "other process"
         )
 
     def act(

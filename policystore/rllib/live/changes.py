@@ -43,8 +43,8 @@ __all__ = [
     "FENCE",
     "Addition",
     "Stack",
-    "carry_out",
     "remove_requests",
+    "run_changes",
 ]
 
 
@@ -56,7 +56,7 @@ runner after the load, have a lower number, and the runner drops these weights.
 """
 _NOTHING = "Nothing was changed."
 _ADVICE = (
-    f"{_NOTHING} Pass a policy_mapping_fn= that returns only ids of policies that will be there. "
+    f"{_NOTHING} Pass a policy_mapping_fn= that returns only ids that the Algorithm will have. "
     "Or pass check_mapping=False if you are sure of your function."
 )
 _LAST_STEPS = 10.0  # seconds that the last steps have at least, after all workers have changed
@@ -132,23 +132,23 @@ class Stack(abc.ABC, Generic[R]):
         return bool(self.changes.remove)
 
     def after(self, request: LoadRequest) -> None:
-        """Let the driver follow, after the commit.
+        """Change the driver's own configs and filters in the same way, after the commit.
 
         Args:
             request: the request of the policies that were loaded.
         """
 
 
-def carry_out(stack: Stack[Any]) -> SyncReport:
+def run_changes(stack: Stack[Any]) -> SyncReport:
     """Carry out all changes of one call, on all learners and workers or on none.
 
     Args:
         stack: the changes, with the code of the Algorithm's API stack.
 
     Returns:
-        A row for each policy on each learner and worker: of the policies that were loaded, or of
-        the one that was added; of all policies after a removal, after several additions, after an
-        addition and a load, and if only the mapping changed.
+        A row for each policy on each learner and worker. If policies were loaded and nothing was
+        added or removed: of the loaded policies. If one policy was added and nothing was loaded or
+        removed: of the added policy. Otherwise: of all policies.
 
     Raises:
         InvalidInputError, MismatchError, UntrustedError, NotFoundError: nothing was changed.
@@ -234,7 +234,7 @@ def _check_training(before: WorkerInfo, changes: Changes, left: list[str]) -> No
     description = f"policy {', '.join(map(repr, removed))} cannot be removed"
     if not left:
         raise InvalidInputError(
-            f"{description}: it is the only policy of the Algorithm. {_NOTHING}"
+            f"{description}: the Algorithm would have no policy left. {_NOTHING}"
         )
     if any(before.policies[pid].trained for pid in removed) and not any(
         before.is_trained(pid, to_train) for pid in left

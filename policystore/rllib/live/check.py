@@ -23,12 +23,13 @@ def check_sync(
     The function compares digests of the weights that acting needs (``acting`` digests). The first
     learner that answers defines the expected digest; on the old stack the local worker does.
 
-    The function changes nothing, with one exception, which is the same for any call of RLlib: if an
-    env runner was restarted and RLlib has not noticed it, the env runner first gets the loaded
-    weights. So the row of such an env runner shows the weights of its next sample, and not the
-    weights with which the actor was made. If the env runner could not get the loaded weights, the
-    note of the row says why. For a policy in training the row reads ``bad`` until the next
-    ``train()``, because the env runner has the weights of the load.
+    The function changes nothing, with one exception. If an env runner was restarted and RLlib has
+    not noticed the restart, the env runner first gets the weights that ``load_into`` loaded. (The
+    same happens before any call of RLlib to such an env runner.) So the rows of this env runner
+    show the weights of its next sample, and not the weights with which the actor was made. If the
+    env runner could not get the loaded weights, the note of the row says why. For a policy in
+    training the row is ``bad`` until the next ``train()``, because the env runner has the weights
+    of the load, and not those of later updates.
 
     A module with weights of its own (``load_local``) has the status ``own`` on its env runner.
 
@@ -58,8 +59,8 @@ def check_sync(
     if setting and any(row.filters is not None for row in report):
         return report.with_notes(
             [
-                f"{setting}: each env runner keeps its own filter statistics; a snapshot takes "
-                "those of one env runner with from_runner="
+                f"{setting}: each env runner keeps its own filter statistics. snapshot(algo, "
+                "from_runner=1) takes the statistics of env runner 1."
             ]
         )
     return report

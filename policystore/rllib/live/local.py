@@ -208,13 +208,13 @@ def _require_known(access: PolicyAccess, policy_ids: Iterable[str]) -> None:
 
 
 def _check_lockable(access: PolicyAccess, pid: str) -> None:
-    """Refuse a module to which RLlib's own weights must go, or that is not alone with its own."""
+    """Refuse a module in training, one that RLlib may stash, and one that shares weights."""
     runner = access.worker
     if not runner.config.in_evaluation and _is_trained(access, pid):
         raise InvalidInputError(
-            f"{pid!r} is trained: this env runner would sample for it with other weights, and get "
-            "none of its updates. Add a module for the opponent to policies, and leave it out of "
-            "policies_to_train."
+            f"{pid!r} is trained: this env runner would get none of the updates, and sample for "
+            "training with other weights. Add a module for the opponent to policies=, and leave "
+            "this module out of policies_to_train=."
         )
     if access.is_old and runner.policy_map.capacity < len(runner.policy_map):
         raise InvalidInputError(
@@ -226,7 +226,8 @@ def _check_lockable(access: PolicyAccess, pid: str) -> None:
     sharing = [each for each in access.ids if each != pid and own & _tensor_ids(access, each)]
     if sharing:
         raise InvalidInputError(
-            f"{pid!r} shares weights with {', '.join(map(repr, sharing))}, which would change, too"
+            f"{pid!r} shares weights with {', '.join(map(repr, sharing))}, so load_local would "
+            "change these modules, too. Nothing was changed."
         )
 
 

@@ -63,8 +63,8 @@ def load_into(
         snaps: id of a policy or module of the Algorithm -> the snapshot to load into it. Use the id
             ``"__all_modules__"`` for the snapshot of modules that share parts.
         agent_ids: policy id -> ids of the agents whose filters get the snapshot's statistics. For a
-            single snapshot also only the agent ids. Only for multi-agent Algorithms of the new
-            stack and snapshots with filter statistics.
+            single snapshot, a list of agent ids is enough. Only for multi-agent Algorithms of the
+            new stack and snapshots with filter statistics.
         spaces: ``"exact"``: the snapshot's spaces must equal the policy's. ``"shape"``: the bounds
             of Boxes may differ, as in the next instance of a curriculum.
         timeout: seconds for the whole call.
@@ -110,7 +110,7 @@ def add_policy(
     The policy may have other spaces and another network than the other policies. Env runners of
     the new stack get an inference-only module. As with :func:`load_into`, all learners and workers
     change, or none. Episodes that have begun keep their mapping. With several learners, these
-    episodes start again instead.
+    episodes start again instead if ``policy_mapping_fn`` is given.
 
     Args:
         algo: a multi-agent Algorithm of either API stack, while ``train()`` does not run.
@@ -133,9 +133,10 @@ def add_policy(
         A row for this policy on each learner and worker.
 
     Raises:
-        InvalidInputError: an id that the Algorithm has already, a single-agent Algorithm,
-            aggregator actors, a stopped Algorithm, a mapping function that does not fit, or a
-            policy that RLlib cannot train or restore; nothing was changed.
+        InvalidInputError: an id that the Algorithm has already, a stopped Algorithm, a mapping
+            function that does not fit, or a policy that RLlib cannot train or restore; new stack: a
+            single-agent Algorithm, or aggregator actors; old stack: an Algorithm that learns from
+            recorded samples. Nothing was changed.
         MismatchError: weights or filters that do not fit; nothing was changed.
         UntrustedError, NotFoundError: a class that may not or cannot be imported.
         SyncError: a worker did not take the policy; all learners and workers are as before.
@@ -167,8 +168,9 @@ def remove_policy(
 ) -> SyncReport:
     """Remove a policy from a running Algorithm, on every learner and worker.
 
-    Episodes that have begun start again. Samples that are on their way to a learner are dropped,
-    because these samples may name the removed policy.
+    On the new stack all episodes that have begun start again; on the old stack, those in which the
+    policy plays. Samples that are on their way to a learner are dropped, because these samples may
+    name the removed policy.
 
     Args:
         algo: a multi-agent Algorithm of either API stack, while ``train()`` does not run.

@@ -34,8 +34,8 @@ class WorkerStatus:
         policy: id of the policy or module.
         status: ``ok``: the worker holds exactly the weights that it should hold. ``bad``: the
             worker holds other weights, has no such policy, or answered with an error. ``behind``:
-            the worker holds older weights, which is allowed: RLlib updates the worker before it
-            samples, or shortly after (asynchronous algorithms). ``pending``: no answer in time.
+            the worker holds older weights, which is allowed: RLlib updates the worker before the
+            worker samples, or soon (asynchronous algorithms). ``pending``: no answer in time.
             ``unreachable``: the actor is dead or being restarted. ``own``: the worker holds the
             weights that ``load_local`` gave this worker alone.
         digest: digest of the weights that acting needs, as the worker holds them now; None if
@@ -46,9 +46,10 @@ class WorkerStatus:
             networks.
         filters: number of observations that the MeanStdFilter has seen; by agent on the new
             stack, where filters belong to agents.
-        filters_differ: whether the statistics of the MeanStdFilter are others than on the training
-            group's first worker that has a filter. RLlib allows this: a worker's statistics are its
-            own until RLlib merges them, and evaluation workers get them in ``evaluate()``.
+        filters_differ: whether the statistics of the MeanStdFilter differ from those of the
+            training group's first worker that has a filter. RLlib allows this: a worker has
+            statistics of its own until RLlib merges all statistics, and evaluation workers get the
+            merged statistics in ``evaluate()``.
         note: the reason for the status, in words.
         ref: name and version of these weights in a store, if a snapshot that was pulled by name was
             loaded or added with these weights, or ``publish`` pushed them.
@@ -188,9 +189,9 @@ def status_rows(
         workers: all learners and workers of the Algorithm.
         info: descriptions of the policies to report on.
         answers: each worker's answer about the weights that the worker holds.
-        expected: digests that all workers must hold, by policy. Other policies are compared with
-            those of the leading worker, or, if it does not answer, of the first learner that
-            answers.
+        expected: digests that all workers must hold, by policy. For all other policies, the leading
+            worker's weights count. If the leading worker does not answer, the weights of the first
+            learner that answers count.
         unnumbered: whether the Algorithm is asynchronous and its workers do not count updates.
     """
     leader = next(worker for worker in workers if worker.leads)
@@ -257,10 +258,10 @@ def _row(
     if held is not None and held.own is not None:
         status, note = "own", f"load_local loaded {held.own_label}"
         if digest is None or str(digest) != held.own:
-            status, note = "bad", f"{note}; then its weights were changed on this worker"
+            status, note = "bad", f"{note}, and something else changed the weights afterwards"
     elif digest is None or digest != wanted:
         status = "bad"
-        note = "it has no such policy" if held is None else held.wrong or "holds other weights"
+        note = "has no such policy" if held is None else held.wrong or "holds other weights"
         if held_by_worker.remark:
             note = f"{note}; {held_by_worker.remark}"
     if held is None:

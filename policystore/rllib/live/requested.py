@@ -9,7 +9,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.trust import Trust, listed
-from policystore.rllib.live.changes import Stack, carry_out
+from policystore.rllib.live.changes import Stack, run_changes
 from policystore.rllib.live.changes_new_stack import NewStack
 from policystore.rllib.live.changes_old_stack import OldStack
 from policystore.rllib.live.checks.arguments import (
@@ -65,7 +65,7 @@ def change(
         failed: the beginning of the message of a failure.
 
     Returns:
-        As :func:`~policystore.rllib.live.changes.carry_out`, and with the same errors.
+        As :func:`~policystore.rllib.live.changes.run_changes`, and with the same errors.
     """
     transaction = Transaction(algo, timeout)
     loaded = split_by_module(given_snapshots({} if load is None else load, _LOAD))
@@ -115,9 +115,9 @@ def change(
             "nothing to change: give load=, add=, remove=, policy_mapping_fn=, "
             "evaluation_policy_mapping_fn= or policies_to_train="
         )
-    return _carry_out(transaction, before, changes)
+    return _run_changes(transaction, before, changes)
 
 
-def _carry_out(transaction: Transaction, before: WorkerInfo, changes: Changes) -> SyncReport:
+def _run_changes(transaction: Transaction, before: WorkerInfo, changes: Changes) -> SyncReport:
     stack: type[Stack[Any]] = NewStack if is_new_stack(transaction.algo) else OldStack
-    return carry_out(stack(transaction, before, changes))
+    return run_changes(stack(transaction, before, changes))

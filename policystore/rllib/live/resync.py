@@ -1,8 +1,8 @@
 """Bring all env runners of a running Algorithm to what its learners hold now, with proof.
 
-RLlib's own restore may leave env runners with weights of before, for five reasons. RLlib drops a
-message to a busy runner (``env/env_runner_group.py:807``), and every runner is busy just after it
-was made. A runner ignores weights whose number is lower than its own number, and takes over the
+RLlib's own restore may leave env runners with weights from before the restore, for five reasons.
+RLlib drops a message to a busy runner (``env/env_runner_group.py:807``), and a new runner is busy
+at first. A runner ignores weights whose number is lower than its own number, and takes over the
 lower number (``env/multi_agent_env_runner.py:771``); weights of an older checkpoint have a lower
 number. With IMPALA and APPO, older weights with a higher number may be on their way, or wait in the
 state server (``env/env_runner_state_server.py``). If the path has a scheme, such as ``file://``,
@@ -173,15 +173,15 @@ def _old_filters(algo: Algorithm) -> dict[str, FilterStats] | None:
 
 
 def keep_weights(algo: Algorithm, ids: list[str], *, timeout: float = 60.0) -> Callable[[], None]:
-    """Return a function that gives modules of the learners their present weights back.
+    """Read weights of the learners now; return a function that writes these weights back later.
 
     Args:
         algo: an Algorithm of the new stack.
-        ids: the modules.
-        timeout: seconds for each of the two calls.
+        ids: ids of the modules whose weights are kept.
+        timeout: seconds for reading, and for writing.
 
     Raises:
-        StorageError: a learner does not answer; the function raises it, too.
+        StorageError: a learner does not answer; the returned function raises this error, too.
     """
     weights = _released(Transaction(algo, timeout), None)
     return functools.partial(_give_back, algo, {pid: weights[pid] for pid in ids}, timeout)

@@ -53,9 +53,9 @@ def set_mapping(
         A row for each policy on each learner and worker.
 
     Raises:
-        InvalidInputError: no function at all, a function that names other policies than the
-            Algorithm has or policies for other spaces, or a single-agent Algorithm; nothing was
-            changed.
+        InvalidInputError: neither a function nor a choice of policies to train, a function that
+            names policies that the Algorithm does not have or policies for other spaces, or, on the
+            new stack, a single-agent Algorithm; nothing was changed.
         NotFoundError: ``policies_to_train`` names policies that the Algorithm does not have.
         SyncError: a worker did not take the function; all workers are as before.
         StorageError: a learner did not answer before anything was changed.
@@ -97,8 +97,8 @@ def set_policies(
     arguments are as for these calls.
 
     Args:
-        algo: an Algorithm of either API stack, while ``train()`` does not run. For all but loads, a
-            multi-agent one.
+        algo: an Algorithm of either API stack, while ``train()`` does not run. For all changes
+            other than ``load``, the Algorithm must be a multi-agent Algorithm.
         load: id of a present policy -> snapshot to load into it.
         add: id of a new policy -> its snapshot.
         remove: ids of policies to remove.
@@ -112,8 +112,10 @@ def set_policies(
         timeout: seconds for the whole call.
 
     Returns:
-        A row for each policy that there is afterwards, on each learner and worker. Without a
-        removal, and if policies were only loaded or only one was added: rows of these policies.
+        A row for each policy that the Algorithm has afterwards, on each learner and worker. There
+        are two exceptions, for calls that remove no policy: a call that loads policies and adds
+        none returns rows of the loaded policies, and a call that adds one policy and loads none
+        returns rows of the added policy.
 
     Raises:
         NotFoundError, InvalidInputError, MismatchError, UntrustedError: as the four calls, or an id

@@ -44,7 +44,7 @@ def release_weights(
         (``RLModuleSpec(learner_only=True)``).
 
     Raises:
-        BusyError: the learner updated all the time.
+        BusyError: the learner's thread did not come to rest in ``timeout`` seconds.
     """
     access = access_to(learner)
     if access.is_old:

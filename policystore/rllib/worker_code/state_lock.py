@@ -1,9 +1,10 @@
-"""Keep the weights that RLlib sends out of one module of one env runner.
+"""Lock a module of one env runner, so that the weights that RLlib sends do not reach the module.
 
-``load_local`` gives a module of one runner weights of its own. A lock on the module keeps RLlib's
-next ``set_state`` from undoing this. Runs in actors, also sent by value (``messages/wire.py``). A
-lock that an actor's own policystore made and code that was sent by value work together, so nothing
-here asks for a lock's class.
+``load_local`` gives a module of one env runner weights of its own. A lock on the module keeps
+RLlib's next ``set_state`` from undoing this. The code runs in actors, also sent by value
+(``messages/wire.py``). A lock may have been made by the policystore that an actor has installed,
+and is then used by code that was sent by value. The two have different classes of the same name, so
+this module never compares classes of locks.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def test_down_to_one_and_where_all_are_trained(ray_session: None) -> None:
         remove_policy(algo, "main", policy_mapping_fn=by(a=NEW, b=NEW))
         join.assert_gone(algo, "main")
         join.goes_on(algo, [NEW])
-        join.refused(algo, lambda: remove_policy(algo, NEW), InvalidInputError, "only policy")
+        join.refused(algo, lambda: remove_policy(algo, NEW), InvalidInputError, "no policy left")
         join.goes_on(algo, [NEW])
     with pytest.raises(InvalidInputError, match="was stopped"):
         add_policy(algo, "another", snap)

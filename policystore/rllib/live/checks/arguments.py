@@ -39,12 +39,13 @@ _LONGEST = 200  # bytes; most disks allow folder names of up to 255 bytes
 
 @dataclass(frozen=True)
 class Steering:
-    """Which policies act and which are trained from now on; None keeps what is.
+    """Name the policies that act and that are trained from now on; None keeps the present choice.
 
     Attributes:
-        policy_mapping_fn: for training, and for evaluation if evaluation has none of its own.
-        evaluation_policy_mapping_fn: for evaluation.
-        policies_to_train: RLlib's choice.
+        policy_mapping_fn: the mapping function for training. Evaluation gets the function, too,
+            unless the config gives evaluation a function of its own.
+        evaluation_policy_mapping_fn: the mapping function for evaluation alone.
+        policies_to_train: ids of the policies to train, or RLlib's function that decides this.
         check: whether the mapping functions are asked which policies they name.
     """
 
@@ -109,7 +110,7 @@ def given_snapshots(snaps: object, call: str) -> dict[str, Snapshot]:
         raise InvalidInputError(f"snapshots are given by policy id: {call}, not {snaps!r:.300}")
     for pid, snap in snaps.items():
         if not isinstance(pid, str):
-            raise InvalidInputError(f"policy ids are texts; found {pid!r}: {call}")
+            raise InvalidInputError(f"policy ids are strings; found {pid!r}: {call}")
         try:
             check_snapshot(snap)
         except InvalidInputError as error:

@@ -223,7 +223,7 @@ def _differing(spec: Spec, observation: _SameSpace, action: _SameSpace) -> tuple
 
 
 def _check_spaces(spec: Spec, target: Spaces, load: _Load, compare: Compare) -> tuple[str, ...]:
-    """Compare the spaces; return a note if bounds differ and may differ."""
+    """Compare the spaces; return a note if only bounds differ and ``compare`` allows this."""
     wrong, only_bounds = _differing(spec, _SameSpace(target[0]), _SameSpace(target[1]))
     if not wrong:
         return ()

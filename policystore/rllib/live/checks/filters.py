@@ -78,8 +78,8 @@ def new_stack_filters(
                 )
             if not is_filter(piece):
                 notes.append(
-                    f"{pid!r}: the state of connector {name!r} was not loaded, because several "
-                    "policies share this connector, which is no filter"
+                    f"{pid!r}: the state of connector {name!r} was not loaded: of the connectors "
+                    "of a running Algorithm, only filters get a state"
                 )
                 continue
             by_agent = _by_agent(pid, state, wanted.get(pid), multi)

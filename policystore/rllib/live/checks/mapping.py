@@ -1,4 +1,4 @@
-"""Say in a report what mapping functions could not be asked."""
+"""Make a report's notes on mapping functions that could not be checked."""
 
 from __future__ import annotations
 

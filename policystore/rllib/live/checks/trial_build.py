@@ -271,22 +271,22 @@ def check_supported(
         )
     if trained and has_multi_gpu_thread(algo):
         raise InvalidInputError(
-            f"{description}: the learner thread of an Algorithm with simple_optimizer=False dies "
-            "of a trained policy that its next batch lacks. Pass policies_to_train= without it, or "
+            f"{description}: with simple_optimizer=False the learner thread ends if a batch has no "
+            "samples of a policy in training. Pass policies_to_train= without this policy, or "
             f"build the Algorithm with simple_optimizer=True. {_NOTHING}"
         )
     size, length = getattr(config, "minibatch_size", None), _sequence_length(policy)
     if trained and config.simple_optimizer and type(size) is int and length > size:
         raise InvalidInputError(
             f"{description}: it is recurrent, and its max_seq_len {length} is above the "
-            f"minibatch_size {size}: train() would raise. Pass policies_to_train= without it, or "
-            f"build the Algorithm with a larger one. {_NOTHING}"
+            f"minibatch_size {size}, so train() would fail. Pass policies_to_train= without this "
+            f"policy, or build the Algorithm with a larger minibatch_size. {_NOTHING}"
         )
     if config.checkpoint_trainable_policies_only and not trained:
         raise InvalidInputError(
-            f"{description}: it is not trained, and the config has "
-            "checkpoint_trainable_policies_only: restarted workers would not get it, and die. "
-            f"Build the Algorithm without that, or train the policy. {_NOTHING}"
+            f"{description}: the policy is not trained, and the config has "
+            "checkpoint_trainable_policies_only, so restarted workers would not get the policy, "
+            f"and end. Build the Algorithm without this setting, or train the policy. {_NOTHING}"
         )
     if config.policy_states_are_swappable:
         policies = local.policy_map
