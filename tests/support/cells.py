@@ -1,4 +1,7 @@
-"""Cells of a matrix as parameters: a fixed sample always runs, the rest with ``--all``."""
+"""Cells of a matrix as parameters: a fixed sample always runs, the rest with ``--all``.
+
+Some cells are ``wide``: CI leaves them out, because other cells run the same code.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,19 @@ from typing import Any
 import pytest
 
 
-def sampled(cells: Iterable[str], *always: str) -> list[Any]:
-    """Return the cells as parameters of a test or fixture; all but ``always`` are marked long."""
-    cells = list(cells)
-    assert set(always) <= set(cells), set(always) - set(cells)
+def sampled(cells: Iterable[str], *always: str, wide: Iterable[str] = ()) -> list[Any]:
+    """Return the cells as parameters of a test or fixture.
+
+    All but ``always`` are marked long, and those in ``wide`` are marked wide, too.
+    """
+    cells, left = list(cells), set(wide)
+    assert {*always, *left} <= set(cells), {*always, *left} - set(cells)
+    assert not left & set(always)
     return [
-        cell if cell in always else pytest.param(cell, marks=pytest.mark.long) for cell in cells
+        cell
+        if cell in always
+        else pytest.param(cell, marks=[pytest.mark.long, *([pytest.mark.wide] * (cell in left))])
+        for cell in cells
     ]
 
 

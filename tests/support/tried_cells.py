@@ -99,6 +99,8 @@ def _callbacks() -> Iterable[Cell]:
                 yield Cell(algorithm, call, fault)
 
 
+SAMPLE = ("CQL", "CQL (old)", "TQC", "APPO with aggregators", "PPO with a filter")
+"""The Algorithms that CI tries."""
 LIVE = tuple(_live())
 CALLBACKS = tuple(_callbacks())
 
@@ -110,7 +112,14 @@ def tried(cells: Iterable[Cell]) -> Any:
     """
     return pytest.mark.parametrize(
         ("cell", "algo"),
-        [(cell, (cell.algorithm, cell.id if cell.fault else "")) for cell in cells],
+        [
+            pytest.param(
+                cell,
+                (cell.algorithm, cell.id if cell.fault else ""),
+                marks=[pytest.mark.wide] * (cell.algorithm not in SAMPLE),
+            )
+            for cell in cells
+        ],
         indirect=["algo"],
         ids=[cell.id for cell in cells],
         scope="module",

@@ -69,7 +69,19 @@ class Run:
             parts.train_until_seq(self.algo, parts.learner_seq(self.algo) + 10)
 
 
-@pytest.fixture(scope="module", params=sampled(restores.CELLS, "new, several agents, filter"))
+WIDE = (
+    "new, one agent, filter",
+    "new, local runner alone",
+    "new, IMPALA, broadcasting",
+    "new, APPO",
+    "old, one agent, filter",
+    "old, local worker alone",
+)
+
+
+@pytest.fixture(
+    scope="module", params=sampled(restores.CELLS, "new, several agents, filter", wide=WIDE)
+)
 def run(request: Any, ray_session: None, tmp_path_factory: Any) -> Iterator[Run]:
     algo = restores.configured(request.param).build_algo()
     try:

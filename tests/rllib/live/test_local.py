@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=sampled(CELLS, "PPO alone"))
+@pytest.fixture(scope="module", params=sampled(CELLS, "PPO alone", wide=["SAC", "old PPO alone"]))
 def cell(request: Any) -> str:
     return str(request.param)
 

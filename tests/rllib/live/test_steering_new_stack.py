@@ -36,7 +36,7 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=sampled(CELLS, "PPO"))
+@pytest.fixture(scope="module", params=sampled(CELLS, "PPO", wide=["PPO, no remote runner"]))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     with parts.built(join.configured(**CELLS[request.param])) as made:
         parts.train_until_seq(made, 3)
