@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
 from policystore import PolicyStore
@@ -34,7 +36,10 @@ def trial_of(algorithm: Any) -> str:
 class Ledger(DefaultCallbacks):
     """Records in a file for each process of a trial: restores, iterations, and hashes of weights.
 
-    ``score`` ranks the trials: it gets the number of the trial and the iteration.
+    ``score`` ranks the trials: it gets the number of the trial and the iteration. Each process
+    draws its actions with a seed of its own. With the seed of the config, a trial would learn the
+    same weights as the trial whose checkpoint it continues, because the checkpoint's optimizer also
+    brings that trial's learning rate.
     """
 
     def __init__(self, folder: str, score: Callable[[int, int], float]) -> None:
@@ -46,6 +51,9 @@ class Ledger(DefaultCallbacks):
         line = {"kind": kind, "iteration": algorithm.iteration, "held": held(algorithm)}
         with page.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def on_algorithm_init(self, *, algorithm: Any, **_: Any) -> None:
+        torch.manual_seed(zlib.crc32(f"{trial_of(algorithm)} {os.getpid()}".encode()))
 
     def on_checkpoint_loaded(self, *, algorithm: Any, **_: Any) -> None:
         self._note(algorithm, "restored")

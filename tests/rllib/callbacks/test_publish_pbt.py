@@ -35,8 +35,6 @@ def run(config: Any, folder: Path, *, synchronous: bool) -> list[Any]:
         perturbation_interval=INTERVAL,
         quantile_fraction=0.5,
         hyperparam_mutations={"lr": tune.loguniform(1e-3, 1e-2)},
-        # Two trials with the same learning rate after an exploit would learn the same weights.
-        resample_probability=1.0,
         synch=synchronous,
     )
     grid = tune.Tuner(
