@@ -52,7 +52,12 @@ def run(config: Any, folder: Path, *, synchronous: bool) -> list[Any]:
 @pytest.mark.filterwarnings("ignore:Consider boosting PBT performance:UserWarning")
 @pytest.mark.parametrize(
     ("stack", "seed", "synchronous"),
-    [("new", 1, True), ("new", 2, True), ("new", 3, False), ("old", 1, True)],
+    [
+        ("new", 1, True),
+        pytest.param("new", 2, True, marks=pytest.mark.wide),
+        pytest.param("new", 3, False, marks=pytest.mark.wide),
+        pytest.param("old", 1, True, marks=pytest.mark.wide),
+    ],
 )
 def test_each_policy_that_a_trial_reported_is_under_its_name(
     ray_session: None, tmp_path: Path, stack: str, seed: int, synchronous: bool
