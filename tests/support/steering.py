@@ -24,6 +24,7 @@ from ray.rllib.examples.rl_modules.classes.intrinsic_curiosity_model_rlm import 
     IntrinsicCuriosityModel,
 )
 
+import tests.support.new_stack_algorithms as parts
 from policystore.rllib.worker_code.messages.requests import MappingRequest
 from policystore.rllib.worker_code.policy_mapping import check_mapping
 from tests.support.envs import Solo
@@ -62,6 +63,15 @@ def process(worker: Any) -> int:
 def mapped(worker: Any) -> list[str]:
     """Return the policies of the agents ``a``, ``b`` and ``c``."""
     return [worker.config.policy_mapping_fn(agent, None) for agent in "abc"]
+
+
+def mappings(algo: Any) -> dict[str, list[str]]:
+    """Return :func:`mapped` of each env runner."""
+    return {
+        name: found
+        for name, found in parts.ask(algo, mapped).items()
+        if not name.startswith("learner")
+    }
 
 
 def local_runner_with_env(algo: Any) -> Any:

@@ -24,6 +24,7 @@ CELLS: dict[str, tuple[str, int, int]] = {
     "old PPO": ("old PPO", 2, 1),
     "old PPO alone": ("old PPO", 0, 1),
 }
+WIDE = ("SAC", "APPO", "old PPO alone")
 pytestmark = [
     # RLlib's metrics average what has no entries yet (utils/metrics/window_stat.py).
     pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning"),
@@ -31,7 +32,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=sampled(CELLS, "PPO alone", wide=["SAC", "old PPO alone"]))
+@pytest.fixture(scope="module", params=sampled(CELLS, "PPO alone", wide=WIDE))
 def cell(request: Any) -> str:
     return str(request.param)
 
@@ -161,7 +162,10 @@ def test_load_into_is_for_all_and_the_next_episode_loads_again(
 
 
 @pytest.mark.parametrize(
-    "cell", sampled([cell for cell in CELLS if CELLS[cell][2]]), indirect=True, scope="module"
+    "cell",
+    sampled([cell for cell in CELLS if CELLS[cell][2]], wide=WIDE),
+    indirect=True,
+    scope="module",
 )
 def test_a_restarted_runner_locks_again(algo: Any, cell: str, snaps: dict[str, Snapshot]) -> None:
     names = tuple(name for name in ("train 1", "eval 1") if name in sampling(cell))
