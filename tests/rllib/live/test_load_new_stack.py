@@ -170,6 +170,9 @@ def test_a_snapshot_is_not_trained_along(algo: Any) -> None:
 def test_check_sync_tells_who_differs(algo: Any) -> None:
     """One number changed in one worker: found there, and nowhere else."""
     snaps = {pid: parts.other(snap, 6.0) for pid, snap in snapshot_all(algo).items()}
+    if algo.eval_env_runner_group is not None:
+        # An evaluation worker of an older number would be behind: RLlib updates it.
+        algo.evaluate()
     load_into(algo, snaps)
     assert check_sync(algo).ok
     victim = [name for name in parts.workers(algo) if not name.startswith("learner")][-1]
@@ -179,9 +182,7 @@ def test_check_sync_tells_who_differs(algo: Any) -> None:
     else:
         nudge(worker)
     report = check_sync(algo)
-    found = [(row.worker, row.policy, row.status) for row in report if row.status != "ok"]
-    # An evaluation worker gets all weights before it plays.
-    assert found == [(victim, "foe", "behind" if "eval" in victim else "bad")], str(report)
+    assert [(row.worker, row.policy) for row in report.bad] == [(victim, "foe")], str(report)
     load_into(algo, {"foe": snaps["foe"]})
     assert check_sync(algo).ok
     parts.assert_held(algo, snaps)
