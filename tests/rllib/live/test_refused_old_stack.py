@@ -245,7 +245,7 @@ LEAVING: dict[str, tuple[type[Exception], str, str, dict[str, Any]]] = {
     ),
     "the one in training": (
         InvalidInputError,
-        "only one in training",
+        "nothing would be trained",
         NEW,
         {"policy_mapping_fn": first},
     ),

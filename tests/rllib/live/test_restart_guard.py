@@ -292,7 +292,7 @@ def test_what_is_kept() -> None:
     guard = ours.Guard("train", Group())
 
     def record(kind: str, *pids: str) -> None:
-        guard.record(ReplayEntry(kind, pids))
+        guard.record([ReplayEntry(kind, pids)])
 
     def kept() -> list[tuple[Any, ...]]:
         return [(entry.generation, entry.kind, *entry.policies) for entry in guard._entries]
