@@ -14,6 +14,7 @@ from tests.support.added_policies import first, instead, made
 from tests.support.new_stack_algorithms import other
 
 NEW = "newcomer"
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -89,7 +90,6 @@ def test_overrides_of_one_policy(algo: Any) -> None:
         add_policy(algo, "x", made("wide", 5), config_overrides={"no_such": 1})
 
 
-@pytest.mark.long
 def test_evaluation_keeps_its_own_mapping(ray_session: None) -> None:
     config = parts.configured(evals=1)
     config.evaluation(

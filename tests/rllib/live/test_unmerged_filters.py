@@ -31,6 +31,7 @@ def old_config(**runners: Any) -> Any:
     )
 
 
+@pytest.mark.long
 def test_new_stack_each_runner_has_its_own(ray_session: None) -> None:
     with parts.built(new_config(merge=False)) as algo:
         algo.train()
