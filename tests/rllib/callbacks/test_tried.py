@@ -123,8 +123,8 @@ def try_restore(life: Life) -> None:
     algo.restore(path)
     if type(algo).__name__ not in ("IMPALA", "APPO"):
         parts.assert_held(algo, saved)
-        assert {pid: snap.state for pid, snap in snapshot_all(algo).items()} == {
-            pid: snap.state for pid, snap in saved.items()
+        assert {pid: snap.state_digest for pid, snap in snapshot_all(algo).items()} == {
+            pid: snap.state_digest for pid, snap in saved.items()
         }
 
     def in_sync() -> bool:
