@@ -59,7 +59,6 @@ _ADVICE = (
     f"{_NOTHING} Pass a policy_mapping_fn= that returns only ids that the Algorithm will have. "
     "Or pass check_mapping=False if you are sure of your function."
 )
-_LAST_STEPS = 10.0  # seconds that the last steps have at least, after all workers have changed
 R = TypeVar("R", "AddModuleRequest", "AddPolicyRequest")
 
 
@@ -179,9 +178,12 @@ def run_changes(stack: Stack[Any]) -> SyncReport:
     entries: list[ReplayEntry] = []
     with transaction.changes(before, changes.failed):
         for pid, each in additions.items():
-            reports.append(_prove(stack, stack.add, each.request, {pid: each}, entries))
+            described = before.replace(policies={pid: each.info})
+            weights = {pid: each.prepared}
+            reports.append(_prove(stack, stack.add, each.request, described, weights, entries))
         if prepared:
-            reports.append(_prove(stack, apply_weights, request, prepared, entries))
+            loaded = before.replace(policies={pid: before.policies[pid] for pid in prepared})
+            reports.append(_prove(stack, apply_weights, request, loaded, prepared, entries))
         if changes.steers:
             for workers, steer_request in _steer_requests(stack):
                 transaction.apply(stack.steer, steer_request, workers=workers)
@@ -196,7 +198,7 @@ def run_changes(stack: Stack[Any]) -> SyncReport:
     if len(reports) == 1 and not changes.remove:
         return SyncReport(reports[0].rows, notes).with_refs(refs)
     # A new session, because the transaction may still have removed policies in its descriptions.
-    after = Session(stack.algo, max(transaction.deadline.left(), _LAST_STEPS))
+    after = Session(stack.algo, transaction.seconds_to_end())
     return after.report(after.describe(left)).with_notes(notes)
 
 
@@ -204,25 +206,23 @@ def _prove(
     stack: Stack[Any],
     function: Callable[..., WorkerDigests],
     request: LoadRequest | AddModuleRequest | AddPolicyRequest,
-    policies: Mapping[str, PreparedWeights] | Mapping[str, Addition[Any]],
+    info: WorkerInfo,
+    prepared: Mapping[str, PreparedWeights],
     entries: list[ReplayEntry],
 ) -> SyncReport:
     """Make all workers take weights, check the weights, and add an entry to be replayed later."""
-    transaction, before = stack.transaction, stack.before
-    infos, prepared = {}, {}
-    for pid, each in policies.items():
-        added = isinstance(each, Addition)
-        infos[pid] = each.info if isinstance(each, Addition) else before.policies[pid]
-        prepared[pid] = each.prepared if isinstance(each, Addition) else each
+    transaction = stack.transaction
     payload = Payload(transaction.workers, prepared)
     report = transaction.apply_and_prove(
         function,
         request,
         payload=payload,
-        info=before.replace(policies=infos),
+        info=info,
         expected={pid: each.expected for pid, each in prepared.items()},
     )
-    entries.append(transaction.replay_of(request, payload, function if added else None))
+    entries.append(
+        transaction.replay_of(request, payload, function if function is stack.add else None)
+    )
     return report
 
 

@@ -30,6 +30,7 @@ from policystore.rllib.worker_code.modules import (
     remove_module,
     spec_of_modules,
     steer_modules,
+    without,
 )
 from policystore.rllib.workers.calls import Deadline
 from policystore.rllib.workers.compat import (
@@ -156,20 +157,13 @@ class NewStack(Stack[AddModuleRequest]):
                     config.algorithm_config_overrides_per_module[pid] = dict(overrides)
                 config.rl_module(rl_module_spec=spec)
                 to_train = steering.policies_to_train or config.policies_to_train
-                config.multi_agent(policies_to_train=_without(to_train, changes.remove))
+                config.multi_agent(policies_to_train=without(to_train, changes.remove))
                 if steering.policy_mapping_fn is not None:
                     config.multi_agent(policy_mapping_fn=steering.policy_mapping_fn)
         if steering.evaluation_policy_mapping_fn is not None:
             set_evaluation_mapping(algo, steering.evaluation_policy_mapping_fn, own=True)
         elif steering.policy_mapping_fn is not None and not has_evaluation_mapping(algo):
             set_evaluation_mapping(algo, steering.policy_mapping_fn, own=False)
-
-
-def _without(to_train: ToTrain | None, removed: tuple[str, ...]) -> ToTrain | None:
-    """Return ``policies_to_train`` without removed ids; None (all) and functions stay unchanged."""
-    if to_train is None or callable(to_train) or not removed:
-        return to_train
-    return type(to_train)(mid for mid in to_train if mid not in removed)
 
 
 def _check_setup(algo: Algorithm, change: str) -> None:
@@ -259,11 +253,6 @@ def _drop_samples(algo: Algorithm, transaction: Transaction) -> None:
     clear_waiting_batches(algo)
 
 
-def _time_left(transaction: Transaction) -> float:
-    """Return the seconds for the last steps, after all workers have changed: at least ten."""
-    return max(transaction.deadline.left(), 10.0)
-
-
 def _present_spec(transaction: Transaction) -> MultiRLModuleSpec:
     """Return the spec of the modules that the first learner holds now.
 
@@ -271,7 +260,7 @@ def _present_spec(transaction: Transaction) -> MultiRLModuleSpec:
         StorageError: the learner does not answer.
     """
     leader = transaction.learners[0]
-    deadline = Deadline(_time_left(transaction))
+    deadline = Deadline(transaction.seconds_to_end())
     return transaction.call(spec_of_modules, workers=[leader], deadline=deadline)[leader].get()
 
 

@@ -43,9 +43,6 @@ from policystore.rllib.workers.compat import env_to_module_of, is_new_stack
 
 __all__ = ["keep_weights", "resync"]
 
-# Seconds for the learners' own rows of the report, at least.
-_LAST_STEP = 10.0
-
 
 def resync(algo: Algorithm, *, above: int = 0, timeout: float = 60.0) -> SyncReport:
     """Give every env runner the weights and filters that the Algorithm holds now.
@@ -106,7 +103,7 @@ def resync(algo: Algorithm, *, above: int = 0, timeout: float = 60.0) -> SyncRep
     answers = calls.collect(change.deadline)
     if info.asynchronous:
         drop_late_states(algo)
-    last = Deadline(max(change.deadline.left(), _LAST_STEP))
+    last = Deadline(change.seconds_to_end())
     held = change.call(report_digests, plans, last.left(), workers=leaders, deadline=last)
     expected = {pid: each.expected for pid, each in prepared.items()}
     return SyncReport(status_rows(change.workers, info, {**answers, **held}, expected))

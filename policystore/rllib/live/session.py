@@ -23,6 +23,7 @@ T = TypeVar("T")
 # The attribute of an Algorithm that holds refs by digest of the acting weights, and how many.
 _REFS = "_policystore_refs"
 _MOST_REFS = 10_000
+_LAST_STEPS = 10.0  # seconds
 
 
 def remember_refs(algo: Algorithm, refs: Mapping[str, str]) -> None:
@@ -61,6 +62,10 @@ class Session:
         self.deadline = _deadline_of(timeout)
         self.algo = algo
         self.workers = workers_of(algo)
+
+    def seconds_to_end(self) -> float:
+        """Return the seconds for the last steps, after all workers have changed: at least ten."""
+        return max(self.deadline.left(), _LAST_STEPS)
 
     @property
     def learners(self) -> list[Worker]:

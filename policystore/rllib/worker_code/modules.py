@@ -85,11 +85,11 @@ def _make_targets(module: RLModule, names: list[str]) -> None:
         inner.make_target_networks()
 
 
-def without(to_train: ToTrain | None, pid: str) -> ToTrain | None:
-    """Return ``policies_to_train`` without one id; None (all) and functions stay unchanged."""
+def without(to_train: ToTrain | None, removed: tuple[str, ...]) -> ToTrain | None:
+    """Return ``policies_to_train`` without removed ids; None (all) and functions stay unchanged."""
     if to_train is None or callable(to_train):
         return to_train
-    return type(to_train)(mid for mid in to_train if mid != pid)
+    return type(to_train)(mid for mid in to_train if mid not in removed)
 
 
 # What is kept for a roll-back --------------------------------------------------------------------
@@ -270,9 +270,7 @@ def steer_modules(worker: AnyWorker | PolicyAccess, request: SteerRequest) -> No
         config = worker.config
         if to_train is None:
             to_train = config.policies_to_train
-        for pid in request.removed:
-            to_train = without(to_train, pid)
-        config.multi_agent(policies_to_train=to_train)
+        config.multi_agent(policies_to_train=without(to_train, request.removed))
         if mapping is not None and not is_learner(worker):
             config.multi_agent(policy_mapping_fn=mapping)
             if config.policy_mapping_fn is not mapping:
