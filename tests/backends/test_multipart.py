@@ -24,7 +24,7 @@ from policystore import (
     Spec,
     StorageError,
 )
-from policystore.backends import s3
+from policystore.backends import s3_multipart
 from policystore.format import metadata, safetensors
 from policystore.format.keys import object_key
 from tests.support.cells import sampled
@@ -36,7 +36,7 @@ Make = Callable[..., Snapshot]
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_PART", PART)
+    monkeypatch.setattr(s3_multipart, "_PART", PART)
 
 
 @pytest.fixture(scope="module")

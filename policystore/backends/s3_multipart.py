@@ -1,0 +1,200 @@
+"""Move large objects of S3 in parts, several at once, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from policystore._util.concurrency import in_parallel, shielded
+from policystore._util.progress import BytesCallback
+from policystore.backends.base import Chunks
+from policystore.backends.fsspec import large_body_slots
+from policystore.errors import PolicyStoreError, StorageError
+
+__all__ = ["PartedBody", "Upload", "read_parts", "reads_in_parts"]
+
+_PART = 16 << 20  # bytes; objects of two parts or more move in parts
+_PARTS_AT_ONCE = 8
+_MAX_PARTS = 10_000  # the most parts of one object, a limit of S3
+
+_Out = TypeVar("_Out")
+
+
+class _Attempt(Protocol):
+    """Make a request, a function of the filesystem, and try again if another try may succeed."""
+
+    def __call__(self, call: Callable[[Any], _Out]) -> _Out: ...
+
+
+def reads_in_parts(size: int) -> bool:
+    """Return whether an object of ``size`` bytes is read in parts."""
+    return size >= 2 * _PART
+
+
+def read_parts(
+    get_part: Callable[[int, int], bytes], size: int, on_bytes: BytesCallback | None
+) -> memoryview:
+    """Read a large object in parts, several at once, into one buffer.
+
+    Args:
+        get_part: a function of a start and a count, that reads so many bytes from the start on. It
+            raises an error if the object does not have ``size`` bytes.
+        size: how many bytes the object has.
+        on_bytes: called with the bytes of each part.
+    """
+    # The first part is read alone. It shows that the object has this size, before memory for
+    # the whole object is allocated.
+    first = get_part(0, _PART)
+    whole = np.empty(size, np.uint8)
+
+    def put(start: int, part: bytes) -> None:
+        whole[start : start + len(part)] = np.frombuffer(part, np.uint8)
+        if on_bytes is not None:
+            on_bytes(len(part))
+
+    def fetch(start: int) -> None:
+        put(start, get_part(start, min(_PART, size - start)))
+
+    put(0, first)
+    del first
+    in_parallel(fetch, range(_PART, size, _PART), workers=_PARTS_AT_ONCE)
+    # Set on the array that owns the bytes, so that no view of it can be made writeable again.
+    whole.flags.writeable = False
+    return whole.data
+
+
+class PartedBody:
+    """The bytes of an object, and the parts in which a large object is written.
+
+    Args:
+        chunks: the bytes, in pieces.
+
+    Attributes:
+        size: how many bytes the object has.
+        in_parts: whether the object is written in parts.
+        count: how many parts the object has if it is written in parts.
+    """
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = chunks
+        self.size = sum(memoryview(chunk).nbytes for chunk in chunks)
+        self._part = max(_PART, -(-self.size // _MAX_PARTS))
+        self.in_parts = self.size >= 2 * self._part
+        self.count = -(-self.size // self._part)
+
+    def part(self, number: int) -> Iterator[memoryview]:
+        """Yield the bytes of a part in pieces; the first part has the number 1."""
+        return self._pieces((number - 1) * self._part, self._part)
+
+    def matches(self, size: object, etag: str) -> bool:
+        """Return whether an object of the server has these bytes; False if in doubt.
+
+        Args:
+            size: the size of the object.
+            etag: the ETag of the object.
+        """
+        if size != self.size:
+            return False
+        # The ETag is the MD5 of an object that was written in one request, and the MD5 of the MD5s
+        # of the parts otherwise. If the server encrypts the object with a key of its key service,
+        # the ETag is no MD5 at all, and the bytes are sent again.
+        etag = etag.strip('"')
+        if not self.in_parts:
+            return etag == str(_md5(self._pieces(0, self.size)).hexdigest())
+        if not etag.endswith(f"-{self.count}"):
+            return False
+        digests = (_md5(self.part(number)).digest() for number in range(1, self.count + 1))
+        return etag == f"{_md5(digests).hexdigest()}-{self.count}"
+
+    def _pieces(self, start: int, count: int) -> Iterator[memoryview]:
+        """Yield up to ``count`` bytes from ``start`` on, of the chunks joined together."""
+        for chunk in self._chunks:
+            view = memoryview(chunk)
+            if start >= view.nbytes:
+                start -= view.nbytes
+            elif count > 0:
+                piece = view[start : start + count]
+                yield piece
+                count -= piece.nbytes
+                start = 0
+
+
+class Upload:
+    """One upload of a large object in parts.
+
+    Args:
+        attempt: makes a request that writes the object.
+        holds: returns whether the server has the object with the bytes of ``body``.
+        at: the parameters of a request that name the bucket and the key.
+        body: the bytes of the object.
+    """
+
+    def __init__(
+        self, attempt: _Attempt, holds: Callable[[], bool], at: dict[str, str], body: PartedBody
+    ) -> None:
+        self._attempt = attempt
+        self._holds = holds
+        self._request = dict(at)
+        self._body = body
+
+    def send(self, on_bytes: BytesCallback | None) -> None:
+        """Write the object, several parts at once; readers see it when all have arrived.
+
+        Args:
+            on_bytes: called with the bytes of each part.
+        """
+        self._request["UploadId"] = self._attempt(self._begin)
+
+        def send(number: int) -> dict[str, Any]:
+            return self._send_part(number, on_bytes)
+
+        try:
+            numbers = range(1, self._body.count + 1)
+            self._complete(in_parallel(send, numbers, workers=_PARTS_AT_ONCE))
+        except BaseException:
+            # Without this request the server would keep the parts, and the user would pay for them.
+            with suppress(PolicyStoreError), shielded():
+                self._attempt(lambda fs: fs.call_s3("abort_multipart_upload", **self._request))
+            raise
+
+    def _begin(self, fs: Any) -> str:
+        return str(fs.call_s3("create_multipart_upload", **self._request)["UploadId"])
+
+    def _send_part(self, number: int, on_bytes: BytesCallback | None) -> dict[str, Any]:
+        with large_body_slots():
+            data = b"".join(self._body.part(number))
+
+            def call(fs: Any) -> str:
+                answer = fs.call_s3("upload_part", **self._request, PartNumber=number, Body=data)
+                return str(answer["ETag"])
+
+            etag = self._attempt(call)
+        if on_bytes is not None:
+            on_bytes(len(data))
+        return {"PartNumber": number, "ETag": etag}
+
+    def _complete(self, parts: list[dict[str, Any]]) -> None:
+        """Finish the upload; also succeed if a try with a lost answer has finished it."""
+
+        def call(fs: Any) -> None:
+            fs.call_s3("complete_multipart_upload", **self._request,
+                       MultipartUpload={"Parts": parts})  # fmt: skip
+
+        try:
+            self._attempt(call)
+        except StorageError:
+            # An earlier try may have succeeded although its answer was lost. The server then does
+            # not know the upload any more, and the object exists.
+            if not self._holds():
+                raise
+
+
+def _md5(blocks: Iterable[bytes | memoryview]) -> hashlib._Hash:
+    checksum = hashlib.md5(usedforsecurity=False)
+    for block in blocks:
+        checksum.update(block)
+    return checksum
