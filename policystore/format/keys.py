@@ -13,21 +13,38 @@ from policystore.errors import InvalidInputError
 from policystore.format.refs import check_name, check_tag
 
 __all__ = [
+    "DELETED",
+    "KEPT",
+    "LEAGUES",
     "MARKER",
     "MAX_RECORD",
     "NAMES",
     "OBJECTS",
     "TEMPORARY",
+    "TRASH",
+    "copied_key",
+    "copied_prefix",
+    "deleted_key",
+    "digest_of_kept",
     "digest_of_key",
+    "digest_of_trash",
     "hint_key",
     "is_key",
+    "kept_key",
+    "kept_prefix",
+    "mark_key",
+    "marks_prefix",
+    "name_of_deleted",
     "name_of_prefix",
     "number_of",
     "object_key",
     "object_prefix",
+    "tag_hint_key",
     "tag_key",
     "tag_of_prefix",
     "tags_prefix",
+    "trash_key",
+    "trash_prefix",
     "version_key",
     "versions_prefix",
 ]
@@ -35,12 +52,19 @@ __all__ = [
 MARKER = "policystore.json"
 OBJECTS = "objects/"
 NAMES = "names/"
+KEPT = "kept/"
+TRASH = "trash/"
+DELETED = "deleted/"
+LEAGUES = "leagues/"
 TEMPORARY = "tmp/"
 MAX_RECORD = 64 << 10
 """The longest record, hint or marker, in bytes. A reader refuses a longer one."""
 
 _NUMBERED = re.compile(r"([0-9]{10})\.json\Z")
 _OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{64})\.safetensors\Z")
+_TRASHED = re.compile(r"trash/([0-9a-f]{2})/([0-9a-f]{64})/[0-9a-f]{32}\.safetensors\Z")
+_KEPT = re.compile(r"kept/([0-9a-f]{64})/[0-9a-f]{32}\.json\Z")
+_COPIED = re.compile(r"copied/[0-9a-f]{32}\Z")
 
 
 def _escape(name: str) -> str:
@@ -71,10 +95,62 @@ def object_prefix(digits: str) -> str:
 
 def digest_of_key(key: str) -> Digest | None:
     """Return the digest in the key of an object; None for a key of another form."""
-    match = _OBJECT.match(key)
+    return _digest_in(_OBJECT, key)
+
+
+def _digest_in(form: re.Pattern[str], key: str) -> Digest | None:
+    match = form.match(key)
     if match is None or match.group(1) != match.group(2)[:2]:
         return None
     return Digest(match.group(2))
+
+
+def trash_prefix(digest: Digest) -> str:
+    """Return the common prefix of the keys of all copies of an object in the trash."""
+    return f"{TRASH}{digest.hex[:2]}/{digest.hex}/"
+
+
+def trash_key(digest: Digest, nonce: str) -> str:
+    """Return the key of a copy of an object in the trash.
+
+    Args:
+        digest: the digest of the object.
+        nonce: 32 random hexadecimal digits, new for each copy.
+    """
+    return f"{trash_prefix(digest)}{nonce}.safetensors"
+
+
+def digest_of_trash(key: str) -> Digest | None:
+    """Return the digest in the key of a copy in the trash; None for a key of another form."""
+    return _digest_in(_TRASHED, key)
+
+
+def kept_prefix(digest: Digest) -> str:
+    """Return the common prefix of the records of all pushes of a policy without a name."""
+    return f"{KEPT}{digest.hex}/"
+
+
+def kept_key(digest: Digest, nonce: str) -> str:
+    """Return the key of the record of a push without a name."""
+    return f"{kept_prefix(digest)}{nonce}.json"
+
+
+def digest_of_kept(key: str) -> Digest | None:
+    """Return the digest in the key of a push without a name; None for a key of another form."""
+    match = _KEPT.match(key)
+    return None if match is None else Digest(match.group(1))
+
+
+def deleted_key(name: str) -> str:
+    """Return the key that says that a name may have no version that stands."""
+    return f"{DELETED}{_escape(name)}/@mark"
+
+
+def name_of_deleted(key: str) -> str | None:
+    """Return the name in ``deleted/<name>/@mark``; None if it is not such a key."""
+    if not key.startswith(DELETED) or not key.endswith("/@mark"):
+        return None
+    return _unescape_valid(key[len(DELETED) : -len("/@mark")], check_name)
 
 
 def versions_prefix(name: str) -> str:
@@ -95,6 +171,36 @@ def tags_prefix(name: str) -> str:
 def tag_key(name: str, tag: str, number: int) -> str:
     """Return the key of a tag record."""
     return f"{tags_prefix(name)}{_escape(tag)}/{number:010d}.json"
+
+
+def tag_hint_key(name: str, tag: str) -> str:
+    """Return the key of the hint of a tag."""
+    return f"{tags_prefix(name)}{_escape(tag)}/@hint"
+
+
+def marks_prefix(name: str) -> str:
+    """Return the common prefix of the keys of all marks of a name."""
+    return f"{NAMES}{_escape(name)}/@marks/"
+
+
+def mark_key(name: str, number: int) -> str:
+    """Return the key of a mark."""
+    return f"{marks_prefix(name)}{number:010d}.json"
+
+
+def copied_prefix(name: str) -> str:
+    """Return the common prefix of the cursors of all mirrors that write to a name."""
+    return f"{NAMES}{_escape(name)}/@copied/"
+
+
+def copied_key(name: str, nonce: str) -> str:
+    """Return the key of the cursor of one mirror.
+
+    Args:
+        name: the name that the mirror writes to.
+        nonce: 32 hexadecimal digits that belong to the source of the mirror.
+    """
+    return f"{copied_prefix(name)}{nonce}"
 
 
 def hint_key(name: str) -> str:
@@ -122,15 +228,22 @@ def _unescape_valid(escaped: str, check: Callable[[str], str]) -> str | None:
 
 def is_key(key: str) -> bool:
     """Return whether a key outside ``objects/`` has the form of a key of format 1."""
+    if key == MARKER or name_of_deleted(key) is not None:
+        return True
+    if digest_of_trash(key) is not None or digest_of_kept(key) is not None:
+        return True
     prefix, separator, rest = key.partition("/@")
     name = name_of_prefix(prefix + separator) if separator and prefix.startswith(NAMES) else None
     if name is None:
-        return key == MARKER
+        return False
+    tag = tag_of_prefix(key.rpartition("/")[0] + "/", name) if rest.startswith("tags/") else None
     number = number_of(key)
     if number is None:
-        return key == hint_key(name)
-    tag = tag_of_prefix(key.rpartition("/")[0] + "/", name) if rest.startswith("tags/") else None
-    return key == (version_key(name, number) if tag is None else tag_key(name, tag, number))
+        hints = {hint_key(name)} if tag is None else {tag_hint_key(name, tag)}
+        return key in hints or bool(_COPIED.match(rest))
+    if tag is not None:
+        return key == tag_key(name, tag, number)
+    return key in (version_key(name, number), mark_key(name, number))
 
 
 def number_of(key: str) -> int | None:

@@ -11,9 +11,9 @@ import pytest
 
 from policystore import Digest, FormatError, InvalidInputError, Version
 from policystore.format.canonical_json import canonical_json
-from policystore.format.field_codecs import MAX_OBJECTS
 from policystore.format.keys import MAX_RECORD
 from policystore.format.records import Hint, TagMove, check_marker, marker_bytes
+from policystore.format.records.fields import MAX_OBJECTS
 
 D = [Digest(f"{index:064x}") for index in range(4)]
 TIME = datetime.datetime(2026, 11, 21, 1, 25, 37, 123, tzinfo=datetime.timezone.utc)

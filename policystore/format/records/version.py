@@ -1,7 +1,4 @@
-"""Version records, tag records, hints and the marker: ``docs/format.md`` section 7.
-
-This module encodes and parses bytes; it does not touch storage.
-"""
+"""Encode and parse the records of versions."""
 
 from __future__ import annotations
 
@@ -13,7 +10,9 @@ from typing import Any
 from policystore._util.messages import printable, shorten
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
-from policystore.format.field_codecs import (
+from policystore.format.canonical_json import Json, JsonObject
+from policystore.format.metadata import FORMAT
+from policystore.format.records.fields import (
     MAX_OBJECTS,
     check_text,
     decode_plain,
@@ -29,10 +28,38 @@ from policystore.format.field_codecs import (
     parse_record,
     parse_time,
 )
-from policystore.format.metadata import FORMAT
-from policystore.format.refs import check_name, check_tag
+from policystore.format.refs import check_name
 
-__all__ = ["Hint", "TagMove", "Version", "check_marker", "marker_bytes"]
+__all__ = ["Origin", "Version"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The version of another store, or of another name, from which a copy was made.
+
+    Attributes:
+        name, number: the name and the number of that version.
+        record: BLAKE3 of the bytes of the record of that version.
+    """
+
+    name: str
+    number: int
+    record: Digest
+
+    def to_json(self) -> JsonObject:
+        """Return the field of a record."""
+        return {"name": self.name, "number": self.number, "record": str(self.record)}
+
+    @classmethod
+    def from_json(cls, value: Json) -> Origin:
+        """Read the field of a record.
+
+        Raises:
+            InvalidInputError, ValueError: another value.
+        """
+        expect(isinstance(value, dict) and set(value) == {"name", "number", "record"}, "origin")
+        name, number = check_name(value["name"]), parse_number(value["number"])
+        return cls(name, number, Digest.parse(value["record"]))
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,6 +80,9 @@ class Version:
         source: where the policy came from, as given with the push.
         parents: digests of the policies that this one was trained from.
         nonce: 32 random hexadecimal digits, by which a writer recognises its own record.
+        origin: the version from which ``copy_to`` made this record anew, because the target had
+            other versions under this number; None for a version that was pushed here, and for a
+            record that was copied byte by byte.
     """
 
     name: str | None
@@ -70,6 +100,7 @@ class Version:
     source: Mapping[Any, Any] = field(default_factory=dict)
     parents: tuple[Digest, ...] = ()
     nonce: str = field(default="", repr=False)
+    origin: Origin | None = None
 
     @property
     def ref(self) -> str:
@@ -116,7 +147,7 @@ class Version:
                 source are not plain values.
         """
         is_listed = self.objects is not None and len(self.objects) <= MAX_OBJECTS
-        document = {
+        document: JsonObject = {
             "format": FORMAT,
             "kind": "version",
             "name": self.name,
@@ -141,6 +172,8 @@ class Version:
             "source": encode_plain(self.source, "source"),
             "parents": [str(parent) for parent in self.parents],
         }
+        if self.origin is not None:
+            document["origin"] = self.origin.to_json()
         return encode_record(document)
 
     @classmethod
@@ -150,7 +183,7 @@ class Version:
         Raises:
             FormatError: not a version record of format 1.
         """
-        document = parse_record(data, "version", _VERSION_FIELDS, label)
+        document = parse_record(data, "version", _FIELDS, label, optional={"origin"})
         try:
             parts = document["parts"]
             expect(set(parts) == {"weights", "acting", "state"}, "parts")
@@ -170,6 +203,7 @@ class Version:
                 source=decode_plain(document["source"], "source"),
                 parents=tuple(Digest.parse(parent) for parent in parse_list(document["parents"])),
                 nonce=parse_nonce(document["nonce"]),
+                origin=Origin.from_json(document["origin"]) if "origin" in document else None,
             )
             expect((version.number == 1) == (version.previous is None), "previous")
             expect(version.objects is None or version.digest in version.objects, "objects")
@@ -178,128 +212,7 @@ class Version:
         return version
 
 
-@dataclass(frozen=True)
-class TagMove:
-    """One move of a tag. The move with the highest number says where the tag points now.
-
-    Attributes:
-        name, tag: the name and its tag.
-        number: the number of the move (1, 2, … without gaps).
-        target: the version number that the tag was moved to; None if the tag was removed.
-        digest: the digest of that version; None if the tag was removed.
-        previous: BLAKE3 of the bytes of the previous move; None for move 1.
-        time: when the tag was moved, by the clock of the writer, in UTC.
-        author: who moved the tag.
-        nonce: 32 random hexadecimal digits, by which a writer recognises its own record.
-    """
-
-    name: str
-    tag: str
-    number: int
-    target: int | None
-    digest: Digest | None
-    previous: Digest | None
-    time: datetime.datetime
-    author: str
-    nonce: str = field(default="", repr=False)
-
-    def to_bytes(self) -> bytes:
-        """Return the bytes of the record.
-
-        Raises:
-            InvalidInputError: the author is too long.
-        """
-        return encode_record(
-            {
-                "format": FORMAT,
-                "kind": "tag",
-                "name": self.name,
-                "tag": self.tag,
-                "number": self.number,
-                "nonce": self.nonce,
-                "target": self.target,
-                "digest": None if self.digest is None else str(self.digest),
-                "previous": None if self.previous is None else str(self.previous),
-                "time": format_time(self.time),
-                "author": check_text(self.author, "author"),
-            }
-        )
-
-    @classmethod
-    def from_bytes(cls, data: bytes | memoryview, label: str) -> TagMove:
-        """Read the bytes of a tag record; ``label`` names the record in messages.
-
-        Raises:
-            FormatError: not a tag record of format 1.
-        """
-        document = parse_record(data, "tag", _TAG_FIELDS, label)
-        try:
-            move = cls(
-                name=check_name(document["name"]),
-                tag=check_tag(document["tag"]),
-                number=parse_number(document["number"]),
-                target=None if document["target"] is None else parse_number(document["target"]),
-                digest=parse_optional_digest(document["digest"]),
-                previous=parse_optional_digest(document["previous"]),
-                time=parse_time(document["time"]),
-                author=check_text(document["author"], "author"),
-                nonce=parse_nonce(document["nonce"]),
-            )
-            expect((move.target is None) == (move.digest is None), "digest")
-            expect((move.number == 1) == (move.previous is None), "previous")
-        except (InvalidInputError, ValueError, TypeError, KeyError) as error:
-            raise FormatError(f"{label}: malformed tag record: {error}") from None
-        return move
-
-
-@dataclass(frozen=True)
-class Hint:
-    """The version of a name that some writer believed to be the newest.
-
-    A hint may be out of date. A reader only begins its search at the number in the hint.
-    """
-
-    number: int
-    digest: Digest
-
-    def to_bytes(self) -> bytes:
-        """Return the bytes of the hint."""
-        return encode_record(
-            {"format": FORMAT, "kind": "hint", "number": self.number, "digest": str(self.digest)}
-        )
-
-    @classmethod
-    def from_bytes(cls, data: bytes | memoryview, label: str) -> Hint:
-        """Read the bytes of a hint; ``label`` names the hint in messages.
-
-        Raises:
-            FormatError: not a hint of format 1.
-        """
-        document = parse_record(data, "hint", {"number", "digest"}, label)
-        try:
-            return cls(parse_number(document["number"]), Digest.parse(document["digest"]))
-        except ValueError as error:
-            raise FormatError(f"{label}: malformed hint: {error}") from None
-
-
-def marker_bytes() -> bytes:
-    """Return the content of the marker, ``policystore.json``."""
-    return encode_record({"format": FORMAT, "kind": "store"})
-
-
-def check_marker(data: bytes | memoryview, label: str) -> None:
-    """Check that a marker is one of policystore and of format 1.
-
-    Raises:
-        FormatError: the marker is not one of policystore, or is of a newer format.
-    """
-    parse_record(data, "store", set(), label)
-
-
-_VERSION_FIELDS = {
+_FIELDS = {
     "name", "number", "nonce", "digest", "parts", "objects", "previous", "time", "author",
     "message", "metrics", "source", "parents",
-}  # fmt: skip
-_TAG_FIELDS = {
-    "name", "tag", "number", "nonce", "target", "digest", "previous", "time", "author",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The fields of records: encode, check and parse them. ``docs/format.md`` section 7.
+"""Encode, check and parse the fields of records. ``docs/format.md`` section 7.
 
 The ``parse_…`` functions read one field of a record. The caller maps their errors to a FormatError
 that names the record.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -50,22 +50,33 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z", re.ASCII)
 _NONCE = re.compile(r"[0-9a-f]{32}\Z")
 
 
-def encode_record(document: JsonObject) -> bytes:
+def encode_record(document: JsonObject, *, limit: int = MAX_RECORD) -> bytes:
     """Return the bytes of a record.
 
+    Args:
+        document: the fields of the record.
+        limit: how many bytes a record of this kind may have at most.
+
     Raises:
-        InvalidInputError: the record is longer than :data:`~policystore.format.keys.MAX_RECORD`.
+        InvalidInputError: the record is longer than ``limit``.
     """
     data = canonical_json(document)
-    if len(data) > MAX_RECORD:
+    if len(data) > limit:
         raise InvalidInputError(
-            f"the record would take {len(data)} bytes; a record has at most {MAX_RECORD}. Keep "
-            "long texts and many numbers outside the store."
+            f"the record would take {len(data)} bytes; a record of this kind has at most {limit}. "
+            "Keep long texts and many numbers outside the store."
         )
     return data
 
 
-def parse_record(data: bytes | memoryview, kind: str, fields: set[str], label: str) -> JsonObject:
+def parse_record(
+    data: bytes | memoryview,
+    kind: str,
+    fields: Set[str],
+    label: str,
+    *,
+    optional: Set[str] = frozenset(),
+) -> JsonObject:
     """Parse a record and check its format, its kind and the names of its fields.
 
     Args:
@@ -73,6 +84,7 @@ def parse_record(data: bytes | memoryview, kind: str, fields: set[str], label: s
         kind: the kind that the record should have.
         fields: the fields of that kind, besides ``format`` and ``kind``.
         label: how messages name the record.
+        optional: fields that a record of that kind may have or lack.
 
     Raises:
         FormatError: not such a record of format 1.
@@ -85,7 +97,7 @@ def parse_record(data: bytes | memoryview, kind: str, fields: set[str], label: s
         raise FormatError(
             f"{label}: expected a record of kind {kind!r}, not {brief(document.get('kind'))}"
         )
-    differing = sorted(set(document) ^ (fields | {"format", "kind"}))
+    differing = sorted((set(document) - optional) ^ (fields | {"format", "kind"}))
     if differing:
         raise FormatError(f"{label}: missing or unknown fields: {brief(', '.join(differing))}")
     return document
