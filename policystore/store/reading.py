@@ -1,0 +1,164 @@
+"""Pull policies from a store, and look at its names, versions and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from policystore._util.concurrency import in_parallel
+from policystore._util.progress import Meter, Progress
+from policystore.diff import Diff, diff_snapshots
+from policystore.digest import Digest
+from policystore.format.records import Version
+from policystore.format.refs import check_name
+from policystore.repository.acting import acting_digits, find_acting
+from policystore.repository.marker import require_store, store_exists
+from policystore.repository.ref_like import RefLike, as_list, as_ref
+from policystore.repository.resolver import MIN_WORKERS
+from policystore.snapshot import Snapshot
+from policystore.snapshot_advice import instead_of_snapshot
+from policystore.store.base import StoreBase
+
+__all__ = ["ReadingCalls"]
+
+
+class ReadingCalls(StoreBase):
+    """The calls of a store that only read."""
+
+    def pull(self, ref: RefLike, *, progress: Progress | None = None) -> Snapshot:
+        """Fetch a policy; every byte is checked against its digest.
+
+        On a local disk, in folders that only this user can write, large arrays are views of the
+        page cache and not copies.
+
+        Args:
+            ref: the policy, such as ``"soccer/main"`` or ``"soccer/main@7"``.
+            progress: a function of two numbers: how many bytes of the policy have arrived, and how
+                many bytes the policy has. It may be called from any thread, one call at a time. If
+                the function raises, the pull ends with that error.
+
+        Raises:
+            InvalidInputError: not a ref.
+            NotFoundError: the ref means nothing in this store.
+            AmbiguousError: a short digest fits several policies.
+            IntegrityError: the stored bytes are damaged or missing.
+            FormatError: a record or object is not of format 1.
+            StorageError: the storage failed.
+        """
+        return self._resolver.pull(as_ref(ref), Meter(progress))
+
+    def pull_many(
+        self, refs: Iterable[RefLike], *, progress: Progress | None = None
+    ) -> dict[RefLike, Snapshot]:
+        """Fetch several policies at once. If one of them fails, the call raises its error.
+
+        Args:
+            refs: the policies.
+            progress: as in :meth:`pull`. The second number grows during the call, because the size
+                of a policy is known only when its policy object has arrived.
+
+        Returns:
+            A snapshot for each ref.
+
+        Raises:
+            PolicyStoreError: as in :meth:`pull`.
+        """
+        parsed = {ref: as_ref(ref) for ref in as_list(refs, "refs")}
+        meter = Meter(progress)
+        snapshots = in_parallel(
+            lambda ref: self._resolver.pull(ref, meter),
+            parsed.values(),
+            workers=max(MIN_WORKERS, self._backend.parallel),
+        )
+        return dict(zip(parsed, snapshots, strict=True))
+
+    def resolve(self, ref: RefLike) -> Digest:
+        """Return the digest that a ref means now.
+
+        Raises:
+            InvalidInputError: not a ref.
+            NotFoundError: the ref means nothing in this store.
+            AmbiguousError: a short digest fits several policies.
+            IntegrityError: a record is missing, though later ones exist.
+            FormatError: a record is not of format 1.
+            StorageError: the storage failed.
+        """
+        return self._resolver.resolve(ref)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """List all names that start with ``prefix``, in order.
+
+        Args:
+            prefix: such as ``"soccer/"`` for the names below ``soccer``.
+
+        Raises:
+            InvalidInputError: ``prefix`` is not text.
+            NotFoundError: the store was opened read-only and does not exist.
+        """
+        names = self._resolver.names(prefix)
+        if not names:
+            # A push can still make the store, so no names are no error. A store that was opened
+            # read-only has to exist.
+            check = require_store if self._read_only else store_exists
+            check(self._backend)
+        return names
+
+    def log(self, name: str, limit: int | None = None) -> list[Version]:
+        """List the versions of a name, newest first.
+
+        Args:
+            name: the name.
+            limit: how many versions to list at most; None for all.
+
+        Raises:
+            InvalidInputError: not a name, or not a number.
+            NotFoundError: no such name.
+        """
+        check_name(name)
+        return self._resolver.log(name, limit)
+
+    def find_acting(self, digest: Digest | str, prefix: str = "") -> list[Version]:
+        """Find the versions that act with given weights, whatever their critics and state are.
+
+        Reports on running Algorithms show such digests, as :attr:`Version.acting` does. The call
+        reads the record of each version. Policies that were pushed without a name have no record.
+
+        Args:
+            digest: digest of the weights that acting needs: a Digest, or at least 8 of its digits,
+                with or without ``blake3:``.
+            prefix: such as ``"soccer/"``, to search only the names below ``soccer``.
+
+        Returns:
+            The versions, newest first by the clocks of their writers; at least one.
+
+        Raises:
+            NotFoundError: no version has these weights.
+            AmbiguousError: a short digest fits different weights.
+            PolicyStoreError: other errors, as in :meth:`names` and :meth:`log`.
+        """
+        return find_acting(self._resolver, acting_digits(digest), prefix)
+
+    def tags(self, name: str) -> dict[str, Version]:
+        """Return the tags of a name, in order, with the versions that they point to.
+
+        Raises:
+            NotFoundError: no such name.
+        """
+        check_name(name)
+        self._resolver.newest(name)  # raises an error if the name does not exist
+        return self._resolver.tags(name)
+
+    def diff(self, a: RefLike | Snapshot, b: RefLike | Snapshot) -> Diff:
+        """Compare two policies, tensor by tensor.
+
+        Args:
+            a: a ref or a snapshot.
+            b: a ref or a snapshot.
+
+        Raises:
+            PolicyStoreError: as in :meth:`pull`.
+        """
+        for side in (a, b):
+            if not isinstance(side, (Snapshot, str, Digest, Version)):
+                raise instead_of_snapshot(side).within("diff takes refs and Snapshots")
+        left, right = (x if isinstance(x, Snapshot) else self.pull(x) for x in (a, b))
+        return diff_snapshots(left, right)

@@ -1,0 +1,130 @@
+"""Push policies to a store, and move tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, overload
+
+from policystore._util.progress import Meter, Progress
+from policystore.errors import InvalidInputError, NotFoundError
+from policystore.format.records import Version
+from policystore.format.refs import check_name, check_tag
+from policystore.repository.ref_like import RefLike, as_list, as_ref
+from policystore.repository.tags import When
+from policystore.repository.writer import PushNotes
+from policystore.snapshot import Snapshot
+from policystore.snapshot_advice import instead_of_snapshot
+from policystore.store.base import StoreBase
+
+__all__ = ["WritingCalls"]
+
+
+class WritingCalls(StoreBase):
+    """The calls of a store that add policies and move tags."""
+
+    def push(
+        self,
+        snap: Snapshot,
+        name: str | None = None,
+        *,
+        message: str = "",
+        metrics: Mapping[Any, Any] | None = None,
+        source: Mapping[Any, Any] | None = None,
+        parents: Iterable[RefLike] = (),
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> Version:
+        """Store a policy and, with a name, make it the next version of that name.
+
+        Large objects that the store has are not written again. The version appears last, when all
+        bytes of the policy are durable. Each call with a name makes a new version, even if an
+        earlier version has the same policy.
+
+        Args:
+            snap: the policy.
+            name: such as ``"soccer/main"``; without a name the policy is kept by its digest alone.
+            message: why the policy is pushed.
+            metrics: plain values to choose versions by, such as ``{"return": 21.5}``; 16 KiB at
+                most. Of the result of ``algorithm.train()``, take the numbers that matter.
+            source: where the policy comes from, as plain values; 16 KiB at most.
+            parents: refs of the policies from which this policy was trained. The record keeps their
+                digests.
+            author: who pushes; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
+            progress: a function of two numbers: how many bytes of the policy are stored so far, and
+                how many bytes the policy has. It may be called from any thread, one call at a time.
+                If the function raises, the push ends with that error.
+
+        Raises:
+            InvalidInputError: an argument of the wrong form; nothing was written.
+            NotFoundError: a parent does not exist; nothing was written.
+            ReadOnlyError: the store or its folder cannot be written.
+            FormatError: the folder is not a store, or is a store of a newer format.
+            StorageError: the storage failed, and no version was made. There is one exception: the
+                version may exist if the record of the version was written and the flush after it
+                failed, or if every answer to the write of the record was lost. Use :meth:`log` to
+                find out.
+        """
+        if not isinstance(snap, Snapshot):
+            raise instead_of_snapshot(snap).within("push")
+        self._check_writable("push")
+        notes = PushNotes(
+            message=message,
+            metrics={} if metrics is None else metrics,
+            source={} if source is None else source,
+            parents=tuple(as_list(parents, "parents")),
+            author=author,
+        )
+        return self._writer.push(snap, name, notes, Meter(progress))
+
+    @overload
+    def tag(self, ref: RefLike, tag: str) -> Version: ...
+
+    @overload
+    def tag(self, ref: RefLike, tag: str, *, when: When) -> Version | None: ...
+
+    def tag(self, ref: RefLike, tag: str, *, when: When | None = None) -> Version | None:
+        """Move a tag to a version of a name, or create the tag. The store keeps all earlier moves.
+
+        Args:
+            ref: the version, such as ``"soccer/main@7"``, ``"soccer/main"`` (the newest version) or
+                ``"soccer/main@best"`` (another tag).
+            tag: a word such as ``"champion"``, with at least one character that is not a digit.
+            when: a function that returns whether to move the tag. It is called with the version
+                that the tag points to, or with None if there is no such tag. It is called again if
+                another writer moves the tag at the same time. So if several writers each move the
+                tag only to a better version, the tag points to the best version at the end.
+
+        Returns:
+            The version that the tag points to after the call; None if there is no such tag because
+            ``when`` returned False.
+
+        Raises:
+            InvalidInputError: a ref without a name, or a word that cannot be a tag.
+            NotFoundError: no such version.
+        """
+        check_tag(tag)
+        self._check_writable("tag")
+        parsed = as_ref(ref.ref if isinstance(ref, Version) else ref)
+        if not parsed.name:
+            raise InvalidInputError(
+                f"{ref} has no name, and a tag belongs to a name: tag 'name@number' instead"
+            )
+        target = self._resolver.version(parsed)
+        if isinstance(ref, Version) and ref.digest != target.digest:
+            raise NotFoundError(
+                f"{ref.ref} in {self.url} is another policy, {target.digest.short}, than the "
+                f"version given, {ref.digest.short}: that version was pushed to another store"
+            )
+        return self._writer.move_tag(parsed.name, tag, target, when)
+
+    def untag(self, name: str, tag: str) -> None:
+        """Remove a tag. The store keeps all earlier moves, and the tag can be set again.
+
+        Raises:
+            NotFoundError: the name has no such tag.
+        """
+        check_name(name)
+        check_tag(tag)
+        self._check_writable("untag")
+        self._resolver.tagged(name, tag)
+        self._writer.move_tag(name, tag, None)
