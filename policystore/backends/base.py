@@ -8,17 +8,35 @@ backend does not know what the bytes mean. ``docs/backends.md`` shows how to wri
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from policystore._util.progress import BytesCallback
 
-__all__ = ["Backend", "Chunks", "Problems"]
+__all__ = ["Backend", "Chunks", "Entry", "Problems"]
 
 Chunks: TypeAlias = Sequence[bytes | memoryview]
 """The bytes of one key in pieces, to be written one after the other."""
 
 Problems: TypeAlias = list[tuple[str, str]]
 """Keys or starts of keys that could not be listed, each with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key in a listing.
+
+    Attributes:
+        key: the key.
+        nbytes: the number of its bytes.
+        time: when the key got its bytes or was copied, by the clock of the storage, in seconds
+            since 1970; None if the storage does not tell. The time may be later than the real one,
+            but is never earlier by more than a second.
+    """
+
+    key: str
+    nbytes: int
+    time: float | None
 
 
 class Backend(Protocol):
@@ -129,6 +147,14 @@ class Backend(Protocol):
                 the first problem raises StorageError.
         """
 
+    def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
+        """List all keys that start with ``prefix`` with their sizes and times.
+
+        Args:
+            prefix: as in :meth:`keys`. A prefix below ``tmp/`` lists unfinished writes.
+            problems: as in :meth:`keys`.
+        """
+
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
         """List the different starts of keys, up to the first ``delimiter`` after ``prefix``.
 
@@ -144,3 +170,27 @@ class Backend(Protocol):
 
     def location(self, key: str) -> str:
         """Return the path or URL of a key, for messages."""
+
+    # For the collector alone
+
+    def server_time(self) -> float:
+        """Return the time by the clock of the storage, as it would appear in :class:`Entry`.
+
+        The call writes a key below ``tmp/``, looks at its time and deletes the key.
+
+        Raises:
+            StorageError: the storage does not tell the times of keys.
+        """
+
+    def delete(self, key: str) -> None:
+        """Delete a key. If the key does not exist, do nothing."""
+
+    def copy(self, key: str, target: str) -> None:
+        """Write the bytes of a key to another key, which is then as new as after a write.
+
+        The bytes are durable when this call returns. A reader of ``target`` sees all bytes or no
+        key. If ``target`` exists, the call replaces it.
+
+        Raises:
+            NotFoundError: ``key`` does not exist.
+        """

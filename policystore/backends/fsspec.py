@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from policystore._util.concurrency import in_parallel, raise_if_cancelled
+from policystore._util.concurrency import in_parallel, raise_if_cancelled, shielded
 from policystore._util.progress import BytesCallback
-from policystore.backends.base import Chunks, Problems
+from policystore.backends.base import Chunks, Entry, Problems
 from policystore.backends.fsspec_errors import Failure, Kind, failure_of, mapped_error
+from policystore.backends.listings import is_listed, time_of
 from policystore.backends.options import StorageOptions
 from policystore.errors import (
     FormatError,
@@ -27,6 +30,7 @@ from policystore.errors import (
     ReadOnlyError,
     StorageError,
 )
+from policystore.format.keys import TEMPORARY
 
 __all__ = ["FsspecBackend", "large_body_slots", "multipart_slots"]
 
@@ -153,12 +157,20 @@ class FsspecBackend:
         return self._attempt("looking at", key, call, answers={"missing": None})
 
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
-        folder = prefix.rpartition("/")[0]
-        empty: list[str] = []
+        for entry in self.entries(prefix, problems=problems):
+            yield entry.key
 
-        def call(fs: Any) -> list[str]:
+    def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
+        folder = prefix.rpartition("/")[0]
+        empty: list[Entry] = []
+
+        def call(fs: Any) -> list[Entry]:
             root = self._path(fs, "")
-            return [path[len(root) :] for path in fs.find(self._path(fs, folder))]
+            listed = fs.find(self._path(fs, folder), detail=True)
+            return [
+                Entry(path[len(root) :], int(info.get("size") or 0), time_of(info))
+                for path, info in listed.items()
+            ]
 
         try:
             listed = self._attempt("listing", prefix, call, answers={"missing": empty})
@@ -167,7 +179,9 @@ class FsspecBackend:
                 raise
             problems.append((prefix, str(error)))
             return
-        yield from (key for key in listed if key.startswith(prefix))
+        for entry in listed:
+            if is_listed(entry.key, prefix):
+                yield entry
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
         # List folder by folder, but not the folders after the delimiter: a name has many versions.
@@ -208,6 +222,33 @@ class FsspecBackend:
 
     def replace(self, key: str, data: bytes) -> None:
         raise self._cannot_write()
+
+    def delete(self, key: str) -> None:
+        raise self._cannot_write()
+
+    def copy(self, key: str, target: str) -> None:
+        raise self._cannot_write()
+
+    def server_time(self) -> float:
+        probe = f"{TEMPORARY}{secrets.token_hex(16)}"
+        self.replace(probe, b"")
+        try:
+            time = self._time(probe)
+        finally:
+            with suppress(PolicyStoreError), shielded():
+                self.delete(probe)
+        if time is None:
+            raise StorageError(
+                f"{self.location(probe)}: the storage does not tell when the key was written, and "
+                "without times nothing can be collected"
+            )
+        return time
+
+    def _time(self, key: str) -> float | None:
+        """Return the time of a key, as it stands in an entry."""
+        return self._attempt(
+            "looking at", key, lambda fs: time_of(fs.info(self._path(fs, key))), writing=True
+        )
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
         # Tried twice: the first try may rightly succeed, because the key was deleted just before.

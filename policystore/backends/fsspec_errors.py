@@ -164,7 +164,7 @@ def mapped_error(
 
     Args:
         failure: the failure.
-        action: ``"reading"``, ``"writing"``, ``"listing"`` or ``"looking at"``.
+        action: what was done, such as ``"reading"`` or ``"looking at"``.
         location: the URL of the key.
         options: the options whose secrets the text of the server may repeat.
         writing: whether the request was a write.

@@ -14,6 +14,7 @@ from typing import Any
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks
 from policystore.backends.fsspec import FsspecBackend, large_body_slots
+from policystore.errors import NotFoundError
 
 __all__ = ["CREATING", "CloudBackend"]
 
@@ -68,3 +69,17 @@ class CloudBackend(FsspecBackend):
             return True
 
         return self._attempt("writing", key, call, writing=True, answers={"taken": False})
+
+    def delete(self, key: str) -> None:
+        def call(fs: Any) -> None:
+            fs.rm_file(self._path(fs, key))
+
+        self._attempt("deleting", key, call, writing=True, answers={"missing": None})
+
+    def copy(self, key: str, target: str) -> None:
+        def call(fs: Any) -> bool:
+            fs.cp_file(self._path(fs, key), self._path(fs, target))
+            return True
+
+        if not self._attempt("copying", key, call, writing=True, answers={"missing": False}):
+            raise NotFoundError(f"no key {self.location(key)}")

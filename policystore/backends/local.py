@@ -9,7 +9,6 @@ in this way, too). A crash leaves at most a file in ``tmp/``; old files in ``tmp
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import secrets
@@ -20,15 +19,16 @@ from pathlib import Path
 
 from policystore._util.files import fsync_folder, mapped_errors, read_file, read_start, write_new
 from policystore._util.progress import BytesCallback
-from policystore.backends.base import Chunks, Problems
+from policystore.backends.base import Chunks, Entry, Problems
+from policystore.backends.exclusive_link import NO_LINKS, publish
 from policystore.errors import NotFoundError, StorageError
-from policystore.format.keys import NAMES, OBJECTS, TEMPORARY
+from policystore.format.keys import NAMES, OBJECTS, TEMPORARY, TRASH
 
 __all__ = ["LocalBackend"]
 
 _MAX_AGE = 24 * 3600.0  # seconds; a temporary file that is older was left by a dead process
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _BLOCK = 1 << 20
+_COPY_TRIES = 10
 _FILES = (".json", ".safetensors", "/@hint")  # the ends of keys that a store writes
 
 
@@ -114,7 +114,7 @@ class LocalBackend:
         with self._writing(path):
             temporary = self._write_temporary([data])
             with _removing(temporary):
-                created = _publish(temporary, path)
+                created = publish(temporary, path)
             fsync_folder(path.parent)
             return created
 
@@ -129,9 +129,21 @@ class LocalBackend:
                 os.replace(temporary, path)
 
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
-        for key in self._walk(prefix.rpartition("/")[0], problems):
+        for key, _ in self._walk(prefix.rpartition("/")[0], problems):
             if key.startswith(prefix):
                 yield key
+
+    def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
+        for key, entry in self._walk(prefix.rpartition("/")[0], problems):
+            if entry is None or not key.startswith(prefix):
+                continue
+            try:
+                with mapped_errors(f"looking at {entry.path}"):
+                    status = entry.stat(follow_symlinks=False)
+            except NotFoundError:
+                continue  # removed since the folder was listed
+            # A hard link, which a copy is, changes ctime alone.
+            yield Entry(key, status.st_size, max(status.st_mtime, status.st_ctime))
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
         pending = [prefix.rstrip("/")]
@@ -150,8 +162,14 @@ class LocalBackend:
     def _has_files(self, folder: str) -> bool:
         return next(self._walk(folder, None), None) is not None
 
-    def _walk(self, folder: str, problems: Problems | None) -> Iterator[str]:
-        """List the files below a folder, except temporary ones, as :meth:`keys` does."""
+    def _walk(
+        self, folder: str, problems: Problems | None
+    ) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
+        """List the files below a folder, except temporary ones, as :meth:`keys` does.
+
+        Yields:
+            The key of each file, and its entry; None for a folder where a store expects a file.
+        """
         pending = [folder]
         while pending:
             folder = pending.pop()
@@ -163,14 +181,14 @@ class LocalBackend:
                 problems.append((folder, str(error)))
                 continue
             if not entries and folder.endswith(_FILES):
-                yield folder  # an empty folder where a store expects a file
+                yield folder, None  # an empty folder where a store expects a file
             for entry in entries:
                 key = f"{folder}/{entry.name}" if folder else entry.name
                 # A user may keep objects/ or names/ on another disk by a link. Other links are not
                 # followed, because they could lead in circles.
                 linked = key + "/" in (OBJECTS, NAMES)
                 if not _is_folder(entry, linked):
-                    yield key
+                    yield key, entry
                 elif key + "/" != TEMPORARY:
                     pending.append(key)
 
@@ -182,6 +200,65 @@ class LocalBackend:
                 return list(entries)
         except NotFoundError:
             return []
+
+    def server_time(self) -> float:
+        path = self._root / TEMPORARY
+        with self._writing(path):
+            temporary = self._write_temporary([b""])
+            with _removing(temporary):
+                return temporary.stat().st_mtime
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with mapped_errors(f"deleting {path}", writing=True):
+            try:
+                path.unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            fsync_folder(path.parent)
+            if key.startswith(TRASH):
+                # Each object in the trash has a folder of its own, which another collector may use.
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
+
+    def copy(self, key: str, target: str) -> None:
+        path = self._path(target)
+        # Another collector may remove the folder of the target while it is empty.
+        if not any(self._try_copy(key, path) for _ in range(_COPY_TRIES)):
+            raise StorageError(f"copying to {path}: the folder of the copy is removed each time")
+
+    def _try_copy(self, key: str, path: Path) -> bool:
+        """Copy a key to a path; False if the folder of the path was removed in between."""
+        source = self._path(key)
+        try:
+            with self._writing(path):
+                temporary = self._link_or_copy(source)
+                with _removing(temporary):
+                    os.replace(temporary, path)
+                _flush(path)
+                fsync_folder(path.parent)
+        except StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            if self.size(key) is None:
+                raise NotFoundError(f"no such file: {source}") from None
+            return False
+        return True
+
+    def _link_or_copy(self, source: Path) -> Path:
+        """Make a temporary file with the bytes of another file, and return its path."""
+        folder = self._root / TEMPORARY
+        self._ensure_folder(folder)
+        temporary = folder / secrets.token_hex(16)
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            # The system may forbid links to files of other users, or between two disks.
+            if error.errno not in (*NO_LINKS, errno.EACCES, errno.EXDEV):
+                raise
+            with source.open("rb") as file:
+                write_new(temporary, iter(lambda: file.read(_BLOCK), b""))
+        return temporary
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
@@ -294,51 +371,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _publish(temporary: Path, path: Path) -> bool:
-    """Link a finished file to its path, and return False if the path exists; never overwrite."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _rename_exclusive(temporary, path, error)
-    return True
-
-
-def _rename_exclusive(temporary: Path, path: Path, link_error: OSError) -> bool:
-    """Rename a file unless the path exists, by ``renameat2(RENAME_NOREPLACE)`` of Linux.
-
-    This is for filesystems without hard links.
-
-    Args:
-        temporary: the finished file.
-        path: its path.
-        link_error: why no hard link could be made, for the message.
-
-    Raises:
-        StorageError: the filesystem has neither hard links nor exclusive renames.
-    """
-    at_fdcwd, noreplace = -100, 1
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        rename = None
-    code = errno.ENOSYS
-    if rename is not None:
-        source, target = os.fsencode(temporary), os.fsencode(path)
-        if rename(at_fdcwd, source, at_fdcwd, target, noreplace) == 0:
-            return True
-        code = ctypes.get_errno()
-    if code == errno.EEXIST:
-        return False
-    if code not in (errno.ENOSYS, errno.EINVAL):
-        raise OSError(code, os.strerror(code), str(path))
-    raise StorageError(
-        f"{path.parent}: this filesystem offers neither hard links ({link_error}) nor renames that "
-        "refuse to overwrite, so two writers of one name could lose a version. Push without a "
-        "name and pull by digest, or keep the store on another filesystem."
-    )

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from policystore._util.progress import BytesCallback
-from policystore.backends.base import Chunks, Problems
+from policystore.backends.base import Chunks, Entry, Problems
 from policystore.errors import FormatError, NotFoundError
 
 __all__ = ["MemoryBackend"]
 
 
 class _Space:
-    """The keys of one ``memory://`` URL, and the lock that every access takes."""
+    """The keys of one ``memory://`` URL, and the lock that every access takes.
+
+    Attributes:
+        lock: the lock.
+        data: the bytes of each key.
+        times: when each key was written, by ``clock``.
+        clock: returns the time in seconds since 1970; tests replace it.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.data: dict[str, bytes] = {}
+        self.times: dict[str, float] = {}
+        self.clock: Callable[[], float] = time.time
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a key; the caller holds the lock."""
+        self.data[key] = data
+        self.times[key] = self.clock()
 
 
 _SPACES: dict[str, _Space] = {}
@@ -85,7 +100,7 @@ class MemoryBackend:
         with self._space.lock:
             if key in self._space.data:
                 return False
-            self._space.data[key] = bytes(data)
+            self._space.write(key, bytes(data))
             return True
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
@@ -93,12 +108,20 @@ class MemoryBackend:
 
     def replace(self, key: str, data: bytes) -> None:
         with self._space.lock:
-            self._space.data[key] = bytes(data)
+            self._space.write(key, bytes(data))
 
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
+        for entry in self.entries(prefix):
+            yield entry.key
+
+    def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
         with self._space.lock:
-            matching = sorted(key for key in self._space.data if key.startswith(prefix))
-        yield from matching
+            matching = [
+                Entry(key, len(data), self._space.times[key])
+                for key, data in self._space.data.items()
+                if key.startswith(prefix)
+            ]
+        yield from sorted(matching, key=lambda entry: entry.key)
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
         last = ""
@@ -107,3 +130,17 @@ class MemoryBackend:
             if end >= 0 and key[: end + len(delimiter)] != last:
                 last = key[: end + len(delimiter)]
                 yield last
+
+    def server_time(self) -> float:
+        return self._space.clock()
+
+    def delete(self, key: str) -> None:
+        with self._space.lock:
+            self._space.data.pop(key, None)
+            self._space.times.pop(key, None)
+
+    def copy(self, key: str, target: str) -> None:
+        with self._space.lock:
+            if key not in self._space.data:
+                raise NotFoundError(f"no key {self.location(key)}")
+            self._space.write(target, self._space.data[key])

@@ -7,26 +7,22 @@ parts. Names need ``If-None-Match: *`` and no other condition: servers differ on
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext, suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
-import numpy as np
-
-from policystore._util.concurrency import in_parallel, shielded
 from policystore._util.progress import BytesCallback
-from policystore.backends.base import Chunks, Problems
+from policystore.backends.base import Chunks, Entry, Problems
 from policystore.backends.fsspec import FsspecBackend, large_body_slots, multipart_slots
-from policystore.errors import FormatError, PolicyStoreError, StorageError
+from policystore.backends.listings import is_listed, time_of
+from policystore.backends.s3_copy import copy_object
+from policystore.backends.s3_multipart import PartedBody, Upload, read_parts, reads_in_parts
+from policystore.errors import FormatError, NotFoundError, StorageError
 
 __all__ = ["S3Backend"]
 
 _POOL = 96  # connections; with the default of s3fs, 10, small reads would wait for one another
-_PART = 16 << 20  # bytes; objects of two parts or more move in parts
-_PARTS_AT_ONCE = 8
-_MAX_PARTS = 10_000  # the most parts of one object, a limit of S3
 _MIN_COMPARED = 1 << 20  # bytes; a smaller object is sent again without a check
 _BLOCK = 1 << 20
 _SLOW_START = 30.0  # seconds in which an answer may be slower than _MIN_SPEED
@@ -39,6 +35,8 @@ _CONFIG: dict[str, Any] = {
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
+
+_Out = TypeVar("_Out")
 
 
 class S3Backend(FsspecBackend):
@@ -63,41 +61,20 @@ class S3Backend(FsspecBackend):
         size: int | None = None,
         on_bytes: BytesCallback | None = None,
     ) -> bytes | memoryview:
-        if size is not None and size >= 2 * _PART:
+        if size is not None and reads_in_parts(size):
+            whole = size
+
+            def get_part(start: int, count: int) -> bytes:
+                return self._get_part(key, start, count, whole)
+
             with multipart_slots():
-                return self._get_parts(key, size, on_bytes)
+                return read_parts(get_part, size, on_bytes)
         header = {} if limit is None else {"Range": f"bytes=0-{limit}"}
 
         def call(fs: Any) -> bytes:
             return bytes(_sync(fs, self._fetch, key, limit, header))
 
         return self._attempt("reading", key, call, answers={"empty": b""})
-
-    def _get_parts(self, key: str, size: int, on_bytes: BytesCallback | None) -> memoryview:
-        """Read a large object in parts, several at once, into one buffer.
-
-        Raises:
-            FormatError: the object does not have ``size`` bytes, or the server ignores ranges.
-        """
-        # The first part is read alone. It shows that the object has this size, before memory for
-        # the whole object is allocated.
-        first = self._get_part(key, 0, _PART, size)
-        whole = np.empty(size, np.uint8)
-
-        def put(start: int, part: bytes) -> None:
-            whole[start : start + len(part)] = np.frombuffer(part, np.uint8)
-            if on_bytes is not None:
-                on_bytes(len(part))
-
-        def fetch(start: int) -> None:
-            put(start, self._get_part(key, start, min(_PART, size - start), size))
-
-        put(0, first)
-        del first
-        in_parallel(fetch, range(_PART, size, _PART), workers=_PARTS_AT_ONCE)
-        # Set on the array that owns the bytes, so that no view of it can be made writeable again.
-        whole.flags.writeable = False
-        return whole.data
 
     def _get_part(self, key: str, start: int, count: int, size: int) -> bytes:
         """Read ``count`` bytes from ``start`` on, of an object of ``size`` bytes."""
@@ -191,14 +168,19 @@ class S3Backend(FsspecBackend):
 
         return self._attempt("looking at", key, call, answers={"missing": None})
 
-    def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
+    def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
         try:
             for page in self._pages(prefix):
-                for entry in page.get("Contents") or ():
-                    key = str(entry.get("Key", ""))
+                for item in page.get("Contents") or ():
+                    path = str(item.get("Key", ""))
+                    key = path.removeprefix(self._root)
                     # A key that ends with a slash is a folder that a web console made.
-                    if key.startswith(self._root + prefix) and not key.endswith("/"):
-                        yield key[len(self._root) :]
+                    if (
+                        path == self._root + key
+                        and is_listed(key, prefix)
+                        and not key.endswith("/")
+                    ):
+                        yield Entry(key, int(item.get("Size") or 0), time_of(item))
         except StorageError as error:
             if problems is None:
                 raise
@@ -234,100 +216,29 @@ class S3Backend(FsspecBackend):
     # Writing
 
     def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
-        size = sum(memoryview(chunk).nbytes for chunk in chunks)
-        part = max(_PART, -(-size // _MAX_PARTS))
-        if size >= _MIN_COMPARED and self._holds(key, chunks, size, part):
+        body = PartedBody(chunks)
+        if body.size >= _MIN_COMPARED and self._holds(key, body):
             return
-        if size < 2 * part:
-            with large_body_slots() if size >= _MIN_COMPARED else nullcontext():
+        if not body.in_parts:
+            with large_body_slots() if body.size >= _MIN_COMPARED else nullcontext():
                 self.replace(key, b"".join(chunks))
-        else:
-            with multipart_slots():
-                self._put_parts(key, chunks, size, part, on_bytes)
+            return
 
-    def _holds(self, key: str, chunks: Chunks, size: int, part: int) -> bool:
-        """Return whether the key has these bytes, by the server's checksum; False if in doubt.
+        def attempt(call: Callable[[Any], _Out]) -> _Out:
+            return self._attempt("writing", key, call, writing=True)
 
-        Args:
-            key: the key.
-            chunks: the bytes, in pieces.
-            size: how many bytes the chunks have together.
-            part: the size of the parts in which an object of two parts or more is written.
-        """
+        def holds() -> bool:
+            return self._holds(key, body)
+
+        with multipart_slots():
+            Upload(attempt, holds, self._at(key), body).send(on_bytes)
+
+    def _holds(self, key: str, body: PartedBody) -> bool:
+        """Return whether the key has these bytes, by the server's checksum; False if in doubt."""
         answer = self._head_object(key)
-        if answer is None or answer.get("ContentLength") != size:
-            return False
-        # The ETag is the MD5 of an object that was written in one request, and the MD5 of the MD5s
-        # of the parts otherwise. If the server encrypts the object with a key of its key service,
-        # the ETag is no MD5 at all, and the bytes are sent again.
-        etag = str(answer.get("ETag", "")).strip('"')
-        starts = range(0, size, part)
-        if size < 2 * part:
-            return etag == str(_md5(_pieces(chunks, 0, size)).hexdigest())
-        if not etag.endswith(f"-{len(starts)}"):
-            return False
-        digests = (_md5(_pieces(chunks, start, part)).digest() for start in starts)
-        return etag == f"{_md5(digests).hexdigest()}-{len(starts)}"
-
-    def _put_parts(
-        self, key: str, chunks: Chunks, size: int, part: int, on_bytes: BytesCallback | None
-    ) -> None:
-        """Write a large object in parts, several at once; readers see it when all have arrived."""
-        request = self._at(key)
-
-        def begin(fs: Any) -> str:
-            return str(fs.call_s3("create_multipart_upload", **request)["UploadId"])
-
-        request["UploadId"] = self._attempt("writing", key, begin, writing=True)
-
-        def send(number: int) -> dict[str, Any]:
-            start = (number - 1) * part
-            with large_body_slots():
-                data = b"".join(_pieces(chunks, start, part))
-
-                def call(fs: Any) -> str:
-                    return str(
-                        fs.call_s3("upload_part", **request, PartNumber=number, Body=data)["ETag"]
-                    )
-
-                etag = self._attempt("writing", key, call, writing=True)
-            if on_bytes is not None:
-                on_bytes(len(data))
-            return {"PartNumber": number, "ETag": etag}
-
-        try:
-            numbers = range(1, -(-size // part) + 1)
-            parts = in_parallel(send, numbers, workers=_PARTS_AT_ONCE)
-            self._complete(key, request, {"Parts": parts}, chunks, size, part)
-        except BaseException:
-            # Without this request the server would keep the parts, and the user would pay for them.
-            with suppress(PolicyStoreError), shielded():
-                self._attempt(
-                    "writing", key, lambda fs: fs.call_s3("abort_multipart_upload", **request)
-                )
-            raise
-
-    def _complete(
-        self,
-        key: str,
-        request: dict[str, str],
-        parts: dict[str, Any],
-        chunks: Chunks,
-        size: int,
-        part: int,
-    ) -> None:
-        """Finish an upload in parts; also succeed if a try with a lost answer has finished it."""
-
-        def call(fs: Any) -> None:
-            fs.call_s3("complete_multipart_upload", **request, MultipartUpload=parts)
-
-        try:
-            self._attempt("writing", key, call, writing=True)
-        except StorageError:
-            # An earlier try may have succeeded although its answer was lost. The server then does
-            # not know the upload any more, and the object exists.
-            if not self._holds(key, chunks, size, part):
-                raise
+        return answer is not None and body.matches(
+            answer.get("ContentLength"), str(answer.get("ETag", ""))
+        )
 
     def replace(self, key: str, data: bytes) -> None:
         def call(fs: Any) -> None:
@@ -341,6 +252,27 @@ class S3Backend(FsspecBackend):
             return True
 
         return self._attempt("writing", key, call, writing=True, answers={"taken": False})
+
+    def delete(self, key: str) -> None:
+        def call(fs: Any) -> None:
+            fs.call_s3("delete_object", **self._at(key))
+
+        self._attempt("deleting", key, call, writing=True, answers={"missing": None})
+
+    def copy(self, key: str, target: str) -> None:
+        answer = self._head_object(key)
+        if answer is None:
+            raise NotFoundError(f"no key {self.location(key)}")
+
+        def attempt(call: Callable[[Any], _Out]) -> _Out | None:
+            return self._attempt("copying", key, call, writing=True, answers={"missing": None})
+
+        size = int(answer.get("ContentLength") or 0)
+        if not copy_object(attempt, self._at(key), self._at(target), size):
+            raise NotFoundError(f"no key {self.location(key)}")
+
+    def _time(self, key: str) -> float | None:
+        return time_of(self._head_object(key) or {})
 
     # Requests
 
@@ -360,26 +292,6 @@ class S3Backend(FsspecBackend):
         self._bucket, root, _ = fs.split_path(self.url)  # also splits URLs of access points
         self._root = f"{root}/" if root else ""
         return fs
-
-
-def _md5(blocks: Iterable[bytes | memoryview]) -> hashlib._Hash:
-    checksum = hashlib.md5(usedforsecurity=False)
-    for block in blocks:
-        checksum.update(block)
-    return checksum
-
-
-def _pieces(chunks: Chunks, start: int, count: int) -> Iterator[memoryview]:
-    """Yield up to ``count`` bytes from ``start`` on, of the chunks joined together."""
-    for chunk in chunks:
-        view = memoryview(chunk)
-        if start >= view.nbytes:
-            start -= view.nbytes
-        elif count > 0:
-            piece = view[start : start + count]
-            yield piece
-            count -= piece.nbytes
-            start = 0
 
 
 def _sync(fs: Any, call: Any, *args: Any) -> Any:

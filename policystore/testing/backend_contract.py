@@ -18,6 +18,7 @@ from policystore.format.keys import (
     object_key,
     tag_key,
     tags_prefix,
+    trash_key,
     version_key,
 )
 from policystore.testing.storage import StorageContract
@@ -279,6 +280,55 @@ class BackendContract(StorageContract):
             "names/a/@tags/t/",
         ]
         assert list(filled.prefixes(tags_prefix("a-b"), "/")) == []
+
+    def test_entries_tell_sizes_and_times(self, backend: Backend) -> None:
+        begun = backend.server_time()
+        backend.put(object_key(Digest("ab" * 32)), [b"four"])
+        backend.create(version_key("a", 1), b"")
+        entries = {entry.key: entry for entry in backend.entries("")}
+        assert entries.keys() == self.raw_keys() == set(backend.keys(""))
+        assert entries[object_key(Digest("ab" * 32))].nbytes == 4
+        assert entries[version_key("a", 1)].nbytes == 0
+        for entry in entries.values():
+            assert entry.time is not None
+            assert begun - 1 <= entry.time <= backend.server_time() + 1
+        assert [entry.key for entry in backend.entries("names/a/@v")] == [version_key("a", 1)]
+        assert list(backend.entries("names/b")) == []
+
+    def test_the_time_of_the_server_leaves_no_key(self, backend: Backend) -> None:
+        backend.create(MARKER, b"marker")
+        assert backend.server_time() <= backend.server_time()
+        assert self.raw_keys() == {MARKER}
+
+    def test_delete_removes_one_key(self, filled: Backend) -> None:
+        for count, key in enumerate(_KEYS, 1):
+            filled.delete(key)
+            filled.delete(key)  # an absent key is no error
+            assert filled.size(key) is None
+            assert self.raw_keys() == set(_KEYS[count:])
+        assert filled.create(_KEYS[0], b"again") is True
+
+    @pytest.mark.parametrize("size", [0, 100, 2 * _MIB])
+    def test_copy_makes_a_new_key_of_the_same_bytes(self, backend: Backend, size: int) -> None:
+        digest, data = Digest("ab" * 32), _bytes(size)
+        for target in (trash_key(digest, "1" * 32), object_key(Digest("cd" * 32))):
+            backend.put(object_key(digest), [data])
+            begun = backend.server_time()
+            for _ in range(2):  # to a new key, and over an existing one
+                backend.copy(object_key(digest), target)
+                assert self.raw_read(target) == data
+            (entry,) = backend.entries(target)
+            assert entry.time is not None
+            assert entry.time >= begun - 1
+            backend.delete(object_key(digest))
+            assert self.raw_read(target) == data
+        backend.copy(trash_key(digest, "1" * 32), object_key(digest))
+        assert self.raw_read(object_key(digest)) == data
+
+    def test_copying_an_absent_key_raises_not_found(self, filled: Backend) -> None:
+        with pytest.raises(NotFoundError):
+            filled.copy(object_key(Digest("cd" * 32)), trash_key(Digest("cd" * 32), "1" * 32))
+        assert self.raw_keys() == set(_KEYS)
 
     def test_a_deleted_key_is_gone(self, filled: Backend) -> None:
         for key in _KEYS:

@@ -33,7 +33,7 @@ class Memory:
 
     def raw_write(self, key: str, data: bytes) -> None:
         MemoryBackend(self.name)
-        self.data[key] = data
+        _SPACES[self.name].write(key, data)
 
     def raw_delete(self, key: str) -> None:
         del self.data[key]
