@@ -6,9 +6,6 @@ of a small policy waits for three requests one after the other, however many ver
 
 from __future__ import annotations
 
-import datetime
-import getpass
-import os
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -31,6 +28,7 @@ from policystore.repository.objects import ObjectReader
 from policystore.repository.record_log import Probe, RecordLog, version_log
 from policystore.repository.ref_like import RefLike
 from policystore.repository.resolver import Resolver
+from policystore.repository.stamp import default_author, now
 from policystore.repository.tags import When, move_tag
 from policystore.snapshot import Snapshot
 
@@ -148,7 +146,7 @@ class Writer:
         """Move or remove a tag; arguments and result as in :func:`tags.move_tag`."""
         self._verify_exclusive_create()
         return move_tag(
-            self._resolver, name, tag, target, time=_now(), author=_default_author(), when=when
+            self._resolver, name, tag, target, time=now(), author=default_author(), when=when
         )
 
     def _version(
@@ -165,8 +163,8 @@ class Writer:
             state_digest=snap.state_digest,
             objects=encoded.objects,
             previous=None,
-            time=_now(),
-            author=_default_author() if notes.author is None else notes.author,
+            time=now(),
+            author=default_author() if notes.author is None else notes.author,
             message=notes.message,
             metrics=dict(notes.metrics),
             source=dict(notes.source),
@@ -246,19 +244,3 @@ class Writer:
                 name,
                 error,
             )
-
-
-def _now() -> datetime.datetime:
-    """Return the time of this machine's clock, in UTC."""
-    return datetime.datetime.now(datetime.timezone.utc)
-
-
-def _default_author() -> str:
-    """Return ``$POLICYSTORE_AUTHOR``, or the name of the user."""
-    author = os.environ.get("POLICYSTORE_AUTHOR")
-    if author:
-        return author
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return "unknown"  # the user of a container may have no entry in the password file

@@ -90,7 +90,7 @@ def test_the_newest_comes_first_by_the_clocks_of_the_writers(
 ) -> None:
     for name, minute in (("a", 3), ("b", 1), ("c", 2), ("a", 3), ("b", 3)):
         time = datetime.datetime(2026, 1, 1, 12, minute, tzinfo=datetime.timezone.utc)
-        monkeypatch.setattr(writer, "_now", lambda time=time: time)
+        monkeypatch.setattr(writer, "now", lambda time=time: time)
         store.push(snap(1.0), name)
     found = [version.ref for version in store.find_acting(snap(1.0).acting_digest)]
     assert found == ["a@2", "a@1", "b@2", "c@1", "b@1"]
