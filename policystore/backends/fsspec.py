@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from policystore._util.concurrency import in_parallel, raise_if_cancelled, shielded
+from policystore._util.deadlines import raise_if_late
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems
 from policystore.backends.fsspec_errors import Failure, Kind, failure_of, mapped_error
@@ -309,6 +310,7 @@ class FsspecBackend:
                 pause = _FIRST_PAUSE * 2 ** (attempt - 1)
                 # Writers that were refused at the same time must try again at different times.
                 time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+            raise_if_late()
             outcome = self._try(call)
             if not isinstance(outcome, Failure):
                 return outcome

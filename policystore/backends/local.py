@@ -99,11 +99,7 @@ class LocalBackend:
     def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         path = self._path(key)
         with self._writing(path):
-            if self._holds(path, chunks):
-                # The process that wrote the file may not have flushed it yet. Without this flush,
-                # a power cut could leave a record whose object is gone.
-                _flush(path)
-            else:
+            if not (self._holds(path, chunks) and _flush_if_there(path)):
                 temporary = self._write_temporary(chunks)
                 with _removing(temporary):
                     os.replace(temporary, path)
@@ -363,6 +359,19 @@ def _is_folder(entry: os.DirEntry[str], follow_links: bool) -> bool:
         return entry.is_dir(follow_symlinks=follow_links)
     except OSError:
         return False  # a link that leads nowhere, or in a circle
+
+
+def _flush_if_there(path: Path) -> bool:
+    """Flush a file that exists already; False if a collector has removed the file.
+
+    The process that wrote the file may not have flushed it yet. Without this flush, a power cut
+    could leave a record whose object is gone.
+    """
+    try:
+        _flush(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _flush(path: Path) -> None:

@@ -148,6 +148,7 @@ class RecordLog:
         *,
         newest: Probe | None = None,
         write_hint: Callable[[int], None] | None = None,
+        guard: Callable[[Callable[[], bool]], bool] | None = None,
     ) -> bytes:
         """Create the record with the next number; other writers may do the same at the same time.
 
@@ -160,6 +161,8 @@ class RecordLog:
             write_hint: a function that writes the hint for a number; it must not raise. It is
                 called after the record was created. In a remote store it is called at the same time
                 as each try to create a record, and is not called for number 1.
+            guard: calls the function that creates the record, once or several times, and returns
+                its result: such as :meth:`Freshness.call`.
 
         Returns:
             The bytes of the record, which is durable.
@@ -176,6 +179,8 @@ class RecordLog:
         for number in range(newest.number + 1, min(newest.number + _MAX_TRIES, MAX_NUMBER) + 1):
             record = make_record(number, previous)
             create = partial(self.backend.create, self.key(number), record)
+            if guard is not None:
+                create = partial(guard, create)
             # No hint is written at the same time as the first record: if the push was interrupted
             # between the two, a name without versions would be left.
             created = (

@@ -14,15 +14,17 @@ from functools import partial
 from typing import Any
 
 from policystore._util.concurrency import in_parallel, run_both
+from policystore._util.deadlines import Clock, boottime
 from policystore._util.log import logger
 from policystore._util.progress import Meter, ObjectProgress
 from policystore.digest import digest_of
 from policystore.errors import InvalidInputError, ReadOnlyError, StorageError
-from policystore.format.keys import MARKER, hint_key, object_key
+from policystore.format.keys import MARKER, hint_key, kept_key, object_key
 from policystore.format.policy import EncodedPolicy
-from policystore.format.records import Hint, Version, marker_bytes
+from policystore.format.records import Hint, Kept, Version, marker_bytes
 from policystore.format.refs import MAX_NUMBER, check_name
 from policystore.format.safetensors import EncodedObject
+from policystore.repository.freshness import Freshness
 from policystore.repository.marker import store_exists
 from policystore.repository.objects import ObjectReader
 from policystore.repository.record_log import Probe, RecordLog, version_log
@@ -80,17 +82,23 @@ class Writer:
     Args:
         objects: reads the objects of the store.
         resolver: reads the names of the store.
+        clock: says how long ago the objects of a push were checked.
     """
 
-    def __init__(self, objects: ObjectReader, resolver: Resolver) -> None:
+    def __init__(
+        self, objects: ObjectReader, resolver: Resolver, *, clock: Clock = boottime
+    ) -> None:
         self._backend = objects.backend
         self._resolver = resolver
+        self._clock = clock
         self._at_once = self._backend.parallel > 1
         self._store_exists = False
         self._creates_exclusively = False
 
     def push(self, snap: Snapshot, name: str | None, notes: PushNotes, meter: Meter) -> Version:
-        """Write the objects of a policy and, with a name, the record of its next version.
+        """Write the objects of a policy, and then the record of its next version.
+
+        Without a name, the record only says that the collector has to keep the policy.
 
         Args:
             snap: the policy.
@@ -120,22 +128,27 @@ class Writer:
         items = [*encoded.tensors.values(), encoded.policy]
         size = sum(item.size for item in items)
         meter.expect(size)
-        upload = partial(self._upload, items, meter)
+        objects = Freshness(
+            partial(self._upload, items, meter),
+            again=partial(self._upload, items, Meter(None)),
+            clock=self._clock,
+        )
         probes = self._backend.is_remote and size >= _MIN_PROBED
         try:
             if name is None:
                 self._ensure_store()
                 if probes:
                     self._probe_permission()
-                upload()
+                objects.check()
+                self._keep(version, objects)
                 return version
             versions = version_log(self._backend, name)
             _, hint = run_both(self._ensure_store, versions.read_hint, at_once=self._at_once)
             if probes:
                 self._verify_exclusive_create()
             find_newest = partial(self._find_newest, versions, hint)
-            _, newest = run_both(upload, find_newest, at_once=self._at_once)
-            return self._append(name, versions, version, newest)
+            _, newest = run_both(objects.check, find_newest, at_once=self._at_once)
+            return self._append(name, versions, version, newest, objects)
         except StorageError:
             self._store_exists = False  # the store may have been removed: the next push looks again
             raise
@@ -220,7 +233,16 @@ class Writer:
             self._backend.verify_exclusive_create(MARKER, marker_bytes())
             self._creates_exclusively = True
 
-    def _append(self, name: str, versions: RecordLog, version: Version, newest: Probe) -> Version:
+    def _keep(self, version: Version, objects: Freshness) -> None:
+        """Write the record by which the collector keeps a policy without a name."""
+        kept = Kept(version.digest, version.objects, version.time, version.author, version.nonce)
+        key, data = kept_key(kept.digest, kept.nonce), kept.to_bytes()
+        # The nonce makes the key unique, so the storage need not create the key exclusively.
+        objects.call(lambda: self._backend.put(key, [data]))
+
+    def _append(
+        self, name: str, versions: RecordLog, version: Version, newest: Probe, objects: Freshness
+    ) -> Version:
         """Create the record of a version under the next free number, and write the hint."""
 
         def make_record(number: int, previous: bytes | None) -> bytes:
@@ -230,7 +252,13 @@ class Writer:
         def write_hint(number: int) -> None:
             self._write_hint(name, Hint(number, version.digest))
 
-        data = versions.append(make_record, version.nonce, newest=newest, write_hint=write_hint)
+        data = versions.append(
+            make_record,
+            version.nonce,
+            newest=newest,
+            write_hint=write_hint,
+            guard=objects.call,
+        )
         return Version.from_bytes(data, f"the record of {name}")
 
     def _write_hint(self, name: str, hint: Hint) -> None:
