@@ -13,6 +13,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
+from ray.rllib.utils.policy import local_policy_inference
 
 SEEDS = range(10)
 AGENTS = {0: "p0", 1: "p1"}
@@ -28,7 +29,7 @@ def new_stack_algorithm() -> Any:
         .training(train_batch_size_per_learner=2000, minibatch_size=256, num_epochs=8, lr=1e-3)
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=_HIDDEN))
     )
-    return config.debugging(seed=0).build_algo()
+    return _build(config)
 
 
 def old_stack_algorithm() -> Any:
@@ -49,7 +50,13 @@ def old_stack_algorithm() -> Any:
         )
         .multi_agent(policies=set(AGENTS.values()), policy_mapping_fn=_policy_of)
     )
-    return config.debugging(seed=0).build_algo()
+    return _build(config)
+
+
+def _build(config: PPOConfig) -> Any:
+    """Build the Algorithm of a config; Ray 2.40 has no ``build_algo``."""
+    config.debugging(seed=0)
+    return getattr(config, "build_algo", config.build)()
 
 
 def _policy_of(agent_id: int, *_args: Any, **_more: Any) -> str:
@@ -105,14 +112,21 @@ class _NewStackAct:
 
 
 def record_old_stack(algorithm: Any) -> dict[int, list[Episode]]:
-    """Play ten seeded episodes with ``Algorithm.compute_single_action``; return them by agent."""
+    """Play ten seeded episodes with all connectors, as rollout workers do; return them by agent.
 
-    def act(policy: str) -> Act:
-        return lambda observation: algorithm.compute_single_action(
-            observation, explore=False, policy_id=policy
-        )
+    ``Algorithm.compute_single_action`` applies no MeanStdFilter before Ray 2.57.
+    """
+
+    def act(agent: int) -> Act:
+        policy = algorithm.get_policy(AGENTS[agent])
+
+        def step(observation: Any) -> Any:
+            ((action, _, _),) = local_policy_inference(policy, 0, agent, observation, explore=False)
+            return action
+
+        return step
 
     env = MultiAgentCartPole({"num_agents": len(AGENTS)})
-    acts = {agent: act(policy) for agent, policy in AGENTS.items()}
+    acts = {agent: act(agent) for agent in AGENTS}
     played = [play_together(env, seed, acts) for seed in SEEDS]
     return {agent: [episodes[agent] for episodes in played] for agent in AGENTS}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.rllib.algorithms import algorithm as rllib_algorithm
 from ray.rllib.connectors.util import create_connectors_for_policy
 
 from policystore.rllib.old_stack.snapshot import snapshot_policy
@@ -33,6 +34,8 @@ ALWAYS = [
 ]  # fmt: skip
 """Each kind of cell: algorithms, filters, models, spaces, explorations, heuristics."""
 STEPS = 16
+_COMPUTES_FILTERED = hasattr(rllib_algorithm, "MeanStdObservationFilterAgentConnector")
+"""Whether ``Algorithm.compute_single_action`` applies the filter: since Ray 2.57."""
 
 
 def _recorded(name: str, folder: Path) -> dict[str, Any] | Exception:
@@ -80,7 +83,15 @@ def _record(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _by_algorithm(cell: Any, observations: list[Any]) -> list[Any] | None:
+    """Return the actions of ``Algorithm.compute_single_action``; None where they are no measure.
+
+    Before Ray 2.57 this call of RLlib applies only the preprocessor (algorithms/algorithm.py:2129
+    of Ray 2.40), so actions come from unfiltered observations. Rollout workers run all connectors
+    (evaluation/env_runner_v2.py:622), as ``local_policy_inference`` does (utils/policy.py:214).
+    """
     if cell.algorithm is None:
+        return None
+    if cell.config.observation_filter != "NoFilter" and not _COMPUTES_FILTERED:
         return None
     actions = []
     for step, obs in enumerate(observations):

@@ -48,6 +48,24 @@ def assert_close(action: Any, other: Any) -> None:
         np.testing.assert_allclose(leaf, other_leaf, rtol=1e-5, atol=1e-6)
 
 
+def sample_into_diary(algorithm: Any) -> None:
+    """Let the rollout worker itself play at least 24 steps."""
+    DiaryEnv.diary.clear()
+    while len(DiaryEnv.diary) < 24:
+        algorithm.env_runner_group.local_env_runner.sample()
+
+
+def check_against_diary(player: PolicyPlayer) -> None:
+    """Check that a player takes the actions that the rollout worker took, bit for bit."""
+    for step, obs, reward, action in DiaryEnv.diary:
+        if step == 0:
+            player.reset()
+        played = player.act(obs, reward=reward)
+        assert played.dtype == action.dtype
+        assert played.tobytes() == action.tobytes()
+    assert len({action.tobytes() for *_, action in DiaryEnv.diary}) > 4
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -83,19 +101,28 @@ def test_it_acts_as_the_rollout_worker_did(ray_session: None, model: Any, act: s
             for value in policy.model.parameters():
                 value.data.mul_(3.0)
         snap = snapshot_policy(policy, algorithm=algorithm)
-        DiaryEnv.diary.clear()
-        while len(DiaryEnv.diary) < 24:
-            algorithm.env_runner_group.local_env_runner.sample()
+        sample_into_diary(algorithm)
     finally:
         algorithm.stop()
-    player = PolicyPlayer(snap)
-    for step, obs, reward, action in DiaryEnv.diary:
-        if step == 0:
-            player.reset()
-        played = player.act(obs, reward=reward)
-        assert played.dtype == action.dtype
-        assert played.tobytes() == action.tobytes()
-    assert len({action.tobytes() for *_, action in DiaryEnv.diary}) > 4
+    check_against_diary(PolicyPlayer(snap))
+
+
+@pytest.mark.parametrize("name", ["MeanStdFilter", "ConcurrentMeanStdFilter"])
+def test_it_filters_as_the_rollout_worker_did(ray_session: None, name: str) -> None:
+    config = ppo().environment(DiaryEnv, env_config={"obs": "dict", "act": "forces"})
+    algorithm = build(config.env_runners(explore=False, observation_filter=name))
+    try:
+        algorithm.train()
+        policy = algorithm.get_policy()
+        for value in policy.model.parameters():
+            value.data.mul_(3.0)
+        policy.agent_connectors.in_eval()  # the worker filters, and leaves the statistics alone
+        snap = snapshot_policy(policy, algorithm=algorithm)
+        sample_into_diary(algorithm)
+    finally:
+        algorithm.stop()
+    assert snap.state
+    check_against_diary(PolicyPlayer(snap))
 
 
 def test_without_a_reset_a_policy_with_memory_goes_on() -> None:
