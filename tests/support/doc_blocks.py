@@ -37,12 +37,12 @@ def run_blocks(kind: str, names: dict[str, Any], page: Path = README) -> None:
         exec(compile("\n" * line + code, str(page), "exec"), names)
 
 
-def first_program() -> tuple[str, str]:
-    """Return the README's first Python block, and the output that is printed below it."""
+def readme_program() -> tuple[str, str]:
+    """Return all Python blocks of the README in order, and the output printed below the first."""
     text = README.read_text(encoding="utf-8")
-    match = re.search(r"^```python first\n(.*?)^```$.*?^```text\n(.*?)^```$", text, re.M | re.S)
+    match = re.search(r"^```python first\n.*?^```$.*?^```text\n(.*?)^```$", text, re.M | re.S)
     assert match is not None
-    return match[1], match[2]
+    return "\n".join(code for _, code in blocks("first") + blocks("rllib")), match[1]
 
 
 def anchors(page: Path) -> set[str]:
