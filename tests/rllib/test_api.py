@@ -244,6 +244,10 @@ def test_agent_ids_where_nothing_belongs_to_agents_are_refused_with_the_reason(
 
 
 WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a load without ids": lambda a: load_into(a["new"], snapshot(a["new"], "p0")),  # type: ignore[arg-type]
+    "a load of all modules by one": lambda a: load_into(
+        a["new"], {"__all_modules__": snapshot(a["new"], "p0")}
+    ),
     "a torch module": lambda a: snapshot(torch.nn.Linear(2, 2)),  # type: ignore[arg-type]
     "a path": lambda a: snapshot("checkpoint"),  # type: ignore[arg-type]
     "an id of a bare policy": lambda a: snapshot(a["old"].get_policy("p0"), "p0"),

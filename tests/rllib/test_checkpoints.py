@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ from policystore.rllib import (
     snapshot,
 )
 from policystore.spaces import space_to_json
+from tests.support import ROOT
 from tests.support.checkpoint_corpus import Given, given, named, write_trial
 
 NEAR = 1e-5
@@ -230,3 +234,17 @@ def test_an_experiment_is_imported_by_tasks_of_a_ray_cluster(
         "checkpoint_000000",
     ]
     assert ray.is_initialized()  # the session that was there goes on
+
+
+def test_the_command_names_an_address_without_a_cluster(tmp_path: Path) -> None:
+    write_trial(tmp_path / "soccer" / "a", ["2.60.0"])
+    done = subprocess.run(
+        [sys.executable, "-m", "policystore.checkpoints", "soccer", "store", "--ray", "nowhere"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "error: no Ray cluster at 'nowhere'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -14,7 +14,7 @@ from ray.rllib.connectors.env_to_module import MeanStdFilter
 
 import tests.support.new_stack_algorithms as parts
 from policystore import Snapshot
-from policystore.errors import InvalidInputError, MismatchError
+from policystore.errors import FormatError, InvalidInputError, MismatchError
 from policystore.rllib import load_into, snapshot
 from tests.support.cells import sampled
 
@@ -116,6 +116,26 @@ def test_statistics_come_along(lone: Any) -> None:
     train_and_count(lone)
 
 
+def test_state_that_does_not_fit_is_refused(lone: Any) -> None:
+    snap = snapshot(lone)
+    (stats,) = snap.state["MeanStdFilter"].values()
+    before = numbers(lone)
+    cases: dict[str, tuple[dict[str, Any], Any, type[Exception]]] = {
+        "no such connector": ({**snap.state, "Stacker": {}}, None, MismatchError),
+        "trained without MeanStdFilter": ({}, None, MismatchError),
+        "expected a dict by agent": ({"MeanStdFilter": 3}, None, FormatError),
+        r"of the agents \['a', 'b'\], and this Algorithm has one agent": (
+            {"MeanStdFilter": {"a": stats, "b": stats}}, None, MismatchError,
+        ),
+        "agent_ids= is for multi-agent Algorithms": (snap.state, ["a"], InvalidInputError),
+    }  # fmt: skip
+    for words, (state, agent_ids, error) in cases.items():
+        with pytest.raises(error, match=words):
+            load_into(lone, {ONE: snap.replace(state=state)}, agent_ids=agent_ids)
+    assert numbers(lone) == before
+    assert snapshot(lone) == snap
+
+
 @pytest.mark.long
 def test_statistics_on_an_asynchronous_algorithm(ray_session: None) -> None:
     """Neither what samples of before bring nor what runners pull puts old statistics back."""
@@ -168,6 +188,19 @@ def test_statistics_of_agents(pair: Any) -> None:
     kept = numbers(pair)
     load_into(pair, {"main": one}, agent_ids=[])
     assert numbers(pair) == kept
+
+
+@pytest.mark.long
+def test_agents_that_do_not_fit_are_refused(pair: Any) -> None:
+    pair.train()
+    both = snapshot(pair, "main", agent_ids=["a", "b"])
+    foe = snapshot(pair, "foe", agent_ids=["b"])
+    before = numbers(pair)
+    with pytest.raises(InvalidInputError, match=r"filters of \['b'\] are given by two snapshots"):
+        load_into(pair, {"main": both, "foe": foe}, agent_ids={"main": ["a", "b"], "foe": ["b"]})
+    with pytest.raises(MismatchError, match=r"statistics of \['a', 'b'\], not of \['c'\]"):
+        load_into(pair, {"main": both}, agent_ids=["a", "c"])
+    assert numbers(pair) == before
 
 
 @pytest.mark.long

@@ -28,11 +28,13 @@ from ray.rllib.examples.rl_modules.classes.vpg_using_shared_encoder_rlm import (
     VPGMultiRLModuleWithSharedEncoder,
     VPGPolicyAfterSharedEncoder,
 )
+from ray.rllib.utils.serialization import _serialize_ndarray
 
 import tests.support.new_stack_matrix as cells
 import tests.support.new_stack_modules as parts
 from policystore.checkpoints import read_checkpoint
 from policystore.errors import InvalidInputError, NotFoundError
+from policystore.rllib.new_stack.connector_state import take_state
 from policystore.rllib.new_stack.player import ModulePlayer
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib.new_stack.snapshot import (
@@ -239,6 +241,14 @@ def test_connector_that_cannot_be_kept(ray_session: Any, piece: Any, message: st
         algorithm.stop()
     assert list(snap.spec.omitted) == [f"connectors.{name}"]
     assert snap.spec.connectors["env_to_module"] == []
+
+
+def test_state_with_an_array_that_rllib_has_packed_is_refused() -> None:
+    """RLlib unpacks such a text, and the text of an unknown author could then run code."""
+    piece = parts.Counting()
+    piece.counts = {"late": [1, _serialize_ndarray(np.zeros(2))]}
+    with pytest.raises(InvalidInputError, match=r"'late'\]\[1\] is an array .*omit=\['Counting'\]"):
+        take_state(piece, "Counting", None)
 
 
 @pytest.mark.long
