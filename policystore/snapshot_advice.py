@@ -16,6 +16,7 @@ __all__ = ["instead_of_snapshot"]
 
 _SNAPSHOT = "policystore.snapshot.Snapshot"
 _MODULE = "torch.nn.modules.module.Module"
+_FETCH = "fetch the object first, ray.get(object_ref)"
 # Import path of a class -> what to write for an object of this class or of a subclass. Classes are
 # compared by their paths, because this module imports neither Ray nor torch. A module of RLlib is a
 # torch module, too, so the order matters.
@@ -46,7 +47,8 @@ _ADVICE = {
     ),
     "ray.rllib.policy.policy.Policy": ("take a snapshot of it, policystore.rllib.snapshot(policy)"),
     _MODULE: "take a snapshot of it, policystore.torch.snapshot(module)",
-    "ray.ObjectRef": "fetch the object first, ray.get(object_ref)",
+    "ray.ObjectRef": _FETCH,
+    "ray._raylet.ObjectRef": _FETCH,  # its path in Ray 2.40
 }
 
 

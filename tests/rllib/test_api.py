@@ -245,9 +245,6 @@ def test_agent_ids_where_nothing_belongs_to_agents_are_refused_with_the_reason(
 
 WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a load without ids": lambda a: load_into(a["new"], snapshot(a["new"], "p0")),  # type: ignore[arg-type]
-    "a load of all modules by one": lambda a: load_into(
-        a["new"], {"__all_modules__": snapshot(a["new"], "p0")}
-    ),
     "a torch module": lambda a: snapshot(torch.nn.Linear(2, 2)),  # type: ignore[arg-type]
     "a path": lambda a: snapshot("checkpoint"),  # type: ignore[arg-type]
     "an id of a bare policy": lambda a: snapshot(a["old"].get_policy("p0"), "p0"),
@@ -276,6 +273,11 @@ WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
         snapshot(a["old"], "p0"), module_id="p0"
     ),
 }
+
+
+def test_a_snapshot_of_one_module_is_not_loaded_for_all(algorithms: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match="is of one module: give it under that module's id"):
+        load_into(algorithms["new"], {"__all_modules__": snapshot(algorithms["new"], "p0")})
 
 
 @pytest.mark.parametrize("case", WRONG)
