@@ -2,7 +2,11 @@
 
 The calling thread runs calls as well. So a process that cannot start another thread is only slower.
 The number of threads is limited for the whole process, including the threads of nested calls. When
-one call fails, or the user interrupts, each other call ends after its current request.
+one call fails, each other call ends after its current request.
+
+After an interrupt, such as Ctrl-C, the threads are given half a second to end. A thread that still
+waits for a request then goes on by itself, and ends after this request: the user does not wait for
+a server that does not answer.
 """
 
 from __future__ import annotations
@@ -10,13 +14,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ["in_parallel", "raise_if_cancelled", "run_both", "shielded"]
+__all__ = ["in_parallel", "raise_if_cancelled", "raise_if_interrupted", "run_both", "shielded"]
 
 _MAX_THREADS = 256  # the most threads of this module in one process
+_GRACE = 0.5  # seconds that threads have to end after an interrupt
+_POLL = 0.05  # seconds between two looks at whether there was an interrupt
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -28,17 +35,42 @@ class _CancelledError(Exception):
     """End a call whose result is not needed any more. No caller ever sees this error."""
 
 
+class _InterruptedError(BaseException):
+    """End a request, because the user interrupted the call around it; as _CancelledError."""
+
+
 class _Group:
     """Calls that run together: if one fails, all of them are cancelled.
 
     Attributes:
         outer: the group that the thread which made this group belongs to.
         cancelled: whether this group alone is cancelled.
+        leave_at: when to stop waiting for the threads of this group, because of an interrupt.
     """
 
     def __init__(self) -> None:
         self.outer: _Group | None = getattr(_LOCAL, "group", None)
         self.cancelled = False
+        self.leave_at: float | None = None
+
+    def interrupt(self) -> None:
+        """Cancel this group and the groups around it, which the interrupt will end as well."""
+        leave_at = time.monotonic() + _GRACE
+        group: _Group | None = self
+        while group is not None:
+            group.cancelled = True
+            if group.leave_at is None:
+                group.leave_at = leave_at
+            group = group.outer
+
+    def interrupted_until(self) -> float | None:
+        """Return when to stop waiting; None if neither this group nor one around is interrupted."""
+        group: _Group | None = self
+        while group is not None:
+            if group.leave_at is not None:
+                return group.leave_at
+            group = group.outer
+        return None
 
     def is_cancelled(self) -> bool:
         """Return whether this group, or a group around it, is cancelled."""
@@ -75,6 +107,17 @@ def raise_if_cancelled() -> None:
     group: _Group | None = getattr(_LOCAL, "group", None)
     if group is not None and group.is_cancelled():
         raise _CancelledError
+
+
+def raise_if_interrupted() -> None:
+    """End the call of this thread if the user has interrupted the call that it is a part of.
+
+    Calls use this function while they wait for a request. After an ordinary error the request is
+    awaited instead, because its effect would be unknown.
+    """
+    group: _Group | None = getattr(_LOCAL, "group", None)
+    if group is not None and group.interrupted_until() is not None:
+        raise _InterruptedError
 
 
 @contextlib.contextmanager
@@ -144,6 +187,8 @@ def _run(calls: Sequence[Callable[[], Any]], helpers: int) -> list[Any]:
                 except BaseException as error:
                     errors[index] = error
                     group.cancelled = True
+                    if not isinstance(error, Exception):
+                        group.interrupt()
                     return
         finally:
             _LOCAL.group = outer
@@ -151,44 +196,61 @@ def _run(calls: Sequence[Callable[[], Any]], helpers: int) -> list[Any]:
     threads = _start_threads(work, min(helpers, len(calls) - 1))
     try:
         work()
-        for thread in threads:
-            thread.join()
+        _join(threads, group)
     except BaseException:  # an interrupt, while this thread waits
-        group.cancelled = True
-        for thread in threads:
-            thread.join()
+        group.interrupt()
+        _join(threads, group)
         raise
+    if not errors:
+        raise_if_cancelled()
+        return results
+    try:
+        # A copy, because a thread that was left may still add its error.
+        raise _first_error(dict(errors))
     finally:
-        _release(len(threads))
-    raise_if_cancelled()
-    if errors:
-        try:
-            raise _first_error(errors)
-        finally:
-            errors.clear()  # a traceback holds this frame, and all arguments of the calls
-    return results
+        errors.clear()  # a traceback holds this frame, and all arguments of the calls
+
+
+def _join(threads: Sequence[threading.Thread], group: _Group) -> None:
+    """Wait for the threads of a group; after an interrupt, only until the time that it sets."""
+    for thread in threads:
+        while thread.is_alive():
+            leave_at = group.interrupted_until()
+            if leave_at is None:
+                thread.join(_POLL)
+            elif (left := leave_at - time.monotonic()) > 0:
+                thread.join(left)
+            else:
+                return
 
 
 def _first_error(errors: dict[int, BaseException]) -> BaseException:
     """Return the error to raise: an interrupt, or else the error of the earliest call.
 
-    The errors of cancelled calls count only if there is no other error.
+    The errors of cancelled and interrupted calls count only if there is no other error.
     """
     ordered = [errors[index] for index in sorted(errors)]
-    own = [error for error in ordered if type(error) is not _CancelledError]
+    own = [error for error in ordered if type(error) not in (_CancelledError, _InterruptedError)]
     return next((error for error in own if not isinstance(error, Exception)), (own or ordered)[0])
 
 
 def _start_threads(work: Callable[[], None], wanted: int) -> list[threading.Thread]:
     """Start up to ``wanted`` threads, or as many as this process and the system allow."""
     global _FREE
+
+    def work_and_release() -> None:
+        try:
+            work()
+        finally:
+            _release(1)
+
     with _LOCK:
         count = max(0, min(wanted, _FREE))
         _FREE -= count
     threads: list[threading.Thread] = []
     try:
         for _ in range(count):
-            thread = threading.Thread(target=work, name="policystore", daemon=True)
+            thread = threading.Thread(target=work_and_release, name="policystore", daemon=True)
             thread.start()
             threads.append(thread)
     except RuntimeError:
@@ -199,7 +261,7 @@ def _start_threads(work: Callable[[], None], wanted: int) -> list[threading.Thre
 
 
 def _release(count: int) -> None:
-    """Note that ``count`` threads have ended."""
+    """Note that ``count`` threads have ended, or were not started."""
     global _FREE
     with _LOCK:
         _FREE += count

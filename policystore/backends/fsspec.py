@@ -1,4 +1,4 @@
-"""Read a store through fsspec: one filesystem per process, and a limit on the tries of a request.
+"""Read a store through fsspec, with a limit on the tries of a request.
 
 The backend of this module only reads. A store can be written only to a filesystem that creates keys
 exclusively, as those of :mod:`policystore.backends.s3` and :mod:`policystore.backends.gcs_azure`
@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import random
 import secrets
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from policystore._util.concurrency import in_parallel, raise_if_cancelled, shielded
 from policystore._util.deadlines import raise_if_late
 from policystore._util.progress import BytesCallback
+from policystore.backends import filesystems
 from policystore.backends.base import Chunks, Entry, Problems
 from policystore.backends.fsspec_errors import Failure, Kind, failure_of, mapped_error
 from policystore.backends.listings import is_listed, time_of
@@ -33,58 +32,13 @@ from policystore.errors import (
 )
 from policystore.format.keys import TEMPORARY
 
-__all__ = ["FsspecBackend", "large_body_slots", "multipart_slots"]
+__all__ = ["FsspecBackend"]
 
 _ATTEMPTS = 6
 _PARALLEL = 64  # requests at once
 _FIRST_PAUSE = 0.1  # seconds; each pause is twice the one before: about 3 seconds together
 
 _Out = TypeVar("_Out")
-
-# Held while a filesystem is made. Another thread may have held it when this process was forked.
-_LOCK: threading.Lock
-# Held while a body of a megabyte or more is sent or received. So however many objects move at once,
-# only a few of them are in memory twice.
-_LARGE_BODIES: threading.BoundedSemaphore
-# Held while an object moves in parts. Because few such objects move at once, a push that is
-# interrupted leaves some objects complete, and the next push does not send these again.
-_MULTIPARTS: threading.BoundedSemaphore
-# Filesystems of the parent process. If this process deleted such a filesystem, the filesystem would
-# write to sockets that the parent still uses.
-_INHERITED: list[Any] = []
-
-
-def _renew_locks() -> None:
-    global _LOCK, _LARGE_BODIES, _MULTIPARTS
-    _LOCK = threading.Lock()
-    _LARGE_BODIES = threading.BoundedSemaphore(8)
-    _MULTIPARTS = threading.BoundedSemaphore(2)
-
-
-_renew_locks()
-
-
-def _reset_after_fork() -> None:
-    _renew_locks()
-    # Newer versions of fsspec reset the lock themselves (2026.9 does, 2025.2 does not). Without
-    # the reset, calls would wait for the event loop of the parent, which no thread of this process
-    # runs.
-    if (asyn := sys.modules.get("fsspec.asyn")) is not None:
-        asyn.reset_lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
-
-
-def large_body_slots() -> threading.BoundedSemaphore:
-    """Return the semaphore to hold while the bytes of a large request are copied and sent."""
-    return _LARGE_BODIES
-
-
-def multipart_slots() -> threading.BoundedSemaphore:
-    """Return the semaphore to hold while an object moves in parts."""
-    return _MULTIPARTS
 
 
 class FsspecBackend:
@@ -98,10 +52,13 @@ class FsspecBackend:
         options: the options for the filesystem.
     """
 
+    _reads_all_variables = True  # a filesystem may read credentials from any variable
+
     def __init__(self, url: str, options: StorageOptions) -> None:
         self._url = url.rstrip("/")
         self._options = options
         self._opened: tuple[int, Any] | None = None
+        self._own = object()  # stands for options that cannot be compared
 
     @property
     def url(self) -> str:
@@ -263,11 +220,10 @@ class FsspecBackend:
             )
 
     def _cannot_write(self) -> ReadOnlyError:
-        scheme = self._url.partition("://")[0]
         return ReadOnlyError(
-            f"{self._url}: policystore only reads from {scheme}:// URLs, because it does not know "
-            "whether that filesystem creates a file exclusively. Without that, two writers of one "
-            "name could lose a version. Push to a folder, or to s3://, gs:// or az://."
+            f"{self._url}: policystore only reads from {self._scheme}:// URLs, because it does not "
+            "know whether that filesystem creates a file exclusively. Without that, two writers of "
+            "one name could lose a version. Push to a folder, or to s3://, gs:// or az://."
         )
 
     # Requests
@@ -330,31 +286,49 @@ class FsspecBackend:
             return failure_of(error)
 
     def _filesystem(self) -> Any:
-        """Return the filesystem of this process, made at the first call."""
+        """Return the filesystem of this process, which all stores with the same options share."""
+        opened = self._opened
+        if opened is not None and opened[0] == os.getpid():
+            return opened[1]
         self._options.check()
-        with _LOCK:
-            opened = self._opened
-            if opened is not None and opened[0] == os.getpid():
-                return opened[1]
-            if opened is not None:
-                _INHERITED.append(opened[1])
-            try:
-                filesystem = self._open()
-            except (TypeError, ValueError, LookupError, AttributeError, ImportError) as error:
-                reason = self._options.scrub(f"{type(error).__name__}: {error}")
-                raise InvalidInputError(
-                    f"{self._url} cannot be opened with the storage_options given: {reason}"
-                ) from None
-            self._opened = (os.getpid(), filesystem)
-            return filesystem
+        try:
+            filesystem = self._open()
+        except (TypeError, ValueError, LookupError, AttributeError, ImportError) as error:
+            reason = self._options.scrub(f"{type(error).__name__}: {error}")
+            raise InvalidInputError(
+                f"{self._url} cannot be opened with the storage_options given: {reason}"
+            ) from None
+        self._opened = (os.getpid(), filesystem)
+        return filesystem
 
     def _open(self) -> Any:
-        import fsspec  # late: a local store needs none of it
+        """Return a filesystem that is this process's own, and not shared with the user's."""
+        cls = self._filesystem_class()
+        identity = self._identity(cls)
+        keep = identity is not None
+        return filesystems.shared(identity or self._own, lambda: self._make(cls), keep=keep)
 
-        scheme = self._url.partition("://")[0]
-        # This filesystem is not shared with the user's own ones, and has no cache of listings.
-        options = {**self._options.copy(), "use_listings_cache": False}
-        return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
+    def _filesystem_class(self) -> Any:
+        from fsspec import get_filesystem_class  # late: a local store needs none of it
+
+        return get_filesystem_class(self._scheme)
+
+    def _make(self, cls: Any) -> Any:
+        return cls(**self._options.copy(), use_listings_cache=False, skip_instance_cache=True)
+
+    def _identity(self, cls: Any) -> Hashable | None:
+        """Return what the filesystem depends on; None if that cannot be compared."""
+        from fsspec.config import conf
+
+        protocols = (cls.protocol,) if isinstance(cls.protocol, str) else tuple(cls.protocol)
+        surroundings = list(filesystems.environment(all_variables=self._reads_all_variables))
+        defaults = [conf.get(protocol) for protocol in protocols]
+        identity = self._options.identity([surroundings, defaults])
+        return None if identity is None else (cls, self._scheme, identity)
+
+    @property
+    def _scheme(self) -> str:
+        return self._url.partition("://")[0]
 
 
 def _read_start(fs: Any, url: str, count: int) -> bytes:

@@ -13,7 +13,8 @@ from typing import Any
 
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks
-from policystore.backends.fsspec import FsspecBackend, large_body_slots
+from policystore.backends.filesystems import large_body_slots
+from policystore.backends.fsspec import FsspecBackend
 from policystore.errors import NotFoundError
 
 __all__ = ["CREATING", "CloudBackend"]
@@ -35,6 +36,8 @@ _BLOCK = 16 << 20
 
 class CloudBackend(FsspecBackend):
     """Keep keys below ``gs://bucket/prefix``, ``az://container/prefix`` and similar URLs."""
+
+    _reads_all_variables = False
 
     def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         size = sum(memoryview(chunk).nbytes for chunk in chunks)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +24,9 @@ _USER_IN_URL = re.compile(
     r"[a-z][a-z0-9+.-]*://(?:[^/\s@]*|[^/\s@:]*:(?!\d+/)[^\s@]*)@", re.IGNORECASE
 )
 _MIN_SECRET = 3  # characters; if shorter secrets were scrubbed, ordinary words would change
+
+
+_DIGEST_KEY = secrets.token_bytes(32)
 
 
 class StorageOptions:
@@ -85,6 +90,21 @@ class StorageOptions:
     def copy(self) -> dict[str, Any]:
         """Return all options with their secrets, for the filesystem and for nothing else."""
         return _copied(self._options)
+
+    def identity(self, surroundings: object) -> bytes | None:
+        """Return a digest of all options; None if an option is an object that cannot be compared.
+
+        Equal digests mean equal options. The digest is of use within this process and its forked
+        processes only, and does not reveal the secrets.
+
+        Args:
+            surroundings: plain values that are part of the digest too.
+        """
+        try:
+            text = _exact_text([self._options, surroundings])
+        except TypeError:
+            return None
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=_DIGEST_KEY).digest()
 
     def scrub(self, text: str) -> str:
         """Replace the secrets in a text of a server or a library by ``***``."""
@@ -161,3 +181,20 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return all(_is_plain(item) and not _is_secret("", item) for item in value)
     return value is None or isinstance(value, (str, bytes, bool, int, float, Mapping))
+
+
+def _exact_text(value: object) -> str:
+    """Write a plain value as text that differs if the value or a type in it differs.
+
+    Raises:
+        TypeError: the value holds an object of another class.
+    """
+    if isinstance(value, Mapping):
+        items = sorted(f"{_exact_text(name)}: {_exact_text(item)}" for name, item in value.items())
+        return f"{{{', '.join(items)}}}"
+    if type(value) in (list, tuple):
+        items = [_exact_text(item) for item in value]  # type: ignore[attr-defined]
+        return f"{type(value).__name__}({', '.join(items)})"
+    if value is None or type(value) in (str, bytes, bool, int, float):
+        return repr(value)
+    raise TypeError(type(value).__qualname__)

@@ -7,14 +7,17 @@ parts. Names need ``If-None-Match: *`` and no other condition: servers differ on
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems
-from policystore.backends.fsspec import FsspecBackend, large_body_slots, multipart_slots
+from policystore.backends.filesystems import large_body_slots, multipart_slots, run
+from policystore.backends.fsspec import FsspecBackend
 from policystore.backends.listings import is_listed, time_of
 from policystore.backends.s3_copy import copy_object
 from policystore.backends.s3_multipart import PartedBody, Upload, read_parts, reads_in_parts
@@ -49,6 +52,7 @@ class S3Backend(FsspecBackend):
     """
 
     _bucket = _root = ""  # set when the filesystem is opened
+    _reads_all_variables = False
 
     # Reading
 
@@ -72,7 +76,7 @@ class S3Backend(FsspecBackend):
         header = {} if limit is None else {"Range": f"bytes=0-{limit}"}
 
         def call(fs: Any) -> bytes:
-            return bytes(_sync(fs, self._fetch, key, limit, header))
+            return bytes(run(fs, self._fetch, fs, key, limit, header))
 
         return self._attempt("reading", key, call, answers={"empty": b""})
 
@@ -97,7 +101,7 @@ class S3Backend(FsspecBackend):
 
         def call(fs: Any) -> bytes:
             header = {"Range": f"bytes={span}"}
-            return bytes(_sync(fs, self._fetch, key, None, header, count, expected))
+            return bytes(run(fs, self._fetch, fs, key, None, header, count, expected))
 
         return self._attempt("reading", key, call, answers={"empty": b""})
 
@@ -164,7 +168,7 @@ class S3Backend(FsspecBackend):
         """Return the answer to a HEAD request; None if the key does not exist."""
 
         def call(fs: Any) -> dict[str, Any] | None:
-            return dict(fs.call_s3("head_object", **self._at(key)))
+            return dict(run(fs, fs._call_s3, "head_object", **self._at(key)))
 
         return self._attempt("looking at", key, call, answers={"missing": None})
 
@@ -198,7 +202,7 @@ class S3Backend(FsspecBackend):
 
         def call(fs: Any) -> dict[str, Any]:
             at = {"Bucket": self._bucket, "Prefix": self._root + prefix}
-            return dict(fs.call_s3("list_objects_v2", **at, **request))
+            return dict(run(fs, fs._call_s3, "list_objects_v2", **at, **request))
 
         while True:
             page = self._attempt("listing", prefix, call)
@@ -242,13 +246,13 @@ class S3Backend(FsspecBackend):
 
     def replace(self, key: str, data: bytes) -> None:
         def call(fs: Any) -> None:
-            fs.call_s3("put_object", **self._at(key), Body=data)
+            run(fs, fs._call_s3, "put_object", **self._at(key), Body=data)
 
         self._attempt("writing", key, call, writing=True)
 
     def create(self, key: str, data: bytes) -> bool:
         def call(fs: Any) -> bool:
-            fs.call_s3("put_object", **self._at(key), Body=data, IfNoneMatch="*")
+            run(fs, fs._call_s3, "put_object", **self._at(key), Body=data, IfNoneMatch="*")
             return True
 
         return self._attempt("writing", key, call, writing=True, answers={"taken": False})
@@ -281,21 +285,29 @@ class S3Backend(FsspecBackend):
         return {"Bucket": self._bucket, "Key": self._root + key}
 
     def _open(self) -> Any:
-        import s3fs  # late: it takes most of a second
-
-        options = self._options.copy()
-        config = {**_CONFIG, **(options.pop("config_kwargs", None) or {})}
-        options |= {"use_listings_cache": False, "skip_instance_cache": True}
-        fs = s3fs.S3FileSystem(config_kwargs=config, **options)
-        fs.retries = 1
-        fs.connect()
+        fs = super()._open()
         self._bucket, root, _ = fs.split_path(self.url)  # also splits URLs of access points
         self._root = f"{root}/" if root else ""
         return fs
 
+    def _filesystem_class(self) -> Any:
+        import s3fs  # late: it takes most of a second
 
-def _sync(fs: Any, call: Any, *args: Any) -> Any:
-    """Run a coroutine of this module on the event loop of the filesystem, in the loop's thread."""
-    from fsspec.asyn import sync
+        return s3fs.S3FileSystem
 
-    return sync(fs.loop, call, fs, *args)
+    def _make(self, cls: Any) -> Any:
+        options = self._options.copy()
+        config = {**_CONFIG, **(options.pop("config_kwargs", None) or {})}
+        options |= {"use_listings_cache": False, "skip_instance_cache": True}
+        fs = cls(config_kwargs=config, **options)
+        fs.retries = 1
+        # Called when the filesystem is deleted, and at the end of the process.
+        fs.close_session = partial(_close_in_own_process, os.getpid(), fs.close_session)
+        fs.connect()
+        return fs
+
+
+def _close_in_own_process(process: int, close: Callable[..., None], *args: Any) -> None:
+    """Close the connections of a client, but not those of the parent in a forked process."""
+    if os.getpid() == process:
+        close(*args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from policystore._util.concurrency import in_parallel, shielded
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks
-from policystore.backends.fsspec import large_body_slots
+from policystore.backends.filesystems import large_body_slots, run, run_briefly
 from policystore.errors import PolicyStoreError, StorageError
 
 __all__ = ["PartedBody", "Upload", "read_parts", "reads_in_parts"]
@@ -20,6 +21,7 @@ __all__ = ["PartedBody", "Upload", "read_parts", "reads_in_parts"]
 _PART = 16 << 20  # bytes; objects of two parts or more move in parts
 _PARTS_AT_ONCE = 8
 _MAX_PARTS = 10_000  # the most parts of one object, a limit of S3
+_ABORT_SECONDS = 0.3  # how long to wait for the end of an upload that the user has interrupted
 
 _Out = TypeVar("_Out")
 
@@ -155,21 +157,30 @@ class Upload:
         try:
             numbers = range(1, self._body.count + 1)
             self._complete(in_parallel(send, numbers, workers=_PARTS_AT_ONCE))
-        except BaseException:
+        except BaseException as error:
             # Without this request the server would keep the parts, and the user would pay for them.
             with suppress(PolicyStoreError), shielded():
-                self._attempt(lambda fs: fs.call_s3("abort_multipart_upload", **self._request))
+                self._attempt(partial(self._abort, waits=isinstance(error, Exception)))
             raise
 
     def _begin(self, fs: Any) -> str:
-        return str(fs.call_s3("create_multipart_upload", **self._request)["UploadId"])
+        return str(run(fs, fs._call_s3, "create_multipart_upload", **self._request)["UploadId"])
+
+    def _abort(self, fs: Any, *, waits: bool) -> None:
+        request = {"method": "abort_multipart_upload", **self._request}
+        if waits:
+            run(fs, fs._call_s3, **request)
+        else:  # an interrupt ends the call soon, also if the server does not answer
+            run_briefly(fs, _ABORT_SECONDS, fs._call_s3, **request)
 
     def _send_part(self, number: int, on_bytes: BytesCallback | None) -> dict[str, Any]:
         with large_body_slots():
             data = b"".join(self._body.part(number))
 
             def call(fs: Any) -> str:
-                answer = fs.call_s3("upload_part", **self._request, PartNumber=number, Body=data)
+                answer = run(
+                    fs, fs._call_s3, "upload_part", **self._request, PartNumber=number, Body=data
+                )
                 return str(answer["ETag"])
 
             etag = self._attempt(call)
@@ -181,7 +192,7 @@ class Upload:
         """Finish the upload; also succeed if a try with a lost answer has finished it."""
 
         def call(fs: Any) -> None:
-            fs.call_s3("complete_multipart_upload", **self._request,
+            run(fs, fs._call_s3, "complete_multipart_upload", **self._request,
                        MultipartUpload={"Parts": parts})  # fmt: skip
 
         try:

@@ -92,12 +92,12 @@ def test_a_process_forked_while_a_connection_is_made(
     program = """
         import gc, os, signal, sys, weakref
         from policystore import PolicyStore
-        from policystore.backends import fsspec as remote
+        from policystore.backends import filesystems
 
         store = PolicyStore(sys.argv[1], storage_options={"endpoint_url": sys.argv[2]})
         store.names()
         inherited = weakref.ref(store._backend._opened[1])
-        with remote._LOCK:  # as another thread of the parent would hold it
+        with filesystems._LOCK:  # as another thread of the parent would hold it
             child = os.fork()
             if not child:
                 signal.alarm(40)  # ends a child that waits for ever
