@@ -170,6 +170,7 @@ class FaultProxy:
         self._burst = 0
         self._stale: dict[str, deque[Answer]] = {}
         self._port = 0
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
         self._ready = threading.Event()
@@ -235,10 +236,12 @@ class FaultProxy:
         self._ready.set()
         await self._stop.wait()
         self._listener.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        await asyncio.sleep(0)
+        for task in list(self._open):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in list(self._open.values()):
+            writer.transport.abort()
+        await asyncio.gather(*self._open, return_exceptions=True)
         await asyncio.sleep(0.01)  # closed connections end in a later turn of the loop
 
     async def _listen(self) -> asyncio.Server:
@@ -257,7 +260,12 @@ class FaultProxy:
             await asyncio.sleep(_REFUSED)
             self._listener = await self._listen()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._pass_on(reader, writer))
+        self._open[task] = writer
+        task.add_done_callback(self._open.pop)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
             while (request := await self._read_head(reader)) is not None:
