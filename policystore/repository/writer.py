@@ -7,11 +7,11 @@ of a small policy waits for three requests one after the other, however many ver
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from policystore._util.concurrency import in_parallel, run_both
 from policystore._util.deadlines import Clock, boottime
@@ -25,7 +25,7 @@ from policystore.format.records import Hint, Kept, Version, marker_bytes
 from policystore.format.refs import MAX_NUMBER, check_name
 from policystore.format.safetensors import EncodedObject
 from policystore.repository.freshness import Freshness
-from policystore.repository.marker import store_exists
+from policystore.repository.marker import restore_marker, store_exists
 from policystore.repository.objects import ObjectReader
 from policystore.repository.record_log import Probe, RecordLog, version_log
 from policystore.repository.ref_like import RefLike
@@ -35,6 +35,8 @@ from policystore.repository.tags import When, move_tag
 from policystore.snapshot import Snapshot
 
 __all__ = ["PushNotes", "Writer"]
+
+_Out = TypeVar("_Out")
 
 _MIN_PROBED = 1 << 20  # bytes; for a smaller push, a test of the permission would cost more
 
@@ -135,11 +137,12 @@ class Writer:
         )
         probes = self._backend.is_remote and size >= _MIN_PROBED
         try:
+            known = self._store_exists  # by an earlier push, so the marker may have gone since
             if name is None:
                 self._ensure_store()
                 if probes:
                     self._probe_permission()
-                objects.check()
+                self._beside_marker(objects.check, proves=known)
                 self._keep(version, objects)
                 return version
             versions = version_log(self._backend, name)
@@ -147,7 +150,9 @@ class Writer:
             if probes:
                 self._verify_exclusive_create()
             find_newest = partial(self._find_newest, versions, hint)
-            _, newest = run_both(objects.check, find_newest, at_once=self._at_once)
+            send = partial(run_both, objects.check, find_newest, at_once=self._at_once)
+            # Without a hint, this may be version 1 of the name.
+            _, newest = self._beside_marker(send, proves=known and hint is None)
             return self._append(name, versions, version, newest, objects)
         except StorageError:
             self._store_exists = False  # the store may have been removed: the next push looks again
@@ -202,6 +207,13 @@ class Writer:
         if not store_exists(self._backend) and not self._backend.create(MARKER, marker_bytes()):
             store_exists(self._backend)  # another process made the store: check the marker
         self._store_exists = True
+
+    def _beside_marker(self, call: Callable[[], _Out], *, proves: bool) -> _Out:
+        """Make a call and, at the same time, put the marker back if the store was emptied."""
+        if not proves:
+            return call()
+        restore = partial(restore_marker, self._backend)
+        return run_both(call, restore, at_once=self._at_once)[0]
 
     def _probe_permission(self) -> None:
         """Check that the credentials may write, before many bytes are sent.

@@ -1,0 +1,79 @@
+"""The marker of a store whose storage was emptied, or whose marker was deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from policystore import FormatError, NotFoundError, PolicyStore, Snapshot
+from policystore.backends.memory import MemoryBackend
+from policystore.format.keys import MARKER
+from policystore.repository.marker import repair_marker
+
+Make = Callable[..., Snapshot]
+
+
+def emptied(folder: Path) -> None:
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        path.unlink()
+
+
+@pytest.mark.parametrize("name", ["a", "b", None])
+def test_a_push_into_an_emptied_store_makes_the_marker_again(
+    name: str | None, tmp_path: Path, make_snapshot: Make
+) -> None:
+    store = PolicyStore(tmp_path)
+    store.push(make_snapshot(0), "a")
+    emptied(tmp_path)
+    version = store.push(make_snapshot(1), name)
+    other = PolicyStore(tmp_path)
+    assert other.verify().ok
+    assert other.pull(version.digest) == make_snapshot(1)
+    assert other.push(make_snapshot(2), "a").number == (2 if name == "a" else 1)
+
+
+def test_a_push_of_version_one_puts_a_deleted_marker_back(
+    tmp_path: Path, make_snapshot: Make
+) -> None:
+    store = PolicyStore(tmp_path)
+    store.push(make_snapshot(0), "a")
+    (tmp_path / MARKER).unlink()
+    store.push(make_snapshot(1), "b")
+    assert PolicyStore(tmp_path).names() == ["a", "b"]
+
+
+def test_a_marker_of_a_newer_format_is_never_replaced(tmp_path: Path, make_snapshot: Make) -> None:
+    store = PolicyStore(tmp_path)
+    store.push(make_snapshot(0), "a")
+    (tmp_path / MARKER).unlink()
+    (tmp_path / MARKER).write_text('{"format":2,"kind":"store"}')
+    for name in ("b", None):
+        with pytest.raises(FormatError, match="format"):
+            store.push(make_snapshot(1), name)
+    assert (tmp_path / MARKER).read_text() == '{"format":2,"kind":"store"}'
+
+
+@pytest.mark.parametrize("name", ["a", None])
+def test_repair_puts_the_marker_back(name: str | None, tmp_path: Path, make_snapshot: Make) -> None:
+    store = PolicyStore(tmp_path)
+    version = store.push(make_snapshot(0), name)
+    (tmp_path / MARKER).unlink()
+    with pytest.raises(FormatError, match=r"is not a policy store.*repair\(\) puts it back"):
+        PolicyStore(tmp_path).push(make_snapshot(1), "b")
+    assert repair_marker(store._backend) is True
+    assert repair_marker(store._backend) is False
+    assert PolicyStore(tmp_path).pull(version.digest) == make_snapshot(0)
+    assert PolicyStore(tmp_path).push(make_snapshot(1), "b").number == 1
+
+
+@pytest.mark.parametrize("key", ["objects/ab/other.bin", "names/readme.txt", "models/x.pt"])
+def test_repair_refuses_files_that_are_not_of_a_store(key: str) -> None:
+    backend = MemoryBackend(f"repair-{key}")
+    with pytest.raises(NotFoundError, match="no policy store"):
+        repair_marker(backend)
+    backend.put(key, [b"x"])
+    with pytest.raises(FormatError, match="is not a policy store"):
+        repair_marker(backend)
+    assert backend.size(MARKER) is None
