@@ -57,11 +57,101 @@ _CODES: dict[str, Kind] = {
     "InvalidClientTokenId": "credentials",
     "InvalidSecurity": "credentials",
     "InvalidToken": "credentials",
-    "NotSignedUp": "credentials",
-    "RequestTimeTooSkewed": "credentials",
     "SignatureDoesNotMatch": "credentials",
     "TokenRefreshRequired": "credentials",
 }
+_FULL = (
+    "The bucket, or the quota of the bucket or of its owner, is full. Free space or raise the "
+    "quota, and push again."
+)
+_ACCOUNT = (
+    "The account that owns the bucket or the credentials is suspended, or not set up for this "
+    "request. Ask the owner of the account, or the provider."
+)
+_REGION = (
+    "The bucket is in another region, or at another endpoint. Give the region of the bucket by "
+    "storage_options={'client_kwargs': {'region_name': …}}, and its endpoint_url."
+)
+_CLOCK = (
+    "The clock of this machine and the clock of the server differ too much for a signature. Set "
+    "the clock of this machine, such as by NTP."
+)
+_CHANGED = (
+    "The bytes that arrived are not the bytes that were sent. Look for a proxy or another device "
+    "between this machine and the server that changes requests."
+)
+_TOO_LARGE = (
+    "The object, or one request for a part of it, is larger than this server takes. Raise the "
+    "limit of the server or of the proxy before it, or keep the store on another server."
+)
+_LOCKED = (
+    "Object lock, or another rule against changes, protects this key. Wait until its retention "
+    "ends, or exclude the store from the rule."
+)
+_METHOD = (
+    "The server does not allow this request here. Use the endpoint_url of the S3 service, which is "
+    "not the address of a website that is served from the bucket. If the key was deleted in a "
+    "bucket with versioning, restore its last version."
+)
+_KEY_SERVICE = (
+    "The bucket encrypts with a key of a key service, which refuses the key. Enable the key, and "
+    "grant kms:Decrypt and kms:GenerateDataKey to these credentials."
+)
+_ENCRYPTION = (
+    "The object is encrypted in a way that needs a parameter of every request. Give the same "
+    "storage_options, such as s3_additional_kwargs, as the writers of the store."
+)
+_ARCHIVED = (
+    "The object was moved to an archive, such as Glacier, by a lifecycle rule. Restore it with the "
+    "tools of the server, and exclude the store from the rule."
+)
+_PROTOCOL = (
+    "The server does not understand the request. Check that the endpoint_url is that of an S3 "
+    "server, and that no proxy changes requests."
+)
+_STORAGE_CLASS = "Check the storage class and the encryption in storage_options."
+_CHECKSUM = (
+    "The bucket takes no write without a checksum. Open the store with "
+    "storage_options={'config_kwargs': {'request_checksum_calculation': 'when_supported'}}."
+)
+_UPLOAD_GONE = (
+    "The upload in parts was ended by another program, or by a lifecycle rule for unfinished "
+    "uploads. Push again."
+)
+# What to do about a code of the server; the kind says only whether to try again.
+_ADVICE: dict[str, tuple[Kind, str]] = {
+    **dict.fromkeys(
+        ("QuotaExceeded", "InsufficientStorage", "InsufficientCapacity", "StorageFull", "507",
+         "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"), ("other", _FULL)),
+    **dict.fromkeys(
+        ("AccountProblem", "AllAccessDisabled", "InvalidPayer", "NotSignedUp", "OptInRequired",
+         "UserSuspended", "AccountIsDisabled"), ("other", _ACCOUNT)),
+    **dict.fromkeys(
+        ("AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "Redirect",
+         "IllegalLocationConstraintException", "301", "307"), ("other", _REGION)),
+    **dict.fromkeys(("RequestTimeTooSkewed", "RequestExpired"), ("other", _CLOCK)),
+    **dict.fromkeys(
+        ("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"),
+        ("busy", _CHANGED)),
+    **dict.fromkeys(("EntityTooLarge", "MaxMessageLengthExceeded", "413"), ("other", _TOO_LARGE)),
+    **dict.fromkeys(
+        ("ObjectLocked", "BlobImmutableDueToPolicy"), ("other", _LOCKED)),
+    **dict.fromkeys(("MethodNotAllowed", "405"), ("other", _METHOD)),
+    **dict.fromkeys(
+        ("InvalidStorageClass", "InvalidEncryptionAlgorithmError"), ("other", _STORAGE_CLASS)),
+    **dict.fromkeys(("MalformedXML", "InvalidURI"), ("other", _PROTOCOL)),
+    "InvalidObjectState": ("other", _ARCHIVED),
+    "NoSuchUpload": ("missing", _UPLOAD_GONE),
+}  # fmt: skip
+# Texts in the message of a server, for codes that say too little: the first that fits counts.
+_MESSAGES: tuple[tuple[str, str], ...] = (
+    ("object lock parameters", _CHECKSUM),
+    ("object lock", _LOCKED),
+    ("worm protected", _LOCKED),
+    ("kms:", _KEY_SERVICE),
+    ("server side encryption", _ENCRYPTION),
+    ("server-side encryption", _ENCRYPTION),
+)
 _STATUSES: dict[int, Kind] = {
     401: "credentials", 403: "denied", 404: "missing", 408: "busy", 409: "conflict", 412: "taken",
     416: "empty", 429: "busy", 501: "unsupported",
@@ -100,10 +190,12 @@ class Failure:
     Attributes:
         kind: what went wrong.
         reason: one line of text from the server or the client library.
+        advice: what to do, if the server's answer says it.
     """
 
     kind: Kind
     reason: str
+    advice: str = ""
 
     @property
     def may_pass(self) -> bool:
@@ -142,8 +234,23 @@ def _failure_of_answer(answer: Mapping[str, Any]) -> Failure:
     status = (answer.get("ResponseMetadata") or {}).get("HTTPStatusCode")
     if type(status) is not int:
         status = int(code) if code.isascii() and code.isdigit() else 0
-    kind = _CODES.get(code) or _kind_of_status(status)
-    return Failure(kind, _one_line(f"{code or status}: {fault.get('Message', '')}"))
+    message = str(fault.get("Message", ""))
+    kind, advice = _advice(code or str(status), message)
+    kind = kind or _CODES.get(code) or _kind_of_status(status)
+    return Failure(kind, _one_line(f"{code or status}: {message}"), advice)
+
+
+def _advice(code: str, message: str) -> tuple[Kind | None, str]:
+    """Return what to do about an answer, and its kind, if the code or the message says it."""
+    if code in _ADVICE:
+        return _ADVICE[code]
+    if code.startswith("KMS"):
+        return ("busy" if "Throttl" in code else "other"), _KEY_SERVICE
+    if code in ("AccessDenied", "InvalidRequest"):
+        for text, advice in _MESSAGES:
+            if text in message.lower():
+                return "other", advice
+    return None, ""
 
 
 def _kind_of_status(status: int) -> Kind:
@@ -177,6 +284,8 @@ def mapped_error(
             f"{report} There is no such bucket. Check its name and the endpoint_url; policystore "
             "does not make buckets."
         )
+    if failure.advice and failure.kind != "busy":
+        return StorageError(f"{report} {failure.advice} Nothing was changed.")
     if failure.kind == "credentials":
         return StorageError(f"{report} {_credentials_advice(options)}")
     if failure.kind == "denied" and writing:
@@ -201,8 +310,11 @@ def mapped_error(
     if failure.kind == "busy":
         effect = "the write may or may not have been applied" if writing else "nothing was changed"
         return StorageError(
-            f"{report} Tried several times; {effect}. Check the network, the endpoint_url and the "
-            "server, and try again."
+            f"{report} Tried several times; {effect}. "
+            + (
+                failure.advice
+                or "Check the network, the endpoint_url and the server, and try again."
+            )
         )
     return StorageError(f"{report} The server refused the request; nothing was changed.")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems
 from policystore.backends.filesystems import large_body_slots, multipart_slots, run
 from policystore.backends.fsspec import FsspecBackend
+from policystore.backends.fsspec_errors import Kind
 from policystore.backends.listings import is_listed, time_of
 from policystore.backends.s3_copy import copy_object
 from policystore.backends.s3_multipart import PartedBody, Upload, read_parts, reads_in_parts
@@ -228,8 +229,10 @@ class S3Backend(FsspecBackend):
                 self.replace(key, b"".join(chunks))
             return
 
-        def attempt(call: Callable[[Any], _Out]) -> _Out:
-            return self._attempt("writing", key, call, writing=True)
+        def attempt(
+            call: Callable[[Any], _Out], answers: Mapping[Kind, _Out] | None = None
+        ) -> _Out:
+            return self._attempt("writing", key, call, writing=True, answers=answers)
 
         def holds() -> bool:
             return self._holds(key, body)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +16,7 @@ from policystore._util.concurrency import in_parallel, shielded
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks
 from policystore.backends.filesystems import large_body_slots, run, run_briefly
+from policystore.backends.fsspec_errors import Kind
 from policystore.errors import PolicyStoreError, StorageError
 
 __all__ = ["PartedBody", "Upload", "read_parts", "reads_in_parts"]
@@ -29,7 +32,13 @@ _Out = TypeVar("_Out")
 class _Attempt(Protocol):
     """Make a request, a function of the filesystem, and try again if another try may succeed."""
 
-    def __call__(self, call: Callable[[Any], _Out]) -> _Out: ...
+    def __call__(
+        self, call: Callable[[Any], _Out], answers: Mapping[Kind, _Out] | None = None
+    ) -> _Out: ...
+
+
+class _UploadGoneError(Exception):
+    """The server does not know the upload any more."""
 
 
 def reads_in_parts(size: int) -> bool:
@@ -142,6 +151,7 @@ class Upload:
         self._holds = holds
         self._request = dict(at)
         self._body = body
+        self._begins: list[float] = []  # when each try to begin was made
 
     def send(self, on_bytes: BytesCallback | None) -> None:
         """Write the object, several parts at once; readers see it when all have arrived.
@@ -155,16 +165,73 @@ class Upload:
             return self._send_part(number, on_bytes)
 
         try:
-            numbers = range(1, self._body.count + 1)
-            self._complete(in_parallel(send, numbers, workers=_PARTS_AT_ONCE))
+            parts = in_parallel(send, range(1, self._body.count + 1), workers=_PARTS_AT_ONCE)
+            # Found before the end of this upload, because its own entry in the list tells the time.
+            lost = self._lost_uploads() if len(self._begins) > 1 else []
+            self._complete(parts)
+        except _UploadGoneError:
+            # Another writer of the same object has finished, and has ended this upload.
+            if not self._holds():
+                raise StorageError(
+                    f"writing {self._request['Key']}: another program, or a rule of the bucket for "
+                    "unfinished uploads, has ended the upload in parts. Push again."
+                ) from None
         except BaseException as error:
             # Without this request the server would keep the parts, and the user would pay for them.
             with suppress(PolicyStoreError), shielded():
                 self._attempt(partial(self._abort, waits=isinstance(error, Exception)))
             raise
+        else:
+            self._end(lost)
 
     def _begin(self, fs: Any) -> str:
+        self._begins.append(time.monotonic())
         return str(run(fs, fs._call_s3, "create_multipart_upload", **self._request)["UploadId"])
+
+    def _lost_uploads(self) -> list[str]:
+        """Return the ids of uploads that earlier tries of :meth:`_begin` may have begun.
+
+        The answers to these tries were lost. An upload of another writer can be in the result.
+        """
+
+        def call(fs: Any) -> list[dict[str, Any]]:
+            at = {"Bucket": self._request["Bucket"], "Prefix": self._request["Key"]}
+            answer = run(fs, fs._call_s3, "list_multipart_uploads", **at)
+            return [each for each in answer.get("Uploads") or () if each["Key"] == at["Prefix"]]
+
+        try:
+            found = self._attempt(call)
+        except PolicyStoreError:
+            return []  # such as credentials that may not list uploads: the parts are small or none
+        own = next((each for each in found if each["UploadId"] == self._request["UploadId"]), None)
+        if own is None:
+            return []
+        # A second more, because servers cut the time.
+        trying = timedelta(seconds=self._begins[-1] - self._begins[0] + 1)
+        return [
+            str(each["UploadId"])
+            for each in found
+            if each is not own
+            and own["Initiated"] - trying <= each["Initiated"] <= own["Initiated"]
+            and (each.get("Initiator") or {}).get("ID") == (own.get("Initiator") or {}).get("ID")
+        ]
+
+    def _end(self, lost: list[str]) -> None:
+        """End uploads that this writer began without knowing it: those that still have no part.
+
+        Another writer that began at the same time, with the same credentials, has sent parts
+        meanwhile. If that writer was held up for as long as this whole upload took, it loses
+        nothing: the object is complete, and :meth:`send` of the other writer finds it.
+        """
+
+        def call(fs: Any, upload: str) -> None:
+            request = {**self._request, "UploadId": upload}
+            if not run(fs, fs._call_s3, "list_parts", **request).get("Parts"):
+                run(fs, fs._call_s3, "abort_multipart_upload", **request)
+
+        for upload in lost:
+            with suppress(PolicyStoreError):  # the object is written, whatever becomes of this
+                self._attempt(partial(call, upload=upload))
 
     def _abort(self, fs: Any, *, waits: bool) -> None:
         request = {"method": "abort_multipart_upload", **self._request}
@@ -183,7 +250,9 @@ class Upload:
                 )
                 return str(answer["ETag"])
 
-            etag = self._attempt(call)
+            etag = self._attempt(call, {"missing": ""})
+        if not etag:
+            raise _UploadGoneError
         if on_bytes is not None:
             on_bytes(len(data))
         return {"PartNumber": number, "ETag": etag}

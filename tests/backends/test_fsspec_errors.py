@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import aiohttp
 import botocore.exceptions as boto
@@ -21,9 +22,9 @@ from policystore.errors import (
 )
 
 
-def client_error(status: int, code: str) -> boto.ClientError:
+def client_error(status: int, code: str, message: str = "m") -> boto.ClientError:
     answer = {
-        "Error": {"Code": code, "Message": "m"},
+        "Error": {"Code": code, "Message": message},
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
     return boto.ClientError(answer, "PutObject")
@@ -112,3 +113,54 @@ def test_errors(status: int, code: str, writing: bool, expected: type[PolicyStor
     error = mapped_error(failure, "doing", "s3://b/k", StorageOptions(), writing=writing)
     assert type(error) is expected
     assert "s3://b/k" in str(error)
+
+
+LOCK = "Access Denied because object protected by object lock."
+CHECKSUM = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
+ADVICE = [
+    (403, "QuotaExceeded", "m", "raise the quota"), (507, "InsufficientStorage", "m", "quota"),
+    (507, "507", "Insufficient Storage", "quota"), (507, "XMinioStorageFull", "m", "quota"),
+    (403, "RequestTimeTooSkewed", "m", "Set the clock"), (403, "RequestExpired", "m", "the clock"),
+    (403, "InvalidObjectState", "m", "Glacier.*Restore"), (403, "AccountProblem", "m", "account"),
+    (403, "InvalidPayer", "m", "account"), (403, "UserSuspended", "m", "account"),
+    (403, "NotSignedUp", "m", "account"), (400, "KMS.DisabledException", "m", "kms:Decrypt"),
+    (403, "AccessDenied", "not authorized to perform: kms:GenerateDataKey", "grant kms:Decrypt"),
+    (400, "KMS.NotFoundException", "m", "Enable the key"), (400, "EntityTooLarge", "m", "larger"),
+    (413, "413", "m", "larger than this server takes"), (403, "AccessDenied", LOCK, "retention"),
+    (400, "ObjectLocked", "m", "retention"), (400, "MalformedXML", "m", "endpoint_url"),
+    (405, "MethodNotAllowed", "m", "website.*restore"), (405, "405", "m", "website.*restore"),
+    (301, "PermanentRedirect", "m", "region_name"), (301, "301", "m", "region_name"),
+    (400, "AuthorizationHeaderMalformed", "m", "region_name"), (400, "InvalidStorageClass", "m", "class"),
+    (400, "InvalidRequest", CHECKSUM, "request_checksum_calculation"),
+    (400, "InvalidRequest", "stored using a form of Server Side Encryption", "s3_additional_kwargs"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("writing", [True, False])
+@pytest.mark.parametrize(("status", "code", "message", "said"), ADVICE)
+def test_a_refusal_says_what_to_do(
+    status: int, code: str, message: str, said: str, writing: bool
+) -> None:
+    failure = failure_of(translate_boto_error(client_error(status, code, message)))
+    assert not failure.may_pass
+    error = mapped_error(failure, "doing", "s3://b/k", StorageOptions(), writing=writing)
+    assert type(error) is StorageError
+    assert re.search(f"s3://b/k: {code}.*{said}", str(error))
+    for wrong in ("AWS_ACCESS_KEY_ID", "read_only", "s3:ListBucket"):
+        assert wrong not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "XAmzContentSHA256Mismatch", "changes requests"), (400, "BadDigest", "changes requests"),
+        (400, "IncompleteBody", "changes requests"), (400, "KMS.ThrottlingException", "key service"),
+    ],
+)  # fmt: skip
+def test_a_refusal_that_may_pass_is_tried_again_and_then_says_what_to_do(
+    status: int, code: str, said: str
+) -> None:
+    failure = failure_of(translate_boto_error(client_error(status, code)))
+    assert failure.may_pass
+    error = mapped_error(failure, "writing", "s3://b/k", StorageOptions(), writing=True)
+    assert re.search(f"{code}.*Tried several times.*{said}", str(error))

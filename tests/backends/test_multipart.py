@@ -5,11 +5,13 @@ Also tested: progress, and that all processes of a machine share one download.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -141,6 +143,76 @@ def test_a_lost_answer_during_a_multipart_upload(
     assert lost
     assert store.pull("a") == snap
     assert len(store.log("a")) == 1
+    assert uploads(s3_endpoint, s3_bucket) == []  # none that would cost money for ever
+
+
+def test_after_a_lost_start_the_uploads_of_other_writers_go_on(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, snap: Snapshot
+) -> None:
+    """Begin other uploads of the same key: with a part, long ago, by another user, of another key.
+
+    An upload without a part that began while the answer was lost is one of this writer.
+    """
+    raw, others = client(s3_endpoint), dict[str, str]()
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+
+    def lose(request: Request) -> bool:
+        if others or request.method != "POST" or "?uploads" not in request.path:
+            return False
+        key = request.path.split("/", 2)[2].removesuffix("?uploads")
+        for what in ("part", "early", "user", "key"):
+            at = {"Bucket": s3_bucket, "Key": f"{key}.other" if what == "key" else key}
+            others[what] = raw.create_multipart_upload(**at)["UploadId"]
+            if what == "part":
+                raw.upload_part(**at, UploadId=others[what], PartNumber=1, Body=b"x")
+        return True
+
+    def dated(request: Request, answer: Answer) -> Answer:
+        if request.method != "GET" or "uploads" not in request.path:
+            return answer
+        text = answer.body.decode()
+        for upload in re.findall("<Upload>.*?</Upload>", text, re.DOTALL):
+            early = others.get("early", "-") in upload
+            time = (now - timedelta(hours=1) if early else now).isoformat()
+            told = re.sub("<Initiated>.*?</Initiated>", f"<Initiated>{time}</Initiated>", upload)
+            if others.get("user", "-") in upload:
+                told = re.sub(r"(<Initiator>\s*<ID>).*?(</ID>)", r"\1another\2", told, flags=re.S)
+            text = text.replace(upload, told)
+        return Answer(answer.status, answer.headers, text.encode())
+
+    proxy.lose, proxy.after = lose, dated
+    store.push(snap, "a")
+    left = {upload["UploadId"] for upload in uploads(s3_endpoint, s3_bucket)}
+    assert left == set(others.values())
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_an_upload_that_somebody_ended(
+    written: bool, store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str,
+    snap: Snapshot,
+) -> None:  # fmt: skip
+    """Another writer of the same object ends this upload after its own, or a rule ends it."""
+    if written:
+        store.push(snap)
+    hidden = written
+
+    def end(request: Request) -> Answer | None:
+        nonlocal hidden
+        if hidden and request.method == "HEAD":
+            return Answer(404)  # the other writer has not finished yet
+        if "partNumber" in request.path:
+            hidden = False
+            return error(404, "NoSuchUpload")
+        return None
+
+    proxy.before = end
+    if written:
+        assert store.push(snap, "a").number == 1
+        assert store.pull("a") == snap
+    else:
+        with pytest.raises(StorageError, match="has ended the upload in parts"):
+            store.push(snap, "a")
+        assert store.names() == []
 
 
 def test_an_upload_that_fails_leaves_nothing_behind(
