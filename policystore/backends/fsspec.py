@@ -52,6 +52,7 @@ class FsspecBackend:
         options: the options for the filesystem.
     """
 
+    _keeps_empty_folders = True  # as a disk does, and a cloud does not
     _reads_all_variables = True  # a filesystem may read credentials from any variable
 
     def __init__(self, url: str, options: StorageOptions) -> None:
@@ -124,10 +125,11 @@ class FsspecBackend:
 
         def call(fs: Any) -> list[Entry]:
             root = self._path(fs, "")
-            listed = fs.find(self._path(fs, folder), detail=True)
+            listed = fs.find(self._path(fs, folder).rstrip("/"), detail=True)
             return [
                 Entry(path[len(root) :], int(info.get("size") or 0), time_of(info))
                 for path, info in listed.items()
+                if path.startswith(root) and not path.endswith("/")
             ]
 
         try:
@@ -146,27 +148,61 @@ class FsspecBackend:
         prefixes: set[str] = set()
         folders = [prefix]
         while folders:
-            listed = in_parallel(self._folders, folders, workers=_PARALLEL)
-            folders = []
-            for folder in (folder for inner in listed for folder in inner):
-                outer, _, name = folder[:-1].rpartition("/")
+            listed = in_parallel(self._inside, folders, workers=_PARALLEL)
+            ends: list[str] = []  # folders after the delimiter
+            deeper: list[str] = []
+            for folder, (inner, files) in zip(folders, listed, strict=True):
                 if delimiter == "/":
-                    prefixes.add(folder)
-                elif name.startswith("@"):
-                    prefixes.add(f"{outer}/@")
+                    ends += inner
+                    continue
+                # The slash before these is part of the prefix, and so no delimiter.
+                mark = None if folder == prefix else f"{folder}@"
+                marked = [each for each in inner if mark and each.startswith(mark)]
+                deeper += inner.difference(marked)
+                if mark and any(file.startswith(mark) for file in files):
+                    prefixes.add(mark)
                 else:
-                    folders.append(folder)
+                    ends += marked
+            hold = in_parallel(self._holds_keys, ends, workers=_PARALLEL)
+            for folder in (folder for folder, holds in zip(ends, hold, strict=True) if holds):
+                end = folder.find(delimiter, len(prefix)) + len(delimiter)
+                prefixes.add(folder[:end])
+            folders = deeper
         yield from prefixes
 
-    def _folders(self, folder: str) -> list[str]:
-        """List the folders directly inside a folder, each with a slash at its end."""
-        empty: list[str] = []
+    def _holds_keys(self, folder: str) -> bool:
+        """Return whether there is a key in a folder, at any depth."""
+        if not self._keeps_empty_folders:
+            return True
+        pending = [folder]
+        while pending:
+            inner, files = self._inside(pending.pop())
+            if files:
+                return True
+            pending += inner
+        return False
 
-        def call(fs: Any) -> list[str]:
+    def _inside(self, folder: str) -> tuple[set[str], set[str]]:
+        """List the folders directly inside a folder, each with a slash at its end, and the files.
+
+        Args:
+            folder: a folder, with a slash at its end.
+        """
+        empty: tuple[set[str], set[str]] = (set(), set())
+
+        def call(fs: Any) -> tuple[set[str], set[str]]:
             root = self._path(fs, "")
-            entries = fs.ls(self._path(fs, folder.rstrip("/")), detail=True)
-            names = [entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory"]
-            return [f"{name[len(root) :]}/" for name in names]
+            inner, files = set(), set()
+            for entry in fs.ls(self._path(fs, folder.rstrip("/")), detail=True):
+                path = entry["name"].rstrip("/")
+                name = path[len(root + folder) :]
+                # Some filesystems also list the folder itself, or what is deeper inside.
+                if path.startswith(root + folder) and name and "/" not in name:
+                    if entry["type"] == "directory":
+                        inner.add(f"{folder}{name}/")
+                    elif not entry["name"].endswith("/"):
+                        files.add(f"{folder}{name}")
+            return inner, files
 
         return self._attempt("listing", folder, call, answers={"missing": empty})
 

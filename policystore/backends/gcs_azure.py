@@ -37,6 +37,7 @@ _BLOCK = 16 << 20
 class CloudBackend(FsspecBackend):
     """Keep keys below ``gs://bucket/prefix``, ``az://container/prefix`` and similar URLs."""
 
+    _keeps_empty_folders = False
     _reads_all_variables = False
 
     def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:

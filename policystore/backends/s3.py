@@ -174,6 +174,7 @@ class S3Backend(FsspecBackend):
         return self._attempt("looking at", key, call, answers={"missing": None})
 
     def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
+        seen: set[str] = set()
         try:
             for page in self._pages(prefix):
                 for item in page.get("Contents") or ():
@@ -184,6 +185,7 @@ class S3Backend(FsspecBackend):
                         path == self._root + key
                         and is_listed(key, prefix)
                         and not key.endswith("/")
+                        and _is_new(key, seen)
                     ):
                         yield Entry(key, int(item.get("Size") or 0), time_of(item))
         except StorageError as error:
@@ -192,10 +194,15 @@ class S3Backend(FsspecBackend):
             problems.append((prefix, str(error)))
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
+        seen: set[str] = set()
         for page in self._pages(prefix, Delimiter=delimiter):
             for entry in page.get("CommonPrefixes") or ():
                 common = str(entry.get("Prefix", ""))
-                if common.startswith(self._root + prefix):
+                if (
+                    common.startswith(self._root + prefix)
+                    and common.endswith(delimiter)
+                    and _is_new(common, seen)
+                ):
                     yield common[len(self._root) :]
 
     def _pages(self, prefix: str, **request: str) -> Iterator[dict[str, Any]]:
@@ -205,17 +212,19 @@ class S3Backend(FsspecBackend):
             at = {"Bucket": self._bucket, "Prefix": self._root + prefix}
             return dict(run(fs, fs._call_s3, "list_objects_v2", **at, **request))
 
+        tokens: set[str] = set()
         while True:
             page = self._attempt("listing", prefix, call)
             yield page
             if not page.get("IsTruncated"):
                 return
             following = page.get("NextContinuationToken")
-            if not following or following == request.get("ContinuationToken"):
+            if not following or following in tokens:
                 raise StorageError(
                     f"listing {self.location(prefix)}: the server says that the listing goes on, "
                     "and not how to get the next page; it does not list as S3 does"
                 )
+            tokens.add(following)
             request["ContinuationToken"] = following
 
     # Writing
@@ -308,6 +317,13 @@ class S3Backend(FsspecBackend):
         fs.close_session = partial(_close_in_own_process, os.getpid(), fs.close_session)
         fs.connect()
         return fs
+
+
+def _is_new(key: str, seen: set[str]) -> bool:
+    """Note a key, and return whether it is new: a server may list a key twice while keys change."""
+    known = len(seen)
+    seen.add(key)
+    return len(seen) > known
 
 
 def _close_in_own_process(process: int, close: Callable[..., None], *args: Any) -> None:
