@@ -170,7 +170,7 @@ class FaultProxy:
         self._burst = 0
         self._stale: dict[str, deque[Answer]] = {}
         self._port = 0
-        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._open: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
         self._ready = threading.Event()
@@ -230,42 +230,50 @@ class FaultProxy:
         self._loop.close()
 
     async def _serve(self) -> None:
-        self._listener = await self._listen()
-        self._port = self._listener.sockets[0].getsockname()[1]
+        self._listen()
         self.endpoint = f"http://{LOOPBACK}:{self._port}"
         self._ready.set()
         await self._stop.wait()
-        self._listener.close()
-        await asyncio.sleep(0)
+        self._close_port()
+        await asyncio.sleep(0.01)  # each connection has a reader from now on
         for task in list(self._open):
             task.cancel()
-        for writer in list(self._open.values()):
-            writer.transport.abort()
         await asyncio.gather(*self._open, return_exceptions=True)
         await asyncio.sleep(0.01)  # closed connections end in a later turn of the loop
 
-    async def _listen(self) -> asyncio.Server:
-        for _ in range(100):
-            with suppress(OSError):  # another program may have the port for a moment
-                return await asyncio.start_server(
-                    self._connected, LOOPBACK, self._port, limit=_LIMIT, backlog=512
-                )
-            await asyncio.sleep(0.05)
-        raise RuntimeError(f"port {self._port} cannot be used again")
+    def _listen(self) -> None:
+        self._listener = socket.create_server((LOOPBACK, self._port), backlog=512)
+        self._listener.setblocking(False)
+        self._port = self._listener.getsockname()[1]
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        with suppress(BlockingIOError):
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            task = self._loop.create_task(self._pass_on(connection))
+            self._open.add(task)
+            task.add_done_callback(self._open.discard)
+
+    def _close_port(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
 
     async def _refuse(self) -> None:
         """Refuse new connections for a moment."""
-        if self._listener.is_serving():
-            self._listener.close()
-            await asyncio.sleep(_REFUSED)
-            self._listener = await self._listen()
+        if self._listener.fileno() < 0:
+            return  # another connection does
+        self._close_port()
+        await asyncio.sleep(_REFUSED)
+        while self._listener.fileno() < 0 and not self._stop.is_set():
+            with suppress(OSError):  # another program may have the port for a moment
+                self._listen()
+                return
+            await asyncio.sleep(0.05)
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._pass_on(reader, writer))
-        self._open[task] = writer
-        task.add_done_callback(self._open.pop)
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection, limit=_LIMIT)
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
             while (request := await self._read_head(reader)) is not None:

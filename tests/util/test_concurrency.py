@@ -12,7 +12,13 @@ from collections.abc import Callable
 import pytest
 
 from policystore._util import concurrency
-from policystore._util.concurrency import in_parallel, raise_if_cancelled, run_both, shielded
+from policystore._util.concurrency import (
+    in_parallel,
+    raise_if_cancelled,
+    raise_if_interrupted,
+    run_both,
+    shielded,
+)
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -180,3 +186,54 @@ def test_a_forked_process_has_all_its_threads(monkeypatch: pytest.MonkeyPatch) -
                 else 1
             )
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_after_an_interrupt_a_thread_that_waits_is_left_and_ends_later() -> None:
+    begun, answered, ended = threading.Event(), threading.Event(), threading.Event()
+    before = concurrency._FREE
+
+    def call(_: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(20)
+            raise KeyboardInterrupt
+        begun.set()
+        assert answered.wait(60)  # as a request to a server that does not answer
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parallel(call, range(2), workers=2)
+    assert not ended.is_set()
+    assert before - 1 == concurrency._FREE  # the thread still counts
+    answered.set()
+    assert ended.wait(20)
+    eventually(lambda: before == concurrency._FREE)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_request_ends_early_after_an_interrupt_and_not_after_an_error(
+    error: type[BaseException],
+) -> None:
+    begun, answered = threading.Event(), threading.Event()
+    ends: list[str] = []
+
+    def request(_: int) -> None:
+        begun.set()
+        try:
+            for _ in range(40):
+                if answered.wait(0.01):
+                    break
+                raise_if_interrupted()
+            ends.append("answered")
+        except BaseException:
+            ends.append("ended")
+            raise
+
+    def call(_: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(20)
+            raise error
+        in_parallel(request, range(1), workers=2)  # the interrupt reaches nested calls
+
+    with pytest.raises(error):
+        in_parallel(call, range(2), workers=2)
+    assert ends == ["ended" if error is KeyboardInterrupt else "answered"]
