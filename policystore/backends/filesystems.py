@@ -1,4 +1,4 @@
-"""Share the filesystems of fsspec within a process, and wait for their requests.
+"""Share the filesystems of fsspec within a process, wait for requests, and read listings.
 
 A filesystem of a cloud has a client with a pool of connections, and takes up to a second to make.
 All stores of a process that were opened with the same options use one filesystem, also stores that
@@ -7,23 +7,34 @@ come out of a pickle. A forked process makes filesystems of its own.
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from policystore._util.concurrency import raise_if_interrupted
+from policystore.format.keys import TEMPORARY
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-__all__ = ["environment", "large_body_slots", "multipart_slots", "run", "run_briefly", "shared"]
+__all__ = [
+    "environment",
+    "is_listed",
+    "large_body_slots",
+    "multipart_slots",
+    "run",
+    "run_briefly",
+    "shared",
+    "time_of",
+]
 
 _MOST_KEPT = 8  # filesystems that stay open although no store may use them
 _POLL = 0.1  # seconds between two looks at whether the user has interrupted the call
@@ -179,3 +190,28 @@ def _begun(fs: Any, coroutine: Any) -> tuple[Future[Any], threading.Event]:
     future = asyncio.run_coroutine_threadsafe(coroutine, fs.loop)
     future.add_done_callback(lambda _: done.set())
     return future, done
+
+
+def is_listed(key: str, prefix: str) -> bool:
+    """Return whether a listing of ``prefix`` holds a key: unfinished writes only if asked for."""
+    return key.startswith(prefix) and (
+        prefix.startswith(TEMPORARY) or not key.startswith(TEMPORARY)
+    )
+
+
+def time_of(info: Mapping[str, Any]) -> float | None:
+    """Return the time in a description of a key by fsspec, in seconds since 1970; None if absent.
+
+    Each filesystem has names and types of its own: s3fs, gcsfs and adlfs, and fsspec's own.
+    """
+    for name in ("LastModified", "updated", "last_modified", "mtime", "modified", "created"):
+        value = info.get(name)
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if isinstance(value, datetime.datetime):
+            aware = value if value.tzinfo else value.replace(tzinfo=datetime.timezone.utc)
+            return aware.timestamp()
+        if type(value) in (int, float):
+            return float(value)  # type: ignore[arg-type]
+    return None

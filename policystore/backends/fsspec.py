@@ -20,8 +20,8 @@ from policystore._util.deadlines import raise_if_late
 from policystore._util.progress import BytesCallback
 from policystore.backends import filesystems
 from policystore.backends.base import Chunks, Entry, Problems
+from policystore.backends.filesystems import is_listed, time_of
 from policystore.backends.fsspec_errors import Failure, Kind, failure_of, mapped_error
-from policystore.backends.listings import is_listed, time_of
 from policystore.backends.options import StorageOptions
 from policystore.errors import (
     FormatError,

@@ -16,10 +16,15 @@ from typing import Any, TypeVar
 
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems
-from policystore.backends.filesystems import large_body_slots, multipart_slots, run
+from policystore.backends.filesystems import (
+    is_listed,
+    large_body_slots,
+    multipart_slots,
+    run,
+    time_of,
+)
 from policystore.backends.fsspec import FsspecBackend
 from policystore.backends.fsspec_errors import Kind
-from policystore.backends.listings import is_listed, time_of
 from policystore.backends.s3_copy import copy_object
 from policystore.backends.s3_multipart import PartedBody, Upload, read_parts, reads_in_parts
 from policystore.errors import FormatError, NotFoundError, StorageError
@@ -184,7 +189,7 @@ class S3Backend(FsspecBackend):
                     if (
                         path == self._root + key
                         and is_listed(key, prefix)
-                        and not key.endswith("/")
+                        and not path.endswith("/")
                         and _is_new(key, seen)
                     ):
                         yield Entry(key, int(item.get("Size") or 0), time_of(item))
@@ -271,7 +276,7 @@ class S3Backend(FsspecBackend):
 
     def delete(self, key: str) -> None:
         def call(fs: Any) -> None:
-            fs.call_s3("delete_object", **self._at(key))
+            run(fs, fs._call_s3, "delete_object", **self._at(key))
 
         self._attempt("deleting", key, call, writing=True, answers={"missing": None})
 

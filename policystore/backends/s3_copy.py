@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from policystore._util.concurrency import in_parallel, shielded
+from policystore.backends.filesystems import run
 from policystore.errors import PolicyStoreError
 
 __all__ = ["copy_object"]
@@ -42,7 +43,7 @@ def copy_object(
         return _copy_parts(attempt, source, target, size)
 
     def call(fs: Any) -> bool:
-        fs.call_s3("copy_object", **target, CopySource=source)
+        run(fs, fs._call_s3, "copy_object", **target, CopySource=source)
         return True
 
     return bool(attempt(call))
@@ -52,16 +53,20 @@ def _copy_parts(
     attempt: _Attempt, source: dict[str, str], target: dict[str, str], size: int
 ) -> bool:
     request = dict(target)
-    request["UploadId"] = (
-        attempt(lambda fs: str(fs.call_s3("create_multipart_upload", **target)["UploadId"])) or ""
-    )
+
+    def begin(fs: Any) -> str:
+        return str(run(fs, fs._call_s3, "create_multipart_upload", **target)["UploadId"])
+
+    request["UploadId"] = attempt(begin) or ""
 
     def copy(number: int) -> dict[str, Any] | None:
         start = (number - 1) * _PART
         span = f"bytes={start}-{min(size, start + _PART) - 1}"
 
         def call(fs: Any) -> dict[str, Any]:
-            answer = fs.call_s3(
+            answer = run(
+                fs,
+                fs._call_s3,
                 "upload_part_copy",
                 **request,
                 CopySource=source,
@@ -75,7 +80,7 @@ def _copy_parts(
     def abort() -> None:
         # Without this request the server would keep the parts, and the user would pay for them.
         with suppress(PolicyStoreError), shielded():
-            attempt(lambda fs: fs.call_s3("abort_multipart_upload", **request))
+            attempt(lambda fs: run(fs, fs._call_s3, "abort_multipart_upload", **request))
 
     try:
         numbers = range(1, -(-size // _PART) + 1)
@@ -84,8 +89,12 @@ def _copy_parts(
             abort()
             return False
         attempt(
-            lambda fs: fs.call_s3(
-                "complete_multipart_upload", **request, MultipartUpload={"Parts": parts}
+            lambda fs: run(
+                fs,
+                fs._call_s3,
+                "complete_multipart_upload",
+                **request,
+                MultipartUpload={"Parts": parts},
             )
         )
     except BaseException:

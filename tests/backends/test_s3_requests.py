@@ -81,7 +81,7 @@ def test_the_requests_of_every_call(
         "push": (7, 3),  # without a hint, it may be the first version: it looks for the marker
         "push, new process": (8, 3),
         "push, new name": (6, 3),
-        "push without a name": (2, 1),
+        "push without a name": (3, 2),
         "push, large": (9, 5),
         "push, large, again": (8, 4),
         "pull by digest": (1, 1),
