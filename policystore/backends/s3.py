@@ -186,7 +186,9 @@ class S3Backend(FsspecBackend):
                 raise
             problems.append((prefix, str(error)))
 
-    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
+    def prefixes(
+        self, prefix: str, delimiter: str, *, problems: Problems | None = None
+    ) -> Iterator[str]:
         for page in self._pages(prefix, Delimiter=delimiter):
             for entry in page.get("CommonPrefixes") or ():
                 common = str(entry.get("Prefix", ""))

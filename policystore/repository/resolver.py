@@ -10,7 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 from policystore._util.concurrency import in_parallel, run_both
+from policystore._util.log import logger
 from policystore._util.progress import Meter
+from policystore.backends.base import Problems
 from policystore.digest import Digest
 from policystore.errors import (
     AmbiguousError,
@@ -291,13 +293,23 @@ class Resolver:
     def names(self, prefix: str) -> list[str]:
         """List all names that start with ``prefix``, in order.
 
+        Folders that cannot be listed are left out, and the log says which.
+
         Raises:
             InvalidInputError: ``prefix`` is not text.
         """
         if not isinstance(prefix, str):
             raise InvalidInputError(f"a prefix is a string, not {type(prefix).__qualname__}")
-        names = (name_of_prefix(key) for key in self.backend.prefixes(NAMES, "/@"))
-        return sorted(name for name in names if name is not None and name.startswith(prefix))
+        problems: Problems = []
+        prefixes = self.backend.prefixes(NAMES, "/@", problems=problems)
+        names = [name for name in map(name_of_prefix, prefixes) if name is not None]
+        if problems:
+            logger.warning(
+                "names below %d folders were left out, because this user may not list them: %s",
+                len(problems),
+                "; ".join(f"{place}: {problem}" for place, problem in problems[:3]),
+            )
+        return sorted(name for name in names if name.startswith(prefix))
 
     def tags(self, name: str) -> dict[str, Version]:
         """Return the tags of a name, in order, with the versions that they point to."""

@@ -19,7 +19,7 @@ from policystore import (
     Snapshot,
     StorageError,
 )
-from policystore.backends import local
+from policystore.backends import exclusive_link
 from policystore.backends.local import LocalBackend
 
 Make = Callable[..., Snapshot]
@@ -205,7 +205,7 @@ def test_without_links_and_exclusive_renames_names_are_refused_and_digests_work(
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    monkeypatch.setattr(local.ctypes, "CDLL", lambda *_a, **_k: object())
+    monkeypatch.setattr(exclusive_link.ctypes, "CDLL", lambda *_a, **_k: object())
     store = PolicyStore(root)
     with pytest.raises(StorageError, match=r"hard links.*without a name"):
         store.push(make_snapshot(1), "a")
