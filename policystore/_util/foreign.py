@@ -18,6 +18,7 @@ _FILES = re.compile(
     | \.directory | \.hidden | \.nfs[0-9a-f]+ | \.fuse_hidden.* | \.smbdelete.* # Linux, NFS, SMB
     | a?quota\.(user|group)                                                     # mounted disks
     | \.(git|hg)?(keep|ignore) | \.nomedia | \.stignore                         # git, sync tools
+    | \..*\.sw[a-p] | .*~ | \.\#.*                                              # editors
     """,
     re.IGNORECASE | re.VERBOSE,
 )
