@@ -29,6 +29,7 @@ from policystore.errors import (
 __all__ = [
     "as_path",
     "fsync_folder",
+    "is_on_network",
     "mapped_errors",
     "read_file",
     "read_start",
@@ -323,6 +324,16 @@ def _is_private(status: os.stat_result, path: Path) -> bool:
     if (status.st_mode | folder.st_mode) & 0o022:
         return False
     return _is_local(folder.st_dev)
+
+
+def is_on_network(path: Path) -> bool:
+    """Return whether a path is on a filesystem of another machine; False if that is not known."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return not _is_local(path.stat().st_dev)
+    except OSError:
+        return False
 
 
 _LOCAL_DEVICES: dict[int, bool] = {}  # results of _is_local

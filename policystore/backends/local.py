@@ -20,7 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from policystore._util.files import fsync_folder, mapped_errors, read_file, read_start, write_new
+from policystore._util.files import (
+    fsync_folder,
+    is_on_network,
+    mapped_errors,
+    read_file,
+    read_start,
+    write_new,
+)
 from policystore._util.folders import (
     Folders,
     flush,
@@ -43,6 +50,7 @@ __all__ = ["LocalBackend"]
 _MAX_AGE = 24 * 3600.0  # seconds; a temporary file that is older was left by a dead process
 _BLOCK = 1 << 20
 _COPY_TRIES = 10
+_NETWORK_PARALLEL = 8  # calls at once to a file server
 _FILES = (".json", ".safetensors", "/@hint")  # the ends of keys that a store writes
 _TEMPORARY_THERE = ".tmp"  # the folder for temporary files on another disk
 
@@ -75,7 +83,7 @@ class LocalBackend:
 
     @property
     def parallel(self) -> int:
-        return 1
+        return _NETWORK_PARALLEL if is_on_network(self._root) else 1
 
     def location(self, key: str) -> str:
         return str(self._path(key))

@@ -37,15 +37,12 @@ from policystore.format.policy import check_object
 from policystore.format.records import Hint, TagMove, Version
 from policystore.format.refs import Ref
 from policystore.repository.marker import require_store
-from policystore.repository.objects import ObjectReader, StoredPolicy
+from policystore.repository.objects import MIN_WORKERS, ObjectReader, StoredPolicy
 from policystore.repository.record_log import Probe, RecordLog, tag_log, version_log
 from policystore.repository.ref_like import RefLike, as_ref
 from policystore.snapshot import Snapshot
 
 __all__ = ["MIN_WORKERS", "Resolver"]
-
-MIN_WORKERS = 8
-"""How many records or policies are read at once, at least, also where calls are not slow."""
 
 _LOG_PAGE = 256  # records of a log that are read before the next ones are begun
 _DIGITS = re.compile(r"[0-9a-f]{8,64}\Z")
@@ -238,7 +235,7 @@ class Resolver:
             versions += in_parallel(
                 partial(self.read_version, name),
                 numbers,
-                workers=max(MIN_WORKERS, self.backend.parallel),
+                workers=self.backend.parallel,
             )
         return versions
 
