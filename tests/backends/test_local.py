@@ -38,7 +38,7 @@ def as_nobody(program: str, *args: str) -> str:
     # Import policystore and use it once before the rights are dropped. The interpreter and the
     # checkout may be in private folders, and some imports happen only at the first call.
     before = """
-    import sys, tempfile
+    import difflib, logging, sys, tempfile
     import numpy as np
     import policystore
     with tempfile.TemporaryDirectory() as folder:
