@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ["in_parallel", "raise_if_cancelled", "run_both", "shielded"]
+__all__ = ["in_parallel", "is_parallel", "raise_if_cancelled", "run_both", "shielded"]
 
 _MAX_THREADS = 256  # the most threads of this module in one process
 
@@ -75,6 +75,11 @@ def raise_if_cancelled() -> None:
     group: _Group | None = getattr(_LOCAL, "group", None)
     if group is not None and group.is_cancelled():
         raise _CancelledError
+
+
+def is_parallel() -> bool:
+    """Return whether the call of this thread is one of several that run at once."""
+    return getattr(_LOCAL, "group", None) is not None
 
 
 @contextlib.contextmanager

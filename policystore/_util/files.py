@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from policystore._util.concurrency import in_parallel
+from policystore._util.concurrency import in_parallel, is_parallel
 from policystore._util.maps import map_file, protected_memory
 from policystore.errors import (
     FormatError,
@@ -248,7 +248,8 @@ def _fill(descriptor: int, buffer: memoryview) -> int:
         return position
 
     starts = range(0, buffer.nbytes, _PART)
-    ends = in_parallel(read_part, starts, workers=_READERS)
+    # Beside threads that read other files, more threads for this file would only be in the way.
+    ends = in_parallel(read_part, starts, workers=1 if is_parallel() else _READERS)
     # If the file was cut meanwhile, its bytes end where the first part ended early.
     early = (end for start, end in zip(starts, ends, strict=True) if end < start + _PART)
     return next(early, buffer.nbytes)
