@@ -18,6 +18,7 @@ import pytest
 
 from policystore import PolicyStore, Snapshot
 from policystore._util import files, maps
+from policystore._util.concurrency import in_parallel
 
 MIB = 1 << 20
 BYTES = np.arange(5 * MIB // 4, dtype="<u4").tobytes()
@@ -220,3 +221,19 @@ def test_policies_of_many_tensors_are_held_with_few_descriptors(tmp_path: Path) 
     assert len(held) == 60
     assert len(os.listdir("/proc/self/fd")) == before
     assert len(maps._LIVE) >= 1200
+
+
+def test_files_that_are_read_beside_others_get_no_threads_of_their_own(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def noted(call: Any, items: Any, *, workers: int) -> Any:
+        seen.append(workers)
+        return in_parallel(call, items, workers=workers)
+
+    monkeypatch.setattr(files, "in_parallel", noted)
+    monkeypatch.setattr(files, "_READERS", 4)
+    files.read_file(path)
+    assert in_parallel(files.read_file, [path, path], workers=2) == [BYTES, BYTES]
+    assert seen == [4, 1, 1]
