@@ -56,7 +56,16 @@ def keep_busy(store: PolicyStore, stop: threading.Event) -> list[threading.Threa
             count += 1
             assert snapshot(count, large=True).weights_digest
 
+    def hold_lock() -> None:
+        backend: Any = store._backend
+        while not stop.is_set():
+            with backend._space.lock:
+                time.sleep(0.01)  # most forks happen here
+            time.sleep(0.001)
+
     calls: list[Any] = [hash_all, lambda: push(1), lambda: push(2)]
+    if store.url.startswith("memory://"):
+        calls.append(hold_lock)
     threads = [threading.Thread(target=call, daemon=True) for call in calls]
     for thread in threads:
         thread.start()
