@@ -9,6 +9,7 @@ If the cache fails, pulls get slower and a line appears in the log; results neve
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -18,27 +19,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from policystore._util.files import as_path, read_file, read_start, write_new
+from policystore._util.cache_folder import (
+    FOLDER_VARIABLE,
+    absolute_folder,
+    default_folder,
+    default_max_bytes,
+    make_private,
+    mark_as_cache,
+)
+from policystore._util.files import as_path, read_file, write_new
 from policystore._util.log import logger
 from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, InvalidInputError, StorageError
 
 __all__ = ["CacheLike", "NodeCache", "open_cache"]
 
-_DEFAULT_BYTES = 10 << 30
-_FOLDER = "$POLICYSTORE_CACHE"
-_LIMIT = "$POLICYSTORE_CACHE_BYTES"
 _KEPT = 0.9  # share of max_bytes that is kept when objects are removed to make room
 _STEP = 0.01  # share of max_bytes that is written before the files are counted again
 _MAX_AGE = 3600.0  # seconds; a temporary file that is older was left by a dead process
 _LOCK_DIGITS = 3  # hexadecimal digits of a digest: 4096 locks, each an empty file
 _MAX_WAIT = 60.0  # seconds for the download of another process
 _POLL = 0.02  # seconds
-_MAX_DIGITS = 18  # of a number of bytes
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _NAME = re.compile(r"[0-9a-f]{64}\.safetensors\Z")
-# A folder with this file is a cache (https://bford.info/cachedir/), and backups leave it out.
-_TAG = "CACHEDIR.TAG"
-_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of policystore's.\n"
 
 
 class NodeCache:
@@ -64,13 +67,13 @@ class NodeCache:
         self, folder: str | os.PathLike[str] | None = None, *, max_bytes: int | None = None
     ) -> None:
         if max_bytes is None:
-            max_bytes = _default_max_bytes()
+            max_bytes = default_max_bytes()
         if type(max_bytes) is not int or max_bytes < 0:
             raise InvalidInputError(
                 f"max_bytes is a number of bytes, a whole number of at least 0, not {max_bytes!r}"
             )
-        path = _default_folder() if folder is None else as_path(folder, "the folder of a cache")
-        self.folder = _absolute(path)
+        path = default_folder() if folder is None else as_path(folder, "the folder of a cache")
+        self.folder = absolute_folder(path)
         self.max_bytes = max_bytes
         self._reset()
 
@@ -78,6 +81,7 @@ class NodeCache:
         # Several threads may set these attributes at once. Then a line may be logged twice, or
         # files may be counted twice.
         self._broken = False  # writing failed and was logged; no more writes are tried
+        self._told = False  # a passing failure was logged
         self._ready = False  # the folders exist
         self._uncounted: int | None = None  # bytes written since the last count; None: no count yet
 
@@ -94,7 +98,8 @@ class NodeCache:
     def get(self, digest: Digest, limit: int | None) -> bytes | memoryview | None:
         """Return the bytes of an object, checked against its digest; None if the cache lacks it.
 
-        A damaged copy is removed, and a line is logged. A large object is a view of the page cache.
+        A damaged copy is removed, and a line is logged. A copy that this process cannot read stays.
+        A large object is a view of the page cache.
 
         Args:
             digest: the digest of the object.
@@ -109,9 +114,12 @@ class NodeCache:
             return None  # the file or the limit is wrong; a fetch from the store raises the error
         except (OSError, StorageError) as error:
             if not self._broken:
-                logger.warning("%s cannot be read and is fetched again: %s", path, error)
+                logger.warning("%s cannot be read, so the store is asked: %s", path, error)
+            # A process that may open no more files, or has no memory, says nothing about the copy,
+            # which all processes share.
             with contextlib.suppress(OSError):
-                path.unlink()
+                if path.is_symlink() or not path.is_file():
+                    path.unlink()
             return None
         actual = digest_of(data)
         if actual != digest:
@@ -221,25 +229,32 @@ class NodeCache:
             self._ready = False
         if not self._ready and not self._broken:
             try:
-                _make_private(self.folder)
-                _mark(self.folder)
+                make_private(self.folder)
+                mark_as_cache(self.folder)
                 for name in ("objects", "locks", "tmp"):
                     (self.folder / name).mkdir(mode=0o700, exist_ok=True)
                 self._ready = True
             except OSError as error:
                 self._give_up(error)
-        return not self._broken
+        return self._ready and not self._broken
 
     def _give_up(self, error: Exception) -> None:
-        """Write nothing to the cache any more, and log the reason once."""
-        if not self._broken:
+        """Write nothing to the cache any more, and log the reason once.
+
+        If this process only lacks descriptors or memory now, later writes are tried again.
+        """
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            if not self._told:
+                self._told = True
+                logger.warning("objects are not kept in the cache %s now: %s", self.folder, error)
+        elif not self._broken:
             self._broken = True
             logger.warning(
                 "going on without the cache %s: %s. Each pull fetches from the store; choose "
                 "another folder by cache=… or %s, or cache=False for none",
                 self.folder,
                 error,
-                _FOLDER,
+                FOLDER_VARIABLE,
             )
 
     def _make_room(self, size: int) -> None:
@@ -290,6 +305,9 @@ CacheLike: TypeAlias = NodeCache | str | os.PathLike[str] | bool | None
 def open_cache(cache: CacheLike, *, remote: bool) -> NodeCache | None:
     """Return the cache that the argument ``cache`` of ``PolicyStore`` means; None for no cache.
 
+    If the user's own cache has no folder, because a container's user has no home, a line is logged
+    and there is no cache.
+
     Args:
         cache: None: the user's own cache for a remote store, and no cache for a local store. False:
             no cache. A folder or a NodeCache: the cache to use.
@@ -301,7 +319,7 @@ def open_cache(cache: CacheLike, *, remote: bool) -> NodeCache | None:
     if cache is False or (cache is None and not remote):
         return None
     if cache is None:
-        return NodeCache()
+        return _own_cache()
     if isinstance(cache, NodeCache):
         return cache
     if cache is True:
@@ -309,77 +327,16 @@ def open_cache(cache: CacheLike, *, remote: bool) -> NodeCache | None:
     return NodeCache(cache)
 
 
-def _default_folder() -> Path:
-    """Return the folder of the user's own cache, from the environment."""
-    folder = os.environ.get(_FOLDER[1:])
-    if folder:
-        return Path(folder)
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path("~/.cache")) / "policystore"
+_TOLD: set[str] = set()  # messages that this process has logged
 
 
-def _absolute(path: Path) -> Path:
+def _own_cache() -> NodeCache | None:
+    """Return the user's own cache; None if no folder for it can be found."""
+    max_bytes = default_max_bytes()  # a wrong number is an error, and not a missing folder
     try:
-        return path.expanduser().absolute()
-    except (RuntimeError, OSError) as error:
-        raise InvalidInputError(
-            f"{path}: {error}; choose a folder for the cache by cache=… or {_FOLDER}, or "
-            "cache=False for none"
-        ) from None
-
-
-def _default_max_bytes() -> int:
-    """Return the limit from the environment, or 10 GiB."""
-    text = os.environ.get(_LIMIT[1:])
-    if not text:
-        return _DEFAULT_BYTES
-    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
-        raise InvalidInputError(f"{_LIMIT} is a number of bytes, not {text[:40]!r}")
-    return int(text)
-
-
-def _mark(folder: Path) -> None:
-    """Mark an empty folder as a cache, by a file in it.
-
-    A folder with other files never becomes a cache: a cache deletes files to make room, and the
-    objects of a store have names of the same form.
-
-    Raises:
-        OSError: the folder holds other files, or cannot be written.
-    """
-    tag = folder / _TAG
-    if _is_marked(tag):
-        return
-    others = sorted(entry.name for entry in folder.iterdir() if entry.name != _TAG)
-    if not others:
-        tag.write_bytes(_SIGNATURE)
-    elif not _is_marked(tag):  # checked again: another process may have just made the cache
-        raise FileExistsError(
-            f"{folder} is no cache of policystore: it holds {', '.join(others[:3])} and no {_TAG}"
-        )
-
-
-def _is_marked(tag: Path) -> bool:
-    try:
-        return read_start(tag, len(_SIGNATURE)) == _SIGNATURE
-    except FileNotFoundError:
-        return False
-
-
-def _make_private(folder: Path) -> None:
-    """Make a folder, or refuse an existing folder that another user owns or may write to.
-
-    Raises:
-        OSError: the folder is refused, or cannot be made.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    if not hasattr(os, "geteuid"):  # pragma: no cover - Windows keeps profiles apart itself
-        return
-    status = folder.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise PermissionError(
-            f"{folder} belongs to user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}: "
-            "other users could write to it"
-        )
+        return NodeCache(max_bytes=max_bytes)
+    except InvalidInputError as error:
+        if str(error) not in _TOLD:
+            _TOLD.add(str(error))
+            logger.warning("going on without a cache: %s", error)
+        return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from policystore._util import files
+from policystore._util.cached import cached_property
 from policystore.digest import Digest
 from policystore.errors import InvalidInputError
 from policystore.format.arrays import Array, Arrays, Weights, own_weights
@@ -257,7 +257,8 @@ class Snapshot:
             # No more is read than the header declares: a hostile file may be of any size.
             start = files.read_start(path, 8 + MAX_HEADER)
             data = files.read_file(path, limit=declared_size(start, str(path)))
-        return cls.from_bytes(data, str(path))
+        # Nobody can change these bytes, so they need no copy as those of from_bytes do.
+        return cls._of_parsed(decode_policy(data, str(path), inline=True), {}, None)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, label: str = "snapshot") -> Snapshot:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,3 +216,71 @@ def test_another_size_said_of_an_object_costs_the_others_nothing(
     fetched.clear()
     assert store.pull(version.digest) == make_snapshot(1)
     assert (fetched, warnings(caplog)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES]
+)
+def test_a_copy_that_this_process_cannot_read_now_stays(
+    origin: PolicyStore,
+    folder: Path,
+    make_snapshot: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+) -> None:
+    """The cache belongs to all processes of the user, and only one of them is short of something."""
+    versions = [origin.push(make_snapshot(seed), "a") for seed in range(3)]
+    store, fetched = cached(origin, folder)
+    store.pull("a@1")
+    store.pull("a@2")
+    kept = object_files(folder)
+    plain = os.open
+
+    def failing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(folder) in str(path):
+            raise OSError(code, os.strerror(code), str(path))
+        return plain(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", failing)
+    for version in versions:
+        assert store.pull(version.digest) is not None
+    monkeypatch.undo()
+
+    assert object_files(folder) == kept
+    assert "cannot be read, so the store is asked" in "".join(warnings(caplog))
+    fetched.clear()
+    assert store.pull("a@1") == make_snapshot(0)
+    assert fetched == []
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_process_that_lacked_something_for_a_while_keeps_objects_again(
+    origin: PolicyStore,
+    folder: Path,
+    make_snapshot: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+) -> None:
+    for seed in range(3):
+        origin.push(make_snapshot(seed), "a")
+    store, fetched = cached(origin, folder)
+    plain = os.open
+
+    def failing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(folder) in str(path) and args[0] & os.O_CREAT:
+            raise OSError(code, os.strerror(code), str(path))
+        return plain(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", failing)
+    for number in (1, 2):
+        assert store.pull(f"a@{number}") == make_snapshot(number - 1)
+    monkeypatch.undo()
+    (told,) = warnings(caplog)
+    assert "objects are not kept in the cache" in told
+
+    for _ in range(2):
+        assert store.pull("a@3") == make_snapshot(2)
+    assert len(fetched) == 3
+    assert len(object_files(folder)) == 1

@@ -266,3 +266,76 @@ def test_which_cache_a_store_has(
     with pytest.raises(InvalidInputError, match="choose a folder for the cache"):
         NodeCache("relative")
     assert not folder.exists()
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user of a container, without a home and without an entry in the password file."""
+
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "POLICYSTORE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    monkeypatch.setattr(caches, "_TOLD", set())
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_goes_on_without_a_cache_and_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stores = [PolicyStore("s3://bucket/p") for _ in range(2)]
+    stores.append(pickle.loads(pickle.dumps(stores[0])))
+    assert [store._resolver._objects.cache for store in stores] == [None] * 3
+    (told,) = warnings(caplog)
+    assert "going on without a cache" in told
+    assert "choose a folder for the cache" in told
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_may_still_choose_a_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setenv("POLICYSTORE_CACHE", str(folder))
+    own = PolicyStore("s3://bucket/p")._resolver._objects.cache
+    assert own is not None
+    assert own.folder == folder
+    assert warnings(caplog) == []
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_wrong_limit_stays_an_error_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLICYSTORE_CACHE_BYTES", "much")
+    with pytest.raises(InvalidInputError, match="POLICYSTORE_CACHE_BYTES"):
+        PolicyStore("s3://bucket/p")
+
+
+@pytest.mark.parametrize("cache", ["relative", Path("relative"), NodeCache])
+def test_a_relative_cache_means_the_same_folder_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = PolicyStore("memory://x", cache=NodeCache("relative") if cache is NodeCache else cache)
+    data = pickle.dumps(store)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for each in (store, pickle.loads(data), pickle.loads(pickle.dumps(pickle.loads(data)))):
+        found = each._resolver._objects.cache
+        assert found is not None
+        assert found.folder == tmp_path / "relative"
+
+
+def test_a_folder_with_only_what_a_system_leaves_becomes_a_cache(
+    origin: PolicyStore, folder: Path, make_snapshot: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.mkdir(mode=0o700)
+    (folder / ".DS_Store").write_bytes(b"x")
+    origin.push(make_snapshot(1), "a")
+    store, fetched = cached(origin, folder)
+    for _ in range(2):
+        assert store.pull("a") == make_snapshot(1)
+    assert len(fetched) == 1
+    assert warnings(caplog) == []

@@ -19,7 +19,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ["in_parallel", "raise_if_cancelled", "raise_if_interrupted", "run_both", "shielded"]
+__all__ = [
+    "in_parallel",
+    "is_parallel",
+    "raise_if_cancelled",
+    "raise_if_interrupted",
+    "run_both",
+    "shielded",
+]
 
 _MAX_THREADS = 256  # the most threads of this module in one process
 _GRACE = 0.5  # seconds that threads have to end after an interrupt
@@ -118,6 +125,11 @@ def raise_if_interrupted() -> None:
     group: _Group | None = getattr(_LOCAL, "group", None)
     if group is not None and group.interrupted_until() is not None:
         raise _InterruptedError
+
+
+def is_parallel() -> bool:
+    """Return whether the call of this thread is one of several that run at once."""
+    return getattr(_LOCAL, "group", None) is not None
 
 
 @contextlib.contextmanager

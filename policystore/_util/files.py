@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
+from policystore._util.concurrency import in_parallel, is_parallel
+from policystore._util.maps import map_file, protected_memory
 from policystore.errors import (
     FormatError,
     InvalidInputError,
@@ -27,15 +29,32 @@ from policystore.errors import (
 __all__ = [
     "as_path",
     "fsync_folder",
+    "is_on_network",
     "mapped_errors",
     "read_file",
     "read_start",
     "replace_file",
+    "without_group",
     "write_new",
 ]
 
-_MIN_MAPPED = 64 << 10  # bytes; of a smaller file a copy costs less than a map
+_MIN_MAPPED = 4 << 20  # bytes; for a smaller file, a map saves little, and maps are limited
+_PART = 16 << 20  # bytes of a large file that one thread reads
+_READERS = min(4, os.cpu_count() or 1)  # threads that read the parts of one file
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_ADVICE = {
+    errno.ENOSPC: " The disk is full: free some space and try again.",
+    errno.EDQUOT: " Your quota is used up: free some space and try again.",
+    errno.EFBIG: " The file is larger than this process or filesystem may write.",
+    errno.ENOENT: " The folder does not exist, or was removed meanwhile.",
+    errno.EACCES: " Check the permissions of the folder and of its parents.",
+    errno.ENAMETOOLONG: " The path is longer than the system allows: use a folder nearer the root.",
+    errno.EMFILE: " This process has too many open files: close some, or raise `ulimit -n`.",
+    errno.ENFILE: " This machine has too many open files: try again later.",
+    errno.EROFS: " The disk was mounted read-only.",
+    errno.ESTALE: " The file server has lost the folder: mount it again.",
+    errno.EIO: " The disk or its connection has failed: check both, and try again.",
+}  # error -> a sentence that says what to do
 _LOCAL_FILESYSTEMS = {
     "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "ramfs", "overlay", "bcachefs",
     "jfs", "reiserfs",
@@ -43,12 +62,16 @@ _LOCAL_FILESYSTEMS = {
 
 
 @contextlib.contextmanager
-def mapped_errors(action: str, *, writing: bool = False) -> Iterator[None]:
+def mapped_errors(
+    action: str, *, writing: bool = False, hint: Callable[[OSError], str] = lambda error: ""
+) -> Iterator[None]:
     """Turn errors of the operating system into those of :mod:`policystore.errors`.
 
     Args:
         action: what the ``with`` block does, such as ``"reading /a/b"``; the start of the message.
         writing: whether the block writes.
+        hint: returns, for an error of permissions, sentences that say what to do, each after a
+            space; "" where there is nothing special to say.
 
     Raises:
         NotFoundError: the block reads, and the file does not exist.
@@ -62,23 +85,27 @@ def mapped_errors(action: str, *, writing: bool = False) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR) and not writing:
             raise NotFoundError(f"{action}: no such file: {error.filename}") from error
+        advice = hint(error) if error.errno in _READ_ONLY else ""
         if writing and error.errno in _READ_ONLY:
+            advice = advice or (
+                " Use a folder that you may write to, or open the store with read_only=True to "
+                "read only."
+            )
             raise ReadOnlyError(
-                f"{action}: this user may not write to it ({error}). Use a folder that you may "
-                "write to, or open the store with read_only=True to read only."
+                f"{action}: this user may not write to it ({error}).{advice}"
             ) from error
-        hint = {
-            errno.ENOSPC: " The disk is full: free some space and try again.",
-            errno.EDQUOT: " Your quota is used up: free some space and try again.",
-            errno.EFBIG: " The file is larger than this process or filesystem may write.",
-            errno.ENOENT: " The folder does not exist, or was removed meanwhile.",
-            errno.EACCES: " Check the permissions of the folder and of its parents.",
-        }.get(error.errno or 0, "")
-        raise StorageError(f"{action}: {error}.{hint}") from error
+        raise StorageError(
+            f"{action}: {error}.{advice or _ADVICE.get(error.errno or 0, '')}"
+        ) from error
 
 
 def write_new(
-    path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = 0o444, flush: bool = True
+    path: Path,
+    chunks: Iterable[bytes | memoryview],
+    *,
+    mode: int = 0o444,
+    group: int | None = None,
+    flush: bool = True,
 ) -> None:
     """Write a file that does not exist yet. After an error nothing of the file is left.
 
@@ -86,6 +113,8 @@ def write_new(
         path: the file.
         chunks: its bytes, in pieces.
         mode: its permissions, whatever the umask is.
+        group: its group; None for the one that the system gives. If this user may not give the file
+            to the group, the file's own group gets no rights that others do not have.
         flush: whether the bytes are on the disk when this function returns.
 
     Raises:
@@ -98,6 +127,11 @@ def write_new(
                 left = memoryview(chunk)
                 while left.nbytes:
                     left = left[os.write(descriptor, left) :]
+            if group is not None and os.fstat(descriptor).st_gid != group:
+                try:
+                    os.fchown(descriptor, -1, group)
+                except OSError:
+                    mode = without_group(mode)
             os.fchmod(descriptor, mode)
             if flush:
                 os.fsync(descriptor)
@@ -107,6 +141,11 @@ def write_new(
         with contextlib.suppress(OSError):
             path.unlink()
         raise
+
+
+def without_group(mode: int) -> int:
+    """Return a mode that gives the group of a file only what everybody has."""
+    return mode & ~0o2070 | (mode & (mode & 0o007) << 3)
 
 
 def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
@@ -173,19 +212,47 @@ def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> b
                 f"{path} has {status.st_size} bytes, and at most {limit} are allowed: "
                 "it was not written by policystore"
             )
-        if share and status.st_size >= _MIN_MAPPED and _is_private(status, path):
-            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-        pieces = []
-        left = status.st_size
-        while left:
-            piece = os.read(descriptor, left)
-            if not piece:
-                break
-            pieces.append(piece)
-            left -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = None
+        if status.st_size >= _MIN_MAPPED:
+            if share and _is_private(status, path):
+                data = map_file(descriptor, status.st_size)
+            else:
+                data = protected_memory(status.st_size, partial(_fill, descriptor))
+        return _read_bytes(descriptor, status.st_size) if data is None else data
     finally:
         os.close(descriptor)
+
+
+def _read_bytes(descriptor: int, size: int) -> bytes:
+    """Read at most ``size`` bytes from the position of a descriptor on."""
+    pieces = []
+    while size:
+        piece = os.read(descriptor, size)
+        if not piece:
+            break
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _fill(descriptor: int, buffer: memoryview) -> int:
+    """Read a file into a buffer, several parts at once; return how many bytes the file gave."""
+
+    def read_part(start: int) -> int:
+        position, end = start, min(start + _PART, buffer.nbytes)
+        while position < end:
+            count = os.preadv(descriptor, [buffer[position:end]], position)
+            if not count:  # somebody has cut the file
+                break
+            position += count
+        return position
+
+    starts = range(0, buffer.nbytes, _PART)
+    # Beside threads that read other files, more threads for this file would only be in the way.
+    ends = in_parallel(read_part, starts, workers=1 if is_parallel() else _READERS)
+    # If the file was cut meanwhile, its bytes end where the first part ended early.
+    early = (end for start, end in zip(starts, ends, strict=True) if end < start + _PART)
+    return next(early, buffer.nbytes)
 
 
 def read_start(path: Path, count: int) -> bytes:
@@ -258,6 +325,16 @@ def _is_private(status: os.stat_result, path: Path) -> bool:
     if (status.st_mode | folder.st_mode) & 0o022:
         return False
     return _is_local(folder.st_dev)
+
+
+def is_on_network(path: Path) -> bool:
+    """Return whether a path is on a filesystem of another machine; False if that is not known."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return not _is_local(path.stat().st_dev)
+    except OSError:
+        return False
 
 
 _LOCAL_DEVICES: dict[int, bool] = {}  # results of _is_local

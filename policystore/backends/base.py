@@ -141,6 +141,9 @@ class Backend(Protocol):
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
         """List all keys that start with ``prefix``, in any order, without unfinished writes.
 
+        A backend may leave out files that operating systems and file servers make, such as
+        ``.DS_Store``; no key of a store has such a form.
+
         Args:
             prefix: the start of the keys; "" for all keys.
             problems: a list to which the call adds what cannot be listed. If ``problems`` is None,
@@ -155,7 +158,9 @@ class Backend(Protocol):
             problems: as in :meth:`keys`.
         """
 
-    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
+    def prefixes(
+        self, prefix: str, delimiter: str, *, problems: Problems | None = None
+    ) -> Iterator[str]:
         """List the different starts of keys, up to the first ``delimiter`` after ``prefix``.
 
         Each start is listed once, with the delimiter at its end, in any order. Keys without the
@@ -166,6 +171,9 @@ class Backend(Protocol):
         Args:
             prefix: the start of the keys; it ends with ``/``.
             delimiter: ``/`` or ``/@``.
+            problems: a list to which the call adds the folders below ``prefix`` that this user may
+                not list, if the storage has rights for each folder. If ``problems`` is None, such a
+                folder raises StorageError, as every other failure does.
         """
 
     def location(self, key: str) -> str:

@@ -60,6 +60,11 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
         return LocalBackend(path.expanduser() if not separator else path)
     except RuntimeError as error:
         raise InvalidInputError(f"{text!r}: {error}") from None
+    except OSError as error:
+        raise InvalidInputError(
+            f"{text!r} is relative to the working directory, which was removed or cannot be found "
+            f"({error}): give an absolute path"
+        ) from None
 
 
 def _has_user(scheme: str, rest: str) -> bool:

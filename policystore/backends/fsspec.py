@@ -143,7 +143,9 @@ class FsspecBackend:
             if is_listed(entry.key, prefix):
                 yield entry
 
-    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
+    def prefixes(
+        self, prefix: str, delimiter: str, *, problems: Problems | None = None
+    ) -> Iterator[str]:
         # List folder by folder, but not the folders after the delimiter: a name has many versions.
         prefixes: set[str] = set()
         folders = [prefix]

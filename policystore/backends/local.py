@@ -3,21 +3,42 @@
 An object is written to a temporary file, flushed, and renamed to its address. A second writer of
 the object renames a file with the same bytes. A record is written to a temporary file, flushed, and
 hard-linked to the name with its number. The link fails if that number is taken (zarr-python works
-in this way, too). A crash leaves at most a file in ``tmp/``; old files in ``tmp/`` are removed.
+in this way, too). A crash leaves at most a file in ``tmp/``; old files in ``tmp/`` are removed. If
+``objects/`` or ``names/`` is on another disk, its temporary files are in a folder ``.tmp`` there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 import stat
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from policystore._util.files import fsync_folder, mapped_errors, read_file, read_start, write_new
+from policystore._util.files import (
+    fsync_folder,
+    is_on_network,
+    mapped_errors,
+    read_file,
+    read_start,
+    write_new,
+)
+from policystore._util.folders import (
+    Folders,
+    flush,
+    flush_if_there,
+    is_folder,
+    refusal_hint,
+    removing,
+    rights_of,
+    same_bytes,
+)
+from policystore._util.foreign import is_foreign
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems
 from policystore.backends.exclusive_link import NO_LINKS, publish
@@ -29,7 +50,11 @@ __all__ = ["LocalBackend"]
 _MAX_AGE = 24 * 3600.0  # seconds; a temporary file that is older was left by a dead process
 _BLOCK = 1 << 20
 _COPY_TRIES = 10
+_NETWORK_PARALLEL = 8  # calls at once to a file server
 _FILES = (".json", ".safetensors", "/@hint")  # the ends of keys that a store writes
+_TEMPORARY_THERE = ".tmp"  # the folder for temporary files on another disk
+
+_Out = TypeVar("_Out")
 
 
 class LocalBackend:
@@ -42,9 +67,11 @@ class LocalBackend:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(os.path.abspath(root))
-        self._lock = threading.Lock()
-        self._durable: set[Path] = set()  # folders that exist and whose entries are flushed
+        self._folders = Folders(self._root)
+        # No lock guards these two: each change is one step of the interpreter. A process that was
+        # forked while another thread held a lock would wait for the lock for ever.
         self._swept = False
+        self._other_disks: set[Path] = set()  # folders below the root that are on another disk
 
     @property
     def url(self) -> str:
@@ -56,7 +83,7 @@ class LocalBackend:
 
     @property
     def parallel(self) -> int:
-        return 1
+        return _NETWORK_PARALLEL if is_on_network(self._root) else 1
 
     def location(self, key: str) -> str:
         return str(self._path(key))
@@ -75,7 +102,7 @@ class LocalBackend:
     ) -> bytes | memoryview:
         path = self._path(key)
         try:
-            with mapped_errors(f"reading {path}"):
+            with self._mapped_errors("reading", path):
                 return read_file(path, limit=limit, share=share)
         except NotFoundError:
             if self._root.is_file():
@@ -84,13 +111,13 @@ class LocalBackend:
 
     def head(self, key: str, count: int) -> bytes:
         path = self._path(key)
-        with mapped_errors(f"reading {path}"):
+        with self._mapped_errors("reading", path):
             return read_start(path, count)
 
     def size(self, key: str) -> int | None:
         path = self._path(key)
         try:
-            with mapped_errors(f"looking at {path}"):
+            with self._mapped_errors("looking at", path):
                 status = path.stat()
         except NotFoundError:
             return None
@@ -99,18 +126,14 @@ class LocalBackend:
     def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         path = self._path(key)
         with self._writing(path):
-            if not (self._holds(path, chunks) and _flush_if_there(path)):
-                temporary = self._write_temporary(chunks)
-                with _removing(temporary):
-                    os.replace(temporary, path)
+            if not (self._holds(path, chunks) and flush_if_there(path)):
+                self._write(path, partial(self._write_new, chunks), os.replace)
             fsync_folder(path.parent)
 
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
         with self._writing(path):
-            temporary = self._write_temporary([data])
-            with _removing(temporary):
-                created = publish(temporary, path)
+            created = self._write(path, partial(self._write_new, [data]), publish)
             fsync_folder(path.parent)
             return created
 
@@ -120,9 +143,7 @@ class LocalBackend:
     def replace(self, key: str, data: bytes) -> None:
         path = self._path(key)
         with self._writing(path):
-            temporary = self._write_temporary([data])
-            with _removing(temporary):
-                os.replace(temporary, path)
+            self._write(path, partial(self._write_new, [data]), os.replace)
 
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
         for key, _ in self._walk(prefix.rpartition("/")[0], problems):
@@ -134,29 +155,37 @@ class LocalBackend:
             if entry is None or not key.startswith(prefix):
                 continue
             try:
-                with mapped_errors(f"looking at {entry.path}"):
+                with self._mapped_errors("looking at", self._path(key)):
                     status = entry.stat(follow_symlinks=False)
             except NotFoundError:
                 continue  # removed since the folder was listed
             # A hard link, which a copy is, changes ctime alone.
             yield Entry(key, status.st_size, max(status.st_mtime, status.st_ctime))
 
-    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
-        pending = [prefix.rstrip("/")]
+    def prefixes(
+        self, prefix: str, delimiter: str, *, problems: Problems | None = None
+    ) -> Iterator[str]:
+        pending = [start := prefix.rstrip("/")]
         while pending:
             folder = pending.pop()
-            inner = [entry.name for entry in self._entries(folder) if _is_folder(entry, False)]
+            inner: list[str] = []
+            with _skipping_refused(folder, problems if folder != start else None):
+                entries = self._entries(folder, None)
+                inner = [entry.name for entry in entries if is_folder(entry, False)]
             for name in inner:
-                if delimiter == "/" and self._has_files(f"{folder}/{name}"):
+                if delimiter == "/" and self._has_files(f"{folder}/{name}", problems):
                     yield f"{folder}/{name}/"
             marked = [name for name in inner if name.startswith("@")]
             if delimiter == "/@":
-                if any(self._has_files(f"{folder}/{name}") for name in marked):
+                if any(self._has_files(f"{folder}/{name}", problems) for name in marked):
                     yield f"{folder}/@"
                 pending += [f"{folder}/{name}" for name in inner if name not in marked]
 
-    def _has_files(self, folder: str) -> bool:
-        return next(self._walk(folder, None), None) is not None
+    def _has_files(self, folder: str, problems: Problems | None) -> bool:
+        found: list[object] = []
+        with _skipping_refused(folder, problems):
+            found += itertools.islice(self._walk(folder, None), 1)
+        return bool(found)
 
     def _walk(
         self, folder: str, problems: Problems | None
@@ -169,44 +198,51 @@ class LocalBackend:
         pending = [folder]
         while pending:
             folder = pending.pop()
-            try:
-                entries = self._entries(folder)
-            except StorageError as error:
-                if problems is None:
-                    raise
-                problems.append((folder, str(error)))
-                continue
-            if not entries and folder.endswith(_FILES):
+            count = 0 if problems is None else len(problems)
+            entries = self._entries(folder, problems)
+            if not entries and folder.endswith(_FILES) and len(problems or ()) == count:
                 yield folder, None  # an empty folder where a store expects a file
             for entry in entries:
                 key = f"{folder}/{entry.name}" if folder else entry.name
                 # A user may keep objects/ or names/ on another disk by a link. Other links are not
                 # followed, because they could lead in circles.
                 linked = key + "/" in (OBJECTS, NAMES)
-                if not _is_folder(entry, linked):
+                if not is_folder(entry, linked):
                     yield key, entry
-                elif key + "/" != TEMPORARY:
+                elif key + "/" != TEMPORARY and entry.name != _TEMPORARY_THERE:
                     pending.append(key)
 
-    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
-        """List what is directly inside a folder; nothing if the folder does not exist."""
+    def _entries(self, folder: str, problems: Problems | None) -> list[os.DirEntry[str]]:
+        """List what is directly inside a folder, without what systems and tools leave in folders.
+
+        Args:
+            folder: the folder; if it does not exist, the list is empty.
+            problems: as for :meth:`keys`.
+        """
         path = self._path(folder)
         try:
-            with mapped_errors(f"listing {path}"), os.scandir(path) as entries:
-                return list(entries)
+            with self._mapped_errors("listing", path), os.scandir(path) as entries:
+                return [
+                    each for each in entries if not is_foreign(each.name, is_folder(each, False))
+                ]
         except NotFoundError:
+            return []
+        except StorageError as error:
+            if problems is None:
+                raise
+            problems.append((folder, str(error)))
             return []
 
     def server_time(self) -> float:
-        path = self._root / TEMPORARY
-        with self._writing(path):
-            temporary = self._write_temporary([b""])
-            with _removing(temporary):
+        temporary = self._root / TEMPORARY / secrets.token_hex(16)
+        with self._writing(temporary):
+            write_new(temporary, [b""])
+            with removing(temporary):
                 return temporary.stat().st_mtime
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with mapped_errors(f"deleting {path}", writing=True):
+        with self._mapped_errors("deleting", path, writing=True):
             try:
                 path.unlink()
             except (FileNotFoundError, NotADirectoryError):
@@ -228,10 +264,8 @@ class LocalBackend:
         source = self._path(key)
         try:
             with self._writing(path):
-                temporary = self._link_or_copy(source)
-                with _removing(temporary):
-                    os.replace(temporary, path)
-                _flush(path)
+                self._write(path, partial(self._link_or_copy, source), os.replace)
+                flush(path)
                 fsync_folder(path.parent)
         except StorageError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
@@ -241,11 +275,8 @@ class LocalBackend:
             return False
         return True
 
-    def _link_or_copy(self, source: Path) -> Path:
-        """Make a temporary file with the bytes of another file, and return its path."""
-        folder = self._root / TEMPORARY
-        self._ensure_folder(folder)
-        temporary = folder / secrets.token_hex(16)
+    def _link_or_copy(self, source: Path, temporary: Path) -> None:
+        """Make a temporary file with the bytes of another file."""
         try:
             os.link(source, temporary)
         except OSError as error:
@@ -253,51 +284,69 @@ class LocalBackend:
             if error.errno not in (*NO_LINKS, errno.EACCES, errno.EXDEV):
                 raise
             with source.open("rb") as file:
-                write_new(temporary, iter(lambda: file.read(_BLOCK), b""))
-        return temporary
+                self._write_new(iter(lambda: file.read(_BLOCK), b""), temporary)
+
+    def _mapped_errors(
+        self, action: str, path: Path, *, writing: bool = False
+    ) -> contextlib.AbstractContextManager[None]:
+        """Map the errors of a ``with`` block; one of permissions says what the umask did."""
+
+        def hint(error: OSError) -> str:
+            return refusal_hint(self._root, Path(os.fsdecode(error.filename or path)))
+
+        return mapped_errors(f"{action} {path}", writing=writing, hint=hint)
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
         """Prepare the folders for a write to ``path``, and map the errors of the write."""
-        with mapped_errors(f"writing {path}", writing=True):
+        with self._mapped_errors("writing", path, writing=True):
             try:
-                self._ensure_folder(path.parent)
+                self._folders.ensure(path.parent)
                 self._sweep()
                 yield
             except OSError:
                 # Somebody may have removed the folders: check them again at the next write.
-                with self._lock:
-                    self._durable.clear()
+                self._folders.forget()
                 raise
 
-    def _ensure_folder(self, folder: Path) -> None:
-        """Make a folder of the store and those around it, and flush their entries."""
-        if folder in self._durable:
-            return
-        inside = folder.is_relative_to(self._root)
-        if not inside and folder.is_dir():
-            return
-        if folder.parent != folder:
-            self._ensure_folder(folder.parent)
-        try:
-            os.mkdir(folder)
-        except FileExistsError:
-            if not folder.is_dir():
-                raise
-        # Flush also if another process made the folder, because that process may not have flushed
-        # yet. This user may not be allowed to open the folder around the store.
-        with contextlib.suppress(*(() if folder != self._root else (PermissionError,))):
-            fsync_folder(folder.parent)
-        with self._lock:
-            self._durable.add(folder)
+    def _write_new(self, chunks: Iterable[bytes | memoryview], path: Path) -> None:
+        """Write a new file with the rights that the root folder gives, and flush it."""
+        rights = rights_of(self._root)
+        write_new(path, chunks, mode=rights.file, group=rights.group)
 
-    def _write_temporary(self, chunks: Chunks) -> Path:
-        """Write a new file in ``tmp/``, flush it, and return its path."""
-        folder = self._root / TEMPORARY
-        self._ensure_folder(folder)
-        path = folder / secrets.token_hex(16)
-        write_new(path, chunks)
-        return path
+    def _write(
+        self, path: Path, make: Callable[[Path], None], give_name: Callable[[Path, Path], _Out]
+    ) -> _Out:
+        """Make a temporary file, give it its name, and return what ``give_name`` returns.
+
+        Args:
+            path: the name.
+            make: makes a finished file at the path that it is given.
+            give_name: links or renames a finished file to another path.
+        """
+        top = self._root / path.relative_to(self._root).parts[0]
+        if top not in self._other_disks:
+            try:
+                return self._write_by_way_of(self._root / TEMPORARY, path, make, give_name)
+            except OSError as error:
+                if error.errno != errno.EXDEV or top == path:
+                    raise
+            self._other_disks.add(top)
+        return self._write_by_way_of(top / _TEMPORARY_THERE, path, make, give_name)
+
+    def _write_by_way_of(
+        self,
+        folder: Path,
+        path: Path,
+        make: Callable[[Path], None],
+        give_name: Callable[[Path, Path], _Out],
+    ) -> _Out:
+        """Write a file as :meth:`_write` does, with the temporary file in this folder."""
+        self._folders.ensure(folder)
+        temporary = folder / secrets.token_hex(16)
+        with removing(temporary):
+            make(temporary)
+            return give_name(temporary, path)
 
     def _holds(self, path: Path, chunks: Chunks) -> bool:
         """Return whether the file exists and holds exactly these bytes.
@@ -306,77 +355,40 @@ class LocalBackend:
             StorageError: the file exists, and this user may not read it.
         """
         try:
-            if path.stat().st_size != sum(memoryview(chunk).nbytes for chunk in chunks):
-                return False
-            with path.open("rb") as file:
-                for chunk in chunks:
-                    view = memoryview(chunk)
-                    for start in range(0, view.nbytes, _BLOCK):
-                        block = bytes(view[start : start + _BLOCK])
-                        if file.read(len(block)) != block:
-                            return False
-        except FileNotFoundError:
-            return False
+            return same_bytes(path, chunks)
         except PermissionError as error:
+            hint = refusal_hint(self._root, path) or " Its owner can let others read it."
             raise StorageError(
                 f"{path} exists, and this user may not read it ({error.strerror}), so its bytes "
-                "cannot be checked. Its owner can let others read the file and its folder; with a "
-                "umask such as 002, a group can share a store."
+                f"cannot be checked.{hint}"
             ) from None
-        return True
 
     def _sweep(self) -> None:
-        """Remove old temporary files of dead writers; each LocalBackend does this once."""
-        with self._lock:
-            if self._swept:
-                return
-            self._swept = True
+        """Remove old temporary files of dead writers, before the first write of a LocalBackend."""
+        if self._swept:
+            return
+        self._swept = True
         folder = self._root / TEMPORARY
-        self._ensure_folder(folder)
+        self._folders.ensure(folder)
         probe = folder / secrets.token_hex(16)
         write_new(probe, [b""])
-        with _removing(probe):
+        with removing(probe):
             # The clock of the filesystem: on a network share it differs from this machine's.
             now = probe.stat().st_mtime
-            for entry in os.scandir(folder):
-                # A file may be gone already, or belong to another user, who will remove it.
-                with contextlib.suppress(FileNotFoundError, PermissionError):
-                    if entry.is_file() and now - entry.stat().st_mtime > _MAX_AGE:
-                        os.unlink(entry)
+            for place in (folder, *self._root.glob(f"*/{_TEMPORARY_THERE}")):
+                for entry in os.scandir(place):
+                    # A file may be gone already, or belong to another user, who will remove it.
+                    with contextlib.suppress(FileNotFoundError, PermissionError):
+                        if entry.is_file() and now - entry.stat().st_mtime > _MAX_AGE:
+                            os.unlink(entry)
 
 
 @contextlib.contextmanager
-def _removing(temporary: Path) -> Iterator[None]:
-    """Remove a temporary file after the ``with`` block, whether or not the block fails."""
+def _skipping_refused(folder: str, problems: Problems | None) -> Iterator[None]:
+    """Add a folder that this user may not list to ``problems``, unless ``problems`` is None."""
     try:
         yield
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _is_folder(entry: os.DirEntry[str], follow_links: bool) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=follow_links)
-    except OSError:
-        return False  # a link that leads nowhere, or in a circle
-
-
-def _flush_if_there(path: Path) -> bool:
-    """Flush a file that exists already; False if a collector has removed the file.
-
-    The process that wrote the file may not have flushed it yet. Without this flush, a power cut
-    could leave a record whose object is gone.
-    """
-    try:
-        _flush(path)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except StorageError as error:
+        if problems is None or not isinstance(error.__cause__, PermissionError):
+            raise
+        problems.append((folder, str(error)))

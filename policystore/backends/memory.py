@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,12 +32,23 @@ class _Space:
 
     def write(self, key: str, data: bytes) -> None:
         """Write a key; the caller holds the lock."""
-        self.data[key] = data
+        # In this order: a process that is forked in between finds a time for each key.
         self.times[key] = self.clock()
+        self.data[key] = data
 
 
 _SPACES: dict[str, _Space] = {}
-_SPACES_LOCK = threading.Lock()
+
+
+def _renew_locks() -> None:
+    # A forked process has a copy of all keys. Another thread may have held a lock at the fork; each
+    # access changes one key in one step of the interpreter, so the copy is whole.
+    for space in _SPACES.values():
+        space.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class MemoryBackend:
@@ -48,8 +60,7 @@ class MemoryBackend:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        with _SPACES_LOCK:
-            self._space = _SPACES.setdefault(name, _Space())
+        self._space = _SPACES.setdefault(name, _Space())  # one step: no lock is needed
 
     @property
     def url(self) -> str:
@@ -123,7 +134,9 @@ class MemoryBackend:
             ]
         yield from sorted(matching, key=lambda entry: entry.key)
 
-    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
+    def prefixes(
+        self, prefix: str, delimiter: str, *, problems: Problems | None = None
+    ) -> Iterator[str]:
         last = ""
         for key in self.keys(prefix):
             end = key.find(delimiter, len(prefix))

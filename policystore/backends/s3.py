@@ -198,7 +198,9 @@ class S3Backend(FsspecBackend):
                 raise
             problems.append((prefix, str(error)))
 
-    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
+    def prefixes(
+        self, prefix: str, delimiter: str, *, problems: Problems | None = None
+    ) -> Iterator[str]:
         seen: set[str] = set()
         for page in self._pages(prefix, Delimiter=delimiter):
             for entry in page.get("CommonPrefixes") or ():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from policystore._util.cached import cached_property
 from policystore.checkpoints.convert.env_interface import read_env_interface
 from policystore.checkpoints.convert.pipelines import ARGS_FILE
 from policystore.checkpoints.files.folder import FileRef, Folder

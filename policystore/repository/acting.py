@@ -12,7 +12,7 @@ from policystore.errors import AmbiguousError, InvalidInputError, NotFoundError
 from policystore.format.records import Version
 from policystore.repository.marker import require_store
 from policystore.repository.record_log import version_log
-from policystore.repository.resolver import MIN_WORKERS, Resolver
+from policystore.repository.resolver import Resolver
 from policystore.snapshot import Snapshot
 
 __all__ = ["acting_digits", "find_acting"]
@@ -68,7 +68,7 @@ def find_acting(resolver: Resolver, digits: str, prefix: str) -> list[Version]:
         StorageError: the storage failed.
     """
     names = resolver.names(prefix)
-    workers = max(MIN_WORKERS, resolver.backend.parallel)
+    workers = resolver.backend.parallel
     counts = in_parallel(partial(_count, resolver), names, workers=workers)
     places = [
         (name, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from policystore._util.concurrency import in_parallel
@@ -23,7 +24,12 @@ from policystore.format.policy import (
 from policystore.format.safetensors import MAX_HEADER, declared_size
 from policystore.snapshot import Snapshot
 
-__all__ = ["ObjectReader", "StoredPolicy"]
+__all__ = ["MIN_WORKERS", "ObjectReader", "StoredPolicy"]
+
+MIN_WORKERS = min(8, os.cpu_count() or 1)
+"""How many policies are read at once, at least, also where calls are not slow."""
+
+_MIN_LARGE = 4 << 20  # bytes
 
 _REPAIR = (
     "Restore the object from a backup, or push the same policy again: a push replaces a damaged "
@@ -143,7 +149,7 @@ class ObjectReader:
         arrays = in_parallel(
             lambda external: self._tensor(external, meter),
             unique.values(),
-            workers=max(self.backend.parallel, min(8, os.cpu_count() or 1)),
+            workers=max(self.backend.parallel, self._workers(unique.values())),
         )
         by_content = dict(zip(unique, arrays, strict=True))
         by_name = {
@@ -151,6 +157,16 @@ class ObjectReader:
             for name, item in parsed.external.items()
         }
         return Snapshot._of_parsed(parsed, by_name, policy.digest)
+
+    @staticmethod
+    def _workers(externals: Collection[External]) -> int:
+        """Return how many tensors to read at once from a storage whose calls take almost no time.
+
+        Threads are faster only for objects that take long to read and hash, without the lock of the
+        interpreter.
+        """
+        large = sum(external.size >= _MIN_LARGE for external in externals)
+        return max(1, min(MIN_WORKERS, large))
 
     def _tensor(self, external: External, meter: Meter | None) -> Array:
         """Read a tensor object that a policy object names."""

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 from policystore._util.concurrency import in_parallel, run_both
+from policystore._util.log import logger
 from policystore._util.progress import Meter
+from policystore.backends.base import Problems
 from policystore.digest import Digest
 from policystore.errors import (
     AmbiguousError,
@@ -35,15 +37,12 @@ from policystore.format.policy import check_object
 from policystore.format.records import Hint, TagMove, Version
 from policystore.format.refs import Ref
 from policystore.repository.marker import require_store
-from policystore.repository.objects import ObjectReader, StoredPolicy
+from policystore.repository.objects import MIN_WORKERS, ObjectReader, StoredPolicy
 from policystore.repository.record_log import Probe, RecordLog, tag_log, version_log
 from policystore.repository.ref_like import RefLike, as_ref
 from policystore.snapshot import Snapshot
 
 __all__ = ["MIN_WORKERS", "Resolver"]
-
-MIN_WORKERS = 8
-"""How many records or policies are read at once, at least, also where calls are not slow."""
 
 _LOG_PAGE = 256  # records of a log that are read before the next ones are begun
 _DIGITS = re.compile(r"[0-9a-f]{8,64}\Z")
@@ -236,7 +235,7 @@ class Resolver:
             versions += in_parallel(
                 partial(self.read_version, name),
                 numbers,
-                workers=max(MIN_WORKERS, self.backend.parallel),
+                workers=self.backend.parallel,
             )
         return versions
 
@@ -291,13 +290,23 @@ class Resolver:
     def names(self, prefix: str) -> list[str]:
         """List all names that start with ``prefix``, in order.
 
+        Folders that cannot be listed are left out, and the log says which.
+
         Raises:
             InvalidInputError: ``prefix`` is not text.
         """
         if not isinstance(prefix, str):
             raise InvalidInputError(f"a prefix is a string, not {type(prefix).__qualname__}")
-        names = (name_of_prefix(key) for key in self.backend.prefixes(NAMES, "/@"))
-        return sorted(name for name in names if name is not None and name.startswith(prefix))
+        problems: Problems = []
+        prefixes = self.backend.prefixes(NAMES, "/@", problems=problems)
+        names = [name for name in map(name_of_prefix, prefixes) if name is not None]
+        if problems:
+            logger.warning(
+                "names below %d folders were left out, because this user may not list them: %s",
+                len(problems),
+                "; ".join(f"{place}: {problem}" for place, problem in problems[:3]),
+            )
+        return sorted(name for name in names if name.startswith(prefix))
 
     def tags(self, name: str) -> dict[str, Version]:
         """Return the tags of a name, in order, with the versions that they point to."""

@@ -88,7 +88,8 @@ class _Verification:
                 self._check_object(key)
         known = {MARKER}
         with self._fault_recorder(NAMES):
-            for prefix in sorted(self.backend.prefixes(NAMES, "/@")):
+            # The run over all keys, below, reports what cannot be listed.
+            for prefix in sorted(self.backend.prefixes(NAMES, "/@", problems=[])):
                 name = name_of_prefix(prefix)
                 if name is None:
                     self._add_fault(prefix, "policystore does not write names of this form")

@@ -21,7 +21,10 @@ class StoreBase:
     def _use(self, backend: Backend) -> None:
         """Read from this backend and write to it from now on."""
         self._backend = backend
-        objects = ObjectReader(backend, open_cache(self._cache, remote=backend.is_remote))
+        cache = open_cache(self._cache, remote=backend.is_remote)
+        if cache is not None and self._cache not in (None, cache):
+            self._cache = cache.folder  # absolute: a pickle may be loaded in another folder
+        objects = ObjectReader(backend, cache)
         self._resolver = Resolver(objects)
         self._writer = Writer(objects, self._resolver)
 

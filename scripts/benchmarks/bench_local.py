@@ -1,7 +1,12 @@
-"""Time load_local, one load per episode out of a pool of opponents, against load_state_dict.
+"""Time load_local against load_state_dict, and verified pulls from a folder against torch.load.
 
-Both write the same weights into the same module of one env runner, alternately, in one run. The
-tensors for ``load_state_dict`` are made beforehand, and this call checks and proves nothing.
+``load_local`` runs once per episode, out of a pool of opponents. Both calls write the same weights
+into the same module of one env runner, alternately, in one run. The tensors for ``load_state_dict``
+are made beforehand, and this call checks and proves nothing.
+
+``--folder MIB`` pulls policies of this size instead, from a folder that a group may write to and
+from a private folder. ``torch.load`` reads the same tensors from a file, alternately, and checks no
+byte.
 """
 
 from __future__ import annotations
@@ -9,7 +14,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads these when it is imported
@@ -22,7 +30,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 
-from policystore import Snapshot
+from policystore import PolicyStore, Snapshot
 from policystore.rllib import load_local, snapshot
 
 
@@ -85,12 +93,57 @@ def measure(algo: Any, stack: str, loads: int) -> None:
     )
 
 
+def measure_folders(mib: int, rounds: int) -> None:
+    """Print the times of pulls from a shared and a private folder, for different tensors."""
+    os.umask(0o022)
+    for kind, mode in (("shared", 0o2775), ("private", 0o755)):
+        for count in (1, 4, 20):
+            with tempfile.TemporaryDirectory() as folder:
+                root, file = Path(folder) / "store", Path(folder) / "weights.pt"
+                root.mkdir()
+                root.chmod(mode)
+                rng = np.random.default_rng(0)
+                tensors = {
+                    f"w{number}": rng.standard_normal(mib * 2**18 // count, dtype=np.float32)
+                    for number in range(count)
+                }
+                store = PolicyStore(root)
+                digest = store.push(Snapshot(weights=tensors)).digest
+                torch.save({name: torch.from_numpy(w) for name, w in tensors.items()}, file)
+                calls: list[Callable[[], object]] = [
+                    lambda store=store, digest=digest: store.pull(digest),  # type: ignore[misc]
+                    lambda file=file: torch.load(file),  # type: ignore[misc]
+                ]
+                pulls, loads = (
+                    sorted(each)
+                    for each in zip(*(map(timed, calls) for _ in range(rounds)), strict=True)
+                )
+                middle = rounds // 2
+                print(
+                    f"{kind} folder, {mib} MiB in {count} tensors: pull {pulls[middle] * 1e3:.1f} "
+                    f"ms, torch.load {loads[middle] * 1e3:.1f} ms, ratio of the medians "
+                    f"{pulls[middle] / loads[middle]:.2f}, of the minima {pulls[0] / loads[0]:.2f}"
+                )
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return how many seconds a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
 def main() -> None:
-    """Measure both API stacks, with small and large networks."""
+    """Measure both API stacks, with small and large networks; or pulls from folders."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loads", type=int, default=2000)
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--folder", type=int, metavar="MIB")
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
+    if arguments.folder:
+        measure_folders(arguments.folder, arguments.rounds)
+        return
     torch.set_num_threads(1)
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
     for stack in ("new", "old"):

@@ -16,10 +16,11 @@ import pytest
 
 from policystore import (
     PolicyStore,
+    ReadOnlyError,
     Snapshot,
     StorageError,
 )
-from policystore.backends import local
+from policystore.backends import exclusive_link
 from policystore.backends.local import LocalBackend
 
 Make = Callable[..., Snapshot]
@@ -205,7 +206,7 @@ def test_without_links_and_exclusive_renames_names_are_refused_and_digests_work(
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    monkeypatch.setattr(local.ctypes, "CDLL", lambda *_a, **_k: object())
+    monkeypatch.setattr(exclusive_link.ctypes, "CDLL", lambda *_a, **_k: object())
     store = PolicyStore(root)
     with pytest.raises(StorageError, match=r"hard links.*without a name"):
         store.push(make_snapshot(1), "a")
@@ -222,3 +223,60 @@ def test_the_folder_is_made_again_if_it_was_deleted(tmp_path: Path, make_snapsho
         store.push(make_snapshot(2), "a")
     assert store.push(make_snapshot(3), "a").number == 1
     assert store.verify().ok
+
+
+@pytest.mark.parametrize("call", ["open", "link", "replace", "mkdir"])
+def test_a_disk_that_becomes_read_only_is_refused_and_read(
+    tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    root = tmp_path / "s"
+    store = PolicyStore(root)
+    store.push(make_snapshot(1), "a")
+    plain = getattr(os, call)
+
+    def refusing(target: Any, *args: Any, **kwargs: Any) -> Any:
+        if call != "open" or args[0] & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
+        return plain(target, *args, **kwargs)
+
+    before = tree(root)
+    monkeypatch.setattr(os, call, refusing)
+    with pytest.raises(ReadOnlyError, match="Read-only file system"):
+        store.push(make_snapshot(2), "b" if call == "mkdir" else "a")
+    assert store.pull("a") == make_snapshot(1)
+    assert store.names() == ["a"]
+    assert store.verify().ok
+    monkeypatch.undo()
+    assert before.items() <= tree(root).items()
+    assert store.push(make_snapshot(3), "a").number == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENFILE, "too many open files"),
+        (errno.ESTALE, "mount it again"),
+        (errno.EIO, "check both"),
+        (errno.EROFS, "mounted read-only"),
+        (errno.ENAMETOOLONG, "nearer the root"),
+        (errno.EACCES, "Check the permissions"),
+    ],
+)
+def test_an_error_of_the_system_says_what_to_do(
+    tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
+) -> None:
+    store = PolicyStore(tmp_path / "s")
+    store.push(make_snapshot(1), "a")
+    plain = os.open
+
+    def failing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if "objects" in str(path):
+            raise OSError(code, os.strerror(code), str(path))
+        return plain(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(StorageError, match=advice):
+        store.pull("a")

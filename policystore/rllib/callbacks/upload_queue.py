@@ -7,6 +7,7 @@ counted, and the reason is kept until :meth:`Uploader.finish` returns it.
 from __future__ import annotations
 
 import atexit
+import os
 import random
 import threading
 import time
@@ -83,7 +84,7 @@ class Uploader:
                     target=self._run, name="policystore publish", daemon=True
                 )
                 self._thread.start()
-                atexit.register(_say_at_exit, weakref.ref(self))
+                atexit.register(_say_at_exit, weakref.ref(self), os.getpid())
             self._changed.notify_all()
 
     def restored(self, iteration: int) -> None:
@@ -289,6 +290,7 @@ class Uploader:
             )
 
 
-def _say_at_exit(reference: weakref.ref[Uploader]) -> None:
-    if (uploader := reference()) is not None:
+def _say_at_exit(reference: weakref.ref[Uploader], process: int) -> None:
+    # A forked process loses nothing, and another thread may have held the lock at the fork.
+    if process == os.getpid() and (uploader := reference()) is not None:
         uploader.say_at_exit()

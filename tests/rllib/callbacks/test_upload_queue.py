@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -307,3 +309,22 @@ uploader.put(here.copy(1)); uploader.put(here.copy(2))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert "2 copies of policies were not pushed" in done.stderr
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_only_the_process_of_the_queue_says_at_its_end_that_copies_are_lost(
+    store: PolicyStore,
+    made: Callable[..., Uploader],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    forked: bool,
+) -> None:
+    """In a forked process, the lock of the queue may never become free."""
+    queued = made()
+    queued._under_way = copy(1, 1.0)
+    process = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: process + forked)
+    upload_queue._say_at_exit(weakref.ref(queued), process)
+    monkeypatch.undo()
+    queued._under_way = None
+    assert ("the process ends" in caplog.text) is not forked

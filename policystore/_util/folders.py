@@ -1,0 +1,238 @@
+"""Make and use the files and folders of a local store.
+
+They get the group and the rights of the root folder. Otherwise the umask of one member of a group
+would take what this member writes from the others. Git does the same with
+``core.sharedRepository``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from policystore._util.files import fsync_folder, without_group
+
+__all__ = [
+    "Folders",
+    "Rights",
+    "flush",
+    "flush_if_there",
+    "is_folder",
+    "refusal_hint",
+    "removing",
+    "rights_of",
+    "same_bytes",
+]
+
+_BLOCK = 1 << 20
+
+# A filesystem without groups or modes answers so. Its files have the rights that its mount gives.
+_NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What new folders and files of a store get.
+
+    Attributes:
+        folder: the mode of folders.
+        file: the mode of files, which nobody may write.
+        group: the group of both.
+    """
+
+    folder: int
+    file: int
+    group: int
+
+
+def rights_of(root: Path) -> Rights:
+    """Return the rights that the root folder of a store gives to what is inside.
+
+    Raises:
+        OSError: as the operating system raises it.
+    """
+    status = root.stat()
+    mode = status.st_mode
+    folder = 0o700 | mode & 0o2077
+    if mode & 0o1002 == 0o1002:
+        folder |= 0o1000  # like /tmp: everybody may write, and remove only what is their own
+    return Rights(folder, 0o400 | mode & 0o044, status.st_gid)
+
+
+class Folders:
+    """Make the folders of a store, with the rights of its root, and flush their entries.
+
+    Args:
+        root: the folder of the store. If it does not exist, it is made with the rights that the
+            umask leaves.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        # Folders that exist and whose entries are flushed. No lock guards them: see LocalBackend.
+        self._durable: set[Path] = set()
+
+    def ensure(self, folder: Path) -> None:
+        """Make a folder and those around it, unless they exist.
+
+        Raises:
+            OSError: as the operating system raises it; FileExistsError if a file is in the way.
+        """
+        missing = []
+        for place in (folder, *folder.parents):
+            inside = place.is_relative_to(self._root)
+            if place in self._durable or (not inside and place.is_dir()):
+                break
+            missing.append(place)
+        for place in reversed(missing):
+            is_new = _make(place)
+            if place != self._root and place.is_relative_to(self._root):
+                _give_rights(place, rights_of(self._root), is_new)
+            # Flush also if another process made the folder, because that process may not have
+            # flushed yet. This user may not be allowed to open the folder around the store.
+            with contextlib.suppress(*(() if place != self._root else (PermissionError,))):
+                fsync_folder(place.parent)
+            self._durable.add(place)
+
+    def forget(self) -> None:
+        """Look at all folders again at the next call of :meth:`ensure`."""
+        self._durable.clear()
+
+
+def _make(folder: Path) -> bool:
+    """Make a folder, and return whether it is new."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
+
+
+def _give_rights(folder: Path, rights: Rights, is_new: bool) -> None:
+    """Give a folder its rights, if it is new or was left by a process that was killed."""
+    status = folder.stat()
+    if not is_new and not _is_unfinished(folder, status, rights):
+        return
+    mode = rights.folder
+    if status.st_gid != rights.group:
+        try:
+            os.chown(folder, -1, rights.group)
+        except OSError as error:
+            if error.errno not in _NO_MODES:
+                raise
+            mode = without_group(mode)
+    if stat.S_IMODE(folder.stat().st_mode) != mode:
+        try:
+            os.chmod(folder, mode)
+        except OSError as error:
+            if error.errno not in _NO_MODES:
+                raise
+
+
+def _is_unfinished(folder: Path, status: os.stat_result, rights: Rights) -> bool:
+    """Return whether this user made the folder and was killed before it got its rights.
+
+    A folder that holds something keeps its mode, which its owner may have chosen.
+    """
+    if status.st_uid != os.geteuid() or not rights.folder & ~status.st_mode & 0o077:
+        return False
+    with os.scandir(folder) as entries:
+        return next(entries, None) is None
+
+
+def refusal_hint(root: Path, path: Path) -> str:
+    """Return sentences that say why this user may not use a path; "" where the umask is not why.
+
+    Args:
+        root: the folder of the store.
+        path: a path inside the store that the system has refused.
+    """
+    with contextlib.suppress(OSError):
+        rights = rights_of(root)
+        for place in (path, *path.parents):
+            if place == root or not place.is_relative_to(root):
+                break
+            with contextlib.suppress(OSError):  # the folder around it may be the closed one
+                status = place.stat()
+                wanted = rights.folder if stat.S_ISDIR(status.st_mode) else rights.file
+                if wanted & ~status.st_mode & 0o077:
+                    return _umask_hint(root, place, status, rights)
+    return ""
+
+
+def _umask_hint(root: Path, place: Path, status: os.stat_result, rights: Rights) -> str:
+    owner = status.st_uid
+    return (
+        f" {place} belongs to user {owner} and has the mode {stat.S_IMODE(status.st_mode):04o}, "
+        f"which gives less than {root} does: it was made with a umask that takes rights from "
+        f"others. Let user {owner} run: find {root} -user {owner} -type d -exec chmod "
+        f"{rights.folder:o} {{}} + , and for files: find {root} -user {owner} -type f -exec "
+        f"chmod {rights.file:o} {{}} +"
+    )
+
+
+@contextlib.contextmanager
+def removing(temporary: Path) -> Iterator[None]:
+    """Remove a temporary file after the ``with`` block, whether or not the block fails."""
+    try:
+        yield
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_folder(entry: os.DirEntry[str], follow_links: bool) -> bool:
+    """Return whether an entry is a folder, or with ``follow_links`` a link to a folder."""
+    try:
+        return entry.is_dir(follow_symlinks=follow_links)
+    except OSError:
+        return False  # a link that leads nowhere, or in a circle
+
+
+def flush(path: Path) -> None:
+    """Return when the bytes of a file are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_if_there(path: Path) -> bool:
+    """Flush a file that exists already; False if a collector has removed the file.
+
+    The process that wrote the file may not have flushed it yet. Without this flush, a power cut
+    could leave a record whose object is gone.
+    """
+    try:
+        flush(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def same_bytes(path: Path, chunks: Sequence[bytes | memoryview]) -> bool:
+    """Return whether a file exists and holds exactly these bytes.
+
+    Raises:
+        OSError: as the operating system raises it.
+    """
+    try:
+        if path.stat().st_size != sum(memoryview(chunk).nbytes for chunk in chunks):
+            return False
+        with path.open("rb") as file:
+            for chunk in chunks:
+                view = memoryview(chunk)
+                for start in range(0, view.nbytes, _BLOCK):
+                    block = bytes(view[start : start + _BLOCK])
+                    if file.read(len(block)) != block:
+                        return False
+    except FileNotFoundError:
+        return False
+    return True
