@@ -81,7 +81,7 @@ def test_the_requests_of_every_call(
         "push": (6, 3),
         "push, new process": (8, 3),
         "push, new name": (5, 3),
-        "push without a name": (1, 1),
+        "push without a name": (2, 2),
         "push, large": (9, 5),
         "push, large, again": (8, 4),
         "pull by digest": (1, 1),
