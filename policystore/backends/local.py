@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from policystore._util.deadlines import raise_if_late
 from policystore._util.files import fsync_folder, mapped_errors, read_file, read_start, write_new
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems
@@ -110,6 +111,7 @@ class LocalBackend:
         with self._writing(path):
             temporary = self._write_temporary([data])
             with _removing(temporary):
+                raise_if_late()  # the flush of the temporary file may take long
                 created = publish(temporary, path)
             fsync_folder(path.parent)
             return created

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,21 @@ class TimedStore:
 
 
 def write_mark(
-    backend: Backend, name: str, action: Action, changed: Iterable[tuple[int, int]]
+    backend: Backend,
+    name: str,
+    action: Action,
+    changed: Iterable[tuple[int, int]],
+    guard: Callable[[Callable[[], bool]], bool] = lambda create: create(),
 ) -> None:
-    """Append a mark to a name, as ``delete``, ``prune`` and ``restore`` do."""
+    """Append a mark to a name, as ``delete``, ``prune`` and ``restore`` do.
+
+    Args:
+        backend: the storage.
+        name: the name.
+        action: what the mark does.
+        changed: the versions that the mark changes.
+        guard: calls the function that creates the record.
+    """
     number, previous, deleted = 1, None, ()
     while True:
         try:
@@ -80,6 +92,6 @@ def write_mark(
         time=EPOCH,
         author="test",
         message="",
-        nonce=uuid.uuid4().hex,
+        nonce="0" * 32,
     )
-    assert backend.create(mark_key(name, number), mark.to_bytes())
+    assert guard(lambda: backend.create(mark_key(name, number), mark.to_bytes()))
