@@ -9,6 +9,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -36,7 +37,7 @@ from policystore.format.keys import (
 from policystore.format.metadata import TENSOR
 from policystore.format.records import Kept, Mark, TagMove, find_span
 from policystore.format.safetensors import encode_tensors
-from policystore.repository import freshness, writer
+from policystore.repository import freshness, stamp
 from policystore.repository.collect import collector, sweep
 from policystore.repository.collect.sweep import Sweep
 from policystore.repository.freshness import Freshness
@@ -48,6 +49,10 @@ HOUR = 3600.0
 GRACE = 2 * HOUR
 START = EPOCH.timestamp()
 Clock = Callable[[], float]
+
+_FIXED_TIME = SimpleNamespace(
+    datetime=SimpleNamespace(now=lambda zone: EPOCH), timezone=datetime.timezone
+)
 
 
 @functools.cache
@@ -83,7 +88,7 @@ def model_rules() -> Iterator[None]:
     """Let records have one fixed time, so that an actor makes the same requests in each run, and
     let the split rule apply to small policies."""
     with (
-        mock.patch.object(writer, "_now", return_value=EPOCH),
+        mock.patch.object(stamp, "datetime", _FIXED_TIME),
         mock.patch.object(policy_format, "SPLIT_TOTAL", 64),
         mock.patch.object(policy_format, "SPLIT_TENSOR", 64),
     ):

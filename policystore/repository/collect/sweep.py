@@ -30,8 +30,8 @@ from policystore.repository.collect.report import GarbageReport
 __all__ = ["MAX_MOVE", "Sweep"]
 
 MAX_MOVE = 30 * 60.0
-"""How many seconds after its copy was begun an object may be deleted at most. Otherwise the object
-is copied again. The age of an object is asked again after the same time."""
+"""How many seconds after its copy was begun an object may be deleted at most. Otherwise its age is
+asked again, and the object is copied again."""
 
 _BATCH = 1024  # objects that are moved after their ages were asked
 _TRIES = 10
@@ -172,6 +172,12 @@ class Sweep:
                 self._report._count_young(entry.nbytes, entry.time)
         in_parallel(lambda entry: self._move(entry, asked), old, workers=self._backend.parallel)
 
+    def _is_still_old(self, entry: Entry) -> bool:
+        again = next(
+            (each for each in self._backend.entries(entry.key) if each.key == entry.key), None
+        )
+        return again is not None and self._is_old(again)
+
     def _move(self, entry: Entry, asked: float) -> None:
         """Copy an object to the trash, and delete the object.
 
@@ -188,7 +194,9 @@ class Sweep:
         for _ in range(_TRIES):
             began = self._clock()
             if began - asked > MAX_MOVE:
-                return  # its age is not known any more; the next collection asks again
+                if not self._is_still_old(entry):
+                    return
+                asked = began
             try:
                 # A new key each time: nobody else knows this copy, so nobody deletes it as old.
                 self._backend.copy(entry.key, trash_key(digest, secrets.token_hex(16)))
