@@ -91,6 +91,7 @@ def model_rules() -> Iterator[None]:
         mock.patch.object(stamp, "datetime", _FIXED_TIME),
         mock.patch.object(policy_format, "SPLIT_TOTAL", 64),
         mock.patch.object(policy_format, "SPLIT_TENSOR", 64),
+        mock.patch.object(sweep, "_MIN_WORKERS", 1),
     ):
         yield
 

@@ -10,6 +10,7 @@ from policystore._util.deadlines import Clock, boottime
 from policystore._util.progress import Meter
 from policystore.errors import InvalidInputError
 from policystore.format.keys import OBJECTS, TEMPORARY, TRASH
+from policystore.repository.collect.counter import Counter
 from policystore.repository.collect.leftovers import MIN_AGE, sweep_leftovers
 from policystore.repository.collect.report import GarbageReport
 from policystore.repository.collect.roots import find_roots
@@ -84,6 +85,7 @@ def collect_garbage(
         grace,
         datetime.datetime.fromtimestamp(now, datetime.timezone.utc),
     )
+    counter = Counter(report)
     before = now - grace.total_seconds()
     roots = find_roots(objects, before, meter)
     if not dry_run:
@@ -94,15 +96,15 @@ def collect_garbage(
         for prefix in backend.prefixes(kind, "/")
     }
     meter.expect(len(parts))
-    sweep = Sweep(backend, roots, before, report, clock)
+    sweep = Sweep(backend, roots, before, counter, clock)
 
     def run(part: str) -> None:
         sweep.run(part)
         meter.add(1)
 
     in_parallel(run, sorted(parts), workers=min(_PARTS_AT_ONCE, backend.parallel))
-    sweep_leftovers(backend, min(before, now - MIN_AGE), report)
-    report._explain()
+    sweep_leftovers(backend, min(before, now - MIN_AGE), counter)
+    counter.explain()
     return report
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import threading
 from dataclasses import dataclass, field
 
-__all__ = ["GarbageReport", "Tally"]
+__all__ = ["MOST_NAMED", "GarbageReport", "Tally"]
 
-_MOST_NAMED = 20  # keys that a report names
+MOST_NAMED = 20
+"""How many keys that could not be deleted a report names."""
 
 
 @dataclass
@@ -64,57 +64,6 @@ class GarbageReport:
     refusals: int = 0
     notes: list[str] = field(default_factory=list)
     reason: str = ""
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._oldest: float | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
-
-    def _count(self, tally: Tally, nbytes: int) -> None:
-        """Count one key; several threads may do so at once."""
-        with self._lock:
-            tally.count += 1
-            tally.nbytes += nbytes
-
-    def _count_young(self, nbytes: int, time: float | None) -> None:
-        """Count an object that is too young, and remember the oldest one."""
-        with self._lock:
-            self.young.count += 1
-            self.young.nbytes += nbytes
-            if time is not None and (self._oldest is None or time < self._oldest):
-                self._oldest = time
-
-    def _refuse(self, key: str) -> None:
-        """Note a key that the storage does not delete."""
-        with self._lock:
-            self.refusals += 1
-            if len(self.refused) < _MOST_NAMED:
-                self.refused.append(key)
-
-    def _explain(self) -> None:
-        """Say why no object was moved, when the collection has ended."""
-        if self.moved.count:
-            return
-        if self.refusals:
-            self.reason = "the storage refuses to delete objects"
-        elif self._oldest is not None:
-            first = datetime.datetime.fromtimestamp(self._oldest, datetime.timezone.utc)
-            self.reason = (
-                f"nothing needs {self.young.count:,} objects, and all of them are younger than "
-                f"the grace of {self.grace}; the oldest can be moved from "
-                f"{first + self.grace:%Y-%m-%d %H:%M} UTC on"
-            )
-        elif self.young.count:
-            self.reason = "the storage does not tell how old the objects are"
-        elif self.needed.count:
-            self.reason = "a version, a tag or a push without a name needs each object"
-        else:
-            self.reason = "the store has no objects"
 
     def __repr__(self) -> str:
         return str(self)

@@ -24,8 +24,8 @@ from policystore.format.keys import (
     object_key,
     trash_key,
 )
+from policystore.repository.collect.counter import Counter
 from policystore.repository.collect.prefixes import DigestPrefixes
-from policystore.repository.collect.report import GarbageReport
 
 __all__ = ["MAX_MOVE", "Sweep"]
 
@@ -35,6 +35,7 @@ asked again, and the object is copied again."""
 
 _BATCH = 1024  # objects that are moved after their ages were asked
 _TRIES = 10
+_MIN_WORKERS = 8  # a disk flushes several files in little more time than one
 _MOST_REFUSALS = 100  # each refused deletion leaves a copy in the trash
 
 
@@ -45,7 +46,7 @@ class Sweep:
         backend: the storage of the store.
         roots: the objects that the store needs.
         before: what is newer than this time stays, by the clock of the storage.
-        report: counts what is done.
+        counter: counts what is done.
         clock: measures how long a move takes.
     """
 
@@ -54,14 +55,16 @@ class Sweep:
         backend: Backend,
         roots: DigestPrefixes,
         before: float,
-        report: GarbageReport,
+        counter: Counter,
         clock: Clock,
     ) -> None:
         self._backend = backend
         self._roots = roots
         self._before = before
-        self._report = report
+        self._counter = counter
+        self._report = counter.report
         self._clock = clock
+        self._workers = max(_MIN_WORKERS, backend.parallel)
 
     def run(self, part: str) -> None:
         """Sweep the objects whose digests start with two given digits.
@@ -76,11 +79,11 @@ class Sweep:
         for digest, is_needed in zip(objects, self._roots.contain(objects), strict=True):
             entry = objects[digest]
             if is_needed:
-                self._report._count(self._report.needed, entry.nbytes)
+                self._counter.add(self._report.needed, entry.nbytes)
             elif self._is_old(entry):
                 candidates.append(digest)
             else:
-                self._report._count_young(entry.nbytes, entry.time)
+                self._counter.add_young(entry.nbytes, entry.time)
         for start in range(0, len(candidates), _BATCH):
             self._move_all(part, candidates[start : start + _BATCH], objects)
 
@@ -112,7 +115,7 @@ class Sweep:
                 digest, copies[digest], absent=needed[digest] and digest not in present
             ),
             copies,
-            workers=self._backend.parallel,
+            workers=self._workers,
         )
 
     def _sweep_copies(self, digest: Digest, copies: list[Entry], *, absent: bool) -> None:
@@ -133,26 +136,26 @@ class Sweep:
             if self._is_old(entry):
                 self._delete(entry, purge=True)
             else:
-                self._report._count(self._report.in_trash, entry.nbytes)
+                self._counter.add(self._report.in_trash, entry.nbytes)
 
     def _put_back(self, digest: Digest, copies: Iterable[Entry]) -> bool:
         for entry in copies:
             with suppress(NotFoundError):  # another collector has deleted the copy
-                if not self._report.dry_run:
+                if not self._counter.dry_run:
                     self._backend.copy(entry.key, object_key(digest))
-                self._report._count(self._report.put_back, entry.nbytes)
+                self._counter.add(self._report.put_back, entry.nbytes)
                 return True
         return False
 
     def _delete(self, entry: Entry, *, purge: bool) -> bool:
         """Delete a key; False if the storage refuses."""
-        if not self._report.dry_run:
+        if not self._counter.dry_run:
             try:
                 self._backend.delete(entry.key)
             except ReadOnlyError:  # a lock on this object, or a policy of the bucket
-                self._report._refuse(entry.key)
+                self._counter.add_refusal(entry.key)
                 return False
-        self._report._count(self._report.purged if purge else self._report.moved, entry.nbytes)
+        self._counter.add(self._report.purged if purge else self._report.moved, entry.nbytes)
         return True
 
     # Objects
@@ -160,7 +163,7 @@ class Sweep:
     def _move_all(self, part: str, digests: list[Digest], listed: dict[Digest, Entry]) -> None:
         """Move objects to the trash, if they are still old."""
         asked = self._clock()
-        if not self._report.dry_run:
+        if not self._counter.dry_run:
             # A push may have written or checked the objects since they were listed.
             listed = self._list_objects(part)
         old: list[Entry] = []
@@ -169,8 +172,8 @@ class Sweep:
             if entry is not None and self._is_old(entry):
                 old.append(entry)
             elif entry is not None:
-                self._report._count_young(entry.nbytes, entry.time)
-        in_parallel(lambda entry: self._move(entry, asked), old, workers=self._backend.parallel)
+                self._counter.add_young(entry.nbytes, entry.time)
+        in_parallel(lambda entry: self._move(entry, asked), old, workers=self._workers)
 
     def _is_still_old(self, entry: Entry) -> bool:
         again = next(
@@ -188,7 +191,7 @@ class Sweep:
         digest = digest_of_key(entry.key)
         if digest is None or self._report.refusals >= _MOST_REFUSALS:
             return
-        if self._report.dry_run:
+        if self._counter.dry_run:
             self._delete(entry, purge=False)
             return
         for _ in range(_TRIES):
