@@ -8,7 +8,7 @@ without a name. The parents of a version are not needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 from policystore._util.concurrency import in_parallel
@@ -91,9 +91,11 @@ class _RootFinder:
         names = list_names(self._backend, self._recent)
         self._meter.expect(len(names))
         for page in _pages(names.items(), _PAGE):
-            needed = self._each(lambda item: list(self._needed_versions(*item)), page)
+            needed = self._each(lambda item: self._needed_versions(*item), page)
             versions = (
-                (page[i][0], number) for i, numbers in enumerate(needed) for number in numbers
+                (name, number)
+                for (name, _), ranges in zip(page, needed, strict=True)
+                for number in chain.from_iterable(ranges)
             )
             for some in _pages(versions, _PAGE):
                 for version in self._each(lambda item: self._read_version(*item), some):
@@ -110,20 +112,18 @@ class _RootFinder:
     def _each(self, call: Callable[[_Item], _Record], items: list[_Item]) -> list[_Record]:
         return in_parallel(call, items, workers=self._backend.parallel)
 
-    def _needed_versions(self, name: str, listed: ListedName) -> Iterator[int]:
-        """Yield the numbers of the versions of a name whose objects are needed."""
+    def _needed_versions(self, name: str, listed: ListedName) -> list[Iterable[int]]:
+        """Return the numbers of the versions of a name whose objects are needed."""
         newest, deleted = self._newest_version(name, listed.versions), self._deleted(name, listed)
-        begin = 1
-        for span in deleted:
-            yield from range(begin, min(span.first, newest + 1))
-            begin = span.last + 1
-        yield from range(begin, newest + 1)
+        begins = [1, *(span.last + 1 for span in deleted)]
+        ends = [*(min(span.first, newest + 1) for span in deleted), newest + 1]
         tagged = {
             target
             for tag, moves in listed.tags.items()
             for target in self._recent_targets(name, tag, moves)
+            if find_span(deleted, target)
         }
-        yield from sorted(target for target in tagged if find_span(deleted, target))
+        return [*map(range, begins, ends), sorted(tagged)]
 
     def _newest_version(self, name: str, listed: ListedNumbers) -> int:
         """Return the number of the newest version. It may have been pushed after the listing."""
