@@ -31,7 +31,6 @@ __all__ = [
     "digest_of_kept",
     "digest_of_key",
     "digest_of_trash",
-    "digits_in_trash",
     "hint_key",
     "is_key",
     "kept_key",
@@ -50,6 +49,7 @@ __all__ = [
     "tags_prefix",
     "trash_key",
     "trash_prefix",
+    "trash_start",
     "version_key",
     "versions_prefix",
 ]
@@ -115,15 +115,6 @@ def trash_prefix(digest: Digest) -> str:
     return f"{TRASH}{digest.hex[:2]}/{digest.hex}/"
 
 
-def digits_in_trash(digits: str) -> str:
-    """Return the common prefix of the copies of all objects whose digest starts with ``digits``.
-
-    Args:
-        digits: at least 2 hexadecimal digits.
-    """
-    return f"{TRASH}{digits[:2]}/{digits}"
-
-
 def trash_key(digest: Digest, nonce: str) -> str:
     """Return the key of a copy of an object in the trash.
 
@@ -137,6 +128,15 @@ def trash_key(digest: Digest, nonce: str) -> str:
 def digest_of_trash(key: str) -> Digest | None:
     """Return the digest in the key of a copy in the trash; None for a key of another form."""
     return _digest_in(_TRASHED, key)
+
+
+def trash_start(digits: str) -> str:
+    """Return the common prefix of all copies in the trash whose digest starts with ``digits``.
+
+    Args:
+        digits: at least 2 hexadecimal digits.
+    """
+    return f"{TRASH}{digits[:2]}/{digits}"
 
 
 def kept_prefix(digest: Digest) -> str:

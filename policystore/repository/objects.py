@@ -15,10 +15,10 @@ from policystore.format.arrays import Array
 from policystore.format.keys import (
     digest_of_key,
     digest_of_trash,
-    digits_in_trash,
     object_key,
     object_prefix,
     trash_prefix,
+    trash_start,
 )
 from policystore.format.metadata import External
 from policystore.format.policy import (
@@ -178,7 +178,7 @@ class ObjectReader:
         for _ in range(2):  # as in _fetch
             for prefix, digest_of_listed in (
                 (object_prefix(digits), digest_of_key),
-                (digits_in_trash(digits), digest_of_trash),
+                (trash_start(digits), digest_of_trash),
             ):
                 digests = {digest_of_listed(key) for key in self.backend.keys(prefix)} - {None}
                 if digests:

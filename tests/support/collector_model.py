@@ -136,6 +136,26 @@ def collect(backend: Any, clock: Clock) -> None:
     )
 
 
+class _Pieces:
+    """A backend whose listing of all names takes a request for each kind of record."""
+
+    def __init__(self, inner: Any, kinds: tuple[str, ...]) -> None:
+        self._inner, self._kinds = inner, kinds
+
+    def entries(self, prefix: str, **options: Any) -> Iterator[Entry]:
+        prefixes = [f"names/a/@{kind}/" for kind in self._kinds] if prefix == NAMES else [prefix]
+        for each in prefixes:
+            yield from self._inner.entries(each, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def collect_in_pieces(*kinds: str) -> Act:
+    """Collect, while the listing of names shows different moments of its parts."""
+    return lambda backend, clock: collect(_Pieces(backend, kinds), clock)
+
+
 def delete(number: int, name: str = "a") -> Act:
     return lambda backend, clock: write_mark(backend, name, "delete", [(number, number)])
 
@@ -312,6 +332,14 @@ def standing(store: PolicyStore, backend: Storage, wait: Wait) -> None:
 _BOTH: dict[str, Act] = {"first": collect, "second": collect}
 
 
+def tagged(store: PolicyStore, backend: Storage, wait: Wait) -> None:
+    """Versions 1 and 2 stand, and a tag points to version 1."""
+    for snap in small_policies():
+        store.push(snap, "a")
+    store.tag("a@1", "best")
+    wait(100 * HOUR)
+
+
 @dataclass(frozen=True)
 class Scenario:
     """Actors that work on one store at the same time.
@@ -350,6 +378,24 @@ def scenarios() -> dict[str, Scenario]:
         ),
         "tag, and delete": Scenario(
             standing, {"tag": tag("a@1", "best"), "delete": delete(1), "first": collect}
+        ),
+        "pages from versions to marks": Scenario(
+            tagged,
+            {
+                "tag": tag("a@2", "best"),
+                "delete": delete(1),
+                "first": collect_in_pieces("versions", "tags", "marks"),
+            },
+            (GRACE, GRACE),
+        ),
+        "pages from marks to versions": Scenario(
+            tagged,
+            {
+                "tag": tag("a@2", "best"),
+                "delete": delete(1),
+                "first": collect_in_pieces("marks", "tags", "versions"),
+            },
+            (GRACE, GRACE),
         ),
         "reader, put back": Scenario(put_back, {"reader": pull("a@1", one), **_BOTH}),
         "reader, push": Scenario(
