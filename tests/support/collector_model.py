@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 
 from policystore import NotFoundError, PolicyStore, Snapshot, Version
+from policystore._util import concurrency
 from policystore._util.progress import Meter
 from policystore.backends.base import Entry
 from policystore.digest import Digest
@@ -91,7 +92,7 @@ def model_rules() -> Iterator[None]:
         mock.patch.object(stamp, "datetime", _FIXED_TIME),
         mock.patch.object(policy_format, "SPLIT_TOTAL", 64),
         mock.patch.object(policy_format, "SPLIT_TENSOR", 64),
-        mock.patch.object(sweep, "_MIN_WORKERS", 1),
+        mock.patch.object(concurrency, "_start_threads", return_value=[]),
     ):
         yield
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import threading
 
+from policystore.format.keys import OBJECTS
 from policystore.repository.collect.report import MOST_NAMED, GarbageReport, Tally
 
 __all__ = ["Counter"]
@@ -15,11 +16,15 @@ class Counter:
 
     Args:
         report: the report.
+
+    Attributes:
+        unmoved: how many objects the storage has refused to delete.
     """
 
     def __init__(self, report: GarbageReport) -> None:
         self.report = report
         self._lock = threading.Lock()
+        self.unmoved = 0
         self._oldest: float | None = None  # the time of the oldest object that is too young
 
     @property
@@ -49,6 +54,7 @@ class Counter:
         """Note a key that the storage does not delete."""
         with self._lock:
             self.report.refusals += 1
+            self.unmoved += key.startswith(OBJECTS)
             if len(self.report.refused) < MOST_NAMED:
                 self.report.refused.append(key)
 
@@ -57,7 +63,7 @@ class Counter:
         report = self.report
         if report.moved.count:
             return
-        if report.refusals:
+        if self.unmoved:
             report.reason = "the storage refuses to delete objects"
         elif self._oldest is not None:
             oldest = datetime.datetime.fromtimestamp(self._oldest, datetime.timezone.utc)

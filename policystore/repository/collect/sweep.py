@@ -36,7 +36,7 @@ asked again, and the object is copied again."""
 _BATCH = 1024  # objects that are moved after their ages were asked
 _TRIES = 10
 _MIN_WORKERS = 8  # a disk flushes several files in little more time than one
-_MOST_REFUSALS = 100  # each refused deletion leaves a copy in the trash
+_MOST_UNMOVED = 100  # each refused deletion of an object leaves a copy in the trash
 
 
 class Sweep:
@@ -189,7 +189,7 @@ class Sweep:
             asked: when its age was asked.
         """
         digest = digest_of_key(entry.key)
-        if digest is None or self._report.refusals >= _MOST_REFUSALS:
+        if digest is None or self._counter.unmoved >= _MOST_UNMOVED:
             return
         if self._counter.dry_run:
             self._delete(entry, purge=False)

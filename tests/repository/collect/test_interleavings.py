@@ -7,7 +7,7 @@ import pytest
 from tests.support.collector_model import broken_rules, explore, scenarios
 from tests.support.interleavings import LostError
 
-QUICK = {"push, one of two objects is there", "slow restore", "tag, and delete", "reader, put back"}
+QUICK = {"push, one of two objects is there", "tag, and delete", "reader, put back"}
 QUICKLY_NOTICED = {
     "copies in the trash are removed while young",
     "all copies of an object have one key",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,7 +24,7 @@ from policystore.format.records import pointer_bytes
 from policystore.repository.collect import sweep
 from policystore.repository.collect.collector import collect_garbage
 from policystore.repository.objects import ObjectReader
-from tests.support.collecting import GRACE, TimedStore, policy, write_mark
+from tests.support.collecting import DAY, GRACE, TimedStore, policy, write_mark
 
 OTHER_HEX = "ab" * 32
 
@@ -229,7 +230,7 @@ def test_locked_objects_are_counted_and_the_others_moved() -> None:
 def test_no_more_copies_are_made_when_every_deletion_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sweep, "_MOST_REFUSALS", 5)
+    monkeypatch.setattr(sweep, "_MOST_UNMOVED", 5)
     backend = Locked("all locked")
     timed = TimedStore(backend)
     for seed in range(30):
@@ -240,6 +241,29 @@ def test_no_more_copies_are_made_when_every_deletion_is_refused(
     report = timed.collect()
     assert report.refusals == len(timed.trash()) == 5
     assert "refuses to delete" in report.reason
+
+
+def test_locked_copies_in_the_trash_and_other_files_do_not_stop_the_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweep, "_MOST_UNMOVED", 1)
+    backend = Locked("the trash is locked")
+    timed = TimedStore(backend)
+    for seed in range(2):
+        timed.store.push(policy(seed), "a")
+    write_mark(backend, "a", "delete", [(1, 1)])
+    backend.replace("tmp/locked", b"")
+    timed.wait(8)
+    timed.collect()
+    write_mark(backend, "a", "delete", [(2, 2)])
+    timed.wait(8)
+    backend.replace("tmp/locked", b"")
+    timed.now += 2 * DAY
+    backend.locked = lambda key: key.startswith("trash/") or key == "tmp/locked"
+    report = timed.collect(grace=datetime.timedelta(days=2))
+    assert (report.moved.count, report.refusals) == (1, 2)
+    assert "tmp/locked" in report.refused
+    assert "refuses" not in timed.collect().reason
 
 
 def test_credentials_that_may_not_delete_are_refused_before_anything_is_copied() -> None:
