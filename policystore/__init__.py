@@ -24,6 +24,7 @@ from policystore.errors import (
 )
 from policystore.format.records import Version
 from policystore.format.spec import Spec
+from policystore.repository.collect.report import GarbageReport
 from policystore.repository.verify_report import Fault, VerifyReport
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
@@ -37,6 +38,7 @@ __all__ = [
     "Fault",
     "FieldDiff",
     "FormatError",
+    "GarbageReport",
     "IntegrityError",
     "InvalidInputError",
     "MismatchError",

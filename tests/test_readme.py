@@ -13,7 +13,7 @@ import policystore
 from tests.support.doc_blocks import DOCS, PAGES, README, anchors, blocks, links, run_blocks
 
 # Where the Python blocks of each page are run.
-HERE = {"store.md", "torch.md", "errors.md", "spaces.md"}
+HERE = {"store.md", "upkeep.md", "torch.md", "errors.md", "spaces.md"}
 WITH_RLLIB = {"README.md", "rllib.md", "filters.md", "trust.md"}  # rllib/test_readme_rllib.py
 ELSEWHERE = {
     "callbacks.md",  # rllib/callbacks/test_documented.py
@@ -60,6 +60,13 @@ def test_the_blocks_about_the_store(
     printed = capsys.readouterr().out
     assert "control/main@2" in printed
     assert "beats version 1" in printed
+
+
+def test_the_blocks_about_upkeep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names = run_page("upkeep.md", tmp_path, monkeypatch)
+
+    assert names["report"].needed.count == 1
+    assert "needs each object" in names["report"].reason
 
 
 def test_the_blocks_about_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from policystore._util.progress import BytesCallback
 
-__all__ = ["Backend", "Chunks", "Entry", "Problems"]
+__all__ = ["Backend", "Chunks", "Entry", "KeepsUploads", "Problems", "UnfinishedUpload"]
 
 Chunks: TypeAlias = Sequence[bytes | memoryview]
 """The bytes of one key in pieces, to be written one after the other."""
@@ -202,3 +202,36 @@ class Backend(Protocol):
         Raises:
             NotFoundError: ``key`` does not exist.
         """
+
+
+@dataclass(frozen=True)
+class UnfinishedUpload:
+    """An upload in parts that was begun and not finished.
+
+    Attributes:
+        key: the key that the upload writes.
+        upload_id: the name that the server gave the upload.
+        time: when the upload was begun, by the clock of the storage, in seconds since 1970; None if
+            the storage does not tell.
+    """
+
+    key: str
+    upload_id: str
+    time: float | None
+
+
+@runtime_checkable
+class KeepsUploads(Protocol):
+    """A backend whose storage keeps the parts of unfinished uploads, as S3 does.
+
+    The calls raise StorageError if the storage failed, and ReadOnlyError if it refuses a write.
+    """
+
+    def unfinished_uploads(self) -> Iterator[UnfinishedUpload]:
+        """List the unfinished uploads of objects of this store."""
+
+    def abort_upload(self, upload: UnfinishedUpload) -> None:
+        """Delete the parts of an upload. If the upload does not exist, do nothing."""
+
+    def deletion_limits(self) -> list[str]:
+        """Return sentences on why deleted bytes stay in the storage, if they do."""

@@ -7,6 +7,7 @@ import errno
 import os
 from pathlib import Path
 
+from policystore._util.deadlines import raise_if_late
 from policystore.errors import StorageError
 
 __all__ = ["NO_LINKS", "publish"]
@@ -16,7 +17,12 @@ NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def publish(temporary: Path, path: Path) -> bool:
-    """Link a finished file to its path, and return False if the path exists; never overwrite."""
+    """Link a finished file to its path, and return False if the path exists; never overwrite.
+
+    Raises:
+        LateError: the deadline of the call has passed: the flush of the file may have taken long.
+    """
+    raise_if_late()
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from policystore._util.progress import BytesCallback
-from policystore.backends.base import Chunks, Entry, Problems
+from policystore.backends.base import Chunks, Entry, Problems, UnfinishedUpload
 from policystore.backends.filesystems import (
     is_listed,
     large_body_slots,
@@ -26,7 +26,13 @@ from policystore.backends.filesystems import (
 from policystore.backends.fsspec import FsspecBackend
 from policystore.backends.fsspec_errors import Kind
 from policystore.backends.s3_copy import copy_object
-from policystore.backends.s3_multipart import PartedBody, Upload, read_parts, reads_in_parts
+from policystore.backends.s3_multipart import (
+    PartedBody,
+    Upload,
+    list_uploads,
+    read_parts,
+    reads_in_parts,
+)
 from policystore.errors import FormatError, NotFoundError, StorageError
 
 __all__ = ["S3Backend"]
@@ -296,6 +302,41 @@ class S3Backend(FsspecBackend):
 
     def _time(self, key: str) -> float | None:
         return time_of(self._head_object(key) or {})
+
+    # Unfinished uploads
+
+    def unfinished_uploads(self) -> Iterator[UnfinishedUpload]:
+        def attempt(call: Callable[[Any], _Out]) -> _Out:
+            return self._attempt("listing the uploads of", "", call)
+
+        attempt(lambda fs: None)  # sets the bucket
+        return list_uploads(attempt, self._bucket, self._root)
+
+    def abort_upload(self, upload: UnfinishedUpload) -> None:
+        request = {**self._at(upload.key), "UploadId": upload.upload_id}
+
+        def call(fs: Any) -> None:
+            run(fs, fs._call_s3, "abort_multipart_upload", **request)
+
+        answers: dict[Kind, None] = {"missing": None}
+        self._attempt("deleting", upload.key, call, writing=True, answers=answers)
+
+    def deletion_limits(self) -> list[str]:
+        def call(fs: Any) -> dict[str, Any]:
+            return dict(run(fs, fs._call_s3, "get_bucket_versioning", Bucket=self._bucket))
+
+        try:
+            status = str(self._attempt("asking about", "", call).get("Status") or "")
+        except StorageError as error:
+            return [f"the server does not tell whether the bucket keeps old versions: {error}"]
+        if status not in ("Enabled", "Suspended"):
+            return []
+        return [
+            f"the bucket {self._bucket} keeps versions ({status.lower()}): what is deleted stays "
+            "in the bucket as an old version, and costs money, until a lifecycle rule of the "
+            "bucket removes old versions (NoncurrentVersionExpiration). Object locks keep them "
+            "longer."
+        ]
 
     # Requests
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from policystore._util.concurrency import in_parallel, shielded
 from policystore._util.progress import BytesCallback
-from policystore.backends.base import Chunks
-from policystore.backends.filesystems import large_body_slots, run, run_briefly
+from policystore.backends.base import Chunks, UnfinishedUpload
+from policystore.backends.filesystems import large_body_slots, run, run_briefly, time_of
 from policystore.backends.fsspec_errors import Kind
 from policystore.errors import PolicyStoreError, StorageError
+from policystore.format.keys import digest_of_key, digest_of_trash
 
-__all__ = ["PartedBody", "Upload", "read_parts", "reads_in_parts"]
+__all__ = ["PartedBody", "Upload", "list_uploads", "read_parts", "reads_in_parts"]
 
 _PART = 16 << 20  # bytes; objects of two parts or more move in parts
 _PARTS_AT_ONCE = 8
@@ -278,3 +279,42 @@ def _md5(blocks: Iterable[bytes | memoryview]) -> hashlib._Hash:
     for block in blocks:
         checksum.update(block)
     return checksum
+
+
+def list_uploads(attempt: _Attempt, bucket: str, root: str) -> Iterator[UnfinishedUpload]:
+    """List the unfinished uploads of objects and of copies in the trash.
+
+    Args:
+        attempt: makes a request.
+        bucket: the bucket.
+        root: the start of the keys of the store in the bucket. Uploads to other keys are left out:
+            other programs may use the same bucket.
+
+    Raises:
+        StorageError: the server does not list as S3 does.
+    """
+    request = {"Bucket": bucket, "Prefix": root}
+
+    def call(fs: Any) -> dict[str, Any]:
+        return dict(run(fs, fs._call_s3, "list_multipart_uploads", **request))
+
+    while True:
+        page = attempt(call)
+        for item in page.get("Uploads") or ():
+            path = str(item.get("Key", ""))
+            key = path.removeprefix(root)
+            if path == root + key and (digest_of_key(key) or digest_of_trash(key)):
+                time = time_of({"LastModified": item.get("Initiated")})
+                yield UnfinishedUpload(key, str(item.get("UploadId", "")), time)
+        if not page.get("IsTruncated"):
+            return
+        markers = {
+            "KeyMarker": str(page.get("NextKeyMarker") or ""),
+            "UploadIdMarker": str(page.get("NextUploadIdMarker") or ""),
+        }
+        if markers.items() <= request.items():
+            raise StorageError(
+                f"listing unfinished uploads of the bucket {bucket}: the server says that the "
+                "listing goes on, and not how to get the next page"
+            )
+        request |= markers

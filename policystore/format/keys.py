@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from policystore.digest import Digest
 from policystore.errors import InvalidInputError
@@ -22,6 +24,7 @@ __all__ = [
     "OBJECTS",
     "TEMPORARY",
     "TRASH",
+    "NameKey",
     "copied_key",
     "copied_prefix",
     "deleted_key",
@@ -39,12 +42,14 @@ __all__ = [
     "number_of",
     "object_key",
     "object_prefix",
+    "parse_name_key",
     "tag_hint_key",
     "tag_key",
     "tag_of_prefix",
     "tags_prefix",
     "trash_key",
     "trash_prefix",
+    "trash_start",
     "version_key",
     "versions_prefix",
 ]
@@ -123,6 +128,15 @@ def trash_key(digest: Digest, nonce: str) -> str:
 def digest_of_trash(key: str) -> Digest | None:
     """Return the digest in the key of a copy in the trash; None for a key of another form."""
     return _digest_in(_TRASHED, key)
+
+
+def trash_start(digits: str) -> str:
+    """Return the common prefix of all copies in the trash whose digest starts with ``digits``.
+
+    Args:
+        digits: at least 2 hexadecimal digits.
+    """
+    return f"{TRASH}{digits[:2]}/{digits}"
 
 
 def kept_prefix(digest: Digest) -> str:
@@ -226,24 +240,57 @@ def _unescape_valid(escaped: str, check: Callable[[str], str]) -> str | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class NameKey:
+    """What a key below ``names/`` is.
+
+    Attributes:
+        name: the name that the key belongs to.
+        kind: what the key holds; ``"copied"`` is the cursor of a mirror.
+        tag: the tag, for ``"tag"`` and ``"tag-hint"``.
+        number: the number of the record; 0 for keys without one.
+    """
+
+    name: str
+    kind: Literal["version", "mark", "tag", "hint", "tag-hint", "copied"]
+    tag: str = ""
+    number: int = 0
+
+
+def parse_name_key(key: str) -> NameKey | None:
+    """Return what a key below ``names/`` is; None for a key that format 1 does not have."""
+    prefix, separator, rest = key.partition("/@")
+    name = name_of_prefix(prefix + separator) if separator and prefix.startswith(NAMES) else None
+    if name is None:
+        return None
+    tag = tag_of_prefix(key.rpartition("/")[0] + "/", name) if rest.startswith("tags/") else None
+    number = number_of(key) or 0
+    parsed: NameKey | None = None
+    if tag is not None:
+        if number:
+            parsed = (
+                NameKey(name, "tag", tag, number) if key == tag_key(name, tag, number) else None
+            )
+        elif key == tag_hint_key(name, tag):
+            parsed = NameKey(name, "tag-hint", tag)
+    elif number and key == version_key(name, number):
+        parsed = NameKey(name, "version", number=number)
+    elif number and key == mark_key(name, number):
+        parsed = NameKey(name, "mark", number=number)
+    elif key == hint_key(name):
+        parsed = NameKey(name, "hint")
+    elif _COPIED.match(rest):
+        parsed = NameKey(name, "copied")
+    return parsed
+
+
 def is_key(key: str) -> bool:
     """Return whether a key outside ``objects/`` has the form of a key of format 1."""
     if key == MARKER or name_of_deleted(key) is not None:
         return True
     if digest_of_trash(key) is not None or digest_of_kept(key) is not None:
         return True
-    prefix, separator, rest = key.partition("/@")
-    name = name_of_prefix(prefix + separator) if separator and prefix.startswith(NAMES) else None
-    if name is None:
-        return False
-    tag = tag_of_prefix(key.rpartition("/")[0] + "/", name) if rest.startswith("tags/") else None
-    number = number_of(key)
-    if number is None:
-        hints = {hint_key(name)} if tag is None else {tag_hint_key(name, tag)}
-        return key in hints or bool(_COPIED.match(rest))
-    if tag is not None:
-        return key == tag_key(name, tag, number)
-    return key in (version_key(name, number), mark_key(name, number))
+    return parse_name_key(key) is not None
 
 
 def number_of(key: str) -> int | None:

@@ -11,9 +11,16 @@ from policystore._util.progress import BytesCallback, Meter, ObjectProgress
 from policystore.backends.base import Backend
 from policystore.cache import NodeCache
 from policystore.digest import Digest, digest_of
-from policystore.errors import FormatError, IntegrityError, NotFoundError
+from policystore.errors import FormatError, IntegrityError, NotFoundError, StorageError
 from policystore.format.arrays import Array
-from policystore.format.keys import object_key
+from policystore.format.keys import (
+    digest_of_key,
+    digest_of_trash,
+    object_key,
+    object_prefix,
+    trash_prefix,
+    trash_start,
+)
 from policystore.format.metadata import External
 from policystore.format.policy import (
     MAX_POLICY,
@@ -96,15 +103,61 @@ class ObjectReader:
     def _fetch(
         self, digest: Digest, limit: int | None, size: int | None, on_bytes: BytesCallback | None
     ) -> bytes | memoryview:
-        """Read an object from the backend; arguments and errors as in :meth:`read`."""
-        backend, key = self.backend, object_key(digest)
+        """Read an object from the backend; arguments and errors as in :meth:`read`.
+
+        The collector copies an object to the trash before it deletes the object, and back before it
+        deletes the copy. So of two looks at each place, one finds the object.
+        """
+        problem = ""
+        for _ in range(2):
+            try:
+                return self._fetch_key(object_key(digest), digest, limit, size, on_bytes)
+            except NotFoundError:
+                pass  # the collector may have moved the object to the trash
+            try:
+                data = self._fetch_trash(digest, limit)
+            except StorageError as error:
+                problem = f", and its trash cannot be read: {error}"
+                continue
+            if data is not None:
+                return data
+        raise NotFoundError(f"no object {digest} in {self.backend.url}{problem}")
+
+    def _fetch_trash(self, digest: Digest, limit: int | None) -> bytes | memoryview | None:
+        """Read an object from one of its copies in the trash; None if there is no copy."""
+        damage: IntegrityError | None = None
+        for key in self.backend.keys(trash_prefix(digest)):
+            if digest_of_trash(key) == digest:
+                try:
+                    return self._fetch_key(key, digest, limit)
+                except NotFoundError:
+                    pass  # a collector has removed the copy since the listing
+                except IntegrityError as error:
+                    damage = error
+        if damage is not None:
+            raise damage
+        return None
+
+    def _fetch_key(
+        self,
+        key: str,
+        digest: Digest,
+        limit: int | None,
+        size: int | None = None,
+        on_bytes: BytesCallback | None = None,
+    ) -> bytes | memoryview:
+        """Read an object from one key.
+
+        Raises:
+            NotFoundError: the key does not exist.
+            IntegrityError: as in :meth:`read`.
+        """
+        backend = self.backend
         location = backend.location(key)
         try:
             if limit is None:
                 limit = declared_size(backend.head(key, 8 + MAX_HEADER), location)
             data = backend.get(key, limit=limit, share=True, size=size, on_bytes=on_bytes)
-        except NotFoundError:
-            raise NotFoundError(f"no object {digest} in {backend.url}") from None
         except FormatError as error:
             raise IntegrityError(f"{location} is damaged: {error}. {_REPAIR}") from None
         actual = digest_of(data)
@@ -114,6 +167,29 @@ class ObjectReader:
                 f"{actual.short}, not {digest.short}. {_REPAIR}"
             )
         return data
+
+    def find(self, digits: str) -> list[Digest]:
+        """List the objects whose digests start with ``digits``.
+
+        If there are none, the copies in the trash are listed.
+
+        Args:
+            digits: 8 to 64 hexadecimal digits.
+
+        Raises:
+            StorageError: the storage failed.
+        """
+        if len(digits) == 64 and self.backend.size(object_key(Digest(digits))) is not None:
+            return [Digest(digits)]
+        for _ in range(2):  # as in _fetch
+            for prefix, digest_of_listed in (
+                (object_prefix(digits), digest_of_key),
+                (trash_start(digits), digest_of_trash),
+            ):
+                digests = {digest_of_listed(key) for key in self.backend.keys(prefix)} - {None}
+                if digests:
+                    return sorted(digest for digest in digests if digest is not None)
+        return []
 
     def policy(self, digest: Digest) -> StoredPolicy:
         """Read a policy object, without the tensors that are objects of their own.

@@ -25,10 +25,8 @@ from policystore.errors import (
 )
 from policystore.format.keys import (
     NAMES,
-    digest_of_key,
     name_of_prefix,
     object_key,
-    object_prefix,
     tag_of_prefix,
     tags_prefix,
     version_key,
@@ -329,19 +327,14 @@ class Resolver:
             NotFoundError: no digest starts with these digits.
             AmbiguousError: the digests of several policies start with these digits.
         """
-        if len(digits) == 64:
-            digest = Digest(digits)
-            if self.backend.size(object_key(digest)) is None:
-                require_store(self.backend)
-                raise NotFoundError(f"no object {digest} in {self.backend.url}")
-            return digest
-        keys = self.backend.keys(object_prefix(digits))
-        candidates = [digest for digest in map(digest_of_key, keys) if digest is not None]
+        candidates = self._objects.find(digits)
         if len(candidates) > 1:
             # Tensor objects have digests, too. Of several objects that fit, only policies count.
             candidates = [digest for digest in candidates if self._is_policy(digest)]
         if not candidates:
             require_store(self.backend)
+            if len(digits) == 64:
+                raise NotFoundError(f"no object {Digest(digits)} in {self.backend.url}")
             raise NotFoundError(
                 f"no policy in {self.backend.url} has a digest that starts with {digits}"
             )

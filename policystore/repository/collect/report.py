@@ -1,0 +1,93 @@
+"""Report what a collection has done, or would do."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+
+__all__ = ["MOST_NAMED", "GarbageReport", "Tally"]
+
+MOST_NAMED = 20
+"""How many keys that could not be deleted a report names."""
+
+
+@dataclass
+class Tally:
+    """A number of keys.
+
+    Attributes:
+        count: how many keys.
+        nbytes: how many bytes these keys have together.
+    """
+
+    count: int = 0
+    nbytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.count:,} ({self.nbytes:,} bytes)"
+
+
+@dataclass(repr=False)
+class GarbageReport:
+    """The result of ``collect_garbage``. With ``dry_run``, what a real run would do.
+
+    Attributes:
+        url: the folder or URL of the store.
+        dry_run: whether nothing was changed.
+        grace: how long an object has to be unneeded and unchanged before it is moved.
+        time: when the collection began, by the clock of the storage, in UTC.
+        needed: objects that a version, a tag or a push without a name needs.
+        young: objects that nothing needs, and that are younger than the grace.
+        moved: objects that were moved to the trash.
+        in_trash: copies that stay in the trash; they can be pulled by digest and restored.
+        purged: copies that were deleted from the trash. They are lost.
+        put_back: needed objects that were only in the trash, and were copied back.
+        swept: unfinished writes that were deleted. Bytes of unfinished uploads are not counted.
+        refused: keys that the storage refuses to delete, 20 of them at most.
+        refusals: how many deletions the storage has refused.
+        notes: sentences on what the collector cannot do in this storage.
+        reason: why no object was moved; empty if some were.
+    """
+
+    url: str
+    dry_run: bool
+    grace: datetime.timedelta
+    time: datetime.datetime
+    needed: Tally = field(default_factory=Tally)
+    young: Tally = field(default_factory=Tally)
+    moved: Tally = field(default_factory=Tally)
+    in_trash: Tally = field(default_factory=Tally)
+    purged: Tally = field(default_factory=Tally)
+    put_back: Tally = field(default_factory=Tally)
+    swept: Tally = field(default_factory=Tally)
+    refused: list[str] = field(default_factory=list)
+    refusals: int = 0
+    notes: list[str] = field(default_factory=list)
+    reason: str = ""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        verb = "would be" if self.dry_run else "were"
+        lines = [
+            f"{self.url}: {self.moved} objects {verb} moved to the trash, "
+            f"{self.purged} copies {verb} deleted from the trash",
+            f"  needed: {self.needed}; younger than {self.grace}: {self.young}; "
+            f"in the trash: {self.in_trash}",
+        ]
+        if self.put_back.count:
+            lines.append(f"  {self.put_back} needed objects {verb} put back from the trash")
+        if self.swept.count:
+            lines.append(f"  {self.swept} unfinished writes {verb} deleted")
+        if self.reason:
+            lines.append(
+                f"  no object {'would be' if self.dry_run else 'was'} moved: {self.reason}"
+            )
+        if self.refusals:
+            more = self.refusals - len(self.refused)
+            lines.append(f"  {self.refusals:,} deletions were refused:")
+            lines += [f"    {key}" for key in self.refused]
+            lines += [f"    and {more:,} more"] if more else []
+        lines += [f"  {note}" for note in self.notes]
+        return "\n".join(lines)

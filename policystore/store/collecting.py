@@ -1,0 +1,63 @@
+"""Collect the garbage of a store."""
+
+from __future__ import annotations
+
+import datetime
+
+from policystore._util.progress import Meter, Progress
+from policystore.repository.collect.collector import check_grace, collect_garbage
+from policystore.repository.collect.report import GarbageReport
+from policystore.repository.objects import ObjectReader
+from policystore.store.base import StoreBase
+
+__all__ = ["CollectingCalls"]
+
+
+class CollectingCalls(StoreBase):
+    """The call that removes what a store does not need any more."""
+
+    def collect_garbage(
+        self,
+        grace: datetime.timedelta = datetime.timedelta(days=7),
+        dry_run: bool = True,
+        exclusive: bool = False,
+        progress: Progress | None = None,
+    ) -> GarbageReport:
+        """Move objects that nothing needs to the trash, and empty the old part of the trash.
+
+        Needed are the policies of all versions that stand, of all tags, and of all pushes without
+        a name. A version that was deleted, or that a tag has left, stays needed for the time
+        ``grace``. An object that is not needed and at least as old as the grace is moved to the
+        trash. From there it can still be pulled by digest, and ``restore`` brings it back. When
+        its copy in the trash is as old as the grace, a later call deletes the copy.
+
+        Other processes may push, pull, delete, restore and collect at the same time, and nothing
+        that they rely on is lost. A call that is cut off leaves a valid store; the next call goes
+        on. The call deletes also unfinished writes that are older than a day and the grace.
+
+        Args:
+            grace: how long an object has to be unneeded and unchanged; at least 2 hours.
+            dry_run: True to change nothing, and report what would be done.
+            exclusive: your promise that nobody else uses the store until the call returns. Then the
+                grace may be shorter, even 0.
+            progress: a function of two numbers: how many names and parts of the store were looked
+                through, and how many there are. The second number grows during the call.
+
+        Raises:
+            InvalidInputError: a grace of less than 2 hours without ``exclusive``.
+            NotFoundError: there is no store.
+            FormatError: a key or a record that this release does not understand, or a record that
+                is missing; the message names the key. Nothing was collected.
+            ReadOnlyError: the store was opened read-only, or its storage refuses to delete.
+            StorageError: the storage failed, or does not tell the times of keys.
+        """
+        check_grace(grace, exclusive=exclusive)
+        if not dry_run:
+            self._check_writable("collect_garbage")
+        return collect_garbage(
+            ObjectReader(self._backend),
+            grace=grace,
+            dry_run=dry_run,
+            exclusive=exclusive,
+            meter=Meter(progress),
+        )

@@ -1,0 +1,37 @@
+"""Nothing is lost in any order of the steps of pushes, marks, readers and two collectors."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.collector_model import broken_rules, explore, scenarios
+from tests.support.interleavings import LostError
+
+QUICK = {"push, one of two objects is there", "tag, and delete", "reader, put back"}
+QUICKLY_NOTICED = {
+    "copies in the trash are removed while young",
+    "all copies of an object have one key",
+    "an object is deleted before it is copied",
+    "a reader looks once",
+}
+
+
+def cells(names: list[str], quick: set[str]) -> list[object]:
+    assert quick <= set(names)
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
+@pytest.mark.parametrize("name", cells(list(scenarios()), QUICK))
+def test_nothing_is_lost_in_any_order(name: str) -> None:
+    explorer = explore(scenarios()[name])
+    print(f"{name}: {explorer.states} states, {explorer.schedules:.3g} schedules")
+    assert explorer.states > 1000
+    assert explorer.schedules > 100_000
+    assert explorer.ends <= {"NoneType", "NotFoundError"}
+
+
+@pytest.mark.parametrize("rule", cells(list(broken_rules()), QUICKLY_NOTICED))
+def test_a_broken_rule_is_noticed(rule: str) -> None:
+    scenario, broken = broken_rules()[rule]
+    with broken, pytest.raises(LostError, match="lost"):
+        explore(scenario)
