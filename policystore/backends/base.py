@@ -164,7 +164,7 @@ class Backend(Protocol):
         ``names/a/@`` and ``names/b/c/@``.
 
         Args:
-            prefix: the start of the keys; it ends with ``/``.
+            prefix: the start of the keys, such as ``names/`` or ``names/soc``.
             delimiter: ``/`` or ``/@``.
         """
 

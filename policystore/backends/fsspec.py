@@ -187,18 +187,20 @@ class FsspecBackend:
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
         # List folder by folder, but not the folders after the delimiter: a name has many versions.
         prefixes: set[str] = set()
-        folders = [prefix]
+        folders = [prefix.rpartition("/")[0] + "/"]
         while folders:
             listed = in_parallel(self._folders, folders, workers=_PARALLEL)
             folders = []
             for folder in (folder for inner in listed for folder in inner):
                 outer, _, name = folder[:-1].rpartition("/")
+                if not folder.startswith(prefix):
+                    continue
                 if delimiter == "/":
                     prefixes.add(folder)
-                elif name.startswith("@"):
-                    prefixes.add(f"{outer}/@")
-                else:
+                elif not name.startswith("@"):
                     folders.append(folder)
+                elif outer.startswith(prefix):
+                    prefixes.add(f"{outer}/@")
         yield from prefixes
 
     def _folders(self, folder: str) -> list[str]:

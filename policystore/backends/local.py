@@ -142,16 +142,20 @@ class LocalBackend:
             yield Entry(key, status.st_size, max(status.st_mtime, status.st_ctime))
 
     def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
-        pending = [prefix.rstrip("/")]
+        start, _, begin = prefix.rpartition("/")
+        pending = [start]
         while pending:
             folder = pending.pop()
             inner = [entry.name for entry in self._entries(folder) if _is_folder(entry, False)]
+            if folder == start:
+                inner = [name for name in inner if name.startswith(begin)]
             for name in inner:
                 if delimiter == "/" and self._has_files(f"{folder}/{name}"):
                     yield f"{folder}/{name}/"
             marked = [name for name in inner if name.startswith("@")]
             if delimiter == "/@":
-                if any(self._has_files(f"{folder}/{name}") for name in marked):
+                # In the first folder, the delimiter is not after the prefix.
+                if folder != start and any(self._has_files(f"{folder}/{name}") for name in marked):
                     yield f"{folder}/@"
                 pending += [f"{folder}/{name}" for name in inner if name not in marked]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
+from policystore._util.messages import printable, shorten
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import Json
@@ -77,6 +78,12 @@ class Mark:
     author: str
     message: str
     nonce: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        done = {"delete": "deleted", "prune": "pruned", "restore": "restored"}[self.action]
+        message = f": {shorten(self.message, 200)}" if self.message else ""
+        text = f"{done} by {self.author} at {self.time:%Y-%m-%d %H:%M:%S} UTC{message}"
+        return printable(text)
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the record.
