@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policystore.backends.base import Backend
 from policystore.cache import CacheLike, open_cache
-from policystore.errors import InvalidInputError, NotFoundError, ReadOnlyError
+from policystore.errors import NotFoundError, ReadOnlyError
 from policystore.format.records import Version
 from policystore.repository.objects import ObjectReader
 from policystore.repository.ref_like import RefLike, as_ref
@@ -39,22 +39,17 @@ class StoreBase:
                 f"{call}: {self!r} was opened read-only. Open it without read_only=True."
             )
 
-    def _named_version(self, ref: RefLike, advice: str) -> Version:
-        """Return the version that a ref means now, which must have a name and stand.
+    def _version_of(self, ref: RefLike) -> Version:
+        """Return the version that a ref with a name means now, and that stands.
 
         Args:
             ref: a ref. A Version means this version of this name, and not only its digest.
-            advice: what to do instead, for a ref without a name.
 
         Raises:
-            InvalidInputError: not a ref, or a ref without a name.
             NotFoundError: no such version, or the version was deleted, or a Version that was pushed
                 to another store.
         """
-        parsed = as_ref(ref.ref if isinstance(ref, Version) else ref)
-        if not parsed.name:
-            raise InvalidInputError(f"{ref} has no name, and {advice}")
-        version = self._resolver.version(parsed)
+        version = self._resolver.version(as_ref(ref.ref if isinstance(ref, Version) else ref))
         self._check_same(ref, version)
         return version
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
 from policystore._util.progress import Meter, Progress
+from policystore.errors import InvalidInputError
 from policystore.format.records import Version
 from policystore.format.refs import check_name, check_tag
-from policystore.repository.ref_like import RefLike, as_list
+from policystore.repository.ref_like import RefLike, as_list, as_ref
 from policystore.repository.tags import When
 from policystore.repository.writer import PushNotes
 from policystore.snapshot import Snapshot
@@ -110,8 +111,13 @@ class WritingCalls(StoreBase):
         """
         check_tag(tag)
         self._check_writable("tag")
-        target = self._named_version(ref, "a tag belongs to a name: tag 'name@number' instead")
-        return self._writer.move_tag(target.name or "", tag, target, when, author)
+        parsed = as_ref(ref.ref if isinstance(ref, Version) else ref)
+        if not parsed.name:
+            raise InvalidInputError(
+                f"{ref} has no name, and a tag belongs to a name: tag 'name@number' instead"
+            )
+        target = self._version_of(ref)
+        return self._writer.move_tag(parsed.name, tag, target, when, author)
 
     def untag(self, name: str, tag: str, *, author: str | None = None) -> None:
         """Remove a tag. The store keeps all earlier moves, and the tag can be set again.

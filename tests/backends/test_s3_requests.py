@@ -69,6 +69,23 @@ def test_the_requests_of_every_call(
     count("pull by name, no hint", lambda: store.pull("a"))
     count("resolve", lambda: store.resolve("b"))
     count("names", store.names)
+    count("names, prefix", lambda: store.names("a"))
+    for _ in range(4):
+        store.push(make_snapshot(5), "a")
+    count("tag again", lambda: store.tag("a@3", "champion"))
+    count("delete", lambda: store.delete("a@4"))
+    count("prune", lambda: store.prune("a", keep_last=2))
+    count("pull by name, deleted", lambda: store.pull("a"))
+    for _ in range(2):
+        store.delete("a")
+    count("pull by name, deleted tail", lambda: store.pull("a"))
+    count("pull by number, deleted", lambda: store.pull("a@3"))
+    count("pull by tag, deleted", lambda: store.pull("a@champion"))
+    count("push, deleted", lambda: store.push(make_snapshot(6), "a"))
+    count("tags", lambda: store.tags("a"))
+    count("restore", lambda: store.restore("a@4"))
+    count("delete_name", lambda: store.delete_name("b"))
+    count("names, deleted", store.names)
     for what, each in lines.items():
         print(f"{what}: {counts[what]}")
         for line in each:
