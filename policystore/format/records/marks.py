@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -174,32 +174,28 @@ def with_spans(
         mark: the number of the mark that deletes them; None if they are restored. Versions that are
             deleted already keep their earlier mark.
     """
-    points: list[Span] = []
-    left = list(deleted)
     if mark is None:
-        for first, last in changed:
-            left = [
-                part
-                for span in left
-                for part in (
-                    Span(span.first, min(span.last, first - 1), span.mark),
-                    Span(max(span.first, last + 1), span.last, span.mark),
-                )
-                if part.first <= part.last
-            ]
-        return tuple(_joined(left))
-    for first, last in changed:
-        for span in left:
-            if first > last or span.first > last:
-                break
-            if span.last < first:
-                continue
-            if first < span.first:
-                points.append(Span(first, span.first - 1, mark))
-            first = span.last + 1
-        if first <= last:
-            points.append(Span(first, last, mark))
-    return tuple(_joined(sorted([*left, *points], key=lambda span: span.first)))
+        return tuple(_joined(_without(deleted, list(changed))))
+    new = [Span(first, last, mark) for first, last in changed]
+    left = _without(new, [(span.first, span.last) for span in deleted])
+    return tuple(_joined(sorted([*deleted, *left], key=lambda span: span.first)))
+
+
+def _without(spans: Iterable[Span], cuts: Sequence[tuple[int, int]]) -> Iterator[Span]:
+    """Yield what is left of spans without some ranges; both ascend and do not overlap."""
+    place = 0
+    for span in spans:
+        first = span.first
+        while place < len(cuts) and cuts[place][1] < first:
+            place += 1
+        cut = place
+        while cut < len(cuts) and cuts[cut][0] <= span.last:
+            if first < cuts[cut][0]:
+                yield Span(first, cuts[cut][0] - 1, span.mark)
+            first = cuts[cut][1] + 1
+            cut += 1
+        if first <= span.last:
+            yield Span(first, span.last, span.mark)
 
 
 def _joined(spans: Iterable[Span]) -> list[Span]:

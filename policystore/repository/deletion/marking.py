@@ -100,9 +100,10 @@ def append_mark(
             backend.replace(deleted_key(name), pointer_bytes())
         return data
 
-    newest = Probe(0 if state.mark is None else state.mark.number, None)
-    marks = mark_log(backend, name)
-    data = marks.append(make_record, nonce, newest=marks.newest(newest))
+    # The canonical bytes of a mark are the bytes that were read.
+    last = state.mark
+    newest = Probe(0, None) if last is None else Probe(last.number, last.to_bytes())
+    data = mark_log(backend, name).append(make_record, nonce, newest=newest)
     mark = Mark.from_bytes(data, f"the mark of {name}")
     _write_hint(backend, state, mark)
     return mark
@@ -112,13 +113,15 @@ def _write_hint(backend: Backend, state: NameState, mark: Mark) -> None:
     """Write the hint of a name after a mark, or log why it could not be written."""
     name = state.name
     try:
-        newest = version_log(backend, name).newest(state.newest).number
-        stands = newest_standing(mark.deleted, newest)
-        digest = read_version(backend, name, stands or newest).digest
+        newest = version_log(backend, name).newest(state.newest)
+        stands = newest_standing(mark.deleted, newest.number)
+        number = stands or newest.number
+        data = newest.data if number == newest.number else None
+        digest = read_version(backend, name, number, data).digest
     except PolicyStoreError as error:
         logger.warning("the hint of %s was not written: %s", name, error)
         return
-    hint = Hint(newest, digest, mark.number, stands)
+    hint = Hint(newest.number, digest, mark.number, stands)
     write_hint(backend, hint_key(name), hint.to_bytes())
 
 
