@@ -130,8 +130,8 @@ class DeletingCalls(StoreBase):
         if number is not None:
             self._check_same(ref, self._resolver.read_version(parsed.name, number))
         state = self._resolver.state(parsed.name, standing=False)
-        numbers = deleted_last(state) if number is None else [number]
-        return restore_versions(self._resolver, state, numbers, notes)
+        ranges = deleted_last(state) if number is None else [(number, number)]
+        return restore_versions(self._resolver, state, ranges, notes)
 
     def prune(
         self,

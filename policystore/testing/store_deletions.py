@@ -199,16 +199,16 @@ class DeletionTests(StoreTests):
         planned = store.prune("a", keep_last=2, keep_best=("r", "max", 2), dry_run=True)
         assert len(store.log("a")) == 10
         report = store.prune("a", keep_last=2, keep_best=("r", "max", 2), message="tidy")
-        assert (report.pruned, report.kept) == (planned.pruned, planned.kept)
+        assert (report.ranges, report.kept) == (planned.ranges, planned.kept)
         assert list(report.kept) == [10, 9, 8, 5, 2]
         assert report.kept[10][0] == "the newest"
         assert report.kept[2] == ("tag 'champion'",)
-        assert report.pruned == (7, 6, 4, 3, 1)
+        assert report.pruned == [7, 6, 4, 3, 1]
         assert [version.number for version in store.log("a")] == [10, 9, 8, 5, 2]
         with pytest.raises(NotFoundError, match=r"version 7 .* pruned by .*: tidy"):
             store.pull("a@7")
         assert len([key for key in self.raw_keys() if "@marks/" in key]) == 1
-        assert store.prune("a", keep_last=5).pruned == ()  # and no second mark
+        assert store.prune("a", keep_last=5).pruned == []  # and no second mark
         assert len([key for key in self.raw_keys() if "@marks/" in key]) == 1
         assert list(store.prune("a", keep=lambda v: v.number == 5, keep_tagged=False).kept) == [
             10,
@@ -216,8 +216,8 @@ class DeletionTests(StoreTests):
         ]
         store.push(make_snapshot(20), "a")
         day = datetime.timedelta(days=1)
-        assert store.prune("a", older_than=day).pruned == ()
-        assert store.prune("a", older_than=-day).pruned == (10, 5)
+        assert store.prune("a", older_than=day).pruned == []
+        assert store.prune("a", older_than=-day).pruned == [10, 5]
 
     def test_a_policy_without_a_name_is_deleted_and_restored(self, store: PolicyStore) -> None:
         snap = make_snapshot(1)

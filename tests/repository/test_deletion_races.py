@@ -118,7 +118,7 @@ def test_a_deletion_that_a_tag_overtakes_is_taken_back(stage: Stage, call: str) 
 def test_a_prune_restores_what_a_tag_reached_in_between(stage: Stage) -> None:
     stage.before("create", "@marks/", lambda: stage.other.tag("a@2", "t"))
     report = stage.store.prune("a", keep_last=1)
-    assert (report.pruned, list(report.kept)) == ((4, 3, 1), [5, 2])
+    assert (report.pruned, list(report.kept)) == ([4, 3, 1], [5, 2])
     assert report.kept[2] == ("tag 't'",)
     assert numbers(stage.other) == [5, 2]
     assert stage.other.pull("a@t").ref == "a@2"
@@ -166,7 +166,7 @@ def test_a_prune_never_deletes_the_newest_version_that_stands(stage: Stage) -> N
 
     stage.before("create", "@marks/", delete_newest)
     report = stage.store.prune("a", keep_last=2)
-    assert (report.pruned, list(report.kept)) == ((1,), [3, 2])
+    assert (report.pruned, list(report.kept)) == ([1], [3, 2])
     assert numbers(stage.other) == [3, 2]
 
 

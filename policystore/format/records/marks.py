@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -175,27 +175,32 @@ def with_spans(
             deleted already keep their earlier mark.
     """
     if mark is None:
-        return tuple(_joined(_without(deleted, list(changed))))
+        return tuple(_joined(_outside(deleted, list(changed))))
     new = [Span(first, last, mark) for first, last in changed]
-    left = _without(new, [(span.first, span.last) for span in deleted])
-    return tuple(_joined(sorted([*deleted, *left], key=lambda span: span.first)))
+    new = _outside(new, [(span.first, span.last) for span in deleted])
+    return tuple(_joined(sorted([*deleted, *new], key=lambda span: span.first)))
 
 
-def _without(spans: Iterable[Span], cuts: Sequence[tuple[int, int]]) -> Iterator[Span]:
-    """Yield what is left of spans without some ranges; both ascend and do not overlap."""
-    place = 0
+def _outside(spans: Iterable[Span], ranges: Sequence[tuple[int, int]]) -> list[Span]:
+    """Return the parts of spans that lie outside of ranges; both ascend.
+
+    The time grows with the sum of both lengths, because a hostile mark may have 100,000 spans.
+    """
+    parts: list[Span] = []
+    index = 0
     for span in spans:
         first = span.first
-        while place < len(cuts) and cuts[place][1] < first:
-            place += 1
-        cut = place
-        while cut < len(cuts) and cuts[cut][0] <= span.last:
-            if first < cuts[cut][0]:
-                yield Span(first, cuts[cut][0] - 1, span.mark)
-            first = cuts[cut][1] + 1
-            cut += 1
+        while index < len(ranges) and ranges[index][0] <= span.last:
+            begin, end = ranges[index]
+            if first < begin:
+                parts.append(Span(first, begin - 1, span.mark))
+            first = max(first, end + 1)
+            if end > span.last:
+                break  # the range may also cover a part of the next span
+            index += 1
         if first <= span.last:
-            yield Span(first, span.last, span.mark)
+            parts.append(Span(first, span.last, span.mark))
+    return parts
 
 
 def _joined(spans: Iterable[Span]) -> list[Span]:

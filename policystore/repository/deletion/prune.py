@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
 from policystore.format.records import Mark, Version
 from policystore.repository.deletion.delete import restore_tagged
-from policystore.repository.deletion.marking import MarkNotes, append_mark, as_ranges
+from policystore.repository.deletion.marking import MarkNotes, append_mark
 from policystore.repository.deletion.prune_report import PruneReport
 from policystore.repository.lookup.state import NameState
 from policystore.repository.resolver import Resolver
@@ -153,9 +153,9 @@ def prune(
     while True:
         state = resolver.state(name)
         kept = criteria.reasons(resolver, state, notes.time)
-        pruned = [number for number in state.numbers() if number not in kept]
+        pruned = list(_without(state.standing(), sorted(kept)))
         if dry_run or not pruned:
-            return PruneReport(name, tuple(pruned), kept, dry_run)
+            return PruneReport(name, pruned, kept, dry_run)
         try:
             mark = _append(resolver, state, pruned, notes)
         except _ChangedError:
@@ -165,16 +165,34 @@ def prune(
                 number = move.target or 0
                 kept[number] = (*kept.get(number, ()), f"tag {tag!r}")
         kept = {number: kept[number] for number in sorted(kept, reverse=True)}
-        return PruneReport(name, tuple(each for each in pruned if each not in kept), kept)
+        return PruneReport(name, list(_without(state.standing(), sorted(kept))), kept)
 
 
-def _append(resolver: Resolver, state: NameState, pruned: Sequence[int], notes: MarkNotes) -> Mark:
+def _without(
+    ranges: Iterable[tuple[int, int]], numbers: Iterable[int]
+) -> Iterator[tuple[int, int]]:
+    """Yield ascending ranges without some numbers of them, which ascend, too."""
+    left = iter(numbers)
+    number = next(left, None)
+    for first, last in ranges:
+        while number is not None and number <= last:
+            if first < number:
+                yield first, number - 1
+            first = number + 1
+            number = next(left, None)
+        if first <= last:
+            yield first, last
+
+
+def _append(
+    resolver: Resolver, state: NameState, pruned: Sequence[tuple[int, int]], notes: MarkNotes
+) -> Mark:
     """Append the mark of a prune, if the marks are still those of ``state``."""
 
     def change(present: NameState) -> Sequence[tuple[int, int]]:
         if present.mark != state.mark:
             raise _ChangedError
-        return as_ranges(pruned)
+        return pruned
 
     return append_mark(resolver.backend, state, "prune", change, notes)
 

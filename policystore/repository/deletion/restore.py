@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from policystore._util.concurrency import in_parallel
@@ -11,7 +11,7 @@ from policystore.errors import InvalidInputError, NotFoundError
 from policystore.format.keys import object_key, trash_prefix
 from policystore.format.policy import MAX_POLICY, decode_policy
 from policystore.format.records import Version
-from policystore.repository.deletion.marking import MarkNotes, append_mark, as_ranges
+from policystore.repository.deletion.marking import MarkNotes, append_mark
 from policystore.repository.lookup.state import NameState
 from policystore.repository.objects import ObjectReader
 from policystore.repository.resolver import Resolver
@@ -22,8 +22,8 @@ _LOOKS = 2  # at objects and trash: an object may move from one to the other bet
 _SHOWN = 3  # digests in a message
 
 
-def deleted_last(state: NameState) -> list[int]:
-    """Return the versions that the newest deletion took, of a name of which none stands.
+def deleted_last(state: NameState) -> list[tuple[int, int]]:
+    """Return the versions, as ranges, that the last deletion took of a name of which none stands.
 
     Raises:
         InvalidInputError: a version stands; the message says how to restore others.
@@ -37,22 +37,21 @@ def deleted_last(state: NameState) -> list[int]:
         )
     newest = max(span.mark for span in deleted)
     return [
-        number
+        (span.first, min(span.last, state.newest.number))
         for span in deleted
-        if span.mark == newest
-        for number in range(span.first, min(span.last, state.newest.number) + 1)
+        if span.mark == newest and span.first <= state.newest.number
     ]
 
 
 def restore_versions(
-    resolver: Resolver, state: NameState, numbers: Sequence[int], notes: MarkNotes
+    resolver: Resolver, state: NameState, ranges: Sequence[tuple[int, int]], notes: MarkNotes
 ) -> list[Version]:
     """Bring versions of a name back, after all their objects were found or brought back.
 
     Args:
         resolver: reads the store.
         state: the state of the name.
-        numbers: the versions, all of them deleted.
+        ranges: the versions, all of them deleted, as ascending ranges.
         notes: who restores them, and why.
 
     Raises:
@@ -60,21 +59,22 @@ def restore_versions(
         NotFoundError: an object of a version was collected and is not in the trash any more;
             nothing was written.
     """
-    versions = list(resolver.read_versions(state.name, sorted(numbers, reverse=True)))
+    numbers = (n for first, last in reversed(ranges) for n in range(last, first - 1, -1))
+    versions = list(resolver.read_versions(state.name, numbers))
     objects: dict[Digest, int] = {}
     for each in in_parallel(
         partial(needed_objects, resolver.objects), versions, workers=resolver.workers
     ):
         objects |= each
     what = versions[0].ref if len(versions) == 1 else f"{len(versions)} versions of {state.name}"
-    _check_and_mark(resolver, state, numbers, objects, what, notes)
+    _check_and_mark(resolver, state, ranges, objects, what, notes)
     return versions
 
 
 def _check_and_mark(
     resolver: Resolver,
     state: NameState,
-    numbers: Iterable[int],
+    ranges: Sequence[tuple[int, int]],
     objects: Mapping[Digest, int],
     what: str,
     notes: MarkNotes,
@@ -82,12 +82,13 @@ def _check_and_mark(
     """Bring the objects of versions back, then append the mark. Both may be repeated together."""
 
     def change(present: NameState) -> Sequence[tuple[int, int]]:
-        standing = [number for number in numbers if present.span(number) is None]
-        if standing:
-            raise InvalidInputError(
-                f"{state.name}@{standing[-1]} stands, so there is nothing to restore"
-            )
-        return as_ranges(numbers)
+        for first, last in ranges:
+            for number in range(first, last + 1):
+                if present.span(number) is None:
+                    raise InvalidInputError(
+                        f"{state.name}@{number} stands, so there is nothing to restore"
+                    )
+        return ranges
 
     change(state)
     bring_back(resolver.objects, objects, what)
