@@ -205,9 +205,9 @@ def test_exports_are_pinned() -> None:
     assert policystore.__all__ == sorted(policystore.__all__)
     assert set(policystore.__all__) == {
         "AmbiguousError", "Diff", "Digest", "Fault", "FieldDiff", "FormatError", "IntegrityError",
-        "InvalidInputError", "MismatchError", "NodeCache", "NotFoundError", "PolicyStore",
-        "PolicyStoreError",
-        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "SyncError", "TensorDiff",
+        "InvalidInputError", "Mark", "MismatchError", "NodeCache", "NotFoundError", "PolicyStore",
+        "PolicyStoreError", "PruneReport",
+        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "SyncError", "TagMove", "TensorDiff",
         "UntrustedError", "VerifyReport", "Version",
     }  # fmt: skip
     assert all(hasattr(policystore, name) for name in policystore.__all__)
