@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from policystore import (
 from policystore.backends.memory import MemoryBackend
 from policystore.format.keys import kept_key, mark_key, version_key
 from policystore.format.records import Kept, Mark, Span
+from policystore.repository.deletion import kept, restore
+from policystore.repository.freshness import MAX_DELAY, Freshness
 from policystore.testing.storage import Intercepted
 
 Make = Callable[..., Snapshot]
@@ -210,11 +213,14 @@ def test_names_lists_from_the_prefix_down(tmp_path: Path, make_snapshot: Make) -
     for prefix in ("", "s", "soccer", "soccer/", "soccer/m", "soccer/M", "soccer-", "a/s", "b"):
         expected = [name for name in store.names() if name.startswith(prefix)]
         assert store.names(prefix) == expected, prefix
-    (tmp_path / "s/names/a").chmod(0)
-    try:
-        assert store.names("soccer/") == ["soccer/Main", "soccer/main"]
-    finally:
-        (tmp_path / "s/names/a").chmod(0o755)
+
+
+def test_only_what_is_below_a_prefix_is_listed(store: PolicyStore, backend: MemoryBackend) -> None:
+    listing, asked = counted(backend)
+    listing.names("soccer/M")
+    listing.names("a")
+    assert asked[:2] == ["names/soccer/!m", "deleted/soccer/!m"]
+    assert set(asked[2:]) == {"policystore.json", "names/a", "deleted/a"}
 
 
 @pytest.mark.parametrize(
@@ -346,3 +352,33 @@ def test_a_forged_number_costs_no_memory(store: PolicyStore, backend: MemoryBack
     for call in (lambda: forged.restore("a"), lambda: forged.log("a", deleted=True)):
         with pytest.raises(PolicyStoreError):
             call()
+
+
+@pytest.mark.parametrize(("delay", "checks"), [(MAX_DELAY - 1, 1), (MAX_DELAY + 1, 2)])
+@pytest.mark.parametrize("kind", ["version", "digest"])
+def test_a_late_restore_checks_the_objects_again(
+    store: PolicyStore,
+    backend: MemoryBackend,
+    make_snapshot: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    delay: float,
+    checks: int,
+    kind: str,
+) -> None:
+    store.delete("a@1")
+    digest = make_snapshot(0).digest
+    now, looks = [0.0], list[str]()
+    fresh = partial(Freshness, clock=lambda: now[0])
+    monkeypatch.setattr(restore if kind == "version" else kept, "Freshness", fresh)
+    size = backend.size
+
+    def slow(key: str) -> int | None:
+        if key.startswith("objects/"):
+            looks.append(key)
+            now[0] += delay if len(looks) == 1 else 0
+        return size(key)
+
+    monkeypatch.setattr(backend, "size", slow)
+    store.restore("a@1" if kind == "version" else digest)
+    assert len(looks) == checks
+    assert store.pull("a@1" if kind == "version" else digest) == make_snapshot(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from itertools import islice
 
 from policystore._util.log import logger
@@ -22,6 +23,7 @@ from policystore.format.records import Kept
 from policystore.repository.acting import standing_versions
 from policystore.repository.deletion.marking import MarkNotes
 from policystore.repository.deletion.restore import bring_back, needed_objects
+from policystore.repository.freshness import Freshness
 from policystore.repository.marker import require_store
 from policystore.repository.resolver import Resolver
 
@@ -93,16 +95,12 @@ def restore_kept(resolver: Resolver, digits: str, notes: MarkNotes) -> None:
         raise InvalidInputError(
             f"{digest} is kept without a name in {backend.url}, so there is nothing to restore"
         )
-    _check_and_keep(resolver, digest, notes)
-
-
-def _check_and_keep(resolver: Resolver, digest: Digest, notes: MarkNotes) -> None:
-    """Bring the objects back, then write the record. Both may be repeated together."""
-    backend = resolver.backend
     objects = needed_objects(resolver.objects, digest)
-    bring_back(resolver.objects, objects, str(digest))
     kept = Kept(digest, objects, notes.time, notes.author, secrets.token_hex(16))
-    backend.create(kept_key(digest, kept.nonce), kept.to_bytes())
+    key, data = kept_key(digest, kept.nonce), kept.to_bytes()
+    fresh = Freshness(partial(bring_back, resolver.objects, objects, str(digest)))
+    # The nonce makes the key unique, so the storage need not create the key exclusively.
+    fresh.call(lambda: backend.put(key, [data]))
 
 
 def _find(resolver: Resolver, digits: str) -> Digest:

@@ -34,6 +34,8 @@ Change = Callable[[NameState], Sequence[tuple[int, int]]]
 """A function that returns the versions to delete or restore, as ascending ranges, from the state of
 the name. It is called again if another writer appends a mark at the same time."""
 
+Guard = Callable[[Callable[[], bool]], bool]
+
 
 @dataclass(frozen=True)
 class MarkNotes:
@@ -56,7 +58,13 @@ class MarkNotes:
 
 
 def append_mark(
-    backend: Backend, state: NameState, action: Action, change: Change, notes: MarkNotes
+    backend: Backend,
+    state: NameState,
+    action: Action,
+    change: Change,
+    notes: MarkNotes,
+    *,
+    guard: Guard | None = None,
 ) -> Mark:
     """Append a mark, also while other writers append marks; then write the hint of the name.
 
@@ -68,6 +76,7 @@ def append_mark(
         action: what the mark does.
         change: returns the versions that the mark changes. If it raises, nothing is written.
         notes: who makes the mark, and why.
+        guard: calls the function that creates the mark, as :meth:`Freshness.call` does.
 
     Raises:
         InvalidInputError: author or message are too long, or the deleted versions lie in too many
@@ -103,7 +112,7 @@ def append_mark(
     # The canonical bytes of a mark are the bytes that were read.
     last = state.mark
     newest = Probe(0, None) if last is None else Probe(last.number, last.to_bytes())
-    data = mark_log(backend, name).append(make_record, nonce, newest=newest)
+    data = mark_log(backend, name).append(make_record, nonce, newest=newest, guard=guard)
     mark = Mark.from_bytes(data, f"the mark of {name}")
     _write_hint(backend, state, mark)
     return mark

@@ -12,6 +12,7 @@ from policystore.format.keys import object_key, trash_prefix
 from policystore.format.policy import MAX_POLICY, decode_policy
 from policystore.format.records import Version
 from policystore.repository.deletion.marking import MarkNotes, append_mark
+from policystore.repository.freshness import Freshness
 from policystore.repository.lookup.state import NameState
 from policystore.repository.objects import ObjectReader
 from policystore.repository.resolver import Resolver
@@ -79,7 +80,7 @@ def _check_and_mark(
     what: str,
     notes: MarkNotes,
 ) -> None:
-    """Bring the objects of versions back, then append the mark. Both may be repeated together."""
+    """Bring the objects of versions back, then append the mark; if it comes late, check again."""
 
     def change(present: NameState) -> Sequence[tuple[int, int]]:
         for first, last in ranges:
@@ -91,8 +92,9 @@ def _check_and_mark(
         return ranges
 
     change(state)
-    bring_back(resolver.objects, objects, what)
-    append_mark(resolver.backend, state, "restore", change, notes)
+    fresh = Freshness(partial(bring_back, resolver.objects, objects, what))
+    fresh.check()
+    append_mark(resolver.backend, state, "restore", change, notes, guard=fresh.call)
 
 
 def bring_back(objects: ObjectReader, needed: Mapping[Digest, int], what: str) -> None:
