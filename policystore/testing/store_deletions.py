@@ -139,6 +139,7 @@ class DeletionTests(StoreTests):
         with pytest.raises(InvalidInputError, match=said):
             store.delete_name("a")
         assert len(store.log("a")) == 2
+        assert not [key for key in self.raw_keys() if "@marks/" in key or "deleted/" in key]
         store.tag("a@2", "champion")
         store.delete("a@1")
         store.delete("a@2", force=True, author="ann")

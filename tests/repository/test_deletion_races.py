@@ -95,6 +95,24 @@ def test_a_tag_is_not_moved_back_to_a_version_that_was_deleted_too(stage: Stage)
     assert [move.target for move in stage.other.tag_history("a", "t")] == [None, 3, 1]
 
 
+def test_a_version_that_is_deleted_while_the_tag_moves_back_to_it_gets_no_tag(
+    stage: Stage,
+) -> None:
+    stage.other.tag("a@1", "t")
+    numbers_to_delete = [3, 1]
+
+    def create(key: str, data: bytes) -> bool:
+        if "@tags/t/" in key and numbers_to_delete:
+            number = numbers_to_delete.pop(0)
+            stage.other.delete(f"a@{number}", force=True)
+        return stage.backend.inner.create(key, data)
+
+    stage.backend.create = create
+    with pytest.raises(NotFoundError, match="now points to no version"):
+        stage.store.tag("a@3", "t")
+    assert [move.target for move in stage.other.tag_history("a", "t")] == [None, 1, 3, 1]
+
+
 def test_a_tag_that_another_writer_moved_on_is_not_moved_back(stage: Stage) -> None:
     def act() -> None:
         stage.other.delete("a@3", force=True)

@@ -184,8 +184,12 @@ def test_a_mark_that_would_be_too_long_is_refused(
 
 
 @pytest.mark.parametrize("prefix", ["../", "a/../b", "/", "a//", "x y", "@", "a@", ".", "a/.", "é"])
-def test_a_prefix_that_no_name_has_lists_nothing(store: PolicyStore, prefix: str) -> None:
-    assert store.names(prefix) == []
+def test_a_prefix_that_no_name_has_lists_nothing(
+    store: PolicyStore, backend: MemoryBackend, prefix: str
+) -> None:
+    listing, asked = counted(backend)
+    assert listing.names(prefix) == []
+    assert asked == ["policystore.json"]
 
 
 def test_a_prefix_that_leads_out_of_the_store_is_not_followed(

@@ -121,11 +121,16 @@ def bring_back(objects: ObjectReader, needed: Mapping[Digest, int], what: str) -
             f"objects were collected and are not in the trash any more: {shown}{more}. Nothing was "
             "written. Push the policy again, if it is kept elsewhere"
         )
-    in_parallel(
-        lambda item: backend.copy(item[1], object_key(item[0])),
-        [(digest, key) for digest, key in copies.items() if key and key != object_key(digest)],
-        workers=workers,
-    )
+    trashed = [(digest, key) for digest, key in copies.items() if key and key != object_key(digest)]
+    try:
+        in_parallel(
+            lambda item: backend.copy(item[1], object_key(item[0])), trashed, workers=workers
+        )
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{what} in {backend.url} was not restored, because a collector removed a copy from the "
+            f"trash at this moment: {error}. Try again: another copy may be left"
+        ) from None
 
 
 def _find(objects: ObjectReader, item: tuple[Digest, int]) -> str | None:
