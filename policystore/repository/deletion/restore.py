@@ -128,8 +128,8 @@ def bring_back(objects: ObjectReader, needed: Mapping[Digest, int], what: str) -
         )
     except NotFoundError as error:
         raise NotFoundError(
-            f"{what} in {backend.url} was not restored, because a collector removed a copy from the "
-            f"trash at this moment: {error}. Try again: another copy may be left"
+            f"{what} in {backend.url} was not restored, because a collector removed a copy from "
+            f"the trash at this moment: {error}. Try again: another copy may be left"
         ) from None
 
 
