@@ -22,9 +22,10 @@ from policystore.errors import (
     SyncError,
     UntrustedError,
 )
-from policystore.format.records import Version
+from policystore.format.records import Mark, TagMove, Version
 from policystore.format.spec import Spec
 from policystore.repository.collect.report import GarbageReport
+from policystore.repository.deletion.prune_report import PruneReport
 from policystore.repository.verify_report import Fault, VerifyReport
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
@@ -41,16 +42,19 @@ __all__ = [
     "GarbageReport",
     "IntegrityError",
     "InvalidInputError",
+    "Mark",
     "MismatchError",
     "NodeCache",
     "NotFoundError",
     "PolicyStore",
     "PolicyStoreError",
+    "PruneReport",
     "ReadOnlyError",
     "Snapshot",
     "Spec",
     "StorageError",
     "SyncError",
+    "TagMove",
     "TensorDiff",
     "UntrustedError",
     "VerifyReport",

@@ -226,7 +226,7 @@ def test_which_cache_a_store_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     def of(url: str, **kwargs: Any) -> NodeCache | None:
-        return PolicyStore(url, **kwargs)._resolver._objects.cache
+        return PolicyStore(url, **kwargs)._resolver.objects.cache
 
     monkeypatch.setenv("POLICYSTORE_CACHE", str(tmp_path / "here"))
     monkeypatch.setenv("POLICYSTORE_CACHE_BYTES", "1000")
@@ -247,7 +247,7 @@ def test_which_cache_a_store_has(
     assert of("memory://x") is of(str(tmp_path)) is of("s3://bucket/p", cache=False) is None
     given = NodeCache(folder, max_bytes=7)
     store = pickle.loads(pickle.dumps(PolicyStore("s3://bucket/p", cache=given)))
-    assert repr(store._resolver._objects.cache) == repr(given)
+    assert repr(store._resolver.objects.cache) == repr(given)
     for wrong in (True, 7, b"x"):
         with pytest.raises(InvalidInputError, match="cache"):
             PolicyStore("memory://x", cache=wrong)  # type: ignore[arg-type]

@@ -35,8 +35,16 @@ LEVELS = [
     ["format.records.*"],
     ["backends.*", "snapshot_advice"],
     ["snapshot"],
+    [
+        "repository.marker",
+        "repository.objects",
+        "repository.record_log",
+        "repository.ref_like",
+        "repository.stamp",
+    ],
+    ["repository.lookup.*"],
     ["repository.*", "diff", "torch.*", "checkpoints.files.*", "rllib_schema.*", "rllib.common.*"],
-    ["repository.collect.*"],
+    ["repository.collect.*", "repository.deletion.*"],
     ["store.*", "checkpoints.convert.*", "rllib.old_stack.*", "rllib.new_stack.*"],
     ["", "checkpoints.*", "rllib.live.checks.*", "rllib.api"],
     ["rllib.live.*"],
@@ -196,9 +204,9 @@ def test_exports_are_pinned() -> None:
     assert policystore.__all__ == sorted(policystore.__all__)
     assert set(policystore.__all__) == {
         "AmbiguousError", "Diff", "Digest", "Fault", "FieldDiff", "FormatError", "GarbageReport",
-        "IntegrityError", "InvalidInputError", "MismatchError", "NodeCache", "NotFoundError", "PolicyStore",
-        "PolicyStoreError",
-        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "SyncError", "TensorDiff",
+        "IntegrityError", "InvalidInputError", "Mark", "MismatchError", "NodeCache",
+        "NotFoundError", "PolicyStore", "PolicyStoreError", "PruneReport",
+        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "SyncError", "TagMove", "TensorDiff",
         "UntrustedError", "VerifyReport", "Version",
     }  # fmt: skip
     assert all(hasattr(policystore, name) for name in policystore.__all__)

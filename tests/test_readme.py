@@ -55,7 +55,7 @@ def test_the_blocks_about_the_store(
     names = run_page("store.md", tmp_path, monkeypatch)
 
     assert names["store"].verify().ok
-    assert names["store"].names() == ["control/main"]
+    assert names["store"].names() == ["control/main", "control/test"]
     assert (tmp_path / "controller.safetensors").is_file()
     printed = capsys.readouterr().out
     assert "control/main@2" in printed

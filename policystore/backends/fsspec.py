@@ -148,19 +148,20 @@ class FsspecBackend:
     ) -> Iterator[str]:
         # List folder by folder, but not the folders after the delimiter: a name has many versions.
         prefixes: set[str] = set()
-        folders = [prefix]
+        folders = [prefix.rpartition("/")[0] + "/"]
         while folders:
             listed = in_parallel(self._inside, folders, workers=_PARALLEL)
             ends: list[str] = []  # folders after the delimiter
             deeper: list[str] = []
             for folder, (inner, files) in zip(folders, listed, strict=True):
+                inside = {each for each in inner if each.startswith(prefix)}
                 if delimiter == "/":
-                    ends += inner
+                    ends += inside
                     continue
                 # The slash before these is part of the prefix, and so no delimiter.
-                mark = None if folder == prefix else f"{folder}@"
-                marked = [each for each in inner if mark and each.startswith(mark)]
-                deeper += inner.difference(marked)
+                mark = f"{folder}@" if folder.startswith(prefix) and folder != prefix else None
+                marked = [each for each in inside if mark and each.startswith(mark)]
+                deeper += inside.difference(marked)
                 if mark and any(file.startswith(mark) for file in files):
                     prefixes.add(mark)
                 else:

@@ -165,19 +165,24 @@ class LocalBackend:
     def prefixes(
         self, prefix: str, delimiter: str, *, problems: Problems | None = None
     ) -> Iterator[str]:
-        pending = [start := prefix.rstrip("/")]
+        start, _, begin = prefix.rpartition("/")
+        pending = [start]
         while pending:
             folder = pending.pop()
             inner: list[str] = []
             with _skipping_refused(folder, problems if folder != start else None):
                 entries = self._entries(folder, None)
                 inner = [entry.name for entry in entries if is_folder(entry, False)]
+            if folder == start:
+                inner = [name for name in inner if name.startswith(begin)]
             for name in inner:
                 if delimiter == "/" and self._has_files(f"{folder}/{name}", problems):
                     yield f"{folder}/{name}/"
             marked = [name for name in inner if name.startswith("@")]
             if delimiter == "/@":
-                if any(self._has_files(f"{folder}/{name}", problems) for name in marked):
+                held = (self._has_files(f"{folder}/{name}", problems) for name in marked)
+                # In the first folder, the delimiter is not after the prefix.
+                if folder != start and any(held):
                     yield f"{folder}/@"
                 pending += [f"{folder}/{name}" for name in inner if name not in marked]
 

@@ -306,8 +306,10 @@ class S3Backend(FsspecBackend):
     # Unfinished uploads
 
     def unfinished_uploads(self) -> Iterator[UnfinishedUpload]:
-        def attempt(call: Callable[[Any], _Out]) -> _Out:
-            return self._attempt("listing the uploads of", "", call)
+        def attempt(
+            call: Callable[[Any], _Out], answers: Mapping[Kind, _Out] | None = None
+        ) -> _Out:
+            return self._attempt("listing the uploads of", "", call, answers=answers)
 
         attempt(lambda fs: None)  # sets the bucket
         return list_uploads(attempt, self._bucket, self._root)

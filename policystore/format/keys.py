@@ -31,13 +31,16 @@ __all__ = [
     "digest_of_kept",
     "digest_of_key",
     "digest_of_trash",
+    "folder_prefix",
     "hint_key",
     "is_key",
     "kept_key",
     "kept_prefix",
+    "kept_start",
     "mark_key",
     "marks_prefix",
     "name_of_deleted",
+    "name_of_folder",
     "name_of_prefix",
     "number_of",
     "object_key",
@@ -139,6 +142,11 @@ def trash_start(digits: str) -> str:
     return f"{TRASH}{digits[:2]}/{digits}"
 
 
+def kept_start(digits: str) -> str:
+    """Return the common prefix of pushes without a name whose digest starts with ``digits``."""
+    return f"{KEPT}{digits}"
+
+
 def kept_prefix(digest: Digest) -> str:
     """Return the common prefix of the records of all pushes of a policy without a name."""
     return f"{KEPT}{digest.hex}/"
@@ -153,6 +161,21 @@ def digest_of_kept(key: str) -> Digest | None:
     """Return the digest in the key of a push without a name; None for a key of another form."""
     match = _KEPT.match(key)
     return None if match is None else Digest(match.group(1))
+
+
+def folder_prefix(start: str, *, deleted: bool = False) -> str:
+    """Return the common prefix of the keys of all names that start with ``start``.
+
+    Args:
+        start: the beginning of a name; empty for all names.
+        deleted: True for the keys that say that a name may have no version that stands.
+    """
+    return f"{DELETED if deleted else NAMES}{_escape(start)}"
+
+
+def name_of_folder(prefix: str) -> str | None:
+    """Return the path in ``names/<path>/``; None if a name cannot have this path."""
+    return _unescape_valid(prefix[len(NAMES) : -1], check_name)
 
 
 def deleted_key(name: str) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 from policystore._util.concurrency import in_parallel
 from policystore._util.messages import brief
 from policystore.digest import PREFIX, Digest
 from policystore.errors import AmbiguousError, InvalidInputError, NotFoundError
 from policystore.format.records import Version
+from policystore.repository.lookup.state import read_state
 from policystore.repository.marker import require_store
-from policystore.repository.record_log import version_log
 from policystore.repository.resolver import Resolver
 from policystore.snapshot import Snapshot
 
-__all__ = ["acting_digits", "find_acting"]
+__all__ = ["acting_digits", "find_acting", "standing_versions"]
 
 _DIGITS = re.compile(r"[0-9a-f]{8,64}\Z")
 _PAGE = 256  # records that are read before the next ones are begun
@@ -48,10 +50,10 @@ def acting_digits(digest: object) -> str:
 
 
 def find_acting(resolver: Resolver, digits: str, prefix: str) -> list[Version]:
-    """Return the versions whose acting weights have a digest that starts with ``digits``.
+    """Return the versions that stand and whose acting weights have such a digest.
 
-    The search makes one listing of the names, about two requests for each name, and one request for
-    each version. As many requests as the backend takes run at once.
+    The search makes one listing of the names, about three requests for each name, and one request
+    for each version. As many requests as the backend takes run at once.
 
     Args:
         resolver: reads the names of the store.
@@ -67,27 +69,17 @@ def find_acting(resolver: Resolver, digits: str, prefix: str) -> list[Version]:
         IntegrityError, FormatError: a record is missing or damaged.
         StorageError: the storage failed.
     """
-    names = resolver.names(prefix)
-    workers = resolver.backend.parallel
-    counts = in_parallel(partial(_count, resolver), names, workers=workers)
-    places = [
-        (name, number)
-        for name, count in zip(names, counts, strict=True)
-        for number in range(count, 0, -1)
-    ]
     found: list[Version] = []
-    for start in range(0, len(places), _PAGE):
-        page = in_parallel(
-            lambda place: resolver.read_version(*place),
-            places[start : start + _PAGE],
-            workers=workers,
-        )
-        found += [each for each in page if each.acting_digest.hex.startswith(digits)]
+    count = 0
+    for version in standing_versions(resolver, prefix):
+        count += 1
+        if version.acting_digest.hex.startswith(digits):
+            found.append(version)
     if not found:
         require_store(resolver.backend)
         below = f" below {prefix!r}" if prefix else ""
         raise NotFoundError(
-            f"none of the {len(places)} versions{below} in {resolver.backend.url} has acting "
+            f"none of the {count} versions{below} in {resolver.backend.url} has acting "
             f"weights whose digest starts with {PREFIX}{digits}. Policies that were pushed without "
             f"a name are not searched. If this is the digest of a whole policy, pull it: "
             f"store.pull('{PREFIX}{digits[:12]}')"
@@ -103,7 +95,17 @@ def find_acting(resolver: Resolver, digits: str, prefix: str) -> list[Version]:
     return sorted(found, key=lambda each: each.time, reverse=True)
 
 
-def _count(resolver: Resolver, name: str) -> int:
-    """Return the number of the newest version of a name; 0 if the name has none."""
-    versions = version_log(resolver.backend, name)
-    return versions.newest(versions.read_hint()).number
+def standing_versions(resolver: Resolver, prefix: str) -> Iterator[Version]:
+    """Read all versions that stand, each name newest first, several records at once.
+
+    Args:
+        resolver: reads the names of the store.
+        prefix: the beginning of the names; empty for all names.
+    """
+    read = partial(read_state, resolver.backend)
+    states = in_parallel(read, resolver.names(prefix), workers=resolver.workers)
+    left = ((state.name, number) for state in states for number in state.numbers())
+    while page := list(islice(left, _PAGE)):
+        yield from in_parallel(
+            lambda place: resolver.read_version(*place), page, workers=resolver.workers
+        )

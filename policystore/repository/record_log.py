@@ -1,4 +1,4 @@
-"""Read and extend append-only lists of numbered records: the versions of a name, moves of a tag.
+"""Read and extend append-only lists of numbered records: versions, marks, moves of a tag.
 
 The numbers have no gaps, because number N+1 is created only after number N was read. So the newest
 number is found by probes whose distance doubles. Two writers at the same time can neither leave a
@@ -11,21 +11,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from policystore._util.concurrency import in_parallel, run_both
 from policystore.backends.base import Backend
 from policystore.errors import FormatError, NotFoundError, StorageError
-from policystore.format.keys import MAX_RECORD, hint_key, tag_key, version_key
-from policystore.format.records import Hint
+from policystore.format.keys import (
+    MAX_RECORD,
+    hint_key,
+    mark_key,
+    tag_hint_key,
+    tag_key,
+    version_key,
+)
+from policystore.format.records import MAX_MARK, Hint, TagHint
 from policystore.format.refs import MAX_NUMBER
 
-__all__ = ["Probe", "RecordLog", "tag_log", "version_log"]
+__all__ = ["Probe", "RecordLog", "mark_log", "tag_log", "version_log"]
 
 _PROBES = 16  # at once
 _MAX_TRIES = 10_000  # to create a record; after a failed try another writer has the number
-# The numbers to probe first without a hint. Most tags need one round of probes, and all tags with
-# up to 16 moves need at most two.
-_FIRST_PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+_Hint = TypeVar("_Hint", bound="_Numbered")
+
+
+class _Numbered(Protocol):
+    """A hint or a probe: something with the number of a record."""
+
+    @property
+    def number(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -42,18 +56,22 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class RecordLog:
+class RecordLog(Generic[_Hint]):
     """Records 1, 2, 3, … under keys of one backend.
 
     Attributes:
         backend: the storage.
         key: returns the key of a number.
-        hint: the key of the hint, if the list has one.
+        hint: the key of the hint, if the list has a hint of its own.
+        parse_hint: reads the bytes of the hint; its second argument names the hint in messages.
+        limit: how many bytes a record may have at most.
     """
 
     backend: Backend
     key: Callable[[int], str]
     hint: str | None = None
+    parse_hint: Callable[[bytes | memoryview, str], _Hint] | None = None
+    limit: int = MAX_RECORD
 
     def read(self, number: int) -> bytes:
         """Read the bytes of one record.
@@ -61,20 +79,20 @@ class RecordLog:
         Raises:
             NotFoundError: there is no record of that number.
         """
-        return bytes(self.backend.get(self.key(number), limit=MAX_RECORD))
+        return bytes(self.backend.get(self.key(number), limit=self.limit))
 
-    def read_hint(self) -> Hint | None:
+    def read_hint(self) -> _Hint | None:
         """Read the hint, which may be outdated. Return None if it is absent or cannot be read."""
-        if self.hint is None:
+        if self.hint is None or self.parse_hint is None:
             return None
         try:
             data = self.backend.get(self.hint, limit=MAX_RECORD)
-            return Hint.from_bytes(data, self.backend.location(self.hint))
+            return self.parse_hint(data, self.backend.location(self.hint))
         except (NotFoundError, FormatError, StorageError):
             # The hint only saves probes; verify() reports a hint that cannot be read.
             return None
 
-    def first_look(self) -> tuple[Hint | None, Probe | None]:
+    def first_look(self) -> tuple[_Hint | None, Probe | None]:
         """Read the hint and, in a remote store, the first record at the same time.
 
         A remote store writes no hint with the first record. Because both are read at the same time,
@@ -90,13 +108,13 @@ class RecordLog:
         hint, first = run_both(self.read_hint, partial(self._probe, 1), at_once=at_once)
         return hint, Probe(0, None) if first is None else first
 
-    def newest(self, hint: Hint | None = None, first: Probe | None = None) -> Probe:
+    def newest(self, hint: _Numbered | None = None, first: Probe | None = None) -> Probe:
         """Find the newest number N, in at most about log(N) rounds of probes.
 
         A number that is created during the search may or may not be found.
 
         Args:
-            hint: the hint, where the search begins.
+            hint: the hint, or another record that should exist, where the search begins.
             first: the first record, as :meth:`first_look` returned it.
         """
         at_once = min(_PROBES, self.backend.parallel)
@@ -106,7 +124,7 @@ class RecordLog:
         if hint is not None:
             points = [hint.number, hint.number + 1]
         elif first is None:
-            points = list(_FIRST_PROBES[:at_once] if self.hint is None else (1, 2)[:at_once])
+            points = [1, 2][:at_once]
         elif first.number == 0:
             return first
         else:
@@ -221,11 +239,23 @@ class RecordLog:
             ) from None
 
 
-def version_log(backend: Backend, name: str) -> RecordLog:
+def version_log(backend: Backend, name: str) -> RecordLog[Hint]:
     """Return the list of the versions of a name."""
-    return RecordLog(backend, lambda number: version_key(name, number), hint_key(name))
+    return RecordLog(
+        backend, lambda number: version_key(name, number), hint_key(name), Hint.from_bytes
+    )
 
 
-def tag_log(backend: Backend, name: str, tag: str) -> RecordLog:
+def mark_log(backend: Backend, name: str) -> RecordLog[Hint]:
+    """Return the list of the marks of a name. The hint of the name has the number of the newest."""
+    return RecordLog(backend, lambda number: mark_key(name, number), limit=MAX_MARK)
+
+
+def tag_log(backend: Backend, name: str, tag: str) -> RecordLog[TagHint]:
     """Return the list of the moves of a tag."""
-    return RecordLog(backend, lambda number: tag_key(name, tag, number))
+    return RecordLog(
+        backend,
+        lambda number: tag_key(name, tag, number),
+        tag_hint_key(name, tag),
+        TagHint.from_bytes,
+    )

@@ -21,6 +21,7 @@ from policystore.format.keys import (
     name_of_prefix,
     number_of,
     object_key,
+    tag_hint_key,
     tag_key,
     tag_of_prefix,
     tags_prefix,
@@ -28,7 +29,7 @@ from policystore.format.keys import (
     versions_prefix,
 )
 from policystore.format.policy import MAX_POLICY, check_object, decode_policy
-from policystore.format.records import Hint, TagMove, Version, check_marker
+from policystore.format.records import Hint, TagHint, TagMove, Version, check_marker
 from policystore.repository.objects import ObjectReader, StoredPolicy
 from policystore.repository.verify_report import Fault, VerifyReport
 
@@ -247,6 +248,11 @@ class _Verification:
             versions: the versions of the name, by number.
         """
         self.report.tags += 1
+        if not self._is_absent(tag_hint_key(name, tag)):
+            yield tag_hint_key(name, tag)
+            with self._fault_recorder(tag_hint_key(name, tag)):
+                data = self.backend.get(tag_hint_key(name, tag), limit=MAX_RECORD)
+                TagHint.from_bytes(data, tag_hint_key(name, tag))
         for key, move in self._check_chain(
             prefix, lambda number: tag_key(name, tag, number), TagMove.from_bytes
         ):
@@ -288,6 +294,8 @@ class _Verification:
         numbers: dict[int, str] = {}
         for key in sorted(self.backend.keys(prefix)):
             number = number_of(key)
+            if number is None and is_key(key):
+                continue  # the hint of a tag
             if number is None or key_of(number) != key:
                 self._add_fault(key, _FOREIGN)
                 yield key, None

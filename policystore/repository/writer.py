@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 
 from policystore._util.concurrency import in_parallel, run_both
 from policystore._util.deadlines import Clock, boottime
-from policystore._util.log import logger
 from policystore._util.progress import Meter, ObjectProgress
 from policystore.digest import digest_of
-from policystore.errors import InvalidInputError, ReadOnlyError, StorageError
+from policystore.errors import InvalidInputError, StorageError
 from policystore.format.keys import MARKER, hint_key, kept_key, object_key
 from policystore.format.policy import EncodedPolicy
 from policystore.format.records import Hint, Kept, Version, marker_bytes
 from policystore.format.refs import MAX_NUMBER, check_name
 from policystore.format.safetensors import EncodedObject
 from policystore.repository.freshness import Freshness
+from policystore.repository.lookup.hints import write_hint
 from policystore.repository.marker import restore_marker, store_exists
 from policystore.repository.objects import ObjectReader
 from policystore.repository.record_log import Probe, RecordLog, version_log
@@ -153,19 +153,23 @@ class Writer:
             send = partial(run_both, objects.check, find_newest, at_once=self._at_once)
             # Without a hint, this may be version 1 of the name.
             _, newest = self._beside_marker(send, proves=known and hint is None)
-            return self._append(name, versions, version, newest, objects)
+            return self._append(name, versions, version, newest, hint, objects)
         except StorageError:
             self._store_exists = False  # the store may have been removed: the next push looks again
             raise
 
     def move_tag(
-        self, name: str, tag: str, target: Version | None, when: When | None = None
+        self,
+        name: str,
+        tag: str,
+        target: Version | None,
+        when: When | None = None,
+        author: str | None = None,
     ) -> Version | None:
         """Move or remove a tag; arguments and result as in :func:`tags.move_tag`."""
         self._verify_exclusive_create()
-        return move_tag(
-            self._resolver, name, tag, target, time=now(), author=default_author(), when=when
-        )
+        by = default_author() if author is None else author
+        return move_tag(self._resolver, name, tag, target, time=now(), author=by, when=when)
 
     def _version(
         self, snap: Snapshot, encoded: EncodedPolicy, name: str | None, notes: PushNotes
@@ -190,7 +194,7 @@ class Writer:
             nonce=secrets.token_hex(16),
         )
 
-    def _find_newest(self, versions: RecordLog, hint: Hint | None) -> Probe:
+    def _find_newest(self, versions: RecordLog[Hint], hint: Hint | None) -> Probe:
         """Find the newest version and, at the first push, check the storage at the same time."""
         at_once = self._at_once and not self._creates_exclusively
         find = partial(versions.newest, hint)
@@ -253,34 +257,34 @@ class Writer:
         objects.call(lambda: self._backend.put(key, [data]))
 
     def _append(
-        self, name: str, versions: RecordLog, version: Version, newest: Probe, objects: Freshness
+        self,
+        name: str,
+        versions: RecordLog[Hint],
+        version: Version,
+        newest: Probe,
+        hint: Hint | None,
+        objects: Freshness,
     ) -> Version:
-        """Create the record of a version under the next free number, and write the hint."""
+        """Create the record of a version under the next free number, and write the hint.
+
+        The new hint names the newest mark that the earlier hint names. No mark deletes a version
+        that does not exist, so the new version stands.
+        """
+        marks = 0 if hint is None else hint.marks
 
         def make_record(number: int, previous: bytes | None) -> bytes:
             digest = None if previous is None else digest_of(previous)
             return replace(version, number=number, previous=digest).to_bytes()
 
-        def write_hint(number: int) -> None:
-            self._write_hint(name, Hint(number, version.digest))
+        def hint_of(number: int) -> None:
+            data = Hint(number, version.digest, marks, stands=number).to_bytes()
+            write_hint(self._backend, hint_key(name), data)
 
         data = versions.append(
             make_record,
             version.nonce,
             newest=newest,
-            write_hint=write_hint,
+            write_hint=hint_of,
             guard=objects.call,
         )
         return Version.from_bytes(data, f"the record of {name}")
-
-    def _write_hint(self, name: str, hint: Hint) -> None:
-        try:
-            self._backend.replace(hint_key(name), hint.to_bytes())
-        except (StorageError, ReadOnlyError) as error:
-            # The version exists and is durable. If this raised an error, callers would push again.
-            logger.warning(
-                "the hint of %s could not be written, which only makes it slower to find the "
-                "newest version: %s",
-                name,
-                error,
-            )

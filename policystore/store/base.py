@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from policystore.backends.base import Backend
 from policystore.cache import CacheLike, open_cache
-from policystore.errors import ReadOnlyError
+from policystore.errors import NotFoundError, ReadOnlyError
+from policystore.format.records import Version
 from policystore.repository.objects import ObjectReader
+from policystore.repository.ref_like import RefLike, as_ref
 from policystore.repository.resolver import Resolver
 from policystore.repository.writer import Writer
 
@@ -38,4 +40,26 @@ class StoreBase:
         if self._read_only:
             raise ReadOnlyError(
                 f"{call}: {self!r} was opened read-only. Open it without read_only=True."
+            )
+
+    def _version_of(self, ref: RefLike) -> Version:
+        """Return the version that a ref with a name means now, and that stands.
+
+        Args:
+            ref: a ref. A Version means this version of this name, and not only its digest.
+
+        Raises:
+            NotFoundError: no such version, or the version was deleted, or a Version that was pushed
+                to another store.
+        """
+        version = self._resolver.version(as_ref(ref.ref if isinstance(ref, Version) else ref))
+        self._check_same(ref, version)
+        return version
+
+    def _check_same(self, ref: RefLike, found: Version) -> None:
+        """Check that a version that was given is the version of this store with the same ref."""
+        if isinstance(ref, Version) and ref.digest != found.digest:
+            raise NotFoundError(
+                f"{ref.ref} in {self.url} is another policy, {found.digest.short}, than the "
+                f"version given, {ref.digest.short}: that version was pushed to another store"
             )

@@ -8,12 +8,12 @@ from policystore._util.concurrency import in_parallel
 from policystore._util.progress import Meter, Progress
 from policystore.diff import Diff, diff_snapshots
 from policystore.digest import Digest
-from policystore.format.records import Version
-from policystore.format.refs import check_name
+from policystore.format.records import TagMove, Version
+from policystore.format.refs import check_name, check_tag
 from policystore.repository.acting import acting_digits, find_acting
 from policystore.repository.marker import require_store, store_exists
+from policystore.repository.objects import MIN_WORKERS
 from policystore.repository.ref_like import RefLike, as_list, as_ref
-from policystore.repository.resolver import MIN_WORKERS
 from policystore.snapshot import Snapshot
 from policystore.snapshot_advice import instead_of_snapshot
 from policystore.store.base import StoreBase
@@ -85,39 +85,51 @@ class ReadingCalls(StoreBase):
         return self._resolver.resolve(ref)
 
     def names(self, prefix: str = "") -> list[str]:
-        """List all names that start with ``prefix``, in order.
+        """List the names that start with ``prefix`` and have a version that stands, in order.
+
+        Only the keys below the prefix are listed, however many names the store has.
 
         Args:
             prefix: such as ``"soccer/"`` for the names below ``soccer``.
 
+        Returns:
+            The names. An empty list if a store has no such name, and, without a prefix, if the
+            first push has not made the store yet.
+
         Raises:
             InvalidInputError: ``prefix`` is not text.
-            NotFoundError: the store was opened read-only and does not exist.
+            NotFoundError: the store does not exist, and ``prefix`` was given or the store was
+                opened read-only.
         """
         names = self._resolver.names(prefix)
         if not names:
-            # A push can still make the store, so no names are no error. A store that was opened
-            # read-only has to exist.
-            check = require_store if self._read_only else store_exists
+            # A push can still make the store, so no names are no error. A caller that asks for
+            # certain names, or only reads, means a store that exists.
+            check = require_store if self._read_only or prefix else store_exists
             check(self._backend)
         return names
 
-    def log(self, name: str, limit: int | None = None) -> list[Version]:
-        """List the versions of a name, newest first.
+    def log(self, name: str, limit: int | None = None, *, deleted: bool = False) -> list[Version]:
+        """List the versions of a name that stand, newest first.
 
         Args:
             name: the name.
             limit: how many versions to list at most; None for all.
+            deleted: True to list the versions that were deleted or pruned, too. Their
+                :attr:`Version.deleted` is the mark that tells who deleted them, when and why.
 
         Raises:
             InvalidInputError: not a name, or not a number.
-            NotFoundError: no such name.
+            NotFoundError: no such name, or no version of it stands; the message says who deleted
+                the last ones. With ``deleted=True`` only the former.
         """
         check_name(name)
-        return self._resolver.log(name, limit)
+        return self._resolver.log(name, limit, deleted=deleted)
 
     def find_acting(self, digest: Digest | str, prefix: str = "") -> list[Version]:
-        """Find the versions that act with given weights, whatever their critics and state are.
+        """Find the versions that stand and act with given weights.
+
+        Their critics and their state may differ.
 
         Reports on running Algorithms show such digests, as :attr:`Version.acting` does. The call
         reads the record of each version. Policies that were pushed without a name have no record.
@@ -140,12 +152,27 @@ class ReadingCalls(StoreBase):
     def tags(self, name: str) -> dict[str, Version]:
         """Return the tags of a name, in order, with the versions that they point to.
 
+        A tag whose version was deleted is left out; :meth:`tag_history` still tells of it.
+
         Raises:
-            NotFoundError: no such name.
+            NotFoundError: no such name, or no version of it stands.
         """
         check_name(name)
-        self._resolver.newest(name)  # raises an error if the name does not exist
         return self._resolver.tags(name)
+
+    def tag_history(self, name: str, tag: str) -> list[TagMove]:
+        """List all moves of a tag, newest first, also of a tag that was removed.
+
+        Returns:
+            The moves, each with the number of the version (``target``; None where the tag was
+            removed), its ``digest``, the ``time`` and the ``author``.
+
+        Raises:
+            NotFoundError: no such name, or the name never had such a tag.
+        """
+        check_name(name)
+        check_tag(tag)
+        return self._resolver.tag_history(name, tag)
 
     def diff(self, a: RefLike | Snapshot, b: RefLike | Snapshot) -> Diff:
         """Compare two policies, tensor by tensor.

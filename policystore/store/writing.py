@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
 from policystore._util.progress import Meter, Progress
-from policystore.errors import InvalidInputError, NotFoundError
+from policystore.errors import InvalidInputError
 from policystore.format.records import Version
 from policystore.format.refs import check_name, check_tag
 from policystore.repository.ref_like import RefLike, as_list, as_ref
@@ -77,12 +77,16 @@ class WritingCalls(StoreBase):
         return self._writer.push(snap, name, notes, Meter(progress))
 
     @overload
-    def tag(self, ref: RefLike, tag: str) -> Version: ...
+    def tag(self, ref: RefLike, tag: str, *, author: str | None = None) -> Version: ...
 
     @overload
-    def tag(self, ref: RefLike, tag: str, *, when: When) -> Version | None: ...
+    def tag(
+        self, ref: RefLike, tag: str, *, when: When, author: str | None = None
+    ) -> Version | None: ...
 
-    def tag(self, ref: RefLike, tag: str, *, when: When | None = None) -> Version | None:
+    def tag(
+        self, ref: RefLike, tag: str, *, when: When | None = None, author: str | None = None
+    ) -> Version | None:
         """Move a tag to a version of a name, or create the tag. The store keeps all earlier moves.
 
         Args:
@@ -90,9 +94,11 @@ class WritingCalls(StoreBase):
                 ``"soccer/main@best"`` (another tag).
             tag: a word such as ``"champion"``, with at least one character that is not a digit.
             when: a function that returns whether to move the tag. It is called with the version
-                that the tag points to, or with None if there is no such tag. It is called again if
-                another writer moves the tag at the same time. So if several writers each move the
-                tag only to a better version, the tag points to the best version at the end.
+                that the tag points to, or with None if there is no such tag or its version was
+                deleted. It is called again if another writer moves the tag at the same time. So if
+                several writers each move the tag only to a better version, the tag points to the
+                best version at the end.
+            author: who moves the tag; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
 
         Returns:
             The version that the tag points to after the call; None if there is no such tag because
@@ -100,7 +106,8 @@ class WritingCalls(StoreBase):
 
         Raises:
             InvalidInputError: a ref without a name, or a word that cannot be a tag.
-            NotFoundError: no such version.
+            NotFoundError: no such version, or the version was deleted. If another process deletes
+                the version during this call, the tag is moved back to where it pointed.
         """
         check_tag(tag)
         self._check_writable("tag")
@@ -109,16 +116,16 @@ class WritingCalls(StoreBase):
             raise InvalidInputError(
                 f"{ref} has no name, and a tag belongs to a name: tag 'name@number' instead"
             )
-        target = self._resolver.version(parsed)
-        if isinstance(ref, Version) and ref.digest != target.digest:
-            raise NotFoundError(
-                f"{ref.ref} in {self.url} is another policy, {target.digest.short}, than the "
-                f"version given, {ref.digest.short}: that version was pushed to another store"
-            )
-        return self._writer.move_tag(parsed.name, tag, target, when)
+        target = self._version_of(ref)
+        return self._writer.move_tag(parsed.name, tag, target, when, author)
 
-    def untag(self, name: str, tag: str) -> None:
+    def untag(self, name: str, tag: str, *, author: str | None = None) -> None:
         """Remove a tag. The store keeps all earlier moves, and the tag can be set again.
+
+        Args:
+            name: the name.
+            tag: the tag.
+            author: as in :meth:`tag`.
 
         Raises:
             NotFoundError: the name has no such tag.
@@ -126,5 +133,5 @@ class WritingCalls(StoreBase):
         check_name(name)
         check_tag(tag)
         self._check_writable("untag")
-        self._resolver.tagged(name, tag)
-        self._writer.move_tag(name, tag, None)
+        self._resolver.last_move(name, tag)
+        self._writer.move_tag(name, tag, None, author=author)

@@ -19,6 +19,7 @@ pytest.register_assert_rewrite(
     "policystore.testing.backend_contract",
     "policystore.testing.store_concurrency",
     "policystore.testing.store_damage",
+    "policystore.testing.store_deletions",
     "policystore.testing.store_names",
     "policystore.testing.store_pushes",
     "policystore.testing.store_refusals",

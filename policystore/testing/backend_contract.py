@@ -280,6 +280,15 @@ class BackendContract(StorageContract):
             "names/a/@tags/t/",
         ]
         assert list(filled.prefixes(tags_prefix("a-b"), "/")) == []
+        for start, found in {
+            "names/a": ["names/a-b/@", "names/a/@", "names/a/c/@"],
+            "names/a/": ["names/a/c/@"],
+            "names/a/c": ["names/a/c/@"],
+            "names/a-": ["names/a-b/@"],
+            "names/b": [],
+        }.items():
+            assert sorted(filled.prefixes(start, "/@")) == found, start
+        assert sorted(filled.prefixes("names/a", "/")) == ["names/a-b/", "names/a/"]
 
     def test_entries_tell_sizes_and_times(self, backend: Backend) -> None:
         begun = backend.server_time()

@@ -40,7 +40,7 @@ class ConcurrencyTests(StoreTests):
             store.push(make_snapshot(seed), "a")
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: store.tag(f"a@{n}", "t"), range(1, 9)))
-        assert len([key for key in self.raw_keys() if "@tags/t/" in key]) == 8
+        assert len([key for key in self.raw_keys() if "@tags/t/0" in key]) == 8
         assert store.verify().ok
 
     def test_the_tag_ends_at_the_best_of_many_concurrent_offers(self, store: PolicyStore) -> None:
@@ -95,4 +95,4 @@ class ConcurrencyTests(StoreTests):
         assert store.push(make_snapshot(1), "a").number == 2
         store.tag("a@1", "t")
         assert len(store.log("a")) == 2
-        assert len([key for key in self.raw_keys() if "@tags/t/" in key]) == 1
+        assert len([key for key in self.raw_keys() if "@tags/t/0" in key]) == 1

@@ -29,6 +29,16 @@ SLOW_ON_S3 = {
     "test_a_push_that_was_cut_off_leaves_a_hint_one_ahead",
     "test_damaged_records_are_format_errors",
     "test_an_error_for_an_unknown_ref_suggests_known_ones",
+    "test_a_wrong_hint_tells_nothing_wrong_about_deletions",
+    "test_objects_of_a_restored_version_come_back_from_the_trash",
+    "test_a_wrong_hint_of_a_tag_changes_nothing",
+    "test_the_history_of_a_tag_is_told",
+    "test_a_tag_protects_a_version",
+    "test_a_deleted_version_is_not_pulled_and_the_error_says_why",
+    "test_a_name_of_which_nothing_stands_is_not_listed",
+    "test_prune_keeps_what_any_criterion_keeps",
+    "test_a_restored_version_stands_again",
+    "test_deleting_what_does_not_exist_is_refused",
 }
 
 

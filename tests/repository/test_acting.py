@@ -116,11 +116,11 @@ def test_requests_are_bounded_and_objects_are_not_read(monkeypatch: pytest.Monke
     found = store.find_acting(snap(3.0).acting_digest)
     assert len(found) == 43
     assert not [key for key in asked if key.startswith("objects/")]
-    # One listing; for each name its hint and two probes; each record once.
-    assert len(asked) <= 1 + 3 * 3 + 300
+    # Two listings; for each name its hint and three probes; each record once.
+    assert len(asked) <= 2 + 4 * 3 + 300
     asked.clear()
     store.find_acting(snap(3.0).acting_digest, prefix="name/1")
-    assert len(asked) <= 1 + 3 + 100
+    assert len(asked) <= 2 + 4 + 100
 
 
 def test_names_without_versions_are_passed_over(store: PolicyStore) -> None:

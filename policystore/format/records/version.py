@@ -28,6 +28,7 @@ from policystore.format.records.fields import (
     parse_record,
     parse_time,
 )
+from policystore.format.records.marks import Mark
 from policystore.format.refs import check_name
 
 __all__ = ["Origin", "Version"]
@@ -83,6 +84,8 @@ class Version:
         origin: the version from which ``copy_to`` made this record anew, because the target had
             other versions under this number; None for a version that was pushed here, and for a
             record that was copied byte by byte.
+        deleted: the mark that deleted or pruned the version, in ``log(name, deleted=True)``; None
+            for a version that stands. The record does not hold it.
     """
 
     name: str | None
@@ -101,6 +104,7 @@ class Version:
     parents: tuple[Digest, ...] = ()
     nonce: str = field(default="", repr=False)
     origin: Origin | None = None
+    deleted: Mark | None = field(default=None, repr=False, compare=False)
 
     @property
     def ref(self) -> str:
@@ -133,6 +137,7 @@ class Version:
             self.author,
             " ".join(metrics),
             self.message,
+            "" if self.deleted is None else f"({self.deleted})",
         ]
         return printable("  ".join(part for part in parts if part))
 

@@ -46,6 +46,7 @@ def publish(
     metric: str | None = None,
     mode: str = "max",
     keep_best: bool = True,
+    keep_last: int | None = None,
     max_pending: int = 4,
     timeout: float = 60.0,
     callbacks: CallbackMaker | Iterable[CallbackMaker] = (),
@@ -108,6 +109,9 @@ def publish(
         keep_best: whether the best version of each name gets the tag ``best``; needs ``metric``.
             Several trials that push to one name share the tag, which at the end names the best
             version of all trials.
+        keep_last: how many of the newest versions of each name to keep; None to keep all. After
+            every 10th push to a name, ``store.prune`` deletes older versions that have no tag.
+            Trials that push to one name share this number. A prune that fails is only logged.
         max_pending: number of copies of each policy that may wait.
         timeout: seconds that ``algorithm.stop()`` waits for the remaining pushes.
         callbacks: callback classes of the user, as for :func:`~policystore.rllib.warm_start`.
@@ -135,6 +139,7 @@ def publish(
         metric=metric,
         mode=mode,
         keep_best=keep_best,
+        keep_last=keep_last,
         max_pending=max_pending,
         timeout=timeout,
     )
@@ -156,6 +161,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         metric: str | None,
         mode: str,
         keep_best: bool,
+        keep_last: int | None,
         max_pending: int,
         timeout: float,
     ) -> None:
@@ -169,6 +175,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         self._metric = Metric(metric)
         self._lowest = mode == "min"
         self._keep_best = keep_best
+        self._keep_last = keep_last
         self._max_pending = max_pending
         self._timeout = timeout
         self._uploader: Uploader | None = None
@@ -192,6 +199,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
             max_pending=self._max_pending,
             metrics={pid: self._metric.path(pid) if self._keep_best else None for pid in names},
             lowest=self._lowest,
+            keep_last=self._keep_last,
             # Without a time in the folder name, versions may come from another run of that name.
             resumes=bool(trial and _TIME.search(self._run)),
         )

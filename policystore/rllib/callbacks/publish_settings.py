@@ -29,6 +29,7 @@ def checked_settings(
     metric: str | None,
     mode: str,
     keep_best: bool,
+    keep_last: int | None,
     max_pending: int,
     timeout: float,
 ) -> dict[str, Any]:
@@ -58,6 +59,8 @@ def checked_settings(
     _check_count("interval", interval)
     if from_runner is not None:
         _check_count("from_runner", from_runner)
+    if keep_last is not None:
+        _check_count("keep_last", keep_last)
     _check_count("max_pending", max_pending)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
         raise InvalidInputError(f"timeout is a number of seconds, not {timeout!r}")
@@ -79,6 +82,7 @@ def checked_settings(
         "metric": metric,
         "mode": mode,
         "keep_best": keep_best,
+        "keep_last": keep_last,
         "max_pending": max_pending,
         "timeout": float(timeout),
     }

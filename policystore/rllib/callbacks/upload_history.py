@@ -70,6 +70,7 @@ class PolicyUploads:
         unsure: whether a push failed although its record may be in the store.
         untagged: a version that may lack its tag, because the process that pushed the version may
             have ended before it set the tag.
+        unpruned: number of versions that this process has pushed since the last prune.
     """
 
     name: str
@@ -86,6 +87,7 @@ class PolicyUploads:
     known_to: int | None = None
     unsure: bool = False
     untagged: Version | None = None
+    unpruned: int = 0
 
     def value_of(self, version: Version) -> float | None:
         """Return the number by which a version is compared; None if the version has no number."""

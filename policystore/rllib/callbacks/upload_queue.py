@@ -41,6 +41,7 @@ class Uploader:
             tag ``best``; None: no tag.
         lowest: whether the best value is the lowest one instead of the highest.
         resumes: whether an earlier process may have pushed for this run.
+        keep_last: how many of the newest versions of each name to keep; None for all.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Uploader:
         metrics: Mapping[str, str | None],
         lowest: bool,
         resumes: bool = False,
+        keep_last: int | None = None,
     ) -> None:
         self._store = store
         self._max_pending = max_pending
@@ -60,7 +62,12 @@ class Uploader:
         }
         self._changed = threading.Condition()
         self._pusher = Pusher(
-            store, lowest=lowest, resumes=resumes, lock=self._changed, pause=self._pause_for_parent
+            store,
+            lowest=lowest,
+            resumes=resumes,
+            keep_last=keep_last,
+            lock=self._changed,
+            pause=self._pause_for_parent,
         )
         self._thread: threading.Thread | None = None
         self._under_way: Copy | None = None
@@ -234,6 +241,7 @@ class Uploader:
                 self._pusher.tag_if_better(uploads, version)
                 with self._changed:
                     uploads.error = None
+                self._pusher.prune(uploads)
                 return
             except StorageError as error:  # noqa: PERF203 (the loop is of retries)
                 pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-from policystore.errors import NotFoundError
+from policystore._util.log import logger
+from policystore.errors import NotFoundError, PolicyStoreError
 from policystore.format.records import Version
 from policystore.rllib.callbacks.lineage import Ancestor
 from policystore.rllib.callbacks.upload_history import (
@@ -17,9 +19,10 @@ from policystore.rllib.callbacks.upload_history import (
 )
 from policystore.store import PolicyStore
 
-__all__ = ["BEST", "Pusher"]
+__all__ = ["BEST", "PRUNED_AFTER", "Pusher"]
 
 BEST = "best"
+PRUNED_AFTER = 10  # pushes of a name
 # How long a push waits for its parent, which another process may be pushing at the same time.
 _PARENT_PAUSE, _PARENT_PATIENCE = 0.25, 5.0  # seconds
 
@@ -31,6 +34,7 @@ class Pusher:
         store: the store.
         lowest: whether the best value is the lowest one instead of the highest.
         resumes: whether an earlier process may have pushed for this run.
+        keep_last: how many of the newest versions of each name to keep; None for all.
         lock: is held while a value is changed that another thread reads.
         pause: waits for a number of seconds, and returns whether it waited.
     """
@@ -41,12 +45,14 @@ class Pusher:
         *,
         lowest: bool,
         resumes: bool,
+        keep_last: int | None,
         lock: threading.Condition,
         pause: Callable[[PolicyUploads, float], bool],
     ) -> None:
         self._store = store
         self._lowest = lowest
         self._resumes = resumes
+        self._keep_last = keep_last
         self._lock = lock
         self._pause = pause
 
@@ -63,6 +69,7 @@ class Pusher:
             uploads.unsure = True
             version = self._push_with_parent(uploads, copy)
             uploads.learn(version, copy.iteration)
+            uploads.unpruned += 1
         with self._lock:
             if is_new:
                 uploads.unsure = False
@@ -146,7 +153,10 @@ class Pusher:
         value = copy.value
         if uploads.metric is None or value is None:
             return False
-        uploads.best = best = self._store.tags(uploads.name).get(BEST)
+        tags: dict[str, Version] = {}
+        with suppress(NotFoundError):  # no version of the name may stand
+            tags = self._store.tags(uploads.name)
+        uploads.best = best = tags.get(BEST)
         others = [uploads.value_of(version) for version in (best, earlier) if version is not None]
         return all(self.is_better(value, other) for other in others)
 
@@ -157,11 +167,32 @@ class Pusher:
             return
         if uploads.best is not None and not self.is_better(value, uploads.value_of(uploads.best)):
             return
-        uploads.best = self._store.tag(
-            version,
-            BEST,
-            when=lambda now: now is None or self.is_better(value, uploads.value_of(now)),
-        )
+        try:
+            uploads.best = self._store.tag(
+                version,
+                BEST,
+                when=lambda now: now is None or self.is_better(value, uploads.value_of(now)),
+            )
+        except NotFoundError as error:
+            # Another process has deleted or pruned the version since it was pushed.
+            logger.warning("publish does not tag %s %r: %s", version.ref, BEST, error)
+
+    def prune(self, uploads: PolicyUploads) -> None:
+        """Prune the name after some pushes, if a number of versions to keep was given.
+
+        A prune only saves space, so a prune that fails is logged and tried again after more pushes.
+        """
+        if self._keep_last is None or uploads.unpruned < PRUNED_AFTER:
+            return
+        uploads.unpruned = 0
+        try:
+            self._store.prune(
+                uploads.name,
+                keep_last=self._keep_last,
+                message=f"publish(keep_last={self._keep_last})",
+            )
+        except PolicyStoreError as error:
+            logger.warning("publish could not prune %s: %s", uploads.name, error)
 
     def is_better(self, value: float, than: float | None) -> bool:
         """Tell whether a value is better than another value, or than none."""

@@ -1,0 +1,138 @@
+"""Delete versions of a name: one mark for each call."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from policystore.errors import InvalidInputError
+from policystore.format.records import Mark, TagMove
+from policystore.repository.deletion.marking import (
+    MarkNotes,
+    append_mark,
+    as_ranges,
+    deleted_by,
+)
+from policystore.repository.lookup.state import NameState, deleted_error, nothing_stands_error
+from policystore.repository.resolver import Resolver
+
+__all__ = ["delete_name", "delete_version", "restore_tagged"]
+
+_SHOWN = 5  # tags in a message
+
+
+def delete_version(
+    resolver: Resolver, state: NameState, number: int, notes: MarkNotes, *, force: bool
+) -> None:
+    """Delete one version of a name.
+
+    Args:
+        resolver: reads the store.
+        state: the state of the name, in which the version stands.
+        number: the number of the version.
+        notes: who deletes the version, and why.
+        force: whether to delete the version though a tag points to it.
+
+    Raises:
+        NotFoundError: another writer has deleted the version in the meantime.
+        InvalidInputError: a tag points to the version; it stands as before.
+    """
+    name = state.name
+    if not force:
+        _refuse_tagged(name, _tags_on(resolver, name, [number]))
+
+    def change(present: NameState) -> Sequence[tuple[int, int]]:
+        span = present.span(number)
+        if present.mark is not None and span is not None:
+            raise deleted_error(resolver.backend, name, number, span, present.mark)
+        return [(number, number)]
+
+    mark = append_mark(resolver.backend, state, "delete", change, notes)
+    if not force:
+        _refuse_tagged(name, restore_tagged(resolver, state, mark, notes))
+
+
+def delete_name(resolver: Resolver, name: str, notes: MarkNotes, *, force: bool) -> int:
+    """Delete all versions of a name with one mark, and return how many versions it has deleted.
+
+    Raises:
+        NotFoundError: no such name, or no version of it stands.
+        InvalidInputError: a tag points to a version that stands; all stand as before.
+    """
+    state = resolver.state(name)
+    if not force:
+        _refuse_tagged(name, _tags_on(resolver, name, state))
+
+    def change(present: NameState) -> Sequence[tuple[int, int]]:
+        if not present.stands:
+            raise nothing_stands_error(resolver.backend, present)
+        return present.standing()
+
+    mark = append_mark(resolver.backend, state, "delete", change, notes)
+    if not force:
+        _refuse_tagged(name, restore_tagged(resolver, state, mark, notes))
+    return sum(last - first + 1 for first, last in mark.changed)
+
+
+def restore_tagged(
+    resolver: Resolver, state: NameState, mark: Mark, notes: MarkNotes
+) -> dict[str, TagMove]:
+    """Restore what a mark has deleted and what got a tag since the tags were read before the mark.
+
+    A caller that tags a version reads the marks after its record. So if a deletion and a tag come
+    at the same time, one of the two sees the other.
+
+    Args:
+        resolver: reads the store.
+        state: the state of the name before the mark.
+        mark: the mark.
+        notes: who has made the mark.
+
+    Returns:
+        The last moves of these tags, by tag.
+    """
+    ours = NameState(state.name, state.newest, mark)
+    moves = {
+        tag: move
+        for tag, move in resolver.last_moves(state.name).items()
+        if deleted_by(ours, [move.target or 0], mark.number)
+    }
+    numbers = {move.target or 0 for move in moves.values()}
+    if numbers:
+        why = "a tag was moved to it during its deletion"
+        append_mark(
+            resolver.backend,
+            ours,
+            "restore",
+            lambda present: as_ranges(deleted_by(present, numbers, mark.number)),
+            MarkNotes(why, notes.author),
+        )
+    return moves
+
+
+def _tags_on(
+    resolver: Resolver, name: str, numbers: Collection[int] | NameState
+) -> dict[str, TagMove]:
+    """Return the last moves of the tags that point to some versions, or to any that stands."""
+    return {
+        tag: move
+        for tag, move in resolver.last_moves(name).items()
+        if (
+            numbers.span(move.target or 0) is None
+            if isinstance(numbers, NameState)
+            else move.target in numbers
+        )
+    }
+
+
+def _refuse_tagged(name: str, moves: Mapping[str, TagMove]) -> None:
+    """Raise InvalidInputError if there are tags on what should be deleted."""
+    if not moves:
+        return
+    tags = [f"{tag!r} (version {move.target})" for tag, move in moves.items()]
+    shown = ", ".join(tags[:_SHOWN]) + (f" and {len(tags) - _SHOWN} more" if tags[_SHOWN:] else "")
+    tag = next(iter(moves))
+    raise InvalidInputError(
+        f"tags of {name!r} point to what would be deleted: {shown}. Nothing was deleted. Move each "
+        f"tag first, such as store.tag('{name}@N', {tag!r}) with another version N, or remove it "
+        f"with store.untag({name!r}, {tag!r}), or give force=True"
+    )

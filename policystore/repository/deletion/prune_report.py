@@ -1,0 +1,66 @@
+"""Report what a prune has deleted and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["PruneReport"]
+
+_SHOWN = 20  # lines, and ranges in a line
+
+_Range = tuple[int, int]
+
+
+@dataclass(frozen=True, repr=False)
+class PruneReport:
+    """The result of ``store.prune``.
+
+    Attributes:
+        name: the name.
+        ranges: the versions that were pruned, as ascending ranges of a first and a last number;
+            with ``dry_run``, those that would be pruned.
+        kept: the versions that stand, newest first, each with the reasons for which it was kept.
+        dry_run: whether nothing was written.
+    """
+
+    name: str
+    ranges: Sequence[_Range]
+    kept: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    dry_run: bool = False
+
+    @property
+    def pruned(self) -> list[int]:
+        """The numbers of the versions that were pruned, newest first."""
+        return [n for first, last in reversed(self.ranges) for n in range(last, first - 1, -1)]
+
+    @property
+    def count(self) -> int:
+        """How many versions were pruned."""
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        done = "would be pruned" if self.dry_run else "pruned"
+        lines = [f"{self.name}: {self.count:,} versions {done}, {len(self.kept):,} kept"]
+        if self.ranges:
+            lines.append(f"  {done}: {_written(self.ranges)}")
+        reasons: dict[str, list[_Range]] = {}
+        for number, why in self.kept.items():
+            ranges = reasons.setdefault(", ".join(why), [])
+            if ranges and ranges[-1][0] == number + 1:
+                ranges[-1] = (number, ranges[-1][1])
+            else:
+                ranges.append((number, number))
+        lines += [f"  kept: {_written(ranges[::-1])} ({why})" for why, ranges in reasons.items()]
+        if len(lines) > _SHOWN:
+            lines[_SHOWN:] = [f"  and {len(lines) - _SHOWN} lines more"]
+        return "\n".join(lines)
+
+
+def _written(ranges: Iterable[_Range]) -> str:
+    """Write ascending ranges, the newest first."""
+    texts = [str(last) if first == last else f"{first} to {last}" for first, last in ranges][::-1]
+    return ", ".join(texts[:_SHOWN]) + (", …" if texts[_SHOWN:] else "")
