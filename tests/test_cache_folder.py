@@ -287,7 +287,7 @@ def test_a_user_without_a_home_goes_on_without_a_cache_and_one_warning(
 ) -> None:
     stores = [PolicyStore("s3://bucket/p") for _ in range(2)]
     stores.append(pickle.loads(pickle.dumps(stores[0])))
-    assert [store._resolver._objects.cache for store in stores] == [None] * 3
+    assert [store._resolver.objects.cache for store in stores] == [None] * 3
     (told,) = warnings(caplog)
     assert "going on without a cache" in told
     assert "choose a folder for the cache" in told
@@ -300,7 +300,7 @@ def test_a_user_without_a_home_may_still_choose_a_cache(
     monkeypatch.undo()
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setenv("POLICYSTORE_CACHE", str(folder))
-    own = PolicyStore("s3://bucket/p")._resolver._objects.cache
+    own = PolicyStore("s3://bucket/p")._resolver.objects.cache
     assert own is not None
     assert own.folder == folder
     assert warnings(caplog) == []
@@ -323,7 +323,7 @@ def test_a_relative_cache_means_the_same_folder_in_every_process(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     for each in (store, pickle.loads(data), pickle.loads(pickle.dumps(pickle.loads(data)))):
-        found = each._resolver._objects.cache
+        found = each._resolver.objects.cache
         assert found is not None
         assert found.folder == tmp_path / "relative"
 
