@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policystore.testing.store_collecting import CollectingTests
 from policystore.testing.store_concurrency import ConcurrencyTests
 from policystore.testing.store_damage import DamageTests
 from policystore.testing.store_names import NameTests
@@ -11,12 +12,14 @@ from policystore.testing.store_refusals import RefusalTests
 __all__ = ["StoreContract"]
 
 
-class StoreContract(PushTests, NameTests, ConcurrencyTests, RefusalTests, DamageTests):
+class StoreContract(
+    CollectingTests, PushTests, NameTests, ConcurrencyTests, RefusalTests, DamageTests
+):
     """Tests that a store over any backend has to pass.
 
     Subclass this class, name the subclass ``Test…`` and define the methods of
     :class:`~policystore.testing.storage.StorageContract`. The tests use a backend through
     :class:`~policystore.store.PolicyStore`: what a push writes and in which form, refs, tags,
-    several threads, refusals, damage, and ``verify``. They need a backend that passes
+    several threads, refusals, damage, ``verify`` and the collector. They need a backend that passes
     :class:`~policystore.testing.backend_contract.BackendContract`, and that can be pickled.
     """
