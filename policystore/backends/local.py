@@ -30,6 +30,7 @@ __all__ = ["LocalBackend"]
 _MAX_AGE = 24 * 3600.0  # seconds; a temporary file that is older was left by a dead process
 _BLOCK = 1 << 20
 _COPY_TRIES = 10
+_MOST_DURABLE = 10_000  # folders to remember
 _FILES = (".json", ".safetensors", "/@hint")  # the ends of keys that a store writes
 
 
@@ -291,6 +292,8 @@ class LocalBackend:
         with contextlib.suppress(*(() if folder != self._root else (PermissionError,))):
             fsync_folder(folder.parent)
         with self._lock:
+            if len(self._durable) >= _MOST_DURABLE:
+                self._durable.clear()  # a collection makes a folder for each object in the trash
             self._durable.add(folder)
 
     def _write_temporary(self, chunks: Chunks) -> Path:
