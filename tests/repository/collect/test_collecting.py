@@ -201,6 +201,31 @@ def test_an_old_copy_is_put_back_before_it_is_deleted() -> None:
     assert timed.store.pull("a") == policy(1)
 
 
+def test_a_damaged_copy_is_not_put_back_while_there_is_a_good_one() -> None:
+    timed = TimedStore()
+    version = timed.store.push(policy(1), "a")
+    timed.backend.copy(object_key(version.digest), trash_key(version.digest, "0" * 32))
+    timed.wait(1)
+    timed.backend.replace(trash_key(version.digest, "1" * 32), b"damaged")
+    timed.backend.delete(object_key(version.digest))
+    timed.wait(100)
+    report = timed.collect()
+    assert (report.put_back.count, report.purged.count) == (1, 2)
+    assert timed.store.pull("a") == policy(1)
+
+
+def test_copies_that_are_all_damaged_are_kept() -> None:
+    timed = TimedStore()
+    version = timed.store.push(policy(1), "a")
+    for nonce in ("0" * 32, "1" * 32):
+        timed.backend.replace(trash_key(version.digest, nonce), b"damaged")
+    timed.backend.delete(object_key(version.digest))
+    timed.wait(100)
+    report = timed.collect()
+    assert (report.put_back.count, report.purged.count) == (0, 0)
+    assert len(timed.trash()) == 2
+
+
 @pytest.mark.parametrize(
     "grace", [datetime.timedelta(minutes=119), datetime.timedelta(0), datetime.timedelta(-1), 7]
 )
