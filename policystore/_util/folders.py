@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _BLOCK = 1 << 20
+_MOST_DURABLE = 10_000  # folders to remember
 
 # A filesystem without groups or modes answers so. Its files have the rights that its mount gives.
 _NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -97,6 +98,8 @@ class Folders:
             # flushed yet. This user may not be allowed to open the folder around the store.
             with contextlib.suppress(*(() if place != self._root else (PermissionError,))):
                 fsync_folder(place.parent)
+            if len(self._durable) >= _MOST_DURABLE:
+                self._durable.clear()  # a collection makes a folder for each object in the trash
             self._durable.add(place)
 
     def forget(self) -> None:

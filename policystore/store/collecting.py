@@ -37,7 +37,8 @@ class CollectingCalls(StoreBase):
 
         Args:
             grace: how long an object has to be unneeded and unchanged; at least 2 hours.
-            dry_run: True to change nothing, and report what would be done.
+            dry_run: True to report what would be done. Only a key below ``tmp/`` is written and
+                deleted, to learn the time of the storage.
             exclusive: your promise that nobody else uses the store until the call returns. Then the
                 grace may be shorter, even 0.
             progress: a function of two numbers: how many names and parts of the store were looked
@@ -52,8 +53,8 @@ class CollectingCalls(StoreBase):
             StorageError: the storage failed, or does not tell the times of keys.
         """
         check_grace(grace, exclusive=exclusive)
-        if not dry_run:
-            self._check_writable("collect_garbage")
+        # A dry run writes as well: a key in tmp/ that tells the time of the storage.
+        self._check_writable("collect_garbage")
         return collect_garbage(
             ObjectReader(self._backend),
             grace=grace,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policystore.testing.store_collecting import CollectingTests
 from policystore.testing.store_concurrency import ConcurrencyTests
 from policystore.testing.store_damage import DamageTests
 from policystore.testing.store_deletions import DeletionTests
@@ -13,13 +14,20 @@ __all__ = ["StoreContract"]
 
 
 class StoreContract(
-    PushTests, NameTests, DeletionTests, ConcurrencyTests, RefusalTests, DamageTests
+    PushTests,
+    NameTests,
+    DeletionTests,
+    CollectingTests,
+    ConcurrencyTests,
+    RefusalTests,
+    DamageTests,
 ):
     """Tests that a store over any backend has to pass.
 
     Subclass this class, name the subclass ``Test…`` and define the methods of
     :class:`~policystore.testing.storage.StorageContract`. The tests use a backend through
     :class:`~policystore.store.PolicyStore`: what a push writes and in which form, refs, tags,
-    deletions, several threads, refusals, damage, and ``verify``. They need a backend that passes
-    :class:`~policystore.testing.backend_contract.BackendContract`, and that can be pickled.
+    deletions, several threads, refusals, damage, ``verify`` and the collector. They need a backend
+    that passes :class:`~policystore.testing.backend_contract.BackendContract`, and that can be
+    pickled.
     """

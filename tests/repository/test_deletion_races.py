@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import threading
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,8 +28,8 @@ class Stage:
         other: the store of the other process.
     """
 
-    def __init__(self, name: str) -> None:
-        inner = MemoryBackend(name)
+    def __init__(self) -> None:
+        inner = MemoryBackend(uuid.uuid4().hex)
         self.other = PolicyStore.over(inner, cache=False)
         self.backend = Intercepted(inner)
         self.store = PolicyStore.over(self.backend, cache=False)  # type: ignore[arg-type]
@@ -52,8 +53,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage(request: pytest.FixtureRequest, make_snapshot: Make) -> Stage:
-    stage = Stage(request.node.nodeid)
+def stage(make_snapshot: Make) -> Stage:
+    stage = Stage()
     for seed in range(5):
         stage.other.push(make_snapshot(seed), "a")
     return stage

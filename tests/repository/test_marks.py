@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,8 @@ NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 
 
 @pytest.fixture
-def backend(request: pytest.FixtureRequest) -> MemoryBackend:
-    return MemoryBackend(request.node.nodeid)
+def backend() -> MemoryBackend:
+    return MemoryBackend(uuid.uuid4().hex)
 
 
 @pytest.fixture
@@ -236,7 +237,9 @@ def test_only_what_is_below_a_prefix_is_listed(store: PolicyStore, backend: Memo
         ("soccer", "Did you mean 'soccer/keeper' or 'soccer/main'?"),
         ("Soccer/main", "Did you mean 'soccer/main'?"),
         ("soccer/main/deep", "no name"),
-        ("zzz", "The names are: duo/, soccer/keeper, soccer/main"),
+        ("zzz", "The names are: duo/p/, soccer/keeper, soccer/main"),
+        ("duo", "Did you mean 'duo/p/'?"),
+        ("duo/p/1", "The names are: duo/p/0"),
         ("soccer/main@champoin", "Did you mean 'champion'?"),
         ("soccer/main@zzz", "Its tags are: champion"),
         ("soccer/keeper@zzz", "It has no tags."),

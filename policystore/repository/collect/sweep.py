@@ -8,13 +8,12 @@ the storage. Requests of one collector on different objects may come in any orde
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
 from contextlib import suppress
 
 from policystore._util.concurrency import in_parallel
 from policystore._util.deadlines import Clock, LateError, deadline
 from policystore.backends.base import Backend, Entry
-from policystore.digest import Digest
+from policystore.digest import Digest, digest_of
 from policystore.errors import NotFoundError, ReadOnlyError, StorageError
 from policystore.format.keys import (
     OBJECTS,
@@ -129,7 +128,7 @@ class Sweep:
         if absent and self._backend.size(object_key(digest)) is None:
             newest_first = sorted(copies, key=lambda entry: entry.time or 0.0, reverse=True)
             if not self._put_back(digest, newest_first):
-                return  # another collector works on these copies
+                return  # another collector works on these copies, or all are damaged
         for entry in copies:
             # Whether the object is needed makes no difference: another collector may have moved it
             # with a copy of its own, but nobody may rely on a copy that is this old.
@@ -138,9 +137,13 @@ class Sweep:
             else:
                 self._counter.add(self._report.in_trash, entry.nbytes)
 
-    def _put_back(self, digest: Digest, copies: Iterable[Entry]) -> bool:
+    def _put_back(self, digest: Digest, copies: list[Entry]) -> bool:
+        """Copy an object back from one of its copies; False if that was not possible."""
         for entry in copies:
             with suppress(NotFoundError):  # another collector has deleted the copy
+                # Of several copies, some of which are then deleted, one with the right bytes.
+                if len(copies) > 1 and digest_of(self._backend.get(entry.key)) != digest:
+                    continue
                 if not self._counter.dry_run:
                     self._backend.copy(entry.key, object_key(digest))
                 self._counter.add(self._report.put_back, entry.nbytes)

@@ -28,6 +28,7 @@ _START = re.compile(r"[A-Za-z0-9._-]*\Z")
 _SIBLINGS = 1000  # folders that a search for a mistyped name looks at; a page of a listing on S3
 _DEEPEST = 4  # levels of folders of such a search
 _SHOWN = 10  # names in a message
+_FEW = 3  # folders that are looked into for a message
 
 
 def list_names(backend: Backend, prefix: str, *, workers: int) -> list[str]:
@@ -106,14 +107,14 @@ def names_advice(backend: Backend, name: str) -> str:
         if not found:
             break
         folders = [f"{path}/" for path in found[:3]]
-    found = [each for path in found for each in _as_names(backend, path) if each != name]
-    if found:
-        return " Did you mean " + " or ".join(repr(each) for each in found[:3]) + "?"
+    close = [each for each in _as_names(backend, found[:3]) if each != name]
+    if close:
+        return " Did you mean " + " or ".join(repr(each) for each in close[:3]) + "?"
     beside = sorted(listed)
-    shown = [each for path in beside[:_SHOWN] for each in _as_names(backend, path)][:_SHOWN]
+    shown = _as_names(backend, beside[:_SHOWN])[:_SHOWN]
     if not shown:
         return " It has no names."
-    more = ", and more" if len(beside) > len(shown) else ""
+    more = ", and more" if len(beside) > _SHOWN else ""
     return f" The names are: {', '.join(shown)}{more}"
 
 
@@ -132,11 +133,23 @@ def _paths(backend: Backend, start: str) -> Iterator[str]:
         yield from (path for path in map(name_of_folder, keys) if path is not None)
 
 
-def _as_names(backend: Backend, path: str) -> list[str]:
-    """Return a path that is a name; for a folder of names, some of what is directly in it."""
-    if backend.size(version_key(path, 1)) is not None:
-        return [path]
-    inner = sorted(islice(_paths(backend, f"{path}/"), _SHOWN))
-    return [
-        each if backend.size(version_key(each, 1)) is not None else f"{each}/" for each in inner
-    ]
+def _as_names(backend: Backend, paths: list[str]) -> list[str]:
+    """Return paths as names, and a folder of names with a slash at its end.
+
+    If there are few paths, some of what is directly in a folder stands in place of the folder.
+    """
+    shown: list[str] = []
+    for path, is_name in zip(paths, _are_names(backend, paths), strict=True):
+        inner = [] if is_name or len(paths) > _FEW else sorted(_paths(backend, f"{path}/"))
+        inner = inner[:_SHOWN]
+        names = _are_names(backend, inner)
+        shown += [each if name else f"{each}/" for each, name in zip(inner, names, strict=True)]
+        if not inner:
+            shown.append(path if is_name else f"{path}/")
+    return shown
+
+
+def _are_names(backend: Backend, paths: list[str]) -> list[bool]:
+    return in_parallel(
+        lambda path: backend.size(version_key(path, 1)) is not None, paths, workers=_SHOWN
+    )

@@ -201,6 +201,31 @@ def test_an_old_copy_is_put_back_before_it_is_deleted() -> None:
     assert timed.store.pull("a") == policy(1)
 
 
+def test_a_damaged_copy_is_not_put_back_while_there_is_a_good_one() -> None:
+    timed = TimedStore()
+    version = timed.store.push(policy(1), "a")
+    timed.backend.copy(object_key(version.digest), trash_key(version.digest, "0" * 32))
+    timed.wait(1)
+    timed.backend.replace(trash_key(version.digest, "1" * 32), b"damaged")
+    timed.backend.delete(object_key(version.digest))
+    timed.wait(100)
+    report = timed.collect()
+    assert (report.put_back.count, report.purged.count) == (1, 2)
+    assert timed.store.pull("a") == policy(1)
+
+
+def test_copies_that_are_all_damaged_are_kept() -> None:
+    timed = TimedStore()
+    version = timed.store.push(policy(1), "a")
+    for nonce in ("0" * 32, "1" * 32):
+        timed.backend.replace(trash_key(version.digest, nonce), b"damaged")
+    timed.backend.delete(object_key(version.digest))
+    timed.wait(100)
+    report = timed.collect()
+    assert (report.put_back.count, report.purged.count) == (0, 0)
+    assert len(timed.trash()) == 2
+
+
 @pytest.mark.parametrize(
     "grace", [datetime.timedelta(minutes=119), datetime.timedelta(0), datetime.timedelta(-1), 7]
 )
@@ -311,9 +336,9 @@ def test_a_store_that_is_not_there_or_read_only_is_refused() -> None:
     timed = TimedStore()
     timed.store.push(policy(1), "a")
     reader = PolicyStore.over(timed.backend, cache=False, read_only=True)
-    assert reader.collect_garbage().dry_run
-    with pytest.raises(ReadOnlyError, match="collect_garbage"):
-        reader.collect_garbage(dry_run=False)
+    for dry_run in (True, False):
+        with pytest.raises(ReadOnlyError, match="collect_garbage"):
+            reader.collect_garbage(dry_run=dry_run)
 
 
 def test_progress_ends_at_the_total_and_never_goes_back() -> None:

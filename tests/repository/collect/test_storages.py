@@ -15,7 +15,7 @@ from policystore.backends.factory import open_backend
 from policystore.backends.local import LocalBackend
 from policystore.backends.memory import MemoryBackend
 from policystore.backends.options import StorageOptions
-from policystore.format.keys import TRASH, object_key, trash_key
+from policystore.format.keys import object_key, trash_key
 from policystore.testing import make_snapshot
 from tests.support import s3_server
 from tests.support.collecting import DAY, GRACE, TimedStore, policy, write_mark
@@ -49,25 +49,6 @@ def test_a_folder_is_collected_and_read_from_the_trash(tmp_path: Path) -> None:
         store.pull(gone.digest)
     assert not list((tmp_path / "trash").rglob("*.safetensors"))
     assert store.pull("a@3") == make_snapshot(2, large=True)
-
-
-def test_a_bucket_is_collected_and_read_from_the_trash(s3_endpoint: str, s3_bucket: str) -> None:
-    options = StorageOptions({"endpoint_url": s3_endpoint})
-    backend = open_backend(f"s3://{s3_bucket}/p", options)
-    store = PolicyStore.over(backend, cache=False)
-    store.push(policy(1), "a")
-    two = store.push(policy(2), "a")
-    write_mark(backend, "a", "delete", [(2, 2)])
-    later(backend, 8)
-    report = store.collect_garbage(GRACE, dry_run=False)
-    assert (report.moved.count, report.needed.count, report.notes) == (1, 1, [])
-    for ref in (two.digest, f"blake3:{two.digest.hex[:12]}"):
-        assert store.pull(ref) == policy(2)
-    assert store.resolve(str(two.digest)) == two.digest
-    later(backend, 16)
-    assert store.collect_garbage(GRACE, dry_run=False).purged.count == 1
-    assert store.pull("a@1") == policy(1)
-    assert not list(backend.keys(TRASH))
 
 
 def test_old_unfinished_uploads_of_the_store_are_aborted_and_no_others(
@@ -220,3 +201,14 @@ def test_a_collection_that_is_cut_off_anywhere_is_finished_by_the_next_one() -> 
         timed.collect()
         assert timed.objects() == {object_key(digests[2])}
         assert [timed.store.pull(digest) for digest in digests] == snaps
+
+
+def test_a_backend_remembers_a_bounded_number_of_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("policystore.backends.local._MOST_DURABLE", 20)
+    backend = LocalBackend(tmp_path)
+    for number in range(50):
+        backend.replace(f"trash/ab/{number}/copy", b"")
+        assert len(backend._durable) <= 20
+    assert len(list(backend.keys("trash/"))) == 50
