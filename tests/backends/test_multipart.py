@@ -146,6 +146,7 @@ def test_a_lost_answer_during_a_multipart_upload(
     assert uploads(s3_endpoint, s3_bucket) == []  # none that would cost money for ever
 
 
+@pytest.mark.long
 def test_after_a_lost_start_the_uploads_of_other_writers_go_on(
     store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, snap: Snapshot
 ) -> None:
@@ -186,6 +187,7 @@ def test_after_a_lost_start_the_uploads_of_other_writers_go_on(
     assert left == set(others.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("written", [True, False])
 def test_an_upload_that_somebody_ended(
     written: bool, store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str,
