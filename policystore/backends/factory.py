@@ -38,6 +38,8 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
     options = options or StorageOptions()
     text = url if isinstance(url, str) else str(as_path(url, _LABEL))
     scheme, separator, rest = text.partition("://")
+    if "/" in scheme:  # a path in which the name of a folder ends with a colon
+        separator = ""
     if separator and not scheme:
         raise InvalidInputError(f"{text!r}: a URL begins with a scheme, as s3://bucket does")
     if separator and scheme not in ("memory", "file"):

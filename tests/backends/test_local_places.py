@@ -231,6 +231,13 @@ def test_a_path_that_is_too_long_is_a_typed_error(
         run[call]()
 
 
+def test_a_folder_whose_name_ends_with_a_colon(tmp_path: Path, make_snapshot: Make) -> None:
+    store = PolicyStore(f"{tmp_path}/a://b")
+    store.push(make_snapshot(), "x")
+    assert pickle.loads(pickle.dumps(store)).pull("x") == make_snapshot()
+    assert (tmp_path / "a:" / "b" / MARKER).is_file()
+
+
 def test_a_folder_that_is_moved_away_and_back_loses_nothing(
     tmp_path: Path, make_snapshot: Make
 ) -> None:
