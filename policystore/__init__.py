@@ -24,6 +24,7 @@ from policystore.errors import (
 )
 from policystore.format.records import Version
 from policystore.format.spec import Spec
+from policystore.repository.mirror.report import CopyReport
 from policystore.repository.verify_report import Fault, VerifyReport
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousError",
+    "CopyReport",
     "Diff",
     "Digest",
     "Fault",

@@ -36,6 +36,7 @@ LEVELS = [
     ["backends.*", "snapshot_advice"],
     ["snapshot"],
     ["repository.*", "diff", "torch.*", "checkpoints.files.*", "rllib_schema.*", "rllib.common.*"],
+    ["repository.mirror.*"],
     ["store.*", "checkpoints.convert.*", "rllib.old_stack.*", "rllib.new_stack.*"],
     ["", "checkpoints.*", "rllib.live.checks.*", "rllib.api"],
     ["rllib.live.*"],
@@ -195,7 +196,7 @@ def test_nothing_unpickles_or_evaluates() -> None:
 def test_exports_are_pinned() -> None:
     assert policystore.__all__ == sorted(policystore.__all__)
     assert set(policystore.__all__) == {
-        "AmbiguousError", "Diff", "Digest", "Fault", "FieldDiff", "FormatError", "IntegrityError",
+        "AmbiguousError", "CopyReport", "Diff", "Digest", "Fault", "FieldDiff", "FormatError", "IntegrityError",
         "InvalidInputError", "MismatchError", "NodeCache", "NotFoundError", "PolicyStore",
         "PolicyStoreError",
         "ReadOnlyError", "Snapshot", "Spec", "StorageError", "SyncError", "TensorDiff",

@@ -10,6 +10,7 @@ from policystore.backends.base import Backend
 from policystore.backends.factory import open_backend
 from policystore.backends.options import StorageOptions
 from policystore.cache import CacheLike
+from policystore.store.mirroring import MirroringCalls
 from policystore.store.reading import ReadingCalls
 from policystore.store.upkeep import UpkeepCalls
 from policystore.store.writing import WritingCalls
@@ -17,7 +18,7 @@ from policystore.store.writing import WritingCalls
 __all__ = ["PolicyStore"]
 
 
-class PolicyStore(WritingCalls, ReadingCalls, UpkeepCalls):
+class PolicyStore(WritingCalls, ReadingCalls, UpkeepCalls, MirroringCalls):
     """Keep policies by their digests, and give them names.
 
     Nothing is read or written when a store is opened; the first push makes the store. Several

@@ -1,0 +1,149 @@
+"""Copy what does not belong to the versions of a name: kept policies, annotations, leagues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from itertools import groupby
+
+from policystore._util.concurrency import in_parallel
+from policystore.digest import Digest
+from policystore.errors import FormatError, IntegrityError
+from policystore.format.keys import (
+    KEPT,
+    LEAGUES,
+    MAX_RECORD,
+    digest_of_kept,
+    kept_key,
+    kept_prefix,
+    versions_prefix,
+)
+from policystore.format.records import Kept
+from policystore.repository.mirror.names import NameCopier
+from policystore.repository.mirror.objects import Needs
+from policystore.repository.mirror.report import CopyReport, NameCopy
+from policystore.repository.mirror.sides import Sides
+from policystore.repository.stamp import default_author, now
+
+__all__ = ["copy_digest", "copy_kept", "copy_leagues", "copy_notes"]
+
+_WINDOW = 256
+_MAX_BODY = 64 << 20  # bytes of a record of a league
+# A record comes after the records that it names.
+_LEAGUE_KINDS = ("@bodies", "@matches", "@summaries", "@deleted")
+
+
+def copy_kept(sides: Sides, report: CopyReport, prefix: str = KEPT) -> None:
+    """Copy the records of pushes without a name, after their objects.
+
+    Raises:
+        IntegrityError: the source has lost an object.
+    """
+    keys = sorted(key for key in sides.source.keys(prefix))
+    known = set(sides.target.keys(prefix)) if keys else set()
+    new = []
+    for key in keys:
+        if digest_of_kept(key) is None:
+            report.unknown.append(key)
+        elif key not in known:
+            new.append(key)
+    for start in range(0, len(new), _WINDOW):
+        window = new[start : start + _WINDOW]
+        found = in_parallel(partial(_read_kept, sides), window, workers=sides.workers)
+        needs = [Needs(kept.digest, kept.objects) for _, kept in found]
+        sides.objects.ensure(needs)
+        for key, (data, _), need in zip(window, found, needs, strict=True):
+            _create_kept(sides, key, data, need)
+            report.kept += 1
+
+
+def copy_digest(sides: Sides, report: CopyReport, digest: Digest) -> None:
+    """Copy a policy by its digest alone, so that the target keeps it without a name."""
+    before = report.kept
+    copy_kept(sides, report, kept_prefix(digest))
+    prefix = kept_prefix(digest)
+    if report.kept > before or next(iter(sides.target.keys(prefix)), None) is not None:
+        return
+    # The source has the policy under a name only. With this nonce, two copies make one record.
+    need = Needs(digest, None)
+    sides.objects.ensure([need])
+    kept = Kept(digest, need.objects, now(), default_author(), digest.hex[:32])
+    _create_kept(sides, kept_key(digest, kept.nonce), kept.to_bytes(), need)
+    report.kept += 1
+
+
+def _create_kept(sides: Sides, key: str, data: bytes, need: Needs) -> None:
+    if need.missing:
+        raise IntegrityError(
+            f"{sides.source.url} does not have the object {need.missing[0]}, which "
+            f"{sides.source.location(key)} needs: the store has lost it"
+        )
+    sides.objects.create([need], partial(sides.create, key, data))
+
+
+def _read_kept(sides: Sides, key: str) -> tuple[bytes, Kept]:
+    data = bytes(sides.source.get(key, limit=MAX_RECORD))
+    kept = Kept.from_bytes(data, sides.source.location(key))
+    if kept_key(kept.digest, kept.nonce) != key:
+        raise FormatError(
+            f"{sides.source.location(key)}: the record is of {kept.digest}: it was moved or copied "
+            "to this key"
+        )
+    return data, kept
+
+
+def copy_notes(sides: Sides, name: str, versions: NameCopier, report: NameCopy) -> None:
+    """Copy the annotations of versions that have the same number on both sides, byte by byte."""
+    prefix = versions_prefix(name).replace("@versions/", "@notes/")
+    known = set(sides.target.keys(prefix))
+    new, apart = [], 0
+    for key in sorted(sides.source.keys(prefix)):
+        number = key[len(prefix) :].partition("/")[0]
+        if not number.isdigit() or int(number) > versions.same:
+            apart += 1
+        elif key not in known:
+            new.append(key)
+    create = partial(_copy_record, sides, limit=MAX_RECORD)
+    created = in_parallel(create, new, workers=sides.workers)
+    report.notes += sum(created)
+    if apart:
+        report.skipped.append(f"{apart} annotations of versions with other numbers in the target")
+
+
+def copy_leagues(sides: Sides, report: CopyReport) -> None:
+    """Copy the records of leagues byte by byte, each list in its order."""
+    keys = sorted(sides.source.keys(LEAGUES))
+    known = set(sides.target.keys(LEAGUES)) if keys else set()
+    lists: dict[str, list[list[str]]] = {kind: [] for kind in _LEAGUE_KINDS}
+    for folder, members in groupby(keys, key=lambda key: key.rpartition("/")[0]):
+        kind = next((part for part in folder.split("/") if part.startswith("@")), "")
+        if kind in lists:
+            lists[kind].append(list(members))
+        else:
+            report.unknown.append(f"{folder}/")
+    for kind in _LEAGUE_KINDS:
+        copied = in_parallel(
+            partial(_copy_league_list, sides, known, report), lists[kind], workers=sides.workers
+        )
+        report.leagues += sum(copied)
+
+
+def _copy_league_list(
+    sides: Sides, known: set[str], report: CopyReport, keys: Iterable[str]
+) -> int:
+    """Copy records one after the other, so that their numbers stay without gaps."""
+    count = 0
+    for key in keys:
+        if key in known:
+            continue
+        if not _copy_record(sides, key, limit=_MAX_BODY):
+            report.conflicts.append(f"{key}: the target has another record under this key")
+            break
+        count += 1
+    return count
+
+
+def _copy_record(sides: Sides, key: str, *, limit: int) -> bool:
+    """Copy a record byte by byte; return False if the target has another one there."""
+    data = bytes(sides.source.get(key, limit=limit))
+    return sides.create_or_read(key, data, limit=limit) == data
