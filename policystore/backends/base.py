@@ -164,7 +164,8 @@ class Backend(Protocol):
         ``names/a/@`` and ``names/b/c/@``.
 
         Args:
-            prefix: the start of the keys; it ends with ``/``.
+            prefix: the start of the keys; it ends with ``/``, or is "" for all keys with the
+                delimiter ``/``.
             delimiter: ``/`` or ``/@``.
         """
 

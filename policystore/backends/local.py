@@ -147,8 +147,9 @@ class LocalBackend:
             folder = pending.pop()
             inner = [entry.name for entry in self._entries(folder) if _is_folder(entry, False)]
             for name in inner:
-                if delimiter == "/" and self._has_files(f"{folder}/{name}"):
-                    yield f"{folder}/{name}/"
+                below = f"{folder}/{name}" if folder else name
+                if delimiter == "/" and below + "/" != TEMPORARY and self._has_files(below):
+                    yield f"{below}/"
             marked = [name for name in inner if name.startswith("@")]
             if delimiter == "/@":
                 if any(self._has_files(f"{folder}/{name}") for name in marked):

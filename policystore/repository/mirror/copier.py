@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from policystore._util.concurrency import in_parallel
+from policystore._util.deadlines import Clock, boottime
 from policystore._util.progress import Meter
 from policystore.backends.base import Backend
 from policystore.errors import (
@@ -50,6 +51,7 @@ def copy_store(
     meter: Meter,
     *,
     dry_run: bool,
+    clock: Clock = boottime,
 ) -> CopyReport:
     """Copy what the target lacks.
 
@@ -59,6 +61,7 @@ def copy_store(
         names: what to copy, as :func:`~policystore.repository.mirror.selection.select` reads it.
         meter: counts the bytes of objects.
         dry_run: True to write nothing, and only report.
+        clock: says how long ago objects were checked.
 
     Raises:
         InvalidInputError: an item of ``names`` of another form, or the same store twice.
@@ -73,9 +76,10 @@ def copy_store(
         raise InvalidInputError(f"{source.url} is both the source and the target of the copy")
     require_store(source)
     selection = select(resolver, names)
-    _prepare_target(target, dry_run=dry_run)
+    if not dry_run:
+        _make_store(target, with_names=bool(selection.names or selection.versions))
     # Objects are read without the cache of this machine: a copy would fill it.
-    objects = ObjectCopier(ObjectReader(source), target, meter, dry_run=dry_run)
+    objects = ObjectCopier(ObjectReader(source), target, meter, dry_run=dry_run, clock=clock)
     sides = Sides(source, target, objects, dry_run)
     report = CopyReport(source.url, target.url, dry_run)
     report.unknown += selection.unknown
@@ -88,14 +92,12 @@ def copy_store(
     return report
 
 
-def _prepare_target(target: Backend, *, dry_run: bool) -> None:
+def _make_store(target: Backend, *, with_names: bool) -> None:
     """Make the store if there is none, and check that it creates keys exclusively."""
-    exists = store_exists(target)
-    if dry_run:
-        return
-    if not exists and not target.create(MARKER, marker_bytes()):
+    if not store_exists(target) and not target.create(MARKER, marker_bytes()):
         store_exists(target)  # another process made the store: check the marker
-    target.verify_exclusive_create(MARKER, marker_bytes())
+    if with_names:
+        target.verify_exclusive_create(MARKER, marker_bytes())
 
 
 def _copy_names(
@@ -145,7 +147,7 @@ def _copy_others(
     """Copy what has no name; return what is damaged in the source."""
     calls = [partial(copy_digest, sides, report, digest) for digest in selection.digests]
     if selection.everything:
-        folders = {folder.lstrip("/") for folder in sides.source.prefixes("", "/")}
+        folders = set(sides.source.prefixes("", "/"))
         report.unknown += folders - _FOLDERS
         calls += [partial(copy_kept, sides, report)] if KEPT in folders else []
         calls += [partial(copy_leagues, sides, report)] if LEAGUES in folders else []

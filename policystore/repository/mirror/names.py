@@ -48,6 +48,19 @@ class _Item:
     stands: bool
 
 
+@dataclass
+class _Window:
+    """Versions that are copied together.
+
+    Attributes:
+        items: the versions.
+        damage: the error of the version after them; None if there is none.
+    """
+
+    items: list[_Item]
+    damage: IntegrityError | FormatError | None = None
+
+
 class NameCopier:
     """Copy the versions of one name.
 
@@ -154,11 +167,15 @@ class NameCopier:
         self.marks.copy(self.list.number)
         windows = [numbers[i : i + _WINDOW] for i in range(begin, len(numbers), _WINDOW)]
         at_once = max(self._sides.source.parallel, self._sides.target.parallel) > 1
-        items = self._prepare(windows[0], apart=False) if windows else []
+        window = self._prepare_window(windows[0] if windows else [], apart=False)
         for following in [*windows[1:], []]:
-            commit = partial(self._commit_same, items)
-            prepare = partial(self._prepare, following, apart=False)
-            done, items = run_both(commit, prepare, at_once=at_once and bool(following))
+            commit = partial(self._commit_same, window.items)
+            prepare = partial(self._prepare_window, following, apart=False)
+            if window.damage is not None:
+                if not commit():
+                    return False
+                raise window.damage
+            done, window = run_both(commit, prepare, at_once=at_once and bool(following))
             if not done:
                 return False
         self.same = self.list.number
@@ -206,15 +223,17 @@ class NameCopier:
         deleted: list[int] = []
         for start in range(done + 1, self.newest + 1, _WINDOW):
             numbers = range(start, min(start + _WINDOW, self.newest + 1))
-            items = self._prepare(numbers, apart=True)
-            deleted += [item.record.number for item in items if not item.stands]
-            self._commit_apart([item for item in items if item.stands])
+            window = self._prepare_window(numbers, apart=True)
+            deleted += [item.record.number for item in window.items if not item.stands]
+            self._commit_apart([item for item in window.items if item.stands])
+            if window.damage is not None:
+                raise window.damage
         if deleted:
             self._report.skipped.append(
                 f"versions {show_numbers(deleted)}: deleted in the source, and the target has "
                 "other versions under these numbers"
             )
-        record = digest_of(items[-1].record.data)
+        record = digest_of(window.items[-1].record.data)
         cursor = Copied(self.newest, record, self.marks.source.number, began)
         self._sides.replace(copied_key(self._name, nonce), cursor.to_bytes())
 
@@ -251,6 +270,21 @@ class NameCopier:
         return nonce, cursor if digest_of(record.data) == cursor.record else None
 
     # Both
+
+    def _prepare_window(self, numbers: Sequence[int], *, apart: bool) -> _Window:
+        """Prepare versions as :meth:`_prepare` does, up to the first one that is damaged."""
+        try:
+            return _Window(self._prepare(numbers, apart=apart))
+        except (IntegrityError, FormatError) as error:
+            if len(numbers) == 1:
+                return _Window([], error)
+        # The objects of the first half need not be copied again.
+        half = len(numbers) // 2
+        window = self._prepare_window(numbers[:half], apart=apart)
+        if window.damage is None:
+            rest = self._prepare_window(numbers[half:], apart=apart)
+            window = _Window([*window.items, *rest.items], rest.damage)
+        return window
 
     def _prepare(self, numbers: Sequence[int], *, apart: bool) -> list[_Item]:
         """Read records of the source, and copy the objects of these versions.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from policystore._util.concurrency import in_parallel
-from policystore._util.deadlines import LateError, boottime, deadline
+from policystore._util.deadlines import Clock, LateError, boottime, deadline
 from policystore._util.progress import Meter, ObjectProgress
 from policystore.backends.base import Backend
 from policystore.digest import Digest, digest_of
@@ -15,13 +15,11 @@ from policystore.errors import FormatError, NotFoundError, StorageError
 from policystore.format.keys import object_key
 from policystore.format.metadata import parse_external, parse_metadata
 from policystore.format.safetensors import META, parse_header
+from policystore.repository.freshness import MAX_DELAY
 from policystore.repository.mirror.budget import Budget
 from policystore.repository.objects import ObjectReader
 
-__all__ = ["MAX_DELAY", "Needs", "ObjectCopier"]
-
-MAX_DELAY = 30 * 60.0
-"""How many seconds after the first check of its objects a record may be created at most."""
+__all__ = ["Needs", "ObjectCopier"]
 
 _REUSED = MAX_DELAY / 2  # seconds for which the check of an object serves other records
 _MAX_CHECKS = 10
@@ -73,6 +71,7 @@ class ObjectCopier:
         target: the backend of the target.
         meter: counts the bytes that move.
         dry_run: True to write nothing.
+        clock: says how long ago objects were checked.
 
     Attributes:
         count: how many objects were written.
@@ -81,12 +80,18 @@ class ObjectCopier:
     """
 
     def __init__(
-        self, source: ObjectReader, target: Backend, meter: Meter, *, dry_run: bool
+        self,
+        source: ObjectReader,
+        target: Backend,
+        meter: Meter,
+        *,
+        dry_run: bool,
+        clock: Clock = boottime,
     ) -> None:
         self.count = self.nbytes = 0
         self.workers = max(_MIN_WORKERS, source.backend.parallel, target.parallel)
         self._source, self._target = source, target
-        self._meter, self._dry_run = meter, dry_run
+        self._meter, self._dry_run, self._clock = meter, dry_run, clock
         self._budget = Budget(_IN_MEMORY)
         # An object that several names need is copied by one thread, while the others wait.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
@@ -107,7 +112,7 @@ class ObjectCopier:
             StorageError: the storage failed.
         """
         items = list(needs)
-        began = boottime()
+        began = self._clock()
         since = began - _REUSED if reuse else began
         for each in items:
             each.checked, each.missing = began, []
@@ -151,9 +156,9 @@ class ObjectCopier:
         """
         items = list(needs)
         for _ in range(_MAX_CHECKS):
-            checked = min((each.checked for each in items), default=boottime())
+            checked = min((each.checked for each in items), default=self._clock())
             try:
-                with deadline(checked + MAX_DELAY):
+                with deadline(checked + MAX_DELAY, self._clock):
                     return create()
             except LateError:
                 self.ensure(items, reuse=False)
@@ -177,7 +182,7 @@ class ObjectCopier:
         with self._locks[int(digest.hex[:8], 16) % _LOCKS]:
             if self._checked.get(digest, since - 1) >= since:
                 return True
-            began = boottime()
+            began = self._clock()
             if not self._holds(digest, size) and not self._move(digest, size):
                 return False
             self._checked[digest] = began

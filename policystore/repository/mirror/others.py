@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
 
@@ -78,7 +77,7 @@ def _create_kept(sides: Sides, key: str, data: bytes, need: Needs) -> None:
             f"{sides.source.url} does not have the object {need.missing[0]}, which "
             f"{sides.source.location(key)} needs: the store has lost it"
         )
-    sides.objects.create([need], partial(sides.create, key, data))
+    sides.objects.create([need], partial(sides.put, key, data))
 
 
 def _read_kept(sides: Sides, key: str) -> tuple[bytes, Kept]:
@@ -128,19 +127,18 @@ def copy_leagues(sides: Sides, report: CopyReport) -> None:
         report.leagues += sum(copied)
 
 
-def _copy_league_list(
-    sides: Sides, known: set[str], report: CopyReport, keys: Iterable[str]
-) -> int:
+def _copy_league_list(sides: Sides, known: set[str], report: CopyReport, keys: list[str]) -> int:
     """Copy records one after the other, so that their numbers stay without gaps."""
-    count = 0
-    for key in keys:
-        if key in known:
-            continue
+    there = [key for key in keys if key in known]
+    new = [key for key in keys if key not in known]
+    if new and there and not sides.equal(there[-1], limit=_MAX_BODY):
+        report.conflicts.append(f"{there[-1]}: the target has another record under this key")
+        return 0
+    for count, key in enumerate(new):
         if not _copy_record(sides, key, limit=_MAX_BODY):
             report.conflicts.append(f"{key}: the target has another record under this key")
-            break
-        count += 1
-    return count
+            return count
+    return len(new)
 
 
 def _copy_record(sides: Sides, key: str, *, limit: int) -> bool:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from policystore.backends.base import Backend
 from policystore.digest import Digest
-from policystore.errors import InvalidInputError, NotFoundError
-from policystore.format.keys import NAMES, name_of_prefix, version_key
+from policystore.errors import InvalidInputError, NotFoundError, StorageError
+from policystore.format.keys import MARKER, NAMES, name_of_prefix, version_key
 from policystore.format.records import Version
 from policystore.format.refs import check_name
 from policystore.repository.ref_like import as_list, as_ref
 from policystore.repository.resolver import Resolver
 
-__all__ = ["Selection", "list_names", "select"]
+__all__ = ["Selection", "select"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def select(resolver: Resolver, items: str | Iterable[str]) -> Selection:
     Raises:
         InvalidInputError: an item of another form.
         NotFoundError: the source has nothing of that name, prefix, version or digest.
+        StorageError: the storage failed, or cannot be listed.
     """
     wanted = [items] if isinstance(items, str) else as_list(items, "names")
     whole: set[str] = set()
@@ -59,7 +60,7 @@ def select(resolver: Resolver, items: str | Iterable[str]) -> Selection:
             if item:
                 _check_prefix(item)
             if known is None:
-                known, unknown = list_names(resolver.backend)
+                known, unknown = _list_names(resolver.backend)
             below = [name for name in known if name.startswith(item)]
             if item and not below:
                 raise NotFoundError(f"{resolver.backend.url} has no names that begin with {item!r}")
@@ -86,8 +87,12 @@ def select(resolver: Resolver, items: str | Iterable[str]) -> Selection:
     )
 
 
-def list_names(backend: Backend) -> tuple[list[str], list[str]]:
-    """List all names in order, also those whose versions are deleted; and what is not a name."""
+def _list_names(backend: Backend) -> tuple[list[str], list[str]]:
+    """List all names in order, also those whose versions are deleted; and what is not a name.
+
+    Raises:
+        StorageError: the storage cannot be listed.
+    """
     names, unknown = [], []
     for prefix in backend.prefixes(NAMES, "/@"):
         name = name_of_prefix(prefix)
@@ -95,6 +100,14 @@ def list_names(backend: Backend) -> tuple[list[str], list[str]]:
             unknown.append(prefix)
         else:
             names.append(name)
+    if not names and not unknown:
+        # Many web servers list nothing, or write keys in a form of their own.
+        listed = next(iter(backend.keys(NAMES)), None)
+        if listed is not None or MARKER not in backend.keys(""):
+            raise StorageError(
+                f"the names in {backend.url} cannot be listed: the server has no listings, or not "
+                "in the form that policystore reads. Say which names to copy."
+            )
     return sorted(names), sorted(unknown)
 
 
