@@ -280,6 +280,8 @@ class BackendContract(StorageContract):
             "names/a/@tags/t/",
         ]
         assert list(filled.prefixes(tags_prefix("a-b"), "/")) == []
+        folders = {f"{key.partition('/')[0]}/" for key in _KEYS if "/" in key}
+        assert sorted(filled.prefixes("", "/")) == sorted(folders)
 
     def test_entries_tell_sizes_and_times(self, backend: Backend) -> None:
         begun = backend.server_time()

@@ -13,6 +13,7 @@ from policystore.digest import digest_of
 from policystore.errors import (
     FormatError,
     IntegrityError,
+    InvalidInputError,
     NotFoundError,
     ReadOnlyError,
     StorageError,
@@ -84,6 +85,7 @@ class NameCopier:
         self.newest = log.newest(log.read_hint()).number
         self.marks = MarkCopier(sides, name, report)
         self.same = self._find_same()
+        self._hint: Hint | None = None  # the hint that was written last
 
     def copy_list(self) -> None:
         """Copy all versions that the target lacks, and the marks.
@@ -241,7 +243,11 @@ class NameCopier:
         """Create records of versions under new numbers."""
         for item in items:
             append = partial(self.list.append, item.record)
-            number, created = self._create(item, append)
+            try:
+                number, created = self._create(item, append)
+            except InvalidInputError as error:
+                self._report.skipped.append(f"version {item.record.number}: {error}")
+                continue
             if created:
                 self._report.renumbered[item.record.number] = number
             else:
@@ -306,6 +312,9 @@ class NameCopier:
             )
             for record in sides.versions(sides.source, self._name, numbers)
         ]
+        if apart and any(item.record.version.origin is not None for item in items):
+            # The source may have got these versions from the target, which has them at any place.
+            self.list.scan(self.same + 1)
         wanted = [
             item
             for item in items
@@ -352,6 +361,9 @@ class NameCopier:
             (record,) = self._sides.versions(self._sides.target, self._name, [stands])
             version = record.version
         hint = Hint(number, version.digest, marks.number, stands)
+        if hint == self._hint:
+            return
+        self._hint = hint
         try:
             self._sides.replace(hint_key(self._name), hint.to_bytes())
         except (StorageError, ReadOnlyError) as error:

@@ -98,5 +98,10 @@ def _made_anew(record: Record, number: int, previous: Digest | None) -> bytes:
     try:
         return renumbered.to_bytes()
     except InvalidInputError:
-        # The origin made the record too long. Readers find the objects in the policy object.
-        return replace(renumbered, objects=None).to_bytes()
+        # The origin makes the record too long. Readers find the objects in the policy object.
+        try:
+            return replace(renumbered, objects=None).to_bytes()
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"its record has no room to say where the version comes from ({error})"
+            ) from None
