@@ -31,6 +31,7 @@ from tests.support.fsspec_clouds import Attic
 from tests.support.mirrors import Watched, backend_of, content, faults, over, version
 
 MakeStore = Callable[[], PolicyStore]
+SLOW = pytest.mark.long
 KINDS = ("folder", "memory", "s3", "gs", "file")
 
 
@@ -70,12 +71,12 @@ def fill(store: PolicyStore) -> None:
 @pytest.mark.parametrize(
     ("source", "target"),
     [
-        *zip(KINDS, KINDS, strict=True),
+        *(pytest.param(k, k, marks=SLOW if k == "s3" else ()) for k in KINDS),
         ("folder", "s3"),
         ("s3", "folder"),
         ("memory", "gs"),
         ("gs", "memory"),
-        ("file", "s3"),
+        pytest.param("file", "s3", marks=SLOW),
     ],
 )
 def test_a_copy_has_the_same_bytes(
