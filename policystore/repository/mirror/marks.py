@@ -17,7 +17,7 @@ from policystore.format.records import MAX_MARK, Action, Mark, Span, find_span, 
 from policystore.format.refs import MAX_NUMBER
 from policystore.repository.mirror.objects import Needs
 from policystore.repository.mirror.report import NameCopy, show_numbers
-from policystore.repository.mirror.sides import Sides
+from policystore.repository.mirror.sides import Sides, find_newest
 from policystore.repository.record_log import RecordLog
 from policystore.repository.stamp import default_author, now
 
@@ -51,16 +51,19 @@ class MarkCopier:
         sides: the two stores.
         name: the name.
         report: gets what was done.
+        source, target: numbers of marks that should exist on both sides; 0 for none.
 
     Attributes:
         source: the newest mark of the source, when it was read last.
         target: the newest mark of the target, when it was read or written last.
     """
 
-    def __init__(self, sides: Sides, name: str, report: NameCopy) -> None:
+    def __init__(
+        self, sides: Sides, name: str, report: NameCopy, *, source: int, target: int
+    ) -> None:
         self._sides, self._name, self._report = sides, name, report
-        self.source = self._read(sides.source)
-        self.target = self._read(sides.target)
+        self.source = self._read(sides.source, source)
+        self.target = self._read(sides.target, target)
         self._done = 0  # the newest mark of the source that copy() has dealt with
 
     def is_deleted(self, number: int) -> bool:
@@ -69,7 +72,7 @@ class MarkCopier:
 
     def refresh(self) -> None:
         """Read the newest mark of the source again."""
-        self.source = self._read(self._sides.source)
+        self.source = self._read(self._sides.source, self.source.number)
 
     def copy(self, newest: int, within: int = MAX_NUMBER) -> None:
         """Copy the marks that the target lacks, if its marks are the first ones of the source.
@@ -83,7 +86,7 @@ class MarkCopier:
         if source.number <= self._done:
             return
         self._done = source.number
-        self.target = target = self._read(self._sides.target)
+        self.target = target = self._read(self._sides.target, self.target.number)
         if min(source.number, target.number) and not self._sides.equal(
             self._key(min(source.number, target.number)), limit=MAX_MARK
         ):
@@ -196,7 +199,7 @@ class MarkCopier:
                 ranges += _without([Span(start, max(start, span.last), 1)], kept, start, span.last)
             return ranges
 
-        self.target = self._read(self._sides.target)
+        self.target = self._read(self._sides.target, self.target.number)
         self._append("restore", make)
         if lost:
             self._report.conflicts.append(
@@ -255,9 +258,8 @@ class MarkCopier:
                 self._report.marks += 1
                 return
 
-    def _read(self, backend: Backend) -> MarkState:
-        log = RecordLog(backend, self._key)
-        newest = log.newest()
+    def _read(self, backend: Backend, known: int) -> MarkState:
+        newest = find_newest(RecordLog(backend, self._key), known)
         if not newest.number:
             return MarkState()
         data = newest.data

@@ -82,8 +82,10 @@ class NameCopier:
         # The target is read first: what it has of the source is then not newer than `newest`.
         self.list = VersionList(sides, name)
         log = version_log(sides.source, name)
-        self.newest = log.newest(log.read_hint()).number
-        self.marks = MarkCopier(sides, name, report)
+        hint = log.read_hint()
+        self.newest = log.newest(hint).number
+        marks = 0 if hint is None else hint.marks
+        self.marks = MarkCopier(sides, name, report, source=marks, target=self.list.marks)
         self.same = self._find_same()
         self._hint: Hint | None = None  # the hint that was written last
 
@@ -147,12 +149,18 @@ class NameCopier:
         low, high = 0, min(self.list.number, self.newest)
         middle = high
         while low < high:
-            if self._sides.equal(version_key(self._name, middle)):
+            if self._is_same(middle):
                 low = middle
             else:
                 high = middle - 1
             middle = (low + high + 1) // 2
         return low
+
+    def _is_same(self, number: int) -> bool:
+        key = version_key(self._name, number)
+        if number != self.list.number:
+            return self._sides.equal(key)
+        return self._sides.source.get(key, limit=MAX_RECORD) == self.list.last
 
     # Lists of which one is the beginning of the other
 
@@ -163,7 +171,7 @@ class NameCopier:
         begin = 0
         if first == 1 and numbers and not self.marks.is_deleted(1):
             # Before the marks: a name with marks and without versions is not left behind.
-            if not self._commit_same(self._prepare([1], apart=False)):
+            if not self._commit_same(self._prepare([1], apart=False), hint=len(numbers) == 1):
                 return False
             begin = 1
         self.marks.copy(self.list.number)
@@ -183,7 +191,7 @@ class NameCopier:
         self.same = self.list.number
         return True
 
-    def _commit_same(self, items: Sequence[_Item]) -> bool:
+    def _commit_same(self, items: Sequence[_Item], *, hint: bool = True) -> bool:
         """Create records with the bytes of the source; return False if a number is taken."""
         for item in items:
             if self.list.number or not item.stands:
@@ -200,7 +208,8 @@ class NameCopier:
             if not self._create(item, create):
                 return False
             self._report.copied.append(item.record.number)
-        self._write_hint()
+        if hint:
+            self._write_hint()
         return True
 
     # Lists that differ

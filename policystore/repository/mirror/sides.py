@@ -8,12 +8,14 @@ from functools import partial
 
 from policystore._util.concurrency import in_parallel, run_both
 from policystore.backends.base import Backend
+from policystore.digest import Digest
 from policystore.errors import FormatError, NotFoundError, StorageError
 from policystore.format.keys import MAX_RECORD, deleted_key, version_key, versions_prefix
-from policystore.format.records import Version, pointer_bytes
+from policystore.format.records import Hint, Version, pointer_bytes
 from policystore.repository.mirror.objects import ObjectCopier
+from policystore.repository.record_log import Probe, RecordLog
 
-__all__ = ["Record", "Sides", "kinds_of"]
+__all__ = ["Record", "Sides", "find_newest", "kinds_of"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,14 @@ def _read_version(backend: Backend, name: str, number: int) -> Record:
             "this key"
         )
     return Record(version, data)
+
+
+def find_newest(log: RecordLog, known: int) -> Probe:
+    """Find the newest number of a list, from a number on that should exist; 0 for none."""
+    if known:
+        return log.newest(Hint(known, Digest("0" * 64)))
+    # One request shows that a list is empty.
+    return log.newest(None, log.first_look()[1])
 
 
 def kinds_of(backend: Backend, name: str) -> set[str]:

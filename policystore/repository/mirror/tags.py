@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 from policystore._util.concurrency import in_parallel
 from policystore.backends.base import Backend
 from policystore.digest import digest_of
-from policystore.errors import FormatError
+from policystore.errors import FormatError, NotFoundError
 from policystore.format.keys import MAX_RECORD, tag_hint_key, tag_key, tag_of_prefix, tags_prefix
 from policystore.format.records import TagHint, TagMove, find_span
 from policystore.repository.mirror.names import NameCopier
 from policystore.repository.mirror.report import NameCopy
-from policystore.repository.mirror.sides import Sides
+from policystore.repository.mirror.sides import Sides, find_newest
 from policystore.repository.record_log import tag_log
 
 __all__ = ["copy_tags"]
@@ -46,8 +47,8 @@ class _TagCopier:
         self._versions, self._report = versions, report
 
     def copy(self) -> None:
-        ours = tag_log(self._sides.source, self._name, self._tag).newest().number
-        theirs = tag_log(self._sides.target, self._name, self._tag).newest().number
+        ours = self._find_newest(self._sides.source)
+        theirs = self._find_newest(self._sides.target)
         common = min(ours, theirs)
         same = not common or self._sides.equal(tag_key(self._name, self._tag, common))
         if same and self._versions.same >= self._versions.newest:
@@ -58,6 +59,14 @@ class _TagCopier:
             moved = self._copy_apart(ours, theirs)
         if moved:
             self._report.tags.append(self._tag)
+
+    def _find_newest(self, backend: Backend) -> int:
+        """Find the number of the newest move; 0 for none."""
+        key, known = tag_hint_key(self._name, self._tag), 0
+        # The hint only saves reading, and tags that were moved long ago have none.
+        with suppress(NotFoundError, FormatError):
+            known = TagHint.from_bytes(backend.get(key, limit=MAX_RECORD), key).number
+        return find_newest(tag_log(backend, self._name, self._tag), known).number
 
     def _copy_same(self, theirs: int, ours: int) -> bool:
         """Create the moves that the target lacks with the bytes of the source."""

@@ -30,6 +30,7 @@ class VersionList:
     Attributes:
         number: the newest version that this list knows; 0 for none.
         last: the bytes of its record.
+        marks: the newest mark of the name, as the hint says; 0 for none.
         numbers: nonce -> number of each version that this list has read.
     """
 
@@ -38,7 +39,9 @@ class VersionList:
         self.numbers: dict[str, int] = {}
         self._scanned: range | None = None
         log = version_log(sides.target, name)
-        newest = log.newest(log.read_hint())
+        hint, first = log.first_look()
+        newest = log.newest(hint, first)
+        self.marks = 0 if hint is None else hint.marks
         self.number = newest.number
         self.last = newest.data
         if newest.number and newest.data is None:
