@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -307,3 +308,43 @@ def test_the_cursor_can_be_lost_at_any_time(make_store: MakeStore) -> None:
     ours.copy_to(theirs)
     unique_nonces(theirs, "a/b", "c")
     assert faults(theirs) == []
+
+
+def test_few_bytes_are_in_memory_at_once(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = make_store(), make_store()
+    sizes = {}
+    for seed in range(40):
+        version = ours.push(make_snapshot(seed), f"n{seed % 4}")
+        sizes |= {object_key(digest): size for digest, size in (version.objects or {}).items()}
+    monkeypatch.setattr("policystore.repository.mirror.objects._IN_MEMORY", 3500)
+    lock, held, most = threading.Lock(), [0], [0]
+    source, target = Watched(backend_of(ours)), Watched(backend_of(theirs))
+
+    def get(key: str, **kwargs: object) -> object:
+        with lock:
+            held[0] += sizes.get(key, 0)
+            most[0] = max(most[0], held[0])
+        return backend_of(ours).get(key, **kwargs)  # type: ignore[arg-type]
+
+    def put(key: str, *args: object, **kwargs: object) -> None:
+        time.sleep(0.002)  # the others go on meanwhile
+        backend_of(theirs).put(key, *args, **kwargs)  # type: ignore[arg-type]
+        with lock:
+            held[0] -= sizes[key]
+
+    source.get, target.put = get, put  # type: ignore[attr-defined]
+    over(source).copy_to(over(target))
+    assert content(theirs) == content(ours)
+    assert max(sizes.values()) < most[0] <= 3500
+
+
+def test_an_object_of_several_names_moves_once(make_store: MakeStore) -> None:
+    ours, theirs = make_store(), make_store()
+    for number in range(8):
+        ours.push(make_snapshot(number % 2, large=True), f"n{number}")
+    watched = Watched(backend_of(theirs), lambda count, key: time.sleep(0.002))
+    report = ours.copy_to(over(watched))
+    written = [key for key in watched.writes if key.startswith("objects/")]
+    assert len(written) == len(set(written)) == report.objects == 5
