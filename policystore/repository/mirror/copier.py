@@ -72,11 +72,14 @@ def copy_store(
         StorageError: one of the two storages failed.
     """
     source = resolver.backend
-    if source.url == target.url:
+    # Two servers may have buckets of the same name. A copy of a store to itself does nothing.
+    if source.url == target.url and not source.is_remote:
         raise InvalidInputError(f"{source.url} is both the source and the target of the copy")
     require_store(source)
     selection = select(resolver, names)
-    if not dry_run:
+    if dry_run:
+        store_exists(target)  # raises an error if the storage holds other files
+    else:
         _make_store(target, with_names=bool(selection.names or selection.versions))
     # Objects are read without the cache of this machine: a copy would fill it.
     objects = ObjectCopier(ObjectReader(source), target, meter, dry_run=dry_run, clock=clock)

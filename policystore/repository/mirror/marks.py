@@ -90,9 +90,7 @@ class MarkCopier:
         if min(source.number, target.number) and not self._sides.equal(
             self._key(min(source.number, target.number)), limit=MAX_MARK
         ):
-            self._differ(min(newest, within))
-            if within == MAX_NUMBER:
-                self._cover(newest + 1)
+            self._part(newest, within)
             return
         if target.number >= source.number:
             return
@@ -101,14 +99,15 @@ class MarkCopier:
         restored = self._restored(source, min(newest, within))
         create = partial(self._copy_all, source, within)
         if not self._sides.objects.create(restored, create):
-            self._differ(min(newest, within))
+            self.target = self._read(self._sides.target, self.target.number)
+            self._part(newest, within)
 
     def _copy_all(self, source: MarkState, within: int) -> bool:
         """Copy marks one after the other; return False at a mark that cannot be copied."""
         while self.target.number < source.number:
             number = self.target.number + 1
             key = self._key(number)
-            data = bytes(self._sides.source.get(key, limit=MAX_MARK))
+            data = self._sides.read(self._sides.source, key, limit=MAX_MARK)
             mark = self._parse(self._sides.source, number, data)
             previous = self.target.data
             if mark.previous != (None if previous is None else digest_of(previous)):
@@ -151,6 +150,12 @@ class MarkCopier:
                     f"not have the object {need.missing[0]}"
                 )
         return needs
+
+    def _part(self, newest: int, within: int) -> None:
+        """Go on beside marks of the target that the source does not have."""
+        self._differ(min(newest, within))
+        if within == MAX_NUMBER:
+            self._cover(newest + 1)
 
     def _differ(self, newest: int) -> None:
         """Report the versions that are deleted on one side only."""

@@ -19,7 +19,7 @@ from policystore.errors import (
     StorageError,
 )
 from policystore.format.keys import MAX_RECORD, copied_key, hint_key, version_key
-from policystore.format.records import Copied, Hint, Version, newest_standing
+from policystore.format.records import Copied, Hint, Version, find_span, newest_standing
 from policystore.repository.mirror.marks import MarkCopier
 from policystore.repository.mirror.objects import Needs
 from policystore.repository.mirror.report import NameCopy, show_numbers
@@ -120,8 +120,12 @@ class NameCopier:
             (item,) = self._prepare([number], apart=True)
             if not item.stands:
                 self._report.skipped.append(f"version {number}: deleted in the source")
-            elif self.same == self.list.number == number - 1 and self._commit_same([item]):
+            elif self.same == self.list.number == number - 1 and self._commit_same(
+                [item], with_marks=False
+            ):
                 self.same = number
+                if find_span(self.marks.target.deleted, number) is not None:
+                    self.marks.uncover(number, number)
             else:
                 self.list.scan(self.same + 1)
                 self.marks.uncover(self.same + 1, self.list.number)
@@ -132,7 +136,7 @@ class NameCopier:
         """Return the number in the target of a version of the source; None if it is not there.
 
         Raises:
-            NotFoundError: the source has no such version.
+            IntegrityError: the source has lost the record of the version.
         """
         if number <= self.same:
             return number
@@ -191,10 +195,12 @@ class NameCopier:
         self.same = self.list.number
         return True
 
-    def _commit_same(self, items: Sequence[_Item], *, hint: bool = True) -> bool:
+    def _commit_same(
+        self, items: Sequence[_Item], *, hint: bool = True, with_marks: bool = True
+    ) -> bool:
         """Create records with the bytes of the source; return False if a number is taken."""
         for item in items:
-            if self.list.number or not item.stands:
+            if with_marks and (self.list.number or not item.stands):
                 # Versions that were deleted since the copy began may have lost their objects.
                 self.marks.copy(self.list.number)
             version, data = item.record.version, item.record.data
@@ -280,7 +286,7 @@ class NameCopier:
             if not fits:
                 return nonce, None
             (record,) = sides.versions(sides.source, name, [cursor.number])
-        except (NotFoundError, FormatError):
+        except (NotFoundError, FormatError, IntegrityError):
             return nonce, None
         return nonce, cursor if digest_of(record.data) == cursor.record else None
 

@@ -9,7 +9,7 @@ from functools import partial
 from policystore._util.concurrency import in_parallel, run_both
 from policystore.backends.base import Backend
 from policystore.digest import Digest
-from policystore.errors import FormatError, NotFoundError, StorageError
+from policystore.errors import FormatError, IntegrityError, NotFoundError, StorageError
 from policystore.format.keys import MAX_RECORD, deleted_key, version_key, versions_prefix
 from policystore.format.records import Hint, Version, pointer_bytes
 from policystore.repository.mirror.objects import ObjectCopier
@@ -50,6 +50,20 @@ class Sides:
     def workers(self) -> int:
         """How many records are read at once."""
         return self.objects.workers
+
+    def read(self, backend: Backend, key: str, *, limit: int = MAX_RECORD) -> bytes:
+        """Read a record that has to exist, because a later one exists.
+
+        Raises:
+            IntegrityError: the record is missing.
+        """
+        try:
+            return bytes(backend.get(key, limit=limit))
+        except NotFoundError:
+            raise IntegrityError(
+                f"{backend.location(key)} is missing, though later records exist: it was lost. "
+                "Restore it from a backup; verify() lists what else is missing."
+            ) from None
 
     def create(self, key: str, data: bytes) -> bool:
         """Create a key of the target; return False if the key exists."""
@@ -103,23 +117,22 @@ class Sides:
         """Read records of versions, several at once.
 
         Raises:
-            NotFoundError: a record does not exist.
+            IntegrityError: a record is missing.
             FormatError: a record is damaged, or is of another version.
         """
-        read = partial(_read_version, backend, name)
+        read = partial(self._read_version, backend, name)
         return in_parallel(read, numbers, workers=self.workers)
 
-
-def _read_version(backend: Backend, name: str, number: int) -> Record:
-    key = version_key(name, number)
-    data = bytes(backend.get(key, limit=MAX_RECORD))
-    version = Version.from_bytes(data, backend.location(key))
-    if (version.name, version.number) != (name, number):
-        raise FormatError(
-            f"{backend.location(key)}: the record is of {version.ref}: it was moved or copied to "
-            "this key"
-        )
-    return Record(version, data)
+    def _read_version(self, backend: Backend, name: str, number: int) -> Record:
+        key = version_key(name, number)
+        data = self.read(backend, key)
+        version = Version.from_bytes(data, backend.location(key))
+        if (version.name, version.number) != (name, number):
+            raise FormatError(
+                f"{backend.location(key)}: the record is of {version.ref}: it was moved or copied "
+                "to this key"
+            )
+        return Record(version, data)
 
 
 def find_newest(log: RecordLog, known: int) -> Probe:

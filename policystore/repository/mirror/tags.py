@@ -150,7 +150,7 @@ class _TagCopier:
 
     def _read(self, backend: Backend, number: int) -> tuple[bytes, TagMove]:
         key = tag_key(self._name, self._tag, number)
-        data = bytes(backend.get(key, limit=MAX_RECORD))
+        data = self._sides.read(backend, key)
         move = TagMove.from_bytes(data, backend.location(key))
         if (move.name, move.tag, move.number) != (self._name, self._tag, number):
             raise FormatError(

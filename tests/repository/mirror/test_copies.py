@@ -15,6 +15,7 @@ import pytest
 import policystore.format.arrays
 from policystore import (
     CopyReport,
+    FormatError,
     IntegrityError,
     InvalidInputError,
     NotFoundError,
@@ -426,3 +427,32 @@ def test_a_report_is_text(make_store: MakeStore) -> None:
         "  duo/p0: copied 1; tags Best",
         "  soccer/Main: copied 1-3; tags champion",
     ]
+
+
+def test_a_lost_record_stops_its_name_alone(make_store: MakeStore) -> None:
+    ours, theirs = make_store(), make_store()
+    fill(ours)
+    backend_of(ours).delete(version_key("soccer/Main", 2))
+    with pytest.raises(IntegrityError, match="is missing, though later records exist"):
+        ours.copy_to(theirs)
+    assert theirs.names() == ["duo/p0", "soccer/Main"]
+    assert content(theirs, "kept/") == content(ours, "kept/")
+
+
+def test_a_copy_of_a_bucket_to_itself_does_nothing(
+    make: Callable[[str, str], PolicyStore],
+) -> None:
+    """The buckets of two servers may have the same URL, so that equal URLs are no error."""
+    ours = make("gs", "same")
+    fill(ours)
+    assert not ours.copy_to(make("gs", "same")).changed
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path, make_store: MakeStore) -> None:
+    ours = make_store()
+    fill(ours)
+    (tmp_path / "thesis.txt").write_text("chapter 1")
+    for dry_run in (True, False):
+        with pytest.raises(FormatError, match="is not a policy store"):
+            ours.copy_to(PolicyStore(tmp_path), dry_run=dry_run)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

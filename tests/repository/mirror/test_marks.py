@@ -246,3 +246,31 @@ def test_marks_of_common_versions_reach_a_list_that_goes_on_differently(
     assert report.names["a"].marks == 1
     assert marks_of(theirs)[-1].deleted == (Span(2, 2, 1),)
     assert not ours.copy_to(theirs).changed
+
+
+def test_a_mark_of_the_target_comes_between(ours: PolicyStore, make_store: MakeStore) -> None:
+    """Somebody deletes in the target while the copy writes its mark."""
+    theirs, made = make_store(), []
+    mark(ours, "a", "delete", (3, 3))
+    drop(ours, 3)
+
+    def delete(count: int, key: str) -> None:
+        if key == mark_key("a", 1) and not made:
+            made.append(mark(theirs, "a", "delete", (1, 1)))
+
+    report = ours.copy_to(over(Watched(backend_of(theirs), delete)))
+    assert report.names["a"].copied == [1, 2, 3, 4]
+    assert [(s.first, s.last) for s in marks_of(theirs)[-1].deleted] == [(1, 1), (3, 3)]
+    assert not ours.copy_to(theirs).changed
+
+
+def test_a_version_alone_comes_without_marks(ours: PolicyStore, make_store: MakeStore) -> None:
+    theirs = make_store()
+    mark(ours, "a", "delete", (3, 3))
+    ours.copy_to(theirs, ["a@1", "a@2"])
+    assert marks_of(theirs) == []
+    # Marks of an earlier copy, whose versions have not come yet, do not delete it.
+    backend_of(theirs).create(mark_key("a", 1), content(ours)[mark_key("a", 1)])
+    mark(ours, "a", "restore", (3, 3))
+    ours.copy_to(theirs, "a@3")
+    assert marks_of(theirs)[-1].deleted == ()
