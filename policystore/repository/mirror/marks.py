@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+from policystore._util.deadlines import LateError, deadline
 from policystore.backends.base import Backend
 from policystore.digest import digest_of
 from policystore.errors import FormatError, IntegrityError
-from policystore.format.keys import deleted_key, mark_key, object_key
+from policystore.format.keys import deleted_key, mark_key
 from policystore.format.records import MAX_MARK, Action, Mark, Span, find_span, with_spans
 from policystore.format.refs import MAX_NUMBER
+from policystore.repository.freshness import MAX_DELAY
 from policystore.repository.mirror.objects import Needs
 from policystore.repository.mirror.report import NameCopy, show_numbers
 from policystore.repository.mirror.sides import Sides, find_newest
@@ -188,18 +190,16 @@ class MarkCopier:
             newest: the newest version of the target.
         """
         lost: set[int] = set()
-        checked: set[int] = set()
 
         def make(state: MarkState) -> Ranges:
             ranges: list[tuple[int, int]] = []
+            lost.clear()
             for span in state.deleted:
                 start = max(span.first, first)
                 if start <= newest and self._is_own(span.mark):
                     start = newest + 1
-                for number in range(start, min(span.last, newest) + 1):
-                    if number not in checked and not self._has_objects(number):
-                        lost.add(number)
-                    checked.add(number)
+                standing = range(start, min(span.last, newest) + 1)
+                lost.update(number for number in standing if not self._keep_objects(number))
                 kept = [Span(number, number, 1) for number in sorted(lost)]
                 ranges += _without([Span(start, max(start, span.last), 1)], kept, start, span.last)
             return ranges
@@ -212,12 +212,10 @@ class MarkCopier:
                 "target does not have their objects any more"
             )
 
-    def _has_objects(self, number: int) -> bool:
+    def _keep_objects(self, number: int) -> bool:
         """Return whether the target has the objects of one of its versions."""
-        target = self._sides.target
-        (record,) = self._sides.versions(target, self._name, [number])
-        objects = record.version.objects or {record.version.digest: 0}
-        return all(target.size(object_key(digest)) is not None for digest in objects)
+        (record,) = self._sides.versions(self._sides.target, self._name, [number])
+        return self._sides.objects.keep(record.version.objects or [record.version.digest])
 
     def _is_own(self, number: int) -> bool:
         """Return whether a mark was made in the target, and not by a mirror."""
@@ -237,6 +235,7 @@ class MarkCopier:
         nonce = secrets.token_hex(16)
         while True:
             state = self.target
+            began = self._sides.objects.clock()
             changed = tuple(make(state))
             if not changed:
                 return
@@ -256,7 +255,11 @@ class MarkCopier:
             if action == "delete":
                 self._sides.write_pointer(self._name)
             data = mark.to_bytes()
-            found = self._sides.create_or_read(self._key(number), data, limit=MAX_MARK)
+            try:
+                with deadline(began + MAX_DELAY, self._sides.objects.clock):
+                    found = self._sides.create_or_read(self._key(number), data, limit=MAX_MARK)
+            except LateError:
+                continue  # the objects are looked at again
             parsed = self._parse(self._sides.target, number, found)
             self.target = MarkState(number, found, parsed.deleted)
             if parsed.nonce == nonce:

@@ -14,12 +14,12 @@ from policystore.errors import (
     FormatError,
     IntegrityError,
     InvalidInputError,
-    NotFoundError,
     ReadOnlyError,
     StorageError,
 )
-from policystore.format.keys import MAX_RECORD, copied_key, hint_key, version_key
-from policystore.format.records import Copied, Hint, Version, find_span, newest_standing
+from policystore.format.keys import MAX_RECORD, hint_key, version_key
+from policystore.format.records import Hint, Version, find_span, newest_standing
+from policystore.repository.mirror.cursors import Cursors
 from policystore.repository.mirror.marks import MarkCopier
 from policystore.repository.mirror.objects import Needs
 from policystore.repository.mirror.report import NameCopy, show_numbers
@@ -230,7 +230,8 @@ class NameCopier:
         if self.same == self.newest:
             return
         self.marks.uncover(self.same + 1, self.list.number)
-        nonce, cursor = self._read_cursor()
+        cursors = Cursors(self._sides, self._name)
+        cursor = cursors.read(self.newest, self.list.number, self.marks.source.number)
         done = max(self.same, 0 if cursor is None else cursor.number)
         known = max(self.same, 0 if cursor is None else cursor.target)
         self._report.present = done - len(self._report.copied)
@@ -250,9 +251,7 @@ class NameCopier:
                 f"versions {show_numbers(deleted)}: deleted in the source, and the target has "
                 "other versions under these numbers"
             )
-        record = digest_of(window.items[-1].record.data)
-        cursor = Copied(self.newest, record, self.marks.source.number, began)
-        self._sides.replace(copied_key(self._name, nonce), cursor.to_bytes())
+        cursors.write(window.items[-1].record, self.marks.source.number, began)
 
     def _commit_apart(self, items: Sequence[_Item]) -> None:
         """Create records of versions under new numbers."""
@@ -268,27 +267,6 @@ class NameCopier:
             else:
                 self._report.present += 1
         self._write_hint()
-
-    def _read_cursor(self) -> tuple[str, Copied | None]:
-        """Return the nonce of the cursor, and the cursor if it fits the source as it is now."""
-        sides, name = self._sides, self._name
-        (first,) = sides.versions(sides.source, name, [1])
-        nonce = first.version.nonce
-        key = copied_key(name, nonce)
-        try:
-            data = sides.target.get(key, limit=MAX_RECORD)
-            cursor = Copied.from_bytes(data, sides.target.location(key))
-            fits = (
-                cursor.number <= self.newest
-                and cursor.target <= self.list.number
-                and cursor.marks == self.marks.source.number
-            )
-            if not fits:
-                return nonce, None
-            (record,) = sides.versions(sides.source, name, [cursor.number])
-        except (NotFoundError, FormatError, IntegrityError):
-            return nonce, None
-        return nonce, cursor if digest_of(record.data) == cursor.record else None
 
     # Both
 

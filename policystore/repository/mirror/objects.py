@@ -77,6 +77,7 @@ class ObjectCopier:
         count: how many objects were written.
         nbytes: how many bytes these objects have.
         workers: how many objects move at once.
+        clock: says how long ago objects were checked.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class ObjectCopier:
         self.count = self.nbytes = 0
         self.workers = max(_MIN_WORKERS, source.backend.parallel, target.parallel)
         self._source, self._target = source, target
-        self._meter, self._dry_run, self._clock = meter, dry_run, clock
+        self._meter, self._dry_run = meter, dry_run
+        self.clock = clock
+        self._own = ObjectReader(target)
         self._budget = Budget(_IN_MEMORY)
         # An object that several names need is copied by one thread, while the others wait.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
@@ -112,7 +115,7 @@ class ObjectCopier:
             StorageError: the storage failed.
         """
         items = list(needs)
-        began = self._clock()
+        began = self.clock()
         since = began - _REUSED if reuse else began
         for each in items:
             each.checked, each.missing = began, []
@@ -141,6 +144,26 @@ class ObjectCopier:
         size = self._source.backend.size
         return not needs.missing and all(size(object_key(digest)) is not None for digest in digests)
 
+    def keep(self, digests: Iterable[Digest]) -> bool:
+        """Make sure that objects of the target stand where its readers look first.
+
+        A collector may have taken them to the trash, from where they are copied back.
+
+        Returns:
+            False if the target does not have one of the objects any more.
+        """
+        for digest in digests:
+            key = object_key(digest)
+            if self._target.size(key) is not None:
+                continue
+            try:
+                data = self._own.read(digest, limit=None)
+            except NotFoundError:
+                return False
+            if not self._dry_run:
+                self._target.put(key, [data])
+        return True
+
     def create(self, needs: Iterable[Needs], create: Callable[[], _Out]) -> _Out:
         """Call a function that creates a record, while the check of its objects is fresh.
 
@@ -156,9 +179,9 @@ class ObjectCopier:
         """
         items = list(needs)
         for _ in range(_MAX_CHECKS):
-            checked = min((each.checked for each in items), default=self._clock())
+            checked = min((each.checked for each in items), default=self.clock())
             try:
-                with deadline(checked + MAX_DELAY, self._clock):
+                with deadline(checked + MAX_DELAY, self.clock):
                     return create()
             except LateError:
                 self.ensure(items, reuse=False)
@@ -182,7 +205,7 @@ class ObjectCopier:
         with self._locks[int(digest.hex[:8], 16) % _LOCKS]:
             if self._checked.get(digest, since - 1) >= since:
                 return True
-            began = self._clock()
+            began = self.clock()
             if not self._holds(digest, size) and not self._move(digest, size):
                 return False
             self._checked[digest] = began
@@ -212,7 +235,10 @@ class ObjectCopier:
         if self._dry_run:
             found = self._source.backend.size(object_key(digest))
             if found is None:
-                return False
+                try:  # a collector may have taken the object to the trash
+                    found = memoryview(self._source.read(digest, size=size)).nbytes
+                except NotFoundError:
+                    return False
             self._count(found)
             return True
         with self._budget.hold(size or 0):

@@ -69,11 +69,11 @@ def select(resolver: Resolver, items: str | Iterable[str]) -> Selection:
         # A Version means the version under its name here, so that its list can be continued.
         ref = as_ref(item.ref if isinstance(item, Version) else item)
         if not ref.name:
-            digests.add(resolver.digest(ref.digest))
+            digests.add(resolver.resolve(item))
         elif ref.number is None and ref.tag is None:
             # A name whose versions are all deleted is copied too, with its deletions.
             if resolver.backend.size(version_key(ref.name, 1)) is None:
-                resolver.newest(ref.name)  # raises the error that lists the names
+                resolver.version(ref)  # raises the error that lists the names
             whole.add(ref.name)
         else:
             version = resolver.version(ref)

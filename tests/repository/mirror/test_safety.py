@@ -11,7 +11,8 @@ import pytest
 
 from policystore import PolicyStore, StorageError
 from policystore._util.progress import Meter
-from policystore.format.keys import copied_key, object_key, version_key
+from policystore.format.keys import copied_key, mark_key, object_key, version_key
+from policystore.format.records import Mark
 from policystore.repository.freshness import MAX_DELAY
 from policystore.repository.mirror.copier import copy_store
 from policystore.testing import make_snapshot
@@ -348,3 +349,44 @@ def test_an_object_of_several_names_moves_once(make_store: MakeStore) -> None:
     report = ours.copy_to(over(watched))
     written = [key for key in watched.writes if key.startswith("objects/")]
     assert len(written) == len(set(written)) == report.objects == 5
+
+
+def test_a_push_is_restored_only_while_its_objects_were_just_seen(make_store: MakeStore) -> None:
+    """The copy restores a push that marks of the source have deleted, and falls asleep."""
+    ours, theirs, clock = make_store(), make_store(), Clock()
+    for seed in (1, 2, 3):
+        ours.push(make_snapshot(seed), "a")
+    mark(ours, "a", "delete", (2, 3))
+    ours.copy_to(theirs, "a@1")
+    backend_of(theirs).create(mark_key("a", 1), content(ours)[mark_key("a", 1)])
+    theirs.push(make_snapshot(50), "a")
+    looked: list[str] = []
+    watched = Watched(backend_of(theirs))
+
+    def sleepy(key: str) -> int | None:
+        if key == object_key(make_snapshot(50).digest):
+            looked.append(key)
+            clock.now += MAX_DELAY + 1 if len(looked) == 1 else 0
+        return backend_of(theirs).size(key)
+
+    watched.size = sleepy  # type: ignore[attr-defined]
+    copy_store(ours._resolver, watched, "", Meter(None), dry_run=False, clock=clock)  # type: ignore[arg-type]
+    assert len(looked) == 2
+    assert theirs.pull("a@2") == make_snapshot(50)
+
+
+def test_a_push_whose_objects_are_lost_stays_deleted(make_store: MakeStore) -> None:
+    ours, theirs = make_store(), make_store()
+    for seed in (1, 2, 3):
+        ours.push(make_snapshot(seed), "a")
+    mark(ours, "a", "delete", (2, 3))
+    ours.copy_to(theirs, "a@1")
+    backend_of(theirs).create(mark_key("a", 1), content(ours)[mark_key("a", 1)])
+    for seed in (50, 51):
+        theirs.push(make_snapshot(seed), "a")
+    backend_of(theirs).delete(object_key(make_snapshot(50).digest))
+    report = ours.copy_to(theirs)
+    assert report.names["a"].conflicts[-1].startswith("versions 2: deleted by marks of the source")
+    newest = Mark.from_bytes(backend_of(theirs).get(mark_key("a", 2)), "")
+    assert [(span.first, span.last) for span in newest.deleted] == [(2, 2)]
+    assert not ours.copy_to(theirs).changed
