@@ -138,7 +138,7 @@ def _copy_name(
     if "@tags" in kinds:
         copy_tags(sides, name, versions, copied)
     if "@notes" in kinds:
-        copy_notes(sides, name, versions, copied)
+        copy_notes(sides, name, versions, report)
     report.unknown += [f"{NAMES}{name}/{kind}/" for kind in sorted(kinds - _KINDS)]
     if not kinds:
         copied.skipped.append("tags and annotations: the source cannot be listed")

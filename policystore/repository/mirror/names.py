@@ -171,18 +171,17 @@ class NameCopier:
     def _copy_same(self) -> bool:
         """Copy versions under their numbers; return False if another writer has taken one."""
         first = self.list.number + 1
-        numbers = list(range(first, self.newest + 1))
-        begin = 0
-        if first == 1 and numbers and not self.marks.is_deleted(1):
+        if first == 1 and not self.marks.is_deleted(1):
             # Before the marks: a name with marks and without versions is not left behind.
-            if not self._commit_same(self._prepare([1], apart=False), hint=len(numbers) == 1):
+            items = self._prepare([1], apart=False)
+            if not self._commit_same(items, hint=self.newest == 1):
                 return False
-            begin = 1
+            first = 2
         self.marks.copy(self.list.number)
-        windows = [numbers[i : i + _WINDOW] for i in range(begin, len(numbers), _WINDOW)]
         at_once = max(self._sides.source.parallel, self._sides.target.parallel) > 1
-        window = self._prepare_window(windows[0] if windows else [], apart=False)
-        for following in [*windows[1:], []]:
+        window = self._prepare_window(self._numbers(first), apart=False)
+        for start in range(first, self.newest + 1, _WINDOW):
+            following = self._numbers(start + _WINDOW)
             commit = partial(self._commit_same, window.items)
             prepare = partial(self._prepare_window, following, apart=False)
             if window.damage is not None:
@@ -240,8 +239,7 @@ class NameCopier:
         self.list.scan(known + 1)
         deleted: list[int] = []
         for start in range(done + 1, self.newest + 1, _WINDOW):
-            numbers = range(start, min(start + _WINDOW, self.newest + 1))
-            window = self._prepare_window(numbers, apart=True)
+            window = self._prepare_window(self._numbers(start), apart=True)
             deleted += [item.record.number for item in window.items if not item.stands]
             self._commit_apart([item for item in window.items if item.stands])
             if window.damage is not None:
@@ -269,6 +267,10 @@ class NameCopier:
         self._write_hint()
 
     # Both
+
+    def _numbers(self, start: int) -> range:
+        """Return the versions that are copied together, from ``start`` on."""
+        return range(start, min(start + _WINDOW, self.newest + 1))
 
     def _prepare_window(self, numbers: Sequence[int], *, apart: bool) -> _Window:
         """Prepare versions as :meth:`_prepare` does, up to the first one that is damaged."""

@@ -78,6 +78,7 @@ class ObjectCopier:
         nbytes: how many bytes these objects have.
         workers: how many objects move at once.
         clock: says how long ago objects were checked.
+        budget: the bytes that may be in memory at once.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class ObjectCopier:
         self._meter, self._dry_run = meter, dry_run
         self.clock = clock
         self._own = ObjectReader(target)
-        self._budget = Budget(_IN_MEMORY)
+        self.budget = Budget(_IN_MEMORY)
         # An object that several names need is copied by one thread, while the others wait.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._counting = threading.Lock()
@@ -241,7 +242,7 @@ class ObjectCopier:
                     return False
             self._count(found)
             return True
-        with self._budget.hold(size or 0):
+        with self.budget.hold(size or 0):
             try:
                 data = self._source.read(digest, size=size)
             except NotFoundError:
@@ -265,7 +266,7 @@ class ObjectCopier:
             return
         key = object_key(needs.policy)
         location = self._source.backend.location(key)
-        with self._budget.hold(self._source.backend.size(key) or 0):
+        with self.budget.hold(self._source.backend.size(key) or 0):
             try:
                 data = memoryview(self._source.read(needs.policy))
             except NotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from itertools import groupby
 
@@ -20,14 +21,16 @@ from policystore.format.keys import (
 from policystore.format.records import Kept
 from policystore.repository.mirror.names import NameCopier
 from policystore.repository.mirror.objects import Needs
-from policystore.repository.mirror.report import CopyReport, NameCopy
+from policystore.repository.mirror.report import CopyReport
 from policystore.repository.mirror.sides import Sides
 from policystore.repository.stamp import default_author, now
 
 __all__ = ["copy_digest", "copy_kept", "copy_leagues", "copy_notes"]
 
 _WINDOW = 256
-_MAX_BODY = 64 << 20  # bytes of a record of a league
+# A key of another form is not written: from a hostile source, it might lead out of the target.
+_NOTE = re.compile(r"([0-9]{10})/[0-9a-f]{32}\.json")
+_LEAGUE = re.compile(r"leagues(?:/[@!]?[a-z0-9_-](?:[a-z0-9_.!-]*[a-z0-9_-])?)+\.json")
 # A record comes after the records that it names.
 _LEAGUE_KINDS = ("@bodies", "@matches", "@summaries", "@deleted")
 
@@ -91,57 +94,59 @@ def _read_kept(sides: Sides, key: str) -> tuple[bytes, Kept]:
     return data, kept
 
 
-def copy_notes(sides: Sides, name: str, versions: NameCopier, report: NameCopy) -> None:
+def copy_notes(sides: Sides, name: str, versions: NameCopier, report: CopyReport) -> None:
     """Copy the annotations of versions that have the same number on both sides, byte by byte."""
     prefix = versions_prefix(name).replace("@versions/", "@notes/")
     known = set(sides.target.keys(prefix))
     new, apart = [], 0
     for key in sorted(sides.source.keys(prefix)):
-        number = key[len(prefix) :].partition("/")[0]
-        if not number.isdigit() or int(number) > versions.same:
+        match = _NOTE.fullmatch(key, len(prefix))
+        if match is None:
+            report.unknown.append(key)
+        elif int(match.group(1)) > versions.same:
             apart += 1
         elif key not in known:
             new.append(key)
     create = partial(_copy_record, sides, limit=MAX_RECORD)
-    created = in_parallel(create, new, workers=sides.workers)
-    report.notes += sum(created)
+    copied = report.names[name]
+    copied.notes += sum(in_parallel(create, new, workers=sides.workers))
     if apart:
-        report.skipped.append(f"{apart} annotations of versions with other numbers in the target")
+        copied.skipped.append(f"{apart} annotations of versions with other numbers in the target")
 
 
 def copy_leagues(sides: Sides, report: CopyReport) -> None:
     """Copy the records of leagues byte by byte, each list in its order."""
-    keys = sorted(sides.source.keys(LEAGUES))
-    known = set(sides.target.keys(LEAGUES)) if keys else set()
+    sizes = {entry.key: entry.nbytes for entry in sides.source.entries(LEAGUES)}
+    known = set(sides.target.keys(LEAGUES)) if sizes else set()
     lists: dict[str, list[list[str]]] = {kind: [] for kind in _LEAGUE_KINDS}
-    for folder, members in groupby(keys, key=lambda key: key.rpartition("/")[0]):
+    for folder, members in groupby(sorted(sizes), key=lambda key: key.rpartition("/")[0]):
+        keys = list(members)
         kind = next((part for part in folder.split("/") if part.startswith("@")), "")
-        if kind in lists:
-            lists[kind].append(list(members))
+        if kind in lists and all(_LEAGUE.fullmatch(key) for key in keys):
+            lists[kind].append(keys)
         else:
             report.unknown.append(f"{folder}/")
+
+    def copy(keys: list[str]) -> int:
+        # One record after the other, so that the numbers of a list stay without gaps.
+        new = [key for key in keys if key not in known]
+        there = [key for key in keys if key in known]
+        if new and there and not sides.equal(there[-1], limit=sizes[there[-1]]):
+            report.conflicts.append(f"{there[-1]}: the target has another record under this key")
+            return 0
+        for count, key in enumerate(new):
+            with sides.objects.budget.hold(sizes[key]):
+                copied = _copy_record(sides, key, limit=sizes[key])
+            if not copied:
+                report.conflicts.append(f"{key}: the target has another record under this key")
+                return count
+        return len(new)
+
     for kind in _LEAGUE_KINDS:
-        copied = in_parallel(
-            partial(_copy_league_list, sides, known, report), lists[kind], workers=sides.workers
-        )
-        report.leagues += sum(copied)
-
-
-def _copy_league_list(sides: Sides, known: set[str], report: CopyReport, keys: list[str]) -> int:
-    """Copy records one after the other, so that their numbers stay without gaps."""
-    there = [key for key in keys if key in known]
-    new = [key for key in keys if key not in known]
-    if new and there and not sides.equal(there[-1], limit=_MAX_BODY):
-        report.conflicts.append(f"{there[-1]}: the target has another record under this key")
-        return 0
-    for count, key in enumerate(new):
-        if not _copy_record(sides, key, limit=_MAX_BODY):
-            report.conflicts.append(f"{key}: the target has another record under this key")
-            return count
-    return len(new)
+        report.leagues += sum(in_parallel(copy, lists[kind], workers=sides.workers))
 
 
 def _copy_record(sides: Sides, key: str, *, limit: int) -> bool:
     """Copy a record byte by byte; return False if the target has another one there."""
     data = bytes(sides.source.get(key, limit=limit))
-    return sides.create_or_read(key, data, limit=limit) == data
+    return sides.create(key, data) or sides.equal(key, limit=limit)

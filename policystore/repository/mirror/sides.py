@@ -109,8 +109,8 @@ class Sides:
         target = partial(self.target.get, key, limit=limit)
         try:
             ours, theirs = run_both(source, target, at_once=at_once)
-        except NotFoundError:
-            return False
+        except (NotFoundError, FormatError):
+            return False  # absent, or longer than such a record may be
         return bytes(ours) == bytes(theirs)
 
     def versions(self, backend: Backend, name: str, numbers: Iterable[int]) -> list[Record]:

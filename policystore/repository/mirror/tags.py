@@ -20,6 +20,8 @@ from policystore.repository.record_log import tag_log
 
 __all__ = ["copy_tags"]
 
+_WINDOW = 256  # records that are read together
+
 
 def copy_tags(sides: Sides, name: str, versions: NameCopier, report: NameCopy) -> None:
     """Copy the moves of all tags of a name.
@@ -146,7 +148,11 @@ class _TagCopier:
 
     def _read_all(self, backend: Backend, newest: int) -> list[tuple[bytes, TagMove]]:
         read: Callable[[int], tuple[bytes, TagMove]] = partial(self._read, backend)
-        return in_parallel(read, range(1, newest + 1), workers=self._sides.workers)
+        moves: list[tuple[bytes, TagMove]] = []
+        for start in range(1, newest + 1, _WINDOW):
+            numbers = range(start, min(start + _WINDOW, newest + 1))
+            moves += in_parallel(read, numbers, workers=self._sides.workers)
+        return moves
 
     def _read(self, backend: Backend, number: int) -> tuple[bytes, TagMove]:
         key = tag_key(self._name, self._tag, number)

@@ -99,7 +99,7 @@ def check(store: PolicyStore) -> None:
 
 
 def test_the_safe_order_gives_a_valid_store(tmp_path: Path) -> None:
-    for at in range(60):
+    for at in range(0, 60, 2):
         theirs, pushed = copy_to_folder(tmp_path / str(at), SAFE, at)
         check(theirs)
         assert theirs.pull("a@1") == make_snapshot(1)
@@ -112,7 +112,7 @@ def test_the_safe_order_gives_a_valid_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", UNSAFE.values(), ids=UNSAFE.keys())
 def test_another_order_can_lose_objects(tmp_path: Path, order: tuple[str, ...]) -> None:
     lost = []
-    for at in range(60):
+    for at in range(0, 60, 3):
         theirs, pushed = copy_to_folder(tmp_path / str(at), order, at)
         lost += faults(theirs)
         if not pushed:
@@ -122,7 +122,7 @@ def test_another_order_can_lose_objects(tmp_path: Path, order: tuple[str, ...]) 
 
 def test_the_safe_order_into_a_bucket(tmp_path: Path, s3_bucket: str, s3_endpoint: str) -> None:
     s3 = client(s3_endpoint)
-    for at in (2, 9):
+    for at in (9,):
         folder, sent = tmp_path / str(at), set()
 
         def upload(path: Path, key: str, at: int = at, sent: set[str] = sent) -> None:
