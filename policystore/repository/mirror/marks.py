@@ -72,6 +72,11 @@ class MarkCopier:
         """Return whether a version is deleted in the source."""
         return find_span(self.source.deleted, number) is not None
 
+    def is_deleted_in_target(self, number: int) -> bool:
+        """Read the newest mark of the target again, and return whether a version is deleted."""
+        self.target = self._read(self._sides.target, self.target.number)
+        return find_span(self.target.deleted, number) is not None
+
     def refresh(self) -> None:
         """Read the newest mark of the source again."""
         self.source = self._read(self._sides.source, self.source.number)

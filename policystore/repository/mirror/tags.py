@@ -86,7 +86,7 @@ class _TagCopier:
             if not self._create(number, data):
                 break
             previous, moved = (data, move), move
-        self._write_hint(moved)
+        self._finish(moved)
         return moved is not None
 
     def _copy_apart(self, ours: int, theirs: int) -> bool:
@@ -116,7 +116,7 @@ class _TagCopier:
             if not self._create(number, data):
                 break
             previous, moved = data, remade
-        self._write_hint(moved)
+        self._finish(moved)
         if moved is None or moved.nonce != nonces[-1]:
             at = source[-1][1].target
             self._conflict(f"the tag is at version {at} in the source, which is not in the target")
@@ -141,10 +141,23 @@ class _TagCopier:
     def _conflict(self, text: str) -> None:
         self._report.conflicts.append(f"tag {self._tag}: {text}")
 
-    def _write_hint(self, move: TagMove | None) -> None:
-        if move is not None:
-            hint = TagHint(move.number, move.target, move.digest)
-            self._sides.replace(tag_hint_key(self._name, self._tag), hint.to_bytes())
+    def _finish(self, move: TagMove | None) -> None:
+        """Write the hint of the tag, and look whether its version still stands in the target.
+
+        Args:
+            move: the last move that was written; None for none.
+        """
+        if move is None:
+            return
+        hint = TagHint(move.number, move.target, move.digest)
+        self._sides.replace(tag_hint_key(self._name, self._tag), hint.to_bytes())
+        marks = self._versions.marks
+        if move.target is None or (
+            move.target <= self._versions.same and marks.is_deleted(move.target)
+        ):
+            return
+        if marks.is_deleted_in_target(move.target):
+            self._conflict(f"the tag is at version {move.target}, which is deleted in the target")
 
     def _read_all(self, backend: Backend, newest: int) -> list[tuple[bytes, TagMove]]:
         read: Callable[[int], tuple[bytes, TagMove]] = partial(self._read, backend)

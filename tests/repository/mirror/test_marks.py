@@ -7,7 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from policystore import IntegrityError, PolicyStore
-from policystore.format.keys import deleted_key, hint_key, mark_key, object_key, version_key
+from policystore.format.keys import (
+    deleted_key,
+    hint_key,
+    mark_key,
+    object_key,
+    tag_key,
+    version_key,
+)
 from policystore.format.records import Hint, Mark, Span
 from policystore.testing import make_snapshot
 from tests.support.mirrors import (
@@ -274,3 +281,24 @@ def test_a_version_alone_comes_without_marks(ours: PolicyStore, make_store: Make
     mark(ours, "a", "restore", (3, 3))
     ours.copy_to(theirs, "a@3")
     assert marks_of(theirs)[-1].deleted == ()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_tag_on_a_version_that_the_target_has_deleted_is_reported(
+    ours: PolicyStore, make_store: MakeStore, when: str
+) -> None:
+    theirs = make_store()
+    ours.copy_to(theirs)
+    ours.tag("a@2", "best")
+    if when == "before":
+        mark(theirs, "a", "prune", (2, 2))
+
+    def prune(count: int, key: str) -> None:
+        if when == "meanwhile" and key == tag_key("a", "best", 1):
+            mark(theirs, "a", "prune", (2, 2))
+
+    report = ours.copy_to(over(Watched(backend_of(theirs), prune)))
+    assert report.names["a"].tags == ["best"]
+    assert report.names["a"].conflicts == [
+        "tag best: the tag is at version 2, which is deleted in the target"
+    ]
