@@ -10,7 +10,15 @@ from policystore import PolicyStore
 from policystore.backends.base import Backend
 from policystore.digest import digest_of
 from policystore.format.keys import deleted_key, mark_key, version_key
-from policystore.format.records import MAX_MARK, Action, Mark, Version, pointer_bytes, with_spans
+from policystore.format.records import (
+    MAX_MARK,
+    Action,
+    Mark,
+    Span,
+    Version,
+    pointer_bytes,
+    with_spans,
+)
 from policystore.repository.stamp import now
 
 
@@ -106,3 +114,13 @@ def versions(store: PolicyStore, name: str) -> list[Version]:
         found.append(version(store, name, number))
         number += 1
     return found
+
+
+def deleted_versions(store: PolicyStore, name: str) -> tuple[Span, ...]:
+    """Read which versions of a name are deleted."""
+    backend, number = backend_of(store), 1
+    deleted: tuple[Span, ...] = ()
+    while backend.size(key := mark_key(name, number)) is not None:
+        deleted = Mark.from_bytes(backend.get(key, limit=MAX_MARK), key).deleted
+        number += 1
+    return deleted
