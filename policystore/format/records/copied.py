@@ -24,8 +24,8 @@ class Copied:
         number: the version of the source up to which all versions were copied or are deleted.
         record: BLAKE3 of the bytes of the record of that version in the source.
         marks: the number of the newest mark of the source at that time; 0 if there was none.
-        target: no version of the target up to this number has the nonce of a version of the source
-            after ``number``, unless the source has copied that version from elsewhere.
+        target: each version of the target up to this number that was copied from elsewhere is a
+            copy of a version of the source up to ``number``.
     """
 
     number: int

@@ -79,7 +79,6 @@ class NameCopier:
 
     def __init__(self, sides: Sides, name: str, report: NameCopy) -> None:
         self._sides, self._name, self._report = sides, name, report
-        # The target is read first: what it has of the source is then not newer than `newest`.
         self.list = VersionList(sides, name)
         log = version_log(sides.source, name)
         hint = log.read_hint()
@@ -98,13 +97,12 @@ class NameCopier:
             StorageError: the storage failed.
         """
         self._report.present = self.same
-        began = self.list.number
         if self.same == self.list.number and not self._copy_same():
             # Another writer took a number.
             self.list = VersionList(self._sides, self._name)
             self.same = self._find_same()
         if self.same < self.list.number:
-            self._copy_apart(began)
+            self._copy_apart()
         self._write_hint()
 
     def copy_versions(self, numbers: Sequence[int]) -> None:
@@ -219,12 +217,8 @@ class NameCopier:
 
     # Lists that differ
 
-    def _copy_apart(self, began: int) -> None:
-        """Copy the versions whose nonces the target does not have, under new numbers.
-
-        Args:
-            began: the newest version of the target before this copy.
-        """
+    def _copy_apart(self) -> None:
+        """Copy the versions whose nonces the target does not have, under new numbers."""
         self.marks.copy(self.list.number, within=self.same)
         if self.same == self.newest:
             return
@@ -238,9 +232,11 @@ class NameCopier:
             return
         self.list.scan(known + 1)
         deleted: list[int] = []
+        nonces: set[str] = set()
         for start in range(done + 1, self.newest + 1, _WINDOW):
             window = self._prepare_window(self._numbers(start), apart=True)
             deleted += [item.record.number for item in window.items if not item.stands]
+            nonces |= {item.record.version.nonce for item in window.items}
             self._commit_apart([item for item in window.items if item.stands])
             if window.damage is not None:
                 raise window.damage
@@ -249,7 +245,11 @@ class NameCopier:
                 f"versions {show_numbers(deleted)}: deleted in the source, and the target has "
                 "other versions under these numbers"
             )
-        cursors.write(window.items[-1].record, self.marks.source.number, began)
+        # Another source may have the same versions up to here, and others after them. Of these the
+        # target must not have copies up to the number in the cursor.
+        others = [number for nonce, number in self.list.copies.items() if nonce not in nonces]
+        read = min(others) - 1 if others else self.list.number
+        cursors.write(window.items[-1].record, self.marks.source.number, read)
 
     def _commit_apart(self, items: Sequence[_Item]) -> None:
         """Create records of versions under new numbers."""

@@ -32,11 +32,13 @@ class VersionList:
         last: the bytes of its record.
         marks: the newest mark of the name, as the hint says; 0 for none.
         numbers: nonce -> number of each version that this list has read.
+        copies: the nonces of those that were copied from elsewhere, with their numbers.
     """
 
     def __init__(self, sides: Sides, name: str) -> None:
         self._sides, self._name = sides, name
         self.numbers: dict[str, int] = {}
+        self.copies: dict[str, int] = {}
         self._scanned: range | None = None
         log = version_log(sides.target, name)
         hint, first = log.first_look()
@@ -53,8 +55,13 @@ class VersionList:
         for start in range(first, end, _WINDOW):
             numbers = range(start, min(start + _WINDOW, end))
             for record in self._sides.versions(self._sides.target, self._name, numbers):
-                self.numbers.setdefault(record.version.nonce, record.number)
+                self._add(record.version, record.number)
         self._scanned = range(min(first, end), self.number + 1)
+
+    def _add(self, version: Version, number: int) -> None:
+        self.numbers.setdefault(version.nonce, number)
+        if version.origin is not None:
+            self.copies.setdefault(version.nonce, number)
 
     def create_next(self, data: bytes) -> bool:
         """Create the next version with given bytes; return False if its number is taken.
@@ -89,7 +96,7 @@ class VersionList:
             found = self._sides.create_or_read(key, data)
             version = Version.from_bytes(found, self._sides.target.location(key))
             self.number, self.last = number, found
-            self.numbers.setdefault(version.nonce, number)
+            self._add(version, number)
         return self.numbers[nonce], bool(data) and found == data
 
 

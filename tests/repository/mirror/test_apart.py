@@ -263,3 +263,26 @@ def test_a_list_of_objects_gives_way_to_the_origin() -> None:
     assert copy.objects is None
     assert copy.parents == record.parents
     assert copy.origin is not None
+
+
+def test_a_copy_of_another_source_is_found_behind_the_cursor(
+    apart: tuple[PolicyStore, PolicyStore], make_store: MakeStore
+) -> None:
+    """Two sources begin with the same versions. The copy of one of them is killed, and the other
+    one writes a cursor that fits both."""
+    ours, theirs = apart
+    other = make_store()
+    ours.copy_to(other)
+    other.push(make_snapshot(40), "a")
+
+    def die(count: int, key: str) -> None:
+        if "/@copied/" in key:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        other.copy_to(over(Watched(backend_of(theirs), die)))
+    theirs.push(make_snapshot(41), "a")
+    ours.copy_to(theirs)
+    before = content(theirs)
+    assert not other.copy_to(theirs).changed
+    assert content(theirs) == before
