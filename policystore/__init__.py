@@ -26,6 +26,7 @@ from policystore.format.records import Mark, TagMove, Version
 from policystore.format.spec import Spec
 from policystore.repository.collect.report import GarbageReport
 from policystore.repository.deletion.prune_report import PruneReport
+from policystore.repository.mirror.report import CopyReport
 from policystore.repository.verify_report import Fault, VerifyReport
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AmbiguousError",
+    "CopyReport",
     "Diff",
     "Digest",
     "Fault",

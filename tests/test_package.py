@@ -44,7 +44,7 @@ LEVELS = [
     ],
     ["repository.lookup.*"],
     ["repository.*", "diff", "torch.*", "checkpoints.files.*", "rllib_schema.*", "rllib.common.*"],
-    ["repository.collect.*", "repository.deletion.*"],
+    ["repository.collect.*", "repository.deletion.*", "repository.mirror.*"],
     ["store.*", "checkpoints.convert.*", "rllib.old_stack.*", "rllib.new_stack.*"],
     ["", "checkpoints.*", "rllib.live.checks.*", "rllib.api"],
     ["rllib.live.*"],
@@ -203,9 +203,9 @@ def test_nothing_unpickles_or_evaluates() -> None:
 def test_exports_are_pinned() -> None:
     assert policystore.__all__ == sorted(policystore.__all__)
     assert set(policystore.__all__) == {
-        "AmbiguousError", "Diff", "Digest", "Fault", "FieldDiff", "FormatError", "GarbageReport",
-        "IntegrityError", "InvalidInputError", "Mark", "MismatchError", "NodeCache",
-        "NotFoundError", "PolicyStore", "PolicyStoreError", "PruneReport",
+        "AmbiguousError", "CopyReport", "Diff", "Digest", "Fault", "FieldDiff", "FormatError",
+        "GarbageReport", "IntegrityError", "InvalidInputError", "Mark", "MismatchError",
+        "NodeCache", "NotFoundError", "PolicyStore", "PolicyStoreError", "PruneReport",
         "ReadOnlyError", "Snapshot", "Spec", "StorageError", "SyncError", "TagMove", "TensorDiff",
         "UntrustedError", "VerifyReport", "Version",
     }  # fmt: skip

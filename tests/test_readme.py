@@ -13,7 +13,7 @@ import policystore
 from tests.support.doc_blocks import DOCS, PAGES, README, anchors, blocks, links, run_blocks
 
 # Where the Python blocks of each page are run.
-HERE = {"store.md", "upkeep.md", "torch.md", "errors.md", "spaces.md"}
+HERE = {"store.md", "mirrors.md", "upkeep.md", "torch.md", "errors.md", "spaces.md"}
 WITH_RLLIB = {"README.md", "rllib.md", "filters.md", "trust.md"}  # rllib/test_readme_rllib.py
 ELSEWHERE = {
     "callbacks.md",  # rllib/callbacks/test_documented.py
@@ -67,6 +67,18 @@ def test_the_blocks_about_upkeep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     assert names["report"].needed.count == 1
     assert "needs each object" in names["report"].reason
+
+
+def test_the_blocks_about_mirrors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    names = run_page("mirrors.md", tmp_path, monkeypatch)
+
+    assert names["mirror"].log("soccer/main") == names["store"].log("soccer/main")
+    assert names["mirror"].tags("soccer/main") == names["store"].tags("soccer/main")
+    printed = capsys.readouterr().out
+    assert "would copy 2 versions" in printed
+    assert "nothing new" in printed
 
 
 def test_the_blocks_about_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -169,7 +169,8 @@ class Backend(Protocol):
         ``names/a/@`` and ``names/b/c/@``.
 
         Args:
-            prefix: the start of the keys, such as ``names/`` or ``names/soc``.
+            prefix: the start of the keys, such as ``names/`` or ``names/soc``. With the delimiter
+                ``/`` it may be "", for all keys.
             delimiter: ``/`` or ``/@``.
             problems: a list to which the call adds the folders below ``prefix`` that this user may
                 not list, if the storage has rights for each folder. If ``problems`` is None, such a

@@ -148,7 +148,7 @@ class FsspecBackend:
     ) -> Iterator[str]:
         # List folder by folder, but not the folders after the delimiter: a name has many versions.
         prefixes: set[str] = set()
-        folders = [prefix.rpartition("/")[0] + "/"]
+        folders = [prefix[: prefix.rfind("/") + 1]]
         while folders:
             listed = in_parallel(self._inside, folders, workers=_PARALLEL)
             ends: list[str] = []  # folders after the delimiter

@@ -175,9 +175,10 @@ class LocalBackend:
                 inner = [entry.name for entry in entries if is_folder(entry, False)]
             if folder == start:
                 inner = [name for name in inner if name.startswith(begin)]
-            for name in inner:
-                if delimiter == "/" and self._has_files(f"{folder}/{name}", problems):
-                    yield f"{folder}/{name}/"
+            for below in (f"{folder}/{name}" if folder else name for name in inner):
+                listed = delimiter == "/" and below + "/" != TEMPORARY
+                if listed and self._has_files(below, problems):
+                    yield f"{below}/"
             marked = [name for name in inner if name.startswith("@")]
             if delimiter == "/@":
                 held = (self._has_files(f"{folder}/{name}", problems) for name in marked)

@@ -12,6 +12,7 @@ from policystore.backends.options import StorageOptions
 from policystore.cache import CacheLike
 from policystore.store.collecting import CollectingCalls
 from policystore.store.deleting import DeletingCalls
+from policystore.store.mirroring import MirroringCalls
 from policystore.store.reading import ReadingCalls
 from policystore.store.upkeep import UpkeepCalls
 from policystore.store.writing import WritingCalls
@@ -19,7 +20,9 @@ from policystore.store.writing import WritingCalls
 __all__ = ["PolicyStore"]
 
 
-class PolicyStore(WritingCalls, DeletingCalls, ReadingCalls, UpkeepCalls, CollectingCalls):
+class PolicyStore(
+    WritingCalls, DeletingCalls, ReadingCalls, UpkeepCalls, CollectingCalls, MirroringCalls
+):
     """Keep policies by their digests, and give them names.
 
     Nothing is read or written when a store is opened; the first push makes the store. Several

@@ -289,6 +289,8 @@ class BackendContract(StorageContract):
         }.items():
             assert sorted(filled.prefixes(start, "/@")) == found, start
         assert sorted(filled.prefixes("names/a", "/")) == ["names/a-b/", "names/a/"]
+        folders = {f"{key.partition('/')[0]}/" for key in _KEYS if "/" in key}
+        assert sorted(filled.prefixes("", "/")) == sorted(folders)
 
     def test_entries_tell_sizes_and_times(self, backend: Backend) -> None:
         begun = backend.server_time()

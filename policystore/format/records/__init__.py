@@ -3,6 +3,7 @@
 These modules work on bytes; they do not touch storage.
 """
 
+from policystore.format.records.copied import Copied
 from policystore.format.records.hints import Hint, TagHint
 from policystore.format.records.kept import Kept
 from policystore.format.records.marker import (
@@ -26,6 +27,7 @@ from policystore.format.records.version import Origin, Version
 __all__ = [
     "MAX_MARK",
     "Action",
+    "Copied",
     "Hint",
     "Kept",
     "Mark",

@@ -1,0 +1,68 @@
+"""Copy policies from one store to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from policystore._util.progress import Meter, Progress
+from policystore.errors import InvalidInputError
+from policystore.repository.mirror.copier import copy_store
+from policystore.repository.mirror.report import CopyReport
+from policystore.store.base import StoreBase
+
+__all__ = ["MirroringCalls"]
+
+
+class MirroringCalls(StoreBase):
+    """The call that copies to another store."""
+
+    def copy_to(
+        self,
+        other: StoreBase,
+        names: str | Iterable[str] = "",
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> CopyReport:
+        """Copy versions, tags and deletions to another store, and only what that store lacks.
+
+        Objects are copied as bytes and checked against their digests. Where the list of versions
+        in the other store is the beginning of the list here, records are copied byte by byte and
+        keep their numbers. Where the other store has versions of its own under these numbers, a
+        copied version gets the next free number, and its record says where it comes from
+        (:attr:`Version.origin`). A tag only moves forward; a tag that was moved in the other store
+        is left there and reported.
+
+        Guarantees: the other store is valid at any moment, also if the copy is killed, and while
+        other processes push to both stores. A second call copies nothing twice and goes on where
+        the first one ended.
+
+        Args:
+            other: the store to copy to. If it does not exist, the copy makes it.
+            names: what to copy: ``""`` for everything, a prefix such as ``"soccer/"`` for all names
+                below it, a name for its whole list of versions, a ref such as ``"duo/p0@best"`` for
+                that version alone, a digest for a policy without a name; or a list of these.
+            dry_run: True to write nothing and only report what a copy would do.
+            progress: a function of two numbers: how many bytes of objects were copied, and how many
+                are known so far that have to be copied. It may be called from any thread, one call
+                at a time. If the function raises, the copy ends with that error.
+
+        Returns:
+            A report on each name.
+
+        Raises:
+            InvalidInputError: ``other`` is no store or is this store, or ``names`` holds an item of
+                another form.
+            NotFoundError: this store does not exist, or has nothing of that name.
+            IntegrityError, FormatError: a part of this store is damaged; all else was copied.
+            ReadOnlyError: the other store cannot be written.
+            StorageError: one of the two storages failed. What was copied stays; call again.
+        """
+        if not isinstance(other, StoreBase):
+            raise InvalidInputError(
+                f"copy_to takes a PolicyStore to copy to, not {type(other).__qualname__}: write "
+                "store.copy_to(PolicyStore(url))"
+            )
+        if not dry_run:
+            other._check_writable("copy_to")
+        return copy_store(self._resolver, other._backend, names, Meter(progress), dry_run=dry_run)
