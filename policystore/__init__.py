@@ -24,7 +24,7 @@ from policystore.errors import (
 )
 from policystore.format.records import Version
 from policystore.format.spec import Spec
-from policystore.repository.verify_report import Fault, VerifyReport
+from policystore.repository.upkeep.verify_report import Fault, VerifyReport
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 

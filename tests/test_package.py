@@ -36,6 +36,7 @@ LEVELS = [
     ["backends.*", "snapshot_advice"],
     ["snapshot"],
     ["repository.*", "diff", "torch.*", "checkpoints.files.*", "rllib_schema.*", "rllib.common.*"],
+    ["repository.upkeep.*"],
     ["store.*", "checkpoints.convert.*", "rllib.old_stack.*", "rllib.new_stack.*"],
     ["", "checkpoints.*", "rllib.live.checks.*", "rllib.api"],
     ["rllib.live.*"],

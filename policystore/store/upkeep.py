@@ -1,10 +1,14 @@
-"""Look after a store: verify it."""
+"""Look after a store: verify it, repair it, count what is in it."""
 
 from __future__ import annotations
 
+import datetime
+
+from policystore._util.messages import brief
+from policystore.errors import InvalidInputError
 from policystore.repository.marker import require_store
-from policystore.repository.verify import verify_store
-from policystore.repository.verify_report import VerifyReport
+from policystore.repository.upkeep.verify import verify_store
+from policystore.repository.upkeep.verify_report import VerifyProgress, VerifyReport
 from policystore.store.base import StoreBase
 
 __all__ = ["UpkeepCalls"]
@@ -13,12 +17,63 @@ __all__ = ["UpkeepCalls"]
 class UpkeepCalls(StoreBase):
     """The calls that look after a store as a whole."""
 
-    def verify(self) -> VerifyReport:
-        """Read everything in the store and report every fault; change nothing.
+    def verify(
+        self,
+        *,
+        fraction: float | None = None,
+        since: datetime.datetime | datetime.timedelta | None = None,
+        repair_from: StoreBase | None = None,
+        progress: VerifyProgress | None = None,
+        resume: str | None = None,
+    ) -> VerifyReport:
+        """Read everything in the store and report every fault.
+
+        Other processes may use the store at the same time. Without ``repair_from`` the call changes
+        nothing.
+
+        Args:
+            fraction: read only this part of the objects, such as 0.1, and all records. The part is
+                a range of digests that begins at a random place. ``resume`` with the cursor of the
+                last report reads the next part, so that ten runs of 0.1 read everything. Tensors of
+                the policies in the part are read as well.
+            since: read only objects and records that are newer, by the times of the storage: how
+                long ago by the clock of this machine, or a datetime with its zone. Tensors of new
+                policies are read as well.
+            repair_from: another store, such as a mirror. A damaged or missing object is replaced by
+                the copy of the other store, after that copy was checked against its digest. A
+                missing, damaged or changed record is replaced if the next record holds the digest
+                of the copy in the other store.
+            progress: is called with the report so far after each wave of requests, by this thread.
+                Its ``total_nbytes`` says how much will be read, and its ``cursor`` where a later
+                call can go on. If the function raises, the call ends with that error.
+            resume: ``cursor`` of an earlier report: objects that were read before are not read
+                again. Records are always read.
 
         Raises:
+            InvalidInputError: an argument of a wrong form.
             NotFoundError: the store does not exist.
             FormatError: the folder is not a store, or is a store of a newer format.
+            ReadOnlyError: ``repair_from`` was given, and the store was opened read-only.
         """
+        source = None
+        if repair_from is not None:
+            if not isinstance(repair_from, StoreBase):
+                raise InvalidInputError(
+                    f"repair_from is another PolicyStore, not {brief(repair_from)}"
+                )
+            self._check_writable("verify with repair_from")
+            require_store(repair_from._backend)
+            source = repair_from._backend
+        if progress is not None and not callable(progress):
+            raise InvalidInputError(
+                f"progress is a function of a VerifyReport, not {type(progress).__qualname__}"
+            )
         require_store(self._backend)
-        return verify_store(self._backend)
+        return verify_store(
+            self._backend,
+            fraction=fraction,
+            since=since,
+            source=source,
+            progress=progress,
+            resume=resume,
+        )

@@ -1,0 +1,1 @@
+"""What looks after a store as a whole: verify, repair, count."""
