@@ -9,9 +9,7 @@ from __future__ import annotations
 import datetime
 
 from policystore.backends.base import Backend
-from policystore.errors import NotFoundError, PolicyStoreError, StorageError
-from policystore.format.keys import MARKER, MAX_RECORD
-from policystore.format.records import check_marker
+from policystore.errors import StorageError
 from policystore.repository.upkeep.verify_claims import Claims
 from policystore.repository.upkeep.verify_listing import list_store
 from policystore.repository.upkeep.verify_missing import check_missing
@@ -35,10 +33,10 @@ def verify_store(
 ) -> VerifyReport:
     """Read everything and report what is wrong.
 
-    Other processes may write at the same time. Their new objects and records may or may not be
-    checked. Records take one request each, objects one each; as many requests as the backend takes
-    run at once. Objects of a few hundred MB at most are in memory, and about 500 bytes for each
-    object of the store.
+    The caller has checked the marker. Other processes may write at the same time. Their new objects
+    and records may or may not be checked. Each record and each object takes one request; as many
+    requests as the backend takes run at once. Objects of a few hundred MB at most are in memory at
+    a time, and about 500 bytes for each object of the store.
 
     Args:
         backend: the storage of the store.
@@ -54,23 +52,12 @@ def verify_store(
     run = Run(backend, list_store(backend, new_from), selection, progress=progress, source=source)
     claims = Claims(selection)
     run.report.cursor = selection.cursor(selection.stage, None)
-    _check_marker(run)
     RecordCheck(run, claims, only_new=new_from is not None).check()
     ObjectCheck(run, claims).check()
     check_missing(run)
     _report_foreign(run)
     run.tell()
     return run.report
-
-
-def _check_marker(run: Run) -> None:
-    location = run.backend.location(MARKER)
-    try:
-        check_marker(run.backend.get(MARKER, limit=MAX_RECORD), location)
-    except NotFoundError as error:
-        run.add_fault(MARKER, f"missing: {error}. repair() puts the marker back", "missing")
-    except PolicyStoreError as error:
-        run.add_fault(MARKER, str(error))
 
 
 def _report_foreign(run: Run) -> None:

@@ -53,7 +53,9 @@ def check_missing(run: Run) -> None:
             spans = in_parallel(partial(_deleted, run.backend), names, workers=workers)
             deleted = dict(zip(names, spans, strict=True))
             for digest, needs, place in absent:
-                standing = [need for need in needs if _still_needs(run, need, place, deleted)]
+                standing = [
+                    need for need in dict.fromkeys(needs) if _still_needs(run, need, place, deleted)
+                ]
                 if standing:
                     _report(run, Digest(digest.hex()), standing, place)
             run.tell()

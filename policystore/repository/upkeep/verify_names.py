@@ -73,9 +73,9 @@ class RecordCheck:
     def needs(self, version: Version | Kept, need: Need) -> None:
         """Note the objects that a record needs and that the listing did not show."""
         objects = version.objects or (version.digest,)
-        exist = [self.run.need(bytes.fromhex(digest.hex), need) for digest in objects]
-        if all(exist):
-            self.claims.add(version, need)
+        for digest in objects:
+            self.run.need(bytes.fromhex(digest.hex), need)
+        self.claims.add(version, need)
 
     def _kept(self, item: bytes, answer: Answer) -> None:
         key = kept_key_of(item)
@@ -155,8 +155,9 @@ class _NameCheck:
         """Return the first number to read: the one before the first new one."""
         if not self.records.only_new:
             return 1
-        none = max(numbers.listed, default=0) + 1
-        return max(1, (numbers.first_new or none) - 1)
+        if not numbers.first_new:
+            return max(numbers.listed, default=0) + 1
+        return max(1, numbers.first_new - 1)
 
     def _tag_form(self, tag: str) -> ChainForm[TagMove]:
         name = self.name
@@ -211,7 +212,11 @@ class _NameCheck:
 
     def _ask_for_wanted(self, answer: Answer) -> None:
         """Read the versions that tags point to and that were not read, after all names."""
+        first = self._first(self.listed.versions)
+        read = {number for number in self.listed.versions.listed if number >= first}
         for number, moves in self.wanted.items():
+            if number in read:
+                continue  # the version cannot be read, and that was reported
             key = version_key(self.name, number)
             self.records.late.append(Task(partial(self._late, number, moves), key, MAX_RECORD))
 

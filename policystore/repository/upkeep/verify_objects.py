@@ -98,7 +98,6 @@ class ObjectCheck:
         self._read_stage(1, policies, self._check_policy)
         self._read_stage(2, others, self._check_other)
         for wave in self._waves(copies, trash):
-            report.cursor = selection.cursor(3, wave[0])
             workers = self._workers(sum(trash[item] for item in wave))
             faults = in_parallel(
                 lambda item: check_copy(run.backend, item, trash[item]), wave, workers=workers
@@ -107,6 +106,7 @@ class ObjectCheck:
             for fault in faults:
                 if fault is not None:
                     run.add(fault)
+            report.cursor = selection.cursor(3, wave[-1])
             run.tell()
         report.cursor = selection.next_share()
 
@@ -116,8 +116,6 @@ class ObjectCheck:
         """Read objects in waves, and check each; tensors of waiting policies are read between."""
         run = self.run
         for wave in self._waves(digests, self.sizes):
-            if not self._waiting:
-                run.report.cursor = run.selection.cursor(stage, wave[0])
             for digest, data in self._read_wave(wave):
                 if data is not None:
                     check(digest, data)
@@ -125,8 +123,11 @@ class ObjectCheck:
                     run.missing.setdefault(digest, []).extend(self.claims.needs(digest))
             if self._waiting_bytes > _WAITING_BYTES or len(self._waiting) > _WAITING:
                 self._read_tensors()
+            if not self._waiting:
+                run.report.cursor = run.selection.cursor(stage, wave[-1])
             run.tell()
         self._read_tensors()
+        run.report.cursor = run.selection.cursor(max(stage + 1, run.selection.stage), None)
 
     def _waves(self, items: Iterable[bytes], sizes: dict[bytes, int]) -> Iterator[list[bytes]]:
         """Yield items that were not read, in lists of a limited number of bytes."""

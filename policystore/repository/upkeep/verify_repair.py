@@ -86,13 +86,19 @@ class ChainRepair(Generic[_Record]):
                 partial(self._read, self.backend), page, workers=self.backend.parallel
             )
             for number, answer in zip(page, answers, strict=True):
-                for absent in range(above - 1, number, -1):
-                    following = self._step(absent, None, following)
-                    if following is None:
-                        break  # nothing proves the records below
+                following = self._fill(above, number, following)
                 following = self._step(number, answer, following)
                 above = number
+        self._fill(above, 0, following)
         return self._repaired
+
+    def _fill(self, above: int, below: int, following: _Record | None) -> _Record | None:
+        """Put back the records between two numbers, from above; return the lowest one."""
+        for number in range(above - 1, below, -1):
+            following = self._step(number, None, following)
+            if following is None:
+                return None  # nothing proves the records below
+        return following
 
     def _read(self, backend: Backend, number: int) -> Answer:
         return read_key(backend, self.key(number), self.limit)

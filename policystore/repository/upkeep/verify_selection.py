@@ -55,14 +55,14 @@ class Selection:
         chosen = (digest for digest in digests if first <= self.position(digest) < self.width)
         return sorted(chosen, key=self.position)
 
-    def cursor(self, stage: int, digest: bytes | None) -> str:
+    def cursor(self, stage: int, last: bytes | None) -> str:
         """Return the text from which a later run goes on.
 
         Args:
             stage: the present stage.
-            digest: the first digest that was not read; None if the stage has only begun.
+            last: the last digest that was read; None if the stage has only begun.
         """
-        first = 0 if digest is None else self.position(digest)
+        first = 0 if last is None else self.position(last) + 1
         if stage == self.stage:
             first = max(first, self.first)
         return f"v1:{stage}:{self.start:064x}:{self.width:x}:{first:x}"
