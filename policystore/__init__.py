@@ -24,7 +24,8 @@ from policystore.errors import (
 )
 from policystore.format.records import Version
 from policystore.format.spec import Spec
-from policystore.repository.upkeep.verify_report import Fault, VerifyReport
+from policystore.repository.upkeep.stats_report import StoreStats
+from policystore.repository.verify.report import Fault, VerifyReport
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 
@@ -48,6 +49,7 @@ __all__ = [
     "Snapshot",
     "Spec",
     "StorageError",
+    "StoreStats",
     "SyncError",
     "TensorDiff",
     "UntrustedError",

@@ -36,7 +36,7 @@ LEVELS = [
     ["backends.*", "snapshot_advice"],
     ["snapshot"],
     ["repository.*", "diff", "torch.*", "checkpoints.files.*", "rllib_schema.*", "rllib.common.*"],
-    ["repository.upkeep.*"],
+    ["repository.verify.*", "repository.upkeep.*"],
     ["store.*", "checkpoints.convert.*", "rllib.old_stack.*", "rllib.new_stack.*"],
     ["", "checkpoints.*", "rllib.live.checks.*", "rllib.api"],
     ["rllib.live.*"],
@@ -199,7 +199,7 @@ def test_exports_are_pinned() -> None:
         "AmbiguousError", "Diff", "Digest", "Fault", "FieldDiff", "FormatError", "IntegrityError",
         "InvalidInputError", "MismatchError", "NodeCache", "NotFoundError", "PolicyStore",
         "PolicyStoreError",
-        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "SyncError", "TensorDiff",
+        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "StoreStats", "SyncError", "TensorDiff",
         "UntrustedError", "VerifyReport", "Version",
     }  # fmt: skip
     assert all(hasattr(policystore, name) for name in policystore.__all__)

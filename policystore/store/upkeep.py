@@ -7,8 +7,10 @@ import datetime
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
 from policystore.repository.marker import require_store
-from policystore.repository.upkeep.verify import verify_store
-from policystore.repository.upkeep.verify_report import VerifyProgress, VerifyReport
+from policystore.repository.upkeep.stats import count_store
+from policystore.repository.upkeep.stats_report import StatsProgress, StoreStats
+from policystore.repository.verify.report import VerifyProgress, VerifyReport
+from policystore.repository.verify.store import verify_store
 from policystore.store.base import StoreBase
 
 __all__ = ["UpkeepCalls"]
@@ -64,10 +66,7 @@ class UpkeepCalls(StoreBase):
             self._check_writable("verify with repair_from")
             require_store(repair_from._backend)
             source = repair_from._backend
-        if progress is not None and not callable(progress):
-            raise InvalidInputError(
-                f"progress is a function of a VerifyReport, not {type(progress).__qualname__}"
-            )
+        _check_progress(progress, "VerifyReport")
         require_store(self._backend)
         return verify_store(
             self._backend,
@@ -76,4 +75,51 @@ class UpkeepCalls(StoreBase):
             source=source,
             progress=progress,
             resume=resume,
+        )
+
+    def stats(
+        self,
+        prefix: str = "",
+        *,
+        details: bool = False,
+        grace: datetime.timedelta = datetime.timedelta(days=7),
+        progress: StatsProgress | None = None,
+    ) -> StoreStats:
+        """Count names, versions, objects and bytes.
+
+        Without ``details`` the call lists the store, and reads the newest mark of each name from
+        which versions were deleted. With ``details`` it lists the names twice, and also reads the
+        record of each version, and the moves of tags. The memory of the call hardly grows with the
+        store.
+
+        Args:
+            prefix: such as ``"soccer/"``, to count only the names below ``soccer``. Objects are
+                then counted only with ``details``, because a listing does not say to which name an
+                object belongs.
+            details: whether to count as well what sharing saves, and what ``collect_garbage`` would
+                take.
+            grace: how old an object has to be before a collector takes it, by the clock of this
+                machine.
+            progress: is called with the numbers so far, after each page of keys. If the function
+                raises, the call ends with that error.
+
+        Raises:
+            InvalidInputError: an argument of a wrong form.
+            NotFoundError: the store does not exist.
+            FormatError: the folder is not a store, or is a store of a newer format.
+            StorageError: the storage failed.
+        """
+        if not isinstance(grace, datetime.timedelta):
+            raise InvalidInputError(
+                f"grace is a timedelta, as timedelta(days=7), not {brief(grace)}"
+            )
+        _check_progress(progress, "StoreStats")
+        require_store(self._backend)
+        return count_store(self._backend, prefix, details=details, grace=grace, progress=progress)
+
+
+def _check_progress(progress: object, argument: str) -> None:
+    if progress is not None and not callable(progress):
+        raise InvalidInputError(
+            f"progress is a function of a {argument}, not {type(progress).__qualname__}"
         )

@@ -21,7 +21,7 @@ from policystore.format.keys import (
     version_key,
 )
 from policystore.format.records import Hint, Version
-from policystore.repository.upkeep import verify_objects
+from policystore.repository.verify import objects as verify_objects
 from tests.support.upkeep import after_listing, counting, put_mark, to_trash
 
 Make = Callable[..., Snapshot]

@@ -13,7 +13,7 @@ import pytest
 from policystore import InvalidInputError, PolicyStore, Snapshot, VerifyReport
 from policystore.backends.memory import MemoryBackend
 from policystore.format.keys import object_key, version_key
-from policystore.repository.upkeep import verify_objects
+from policystore.repository.verify import objects as verify_objects
 from tests.support.upkeep import counting
 
 Make = Callable[..., Snapshot]

@@ -1,1 +1,1 @@
-"""What looks after a store as a whole: verify, repair, count."""
+"""Count what is in a store."""

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import TypeAlias, TypeVar
 
+from policystore._util.batches import batches
 from policystore._util.concurrency import in_parallel
 from policystore.backends.base import Backend
 from policystore.errors import FormatError, NotFoundError, PolicyStoreError
-from policystore.repository.upkeep.verify_listing import Inventory
-from policystore.repository.upkeep.verify_report import (
+from policystore.repository.verify.listing import Inventory
+from policystore.repository.verify.report import (
     Fault,
     FaultKind,
     VerifyProgress,
     VerifyReport,
 )
-from policystore.repository.upkeep.verify_selection import Selection
+from policystore.repository.verify.selection import Selection
 
-__all__ = ["Answer", "Need", "Run", "Task", "batches", "read_key"]
+__all__ = ["Answer", "Need", "Run", "Task", "read_key"]
 
 _WAVE = 512  # records that are read before the next ones are begun
 
-_Item = TypeVar("_Item")
 _Out = TypeVar("_Out")
 
 Answer: TypeAlias = bytes | PolicyStoreError | None
@@ -153,13 +152,6 @@ class Run:
     def exists(self, key: str) -> bool:
         """Return whether a key exists now."""
         return self.backend.size(key) is not None
-
-
-def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """Yield the items in lists of ``size``; the last list may be shorter."""
-    left = iter(items)
-    while batch := list(islice(left, size)):
-        yield batch
 
 
 def read_key(backend: Backend, key: str, limit: int) -> bytes | PolicyStoreError:

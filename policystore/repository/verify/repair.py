@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from policystore._util.batches import batches
 from policystore._util.concurrency import in_parallel
 from policystore.backends.base import Backend
 from policystore.digest import Digest, digest_of
 from policystore.errors import NotFoundError, PolicyStoreError
 from policystore.format.keys import object_key
 from policystore.repository.objects import ObjectReader
-from policystore.repository.upkeep.verify_run import Answer, batches, read_key
+from policystore.repository.verify.run import Answer, read_key
 
 __all__ = ["ChainRepair", "repair_object"]
 
@@ -57,7 +58,7 @@ class ChainRepair(Generic[_Record]):
         source: the storage of the other store.
         backend: the storage of the store to repair.
         key: returns the key of a number, in both stores.
-        parse, belongs, limit: as in :class:`~.verify_chain.ChainForm`.
+        parse, belongs, limit: as in :class:`~policystore.repository.verify.chain.ChainForm`.
         reason: why a record was not put back; empty if all were.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from policystore.backends.base import Backend, Entry, Problems
@@ -34,7 +33,7 @@ from policystore.format.keys import (
     version_key,
     versions_prefix,
 )
-from policystore.repository.upkeep.verify_report import Fault
+from policystore.repository.verify.report import Fault
 
 __all__ = ["Inventory", "ListedName", "Numbers", "kept_key_of", "list_store", "trash_key_of"]
 
@@ -222,9 +221,3 @@ def kept_key_of(item: bytes) -> str:
 def trash_key_of(item: bytes) -> str:
     """Return the key of an item of :attr:`Inventory.trash`."""
     return trash_key(Digest(item[:32].hex()), item[32:].hex())
-
-
-def names_in_order(inventory: Inventory) -> Iterator[tuple[str, ListedName]]:
-    """Yield the names in order, and forget each after it was yielded."""
-    for name in sorted(inventory.names):
-        yield name, inventory.names.pop(name)

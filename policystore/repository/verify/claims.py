@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from policystore.digest import Digest, digest_of
 from policystore.format.keys import version_key
 from policystore.format.records import Kept, Version
-from policystore.repository.upkeep.verify_run import Need, Run
-from policystore.repository.upkeep.verify_selection import Selection
+from policystore.repository.verify.run import Need, Run
+from policystore.repository.verify.selection import Selection
 
 __all__ = ["Claims", "PolicyFacts"]
 

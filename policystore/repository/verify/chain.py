@@ -9,10 +9,10 @@ from typing import Generic, Protocol, TypeVar
 
 from policystore.digest import Digest, digest_of
 from policystore.errors import NotFoundError, PolicyStoreError
-from policystore.repository.upkeep.verify_listing import Numbers
-from policystore.repository.upkeep.verify_repair import ChainRepair
-from policystore.repository.upkeep.verify_report import Fault, FaultKind
-from policystore.repository.upkeep.verify_run import Answer, Run, Task, read_key
+from policystore.repository.verify.listing import Numbers
+from policystore.repository.verify.repair import ChainRepair
+from policystore.repository.verify.report import Fault, FaultKind
+from policystore.repository.verify.run import Answer, Run, Task, read_key
 
 __all__ = ["ChainForm", "check_chain"]
 

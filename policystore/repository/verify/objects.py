@@ -18,12 +18,12 @@ from policystore.format.keys import object_key
 from policystore.format.policy import MAX_POLICY, ParsedPolicy, check_object, decode_policy
 from policystore.format.safetensors import MAX_HEADER, declared_size
 from policystore.repository.objects import ObjectReader
-from policystore.repository.upkeep.verify_claims import Claims, PolicyFacts
-from policystore.repository.upkeep.verify_missing import check_copy
-from policystore.repository.upkeep.verify_parts import WaitingPolicy
-from policystore.repository.upkeep.verify_repair import repair_object
-from policystore.repository.upkeep.verify_report import Fault, FaultKind
-from policystore.repository.upkeep.verify_run import Need, Run
+from policystore.repository.verify.claims import Claims, PolicyFacts
+from policystore.repository.verify.missing import check_copy
+from policystore.repository.verify.parts import WaitingPolicy
+from policystore.repository.verify.repair import repair_object
+from policystore.repository.verify.report import Fault, FaultKind
+from policystore.repository.verify.run import Need, Run
 from policystore.snapshot import Snapshot
 
 __all__ = ["ObjectCheck"]

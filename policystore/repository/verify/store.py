@@ -10,14 +10,14 @@ import datetime
 
 from policystore.backends.base import Backend
 from policystore.errors import StorageError
-from policystore.repository.upkeep.verify_claims import Claims
-from policystore.repository.upkeep.verify_listing import list_store
-from policystore.repository.upkeep.verify_missing import check_missing
-from policystore.repository.upkeep.verify_names import RecordCheck
-from policystore.repository.upkeep.verify_objects import ObjectCheck
-from policystore.repository.upkeep.verify_report import VerifyProgress, VerifyReport
-from policystore.repository.upkeep.verify_run import Run
-from policystore.repository.upkeep.verify_selection import make_selection, parse_since
+from policystore.repository.verify.claims import Claims
+from policystore.repository.verify.listing import list_store
+from policystore.repository.verify.missing import check_missing
+from policystore.repository.verify.names import RecordCheck
+from policystore.repository.verify.objects import ObjectCheck
+from policystore.repository.verify.report import VerifyProgress, VerifyReport
+from policystore.repository.verify.run import Run
+from policystore.repository.verify.selection import make_selection, parse_since
 
 __all__ = ["verify_store"]
 

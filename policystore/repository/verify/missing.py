@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 
+from policystore._util.batches import batches
 from policystore._util.concurrency import in_parallel
 from policystore.backends.base import Backend
 from policystore.digest import Digest, digest_of
@@ -23,10 +24,10 @@ from policystore.format.keys import (
 )
 from policystore.format.policy import check_object, decode_policy
 from policystore.format.records import MAX_MARK, Mark, Span, find_span
-from policystore.repository.upkeep.verify_listing import trash_key_of
-from policystore.repository.upkeep.verify_repair import repair_object
-from policystore.repository.upkeep.verify_report import Fault, FaultKind
-from policystore.repository.upkeep.verify_run import Need, Run, batches, read_key
+from policystore.repository.verify.listing import trash_key_of
+from policystore.repository.verify.repair import repair_object
+from policystore.repository.verify.report import Fault, FaultKind
+from policystore.repository.verify.run import Need, Run, read_key
 
 __all__ = ["check_copy", "check_missing"]
 

@@ -28,10 +28,10 @@ from policystore.format.records import (
     find_span,
     with_spans,
 )
-from policystore.repository.upkeep.verify_chain import ChainForm, check_chain
-from policystore.repository.upkeep.verify_claims import Claims
-from policystore.repository.upkeep.verify_listing import ListedName, Numbers, kept_key_of
-from policystore.repository.upkeep.verify_run import Answer, Need, Run, Task
+from policystore.repository.verify.chain import ChainForm, check_chain
+from policystore.repository.verify.claims import Claims
+from policystore.repository.verify.listing import ListedName, Numbers, kept_key_of
+from policystore.repository.verify.run import Answer, Need, Run, Task
 
 __all__ = ["RecordCheck"]
 
