@@ -6,7 +6,7 @@ import datetime
 
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
-from policystore.repository.marker import require_store
+from policystore.repository.marker import repair_marker, require_store
 from policystore.repository.upkeep.stats import count_store
 from policystore.repository.upkeep.stats_report import StatsProgress, StoreStats
 from policystore.repository.verify.report import VerifyProgress, VerifyReport
@@ -76,6 +76,24 @@ class UpkeepCalls(StoreBase):
             progress=progress,
             resume=resume,
         )
+
+    def repair(self) -> bool:
+        """Put back the marker ``policystore.json`` of a store that has lost it.
+
+        Without the marker, every call refuses the folder as one that is not a store. The call looks
+        for objects and records of a store first. ``verify(repair_from=…)`` repairs objects and
+        records.
+
+        Returns:
+            Whether the marker was absent.
+
+        Raises:
+            NotFoundError: the folder or bucket is empty.
+            FormatError: the folder holds nothing of a store, or a store of a newer format.
+            ReadOnlyError: this user may not write, or the store was opened read-only.
+        """
+        self._check_writable("repair")
+        return repair_marker(self._backend)
 
     def stats(
         self,

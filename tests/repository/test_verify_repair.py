@@ -8,7 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from policystore import InvalidInputError, NotFoundError, PolicyStore, ReadOnlyError, Snapshot
+from policystore import (
+    FormatError,
+    InvalidInputError,
+    NotFoundError,
+    PolicyStore,
+    ReadOnlyError,
+    Snapshot,
+)
 from policystore.format.keys import hint_key, mark_key, object_key, tag_key, version_key
 from policystore.format.records import Version
 from tests.support.upkeep import put_mark, to_trash
@@ -172,3 +179,17 @@ def test_arguments_of_a_repair(store: PolicyStore, mirror: PolicyStore) -> None:
     with pytest.raises(InvalidInputError, match="progress"):
         store.verify(progress=5)  # type: ignore[arg-type]
     assert PolicyStore(store.url, read_only=True).verify().ok
+
+
+def test_a_lost_marker_is_put_back(store: PolicyStore, make_snapshot: Make) -> None:
+    before = content(store)
+    store._backend.delete("policystore.json")
+    with pytest.raises(FormatError, match="repair"):
+        store.verify()
+    with pytest.raises(ReadOnlyError, match="repair"):
+        PolicyStore(store.url, read_only=True).repair()
+    assert store.repair()
+    assert not store.repair()
+    assert content(store) == before
+    with pytest.raises(NotFoundError):
+        PolicyStore(f"memory://{secrets.token_hex(8)}").repair()

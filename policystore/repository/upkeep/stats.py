@@ -10,6 +10,7 @@ import datetime
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 from policystore._util.batches import batches
@@ -41,6 +42,9 @@ from policystore.repository.upkeep.stats_report import StatsProgress, StoreStats
 __all__ = ["count_store"]
 
 _Record = TypeVar("_Record")
+
+# The keys of one name follow each other.
+_name_of_prefix = lru_cache(1024)(name_of_prefix)
 
 _PAGE = 1024  # keys between two calls of the callback, and records in memory at once
 
@@ -152,7 +156,7 @@ class _Count:
     def _add_record(self, entry: Entry) -> None:
         """Count one key below ``names/``."""
         prefix, separator, _ = entry.key.partition("/@")
-        number, name = number_of(entry.key), name_of_prefix(prefix + separator)
+        number, name = number_of(entry.key), _name_of_prefix(prefix + separator)
         if number is None or name is None or not separator:
             return  # a hint, or a key that is not of a store
         stats, seen = self.stats, self.seen
@@ -220,7 +224,7 @@ class _Count:
     def _is_needed(self, key: str) -> bool:
         """Return whether a key is the record of a version whose objects a collector keeps."""
         prefix, separator, rest = key.partition("/@")
-        name = name_of_prefix(prefix + separator) if rest.startswith("versions/") else None
+        name = _name_of_prefix(prefix + separator) if rest.startswith("versions/") else None
         number = number_of(key)
         if name is None or number is None:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from policystore.backends.base import Backend, Entry, Problems
 from policystore.digest import Digest
@@ -38,6 +39,10 @@ from policystore.repository.verify.report import Fault
 __all__ = ["Inventory", "ListedName", "Numbers", "kept_key_of", "list_store", "trash_key_of"]
 
 FOREIGN = "policystore never writes a key of this form, or this key is in the wrong place"
+
+
+# The keys of one name follow each other.
+_name_of_prefix = lru_cache(1024)(name_of_prefix)
 
 
 class Numbers:
@@ -167,7 +172,7 @@ def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
 def _add_of_name(inventory: Inventory, key: str, is_new: bool) -> bool:
     """Add a key below ``names/``. Return False if the key has no valid form."""
     prefix, separator, _ = key.partition("/@")
-    name = name_of_prefix(prefix + separator) if separator else None
+    name = _name_of_prefix(prefix + separator) if separator else None
     if name is None:
         if separator:
             problem = "policystore does not write names of this form"
