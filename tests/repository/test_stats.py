@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from policystore import (
     Spec,
     StoreStats,
 )
+from policystore.backends.base import Entry
+from policystore.digest import digest_of
 from policystore.format.keys import kept_prefix, object_key, version_key
 from policystore.repository.upkeep import digest_prefixes, stats
+from policystore.testing.storage import Intercepted
 from tests.support.upkeep import counting, put_mark, to_trash
 
 Make = Callable[..., Snapshot]
@@ -164,3 +168,27 @@ def test_pages_do_not_change_the_numbers(
     monkeypatch.setattr(stats, "_PAGE", 2)
     monkeypatch.setattr(digest_prefixes, "_MIN_MERGED", 2)
     assert store.stats(details=True) == expected
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_objects(store: PolicyStore) -> None:
+    def peak(count: int) -> int:
+        backend: Any = Intercepted(store._backend)
+
+        def entries(prefix: str, **more: Any) -> Iterator[Entry]:
+            yield from store._backend.entries(prefix, **more)
+            if prefix == "objects/":
+                for number in range(count):
+                    yield Entry(object_key(digest_of(b"%d" % number)), 9, 0.0)
+
+        backend.entries = entries
+        large = PolicyStore.over(backend, cache=False)
+        tracemalloc.start()
+        try:
+            assert large.stats(details=True).objects == 8 + count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(2_000)
+    assert peak(40_000) < peak(4_000) + 200_000

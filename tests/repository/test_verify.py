@@ -180,6 +180,25 @@ def test_an_object_that_is_taken_away_and_put_back(store: PolicyStore, make_snap
         assert report.ok, report
 
 
+def test_an_object_that_a_collector_puts_back_from_the_trash(
+    store: PolicyStore, make_snapshot: Make
+) -> None:
+    version = store.push(make_snapshot(), "a")
+    copy = to_trash(store._backend, version.digest)
+    busy: Any = after_listing(store)
+    inner = busy._backend.entries
+
+    def entries(prefix: str, **more: Any) -> Any:
+        listed = list(inner(prefix, **more))
+        if prefix.startswith("trash/"):
+            store._backend.copy(copy, object_key(version.digest))
+        return iter(listed)
+
+    assert not busy.verify().ok
+    busy._backend.entries = entries
+    assert busy.verify().ok
+
+
 def test_a_listing_that_misses_a_key(store: PolicyStore, make_snapshot: Make) -> None:
     for seed in range(3):
         store.push(make_snapshot(seed, large=True), "a")
