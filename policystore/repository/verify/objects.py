@@ -9,18 +9,16 @@ from policystore._util.concurrency import in_parallel
 from policystore.digest import Digest
 from policystore.errors import (
     FormatError,
-    IntegrityError,
     NotFoundError,
     PolicyStoreError,
     StorageError,
 )
 from policystore.format.keys import object_key
 from policystore.format.policy import MAX_POLICY, ParsedPolicy, check_object, decode_policy
-from policystore.format.safetensors import MAX_HEADER, declared_size
-from policystore.repository.objects import ObjectReader
 from policystore.repository.verify.claims import Claims, PolicyFacts
 from policystore.repository.verify.missing import check_copy
 from policystore.repository.verify.parts import WaitingPolicy
+from policystore.repository.verify.reading import read_exactly
 from policystore.repository.verify.repair import repair_object
 from policystore.repository.verify.report import Fault, FaultKind
 from policystore.repository.verify.run import Need, Run
@@ -34,7 +32,6 @@ _WAVE = 512
 _WAITING_BYTES = 64 * _MIB  # policy objects whose tensors have not been read
 _WAITING = 4096
 _HELD_BYTES = 256 * _MIB  # tensors that policies may still need
-_LARGE = 64 * _MIB  # above this size, the header is read first: it says how many bytes to expect
 _THREADS = 4  # where requests take no time; hash functions run beside each other
 
 _GOOD, _BAD = -1, -2  # in the place of the size of an object that was read
@@ -70,7 +67,6 @@ class ObjectCheck:
         self.run = run
         self.claims = claims
         self.sizes = run.inventory.objects
-        self.reader = ObjectReader(run.backend)
         self._waiting: list[WaitingPolicy] = []
         self._waiting_bytes = 0
         self._held: dict[bytes, bytes | memoryview] = {}
@@ -174,16 +170,16 @@ class ObjectCheck:
     def _read(self, digest_bytes: bytes) -> _Read:
         """Read one object; look again, and try to repair the object, before a fault is reported."""
         digest = Digest(digest_bytes.hex())
-        key = object_key(digest)
+        backend, key = self.run.backend, object_key(digest)
         try:
-            return _Read(self._fetch(digest, self.sizes[digest_bytes]))
+            return _Read(read_exactly(backend, key, digest, self.sizes[digest_bytes]))
         except PolicyStoreError:
             pass  # a push may have replaced a damaged copy, and a collector may have taken it away
         try:
-            size = self.run.backend.size(key)
+            size = backend.size(key)
             if size is None:
                 return _Read(None)
-            return _Read(self._fetch(digest, size))
+            return _Read(read_exactly(backend, key, digest, size))
         except NotFoundError:
             return _Read(None)
         except PolicyStoreError as error:
@@ -193,28 +189,8 @@ class ObjectCheck:
             return _Read(None, fault)
         repaired = repair_object(self.run.source, self.run.backend, digest)
         if isinstance(repaired, str):
-            return _Read(None, Fault(key, f"{fault.problem} Not repaired: {repaired}", fault.kind))
+            return _Read(None, Fault(key, f"{fault.problem}. Not repaired: {repaired}", fault.kind))
         return _Read(repaired, fault, repaired=True)
-
-    def _fetch(self, digest: Digest, size: int) -> bytes | memoryview:
-        """Read the bytes of an object, and compare them with the digest.
-
-        Raises:
-            PolicyStoreError: as :meth:`ObjectReader.read` raises it.
-        """
-        if size > _LARGE:
-            backend, key = self.run.backend, object_key(digest)
-            location = backend.location(key)
-            try:
-                declared = declared_size(backend.head(key, 8 + MAX_HEADER), location)
-            except FormatError as error:
-                raise IntegrityError(f"{location} is damaged: {error}") from None
-            if declared != size:
-                raise IntegrityError(
-                    f"{location} is damaged: its header declares {declared} bytes, and it has "
-                    f"{size}"
-                )
-        return self.reader.read(digest, size=size)
 
     def _check_policy(self, digest: bytes, data: bytes | memoryview) -> None:
         """Check a policy that a record names."""
