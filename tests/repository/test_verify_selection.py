@@ -89,7 +89,7 @@ def test_a_run_that_was_cut_off_goes_on(
         for seed in range(40, 46):
             store.push(make_snapshot(seed, large=True), "large")
     everything = set(store._backend.keys("objects/"))
-    for cut in range(1, 9, 2):
+    for cut in (1, 4, 7):
         counted, reads = counting(store)
         cursors: list[str | None] = []
 
