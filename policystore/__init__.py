@@ -27,7 +27,8 @@ from policystore.format.spec import Spec
 from policystore.repository.collect.report import GarbageReport
 from policystore.repository.deletion.prune_report import PruneReport
 from policystore.repository.mirror.report import CopyReport
-from policystore.repository.verify_report import Fault, VerifyReport
+from policystore.repository.upkeep.stats_report import StoreStats
+from policystore.repository.verify.report import Fault, VerifyReport
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 
@@ -55,6 +56,7 @@ __all__ = [
     "Snapshot",
     "Spec",
     "StorageError",
+    "StoreStats",
     "SyncError",
     "TagMove",
     "TensorDiff",

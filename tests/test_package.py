@@ -44,7 +44,13 @@ LEVELS = [
     ],
     ["repository.lookup.*"],
     ["repository.*", "diff", "torch.*", "checkpoints.files.*", "rllib_schema.*", "rllib.common.*"],
-    ["repository.collect.*", "repository.deletion.*", "repository.mirror.*"],
+    [
+        "repository.collect.*",
+        "repository.deletion.*",
+        "repository.mirror.*",
+        "repository.upkeep.*",
+        "repository.verify.*",
+    ],
     ["store.*", "checkpoints.convert.*", "rllib.old_stack.*", "rllib.new_stack.*"],
     ["", "checkpoints.*", "rllib.live.checks.*", "rllib.api"],
     ["rllib.live.*"],
@@ -206,7 +212,8 @@ def test_exports_are_pinned() -> None:
         "AmbiguousError", "CopyReport", "Diff", "Digest", "Fault", "FieldDiff", "FormatError",
         "GarbageReport", "IntegrityError", "InvalidInputError", "Mark", "MismatchError",
         "NodeCache", "NotFoundError", "PolicyStore", "PolicyStoreError", "PruneReport",
-        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "SyncError", "TagMove", "TensorDiff",
+        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "StoreStats", "SyncError", "TagMove",
+        "TensorDiff",
         "UntrustedError", "VerifyReport", "Version",
     }  # fmt: skip
     assert all(hasattr(policystore, name) for name in policystore.__all__)

@@ -152,7 +152,11 @@ class LocalBackend:
 
     def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
         for key, entry in self._walk(prefix.rpartition("/")[0], problems):
-            if entry is None or not key.startswith(prefix):
+            if not key.startswith(prefix):
+                continue
+            if entry is None:
+                if problems is not None:
+                    problems.append((key, "an empty folder in the place of a file"))
                 continue
             try:
                 with self._mapped_errors("looking at", self._path(key)):

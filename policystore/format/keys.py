@@ -42,6 +42,7 @@ __all__ = [
     "name_of_deleted",
     "name_of_folder",
     "name_of_prefix",
+    "names_prefix",
     "number_of",
     "object_key",
     "object_prefix",
@@ -193,6 +194,11 @@ def name_of_deleted(key: str) -> str | None:
 def versions_prefix(name: str) -> str:
     """Return the common prefix of the keys of all version records of a name."""
     return f"{NAMES}{_escape(name)}/@versions/"
+
+
+def names_prefix(prefix: str) -> str:
+    """Return the common prefix of the keys of all names that start with ``prefix``."""
+    return NAMES + _escape(prefix)
 
 
 def version_key(name: str, number: int) -> str:

@@ -1,10 +1,16 @@
-"""Look after a store: verify it."""
+"""Look after a store: verify it, repair it, count what is in it."""
 
 from __future__ import annotations
 
-from policystore.repository.marker import require_store
-from policystore.repository.verify import verify_store
-from policystore.repository.verify_report import VerifyReport
+import datetime
+
+from policystore._util.messages import brief
+from policystore.errors import InvalidInputError
+from policystore.repository.marker import repair_marker, require_store
+from policystore.repository.upkeep.stats import count_store
+from policystore.repository.upkeep.stats_report import StatsProgress, StoreStats
+from policystore.repository.verify.report import VerifyProgress, VerifyReport
+from policystore.repository.verify.store import verify_store
 from policystore.store.base import StoreBase
 
 __all__ = ["UpkeepCalls"]
@@ -13,12 +19,125 @@ __all__ = ["UpkeepCalls"]
 class UpkeepCalls(StoreBase):
     """The calls that look after a store as a whole."""
 
-    def verify(self) -> VerifyReport:
-        """Read everything in the store and report every fault; change nothing.
+    def verify(
+        self,
+        *,
+        fraction: float | None = None,
+        since: datetime.datetime | datetime.timedelta | None = None,
+        repair_from: StoreBase | None = None,
+        progress: VerifyProgress | None = None,
+        resume: str | None = None,
+    ) -> VerifyReport:
+        """Read everything in the store and report every fault.
+
+        Other processes may use the store at the same time. Without ``repair_from`` the call changes
+        nothing.
+
+        Args:
+            fraction: read only this part of the objects, such as 0.1, and all records. The part is
+                a range of digests that begins at a random place. ``resume`` with the cursor of the
+                last report reads the next part, so that ten runs of 0.1 read everything. Tensors of
+                the policies in the part are read as well.
+            since: read only objects and records that are newer, by the times of the storage: how
+                long ago by the clock of this machine, or a datetime with its zone. Tensors of new
+                policies are read as well.
+            repair_from: another store, such as a mirror. A damaged or missing object is replaced by
+                the copy of the other store, after that copy was checked against its digest. A
+                missing, damaged or changed record is replaced if the next record holds the digest
+                of the copy in the other store.
+            progress: is called with the report so far after each wave of requests, by this thread.
+                Its ``total_nbytes`` says how much will be read, and its ``cursor`` where a later
+                call can go on. If the function raises, the call ends with that error.
+            resume: ``cursor`` of an earlier report: objects that were read before are not read
+                again. Records are always read.
 
         Raises:
+            InvalidInputError: an argument of a wrong form.
             NotFoundError: the store does not exist.
             FormatError: the folder is not a store, or is a store of a newer format.
+            ReadOnlyError: ``repair_from`` was given, and the store was opened read-only.
         """
+        source = None
+        if repair_from is not None:
+            if not isinstance(repair_from, StoreBase):
+                raise InvalidInputError(
+                    f"repair_from is another PolicyStore, not {brief(repair_from)}"
+                )
+            self._check_writable("verify with repair_from")
+            require_store(repair_from._backend)
+            source = repair_from._backend
+        _check_progress(progress, "VerifyReport")
         require_store(self._backend)
-        return verify_store(self._backend)
+        return verify_store(
+            self._backend,
+            fraction=fraction,
+            since=since,
+            source=source,
+            progress=progress,
+            resume=resume,
+        )
+
+    def repair(self) -> bool:
+        """Put back the marker ``policystore.json`` of a store that has lost it.
+
+        Without the marker, every call refuses the folder as one that is not a store. The call looks
+        for objects and records of a store first. ``verify(repair_from=…)`` repairs objects and
+        records.
+
+        Returns:
+            Whether the marker was absent.
+
+        Raises:
+            NotFoundError: the folder or bucket is empty.
+            FormatError: the folder holds nothing of a store, or a store of a newer format.
+            ReadOnlyError: this user may not write, or the store was opened read-only.
+        """
+        self._check_writable("repair")
+        return repair_marker(self._backend)
+
+    def stats(
+        self,
+        prefix: str = "",
+        *,
+        details: bool = False,
+        grace: datetime.timedelta = datetime.timedelta(days=7),
+        progress: StatsProgress | None = None,
+    ) -> StoreStats:
+        """Count names, versions, objects and bytes.
+
+        Without ``details`` the call lists the store, and reads the newest mark of each name from
+        which versions were deleted. With ``details`` it lists the names twice, and also reads the
+        record of each version, and the moves of tags. The memory of the call hardly grows with the
+        store.
+
+        Args:
+            prefix: such as ``"soccer/"``, to count only the names below ``soccer``. Objects are
+                then counted only with ``details``, because a listing does not say to which name an
+                object belongs.
+            details: whether to count as well what sharing saves, and what ``collect_garbage`` would
+                take.
+            grace: how old an object has to be before a collector takes it, by the clock of this
+                machine.
+            progress: is called with the numbers so far, after each page of keys. If the function
+                raises, the call ends with that error.
+
+        Raises:
+            InvalidInputError: an argument of a wrong form.
+            NotFoundError: the store does not exist.
+            FormatError: the folder is not a store, or is a store of a newer format.
+            StorageError: the storage failed.
+        """
+        if not isinstance(grace, datetime.timedelta):
+            raise InvalidInputError(
+                f"grace is a timedelta, as timedelta(days=7), not {brief(grace)}"
+            )
+        _check_progress(progress, "StoreStats")
+        require_store(self._backend)
+        return count_store(self._backend, prefix, details=details, grace=grace, progress=progress)
+
+
+def _check_progress(progress: object, argument: str) -> None:
+    if progress is not None and not callable(progress):
+        raise InvalidInputError(
+            f"progress is a function of a {argument}, not {type(progress).__qualname__}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -95,6 +96,11 @@ class DamageTests(StoreTests):
         assert report.nbytes == sum(len(self.raw_read(key)) for key in self.object_keys())
         assert ": ok" in str(report)
         report.raise_if_bad()
+        stats = store.stats(details=True)
+        assert (stats.names, stats.versions, stats.tags, stats.unreadable) == (2, 3, 1, 0)
+        assert (stats.objects, stats.nbytes) == (report.objects, report.nbytes)
+        assert stats.shared_nbytes == 4_194_392  # the tensor of 4 MiB of both large policies
+        assert (stats.garbage_objects, stats.trash_objects) == (0, 0)
 
     def test_every_kind_of_fault_is_found(self, store: PolicyStore) -> None:
         for seed in range(3):
@@ -175,3 +181,19 @@ class DamageTests(StoreTests):
             for key in changed & good.keys():
                 self.raw_write(key, good[key])
             assert self.open_store().verify().ok, case
+
+    def test_damage_is_repaired_from_another_store(self, store: PolicyStore) -> None:
+        other = PolicyStore(f"memory://{secrets.token_hex(8)}")
+        for seed in range(3):
+            store.push(make_snapshot(seed, large=True), "a")
+        good = {key: self.raw_read(key) for key in self.raw_keys()}
+        for key, data in good.items():
+            other._backend.replace(key, data)
+        for index, key in enumerate(sorted(self.object_keys())):
+            self.damage(key) if index % 2 else self.raw_delete(key)
+        self.damage("names/a/@versions/0000000002.json")
+        self.raw_delete("names/a/@versions/0000000001.json")
+        report = self.open_store().verify(repair_from=other)
+        assert report.ok, report
+        assert len(report.repaired) == len(self.object_keys()) + 2
+        assert {key: self.raw_read(key) for key in good} == good

@@ -1,0 +1,228 @@
+"""List a whole store once, and sort its keys."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from policystore.backends.base import Backend, Entry, Problems
+from policystore.digest import Digest
+from policystore.errors import StorageError
+from policystore.format.keys import (
+    KEPT,
+    NAMES,
+    OBJECTS,
+    TRASH,
+    copied_prefix,
+    digest_of_kept,
+    digest_of_key,
+    digest_of_trash,
+    hint_key,
+    is_key,
+    kept_key,
+    mark_key,
+    marks_prefix,
+    name_of_deleted,
+    name_of_prefix,
+    number_of,
+    tag_hint_key,
+    tag_key,
+    tag_of_prefix,
+    tags_prefix,
+    trash_key,
+    version_key,
+    versions_prefix,
+)
+from policystore.repository.verify.report import Fault
+
+__all__ = ["Inventory", "ListedName", "Numbers", "kept_key_of", "list_store", "trash_key_of"]
+
+FOREIGN = "policystore never writes a key of this form, or this key is in the wrong place"
+
+
+# The keys of one name follow each other.
+_name_of_prefix = lru_cache(1024)(name_of_prefix)
+
+
+class Numbers:
+    """The numbers of one list of records, 8 bytes each.
+
+    Attributes:
+        listed: the numbers, in the order of the listing.
+        first_new: the smallest number that is new enough to be checked; 0 for none.
+    """
+
+    __slots__ = ("first_new", "listed")
+
+    def __init__(self) -> None:
+        self.listed = array("Q")
+        self.first_new = 0
+
+    def add(self, number: int, is_new: bool) -> None:
+        """Add a number of the listing."""
+        self.listed.append(number)
+        if is_new:
+            self.first_new = min(number, self.first_new or number)
+
+
+class ListedName:
+    """The keys of one name.
+
+    Attributes:
+        versions, marks: the numbers of its versions and marks.
+        tags: the numbers of the moves of each tag.
+        has_hint: whether the name has a hint.
+        tag_hints: the tags that have a hint.
+    """
+
+    __slots__ = ("has_hint", "marks", "tag_hints", "tags", "versions")
+
+    def __init__(self) -> None:
+        self.versions = Numbers()
+        self.marks = Numbers()
+        self.tags: dict[str, Numbers] = {}
+        self.has_hint = False
+        self.tag_hints: list[str] = []
+
+
+@dataclass
+class Inventory:
+    """All keys of a store, as one listing showed them.
+
+    Attributes:
+        objects: the bytes of a digest -> the number of bytes of the object.
+        old: the objects that are too old to be read.
+        names: the keys of each name.
+        kept: the digest and the nonce of each push without a name, as 48 bytes.
+        trash: the digest and the nonce of each copy in the trash, as 48 bytes -> its size.
+        pointers: the names that have a pointer to their marks.
+        faults: keys that are not of a store, and what could not be listed.
+    """
+
+    objects: dict[bytes, int] = field(default_factory=dict)
+    old: set[bytes] = field(default_factory=set)
+    names: dict[str, ListedName] = field(default_factory=dict)
+    kept: list[bytes] = field(default_factory=list)
+    trash: dict[bytes, int] = field(default_factory=dict)
+    pointers: list[str] = field(default_factory=list)
+    faults: dict[str, Fault] = field(default_factory=dict)
+
+    def add_fault(self, key: str, problem: str) -> None:
+        """Note that a key is not one of a store; once for each key."""
+        self.faults.setdefault(key, Fault(key, problem, "foreign"))
+
+
+def list_store(backend: Backend, since: float | None) -> Inventory:
+    """List a store and sort its keys, without a request for each of them.
+
+    A listing is not the state at one moment. Keys may appear and vanish while it is made.
+
+    Args:
+        backend: the storage.
+        since: the time from which on keys are new, in seconds since 1970; None if all keys are.
+    """
+    inventory = Inventory()
+    problems: Problems = []
+    try:
+        for entry in backend.entries("", problems=problems):
+            is_new = since is None or entry.time is None or entry.time >= since
+            _add(inventory, entry, is_new)
+    except StorageError as error:
+        problems.append(("", str(error)))
+    for key, problem in problems:
+        inventory.faults[key] = Fault(key, problem, "storage")
+    return inventory
+
+
+def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
+    """Add one key of the listing."""
+    key = entry.key
+    if key.startswith(OBJECTS):
+        digest = digest_of_key(key)
+        if digest is not None:
+            inventory.objects[_bytes_of(digest)] = entry.nbytes
+            if not is_new:
+                inventory.old.add(_bytes_of(digest))
+            return
+    elif key.startswith(NAMES):
+        if _add_of_name(inventory, key, is_new):
+            return
+    elif key.startswith(TRASH):
+        digest = digest_of_trash(key)
+        if digest is not None:
+            if is_new:
+                inventory.trash[_bytes_of(digest) + _nonce_of(key)] = entry.nbytes
+            return
+    elif key.startswith(KEPT):
+        digest = digest_of_kept(key)
+        if digest is not None:
+            if is_new:
+                inventory.kept.append(_bytes_of(digest) + _nonce_of(key))
+            return
+    else:
+        name = name_of_deleted(key)
+        if name is not None:
+            inventory.pointers.append(name)
+            return
+    if not is_key(key) or key.startswith(NAMES):
+        inventory.add_fault(key, FOREIGN)
+
+
+def _add_of_name(inventory: Inventory, key: str, is_new: bool) -> bool:
+    """Add a key below ``names/``. Return False if the key has no valid form."""
+    prefix, separator, _ = key.partition("/@")
+    name = _name_of_prefix(prefix + separator) if separator else None
+    if name is None:
+        if separator:
+            problem = "policystore does not write names of this form"
+            inventory.add_fault(prefix + separator, problem)
+        return bool(separator)
+    number = number_of(key) or 0
+    numbers: Numbers | None = None
+    listed = inventory.names.get(name) or ListedName()
+    if key.startswith(versions_prefix(name)) and key == version_key(name, number):
+        numbers = listed.versions
+    elif key.startswith(marks_prefix(name)) and key == mark_key(name, number):
+        numbers = listed.marks
+    elif key.startswith(tags_prefix(name)):
+        start = key.rpartition("/")[0] + "/"
+        tag = tag_of_prefix(start, name)
+        if tag is None:
+            inventory.add_fault(start, "policystore does not write tags of this form")
+            return True
+        if key == tag_hint_key(name, tag):
+            listed.tag_hints.append(tag)
+        elif key == tag_key(name, tag, number):
+            numbers = listed.tags.setdefault(tag, Numbers())
+        else:
+            return False
+    elif key == hint_key(name):
+        listed.has_hint = True
+    elif not (key.startswith(copied_prefix(name)) and is_key(key)):
+        return False
+    if numbers is not None and number:
+        numbers.add(number, is_new)
+    elif numbers is not None:
+        return False
+    inventory.names[name] = listed
+    return True
+
+
+def _bytes_of(digest: Digest) -> bytes:
+    return bytes.fromhex(digest.hex)
+
+
+def _nonce_of(key: str) -> bytes:
+    """Return the nonce at the end of a key of the trash, or of a push without a name."""
+    return bytes.fromhex(key.rpartition("/")[2].partition(".")[0])
+
+
+def kept_key_of(item: bytes) -> str:
+    """Return the key of an item of :attr:`Inventory.kept`."""
+    return kept_key(Digest(item[:32].hex()), item[32:].hex())
+
+
+def trash_key_of(item: bytes) -> str:
+    """Return the key of an item of :attr:`Inventory.trash`."""
+    return trash_key(Digest(item[:32].hex()), item[32:].hex())

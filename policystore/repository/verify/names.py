@@ -1,0 +1,267 @@
+"""Check the records of names: versions, marks, tags and hints; and pushes without a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from policystore.digest import Digest
+from policystore.errors import NotFoundError
+from policystore.format.keys import (
+    MAX_RECORD,
+    deleted_key,
+    hint_key,
+    mark_key,
+    tag_hint_key,
+    tag_key,
+    version_key,
+)
+from policystore.format.records import (
+    MAX_MARK,
+    Hint,
+    Kept,
+    Mark,
+    TagHint,
+    TagMove,
+    Version,
+    check_pointer,
+    find_span,
+    with_spans,
+)
+from policystore.repository.verify.chain import ChainForm, check_chain
+from policystore.repository.verify.claims import Claims
+from policystore.repository.verify.listing import ListedName, Numbers, kept_key_of
+from policystore.repository.verify.run import Answer, Need, Run, Task
+
+__all__ = ["RecordCheck"]
+
+
+class RecordCheck:
+    """Check all records of a store in waves.
+
+    Args:
+        run: the run.
+        claims: takes what the records say of their policies.
+        only_new: whether only new records are read, with the record before the first of them.
+    """
+
+    def __init__(self, run: Run, claims: Claims, *, only_new: bool) -> None:
+        self.run = run
+        self.claims = claims
+        self.only_new = only_new
+        self.late: list[Task] = []
+
+    def check(self) -> None:
+        """Read all records, and report what is wrong with them."""
+        self.run.read(self._names())
+        # Versions to which tags point, and which were not read with their names.
+        self.run.read(self.late)
+        kept = sorted(self.run.inventory.kept)
+        self.run.read(
+            Task(partial(self._kept, item), kept_key_of(item), MAX_RECORD) for item in kept
+        )
+        self.run.read(
+            Task(partial(self._pointer, name), deleted_key(name), MAX_RECORD)
+            for name in sorted(self.run.inventory.pointers)
+        )
+
+    def _names(self) -> Iterator[Task]:
+        names = self.run.inventory.names
+        for name in sorted(names):
+            yield from _NameCheck(self, name, names.pop(name)).tasks()
+
+    def needs(self, version: Version | Kept, need: Need) -> None:
+        """Note the objects that a record needs and that the listing did not show."""
+        objects = version.objects or (version.digest,)
+        for digest in objects:
+            self.run.need(bytes.fromhex(digest.hex), need)
+        self.claims.add(version, need)
+
+    def _kept(self, item: bytes, answer: Answer) -> None:
+        key = kept_key_of(item)
+        kept = self.run.parse(Kept.from_bytes, key, MAX_RECORD, answer)
+        if kept is None:
+            return
+        self.run.report.kept += 1
+        if bytes.fromhex(kept.digest.hex + kept.nonce) != item:
+            self.run.add_fault(
+                key, "the record is of another push: it was moved or copied to this key"
+            )
+        self.needs(kept, Need(key))
+
+    def _pointer(self, name: str, answer: Answer) -> None:
+        key = deleted_key(name)
+        self.run.parse(check_pointer, key, MAX_RECORD, answer)
+
+
+class _NameCheck:
+    """The check of one name. Marks come first: they say which versions need their objects.
+
+    Attributes:
+        mark: the newest mark that was read.
+        wanted: a version -> the tag moves to it: their keys and digests.
+    """
+
+    def __init__(self, records: RecordCheck, name: str, listed: ListedName) -> None:
+        self.records = records
+        self.run = records.run
+        self.name = name
+        self.listed = listed
+        self.mark: Mark | None = None
+        self.wanted: dict[int, list[tuple[str, Digest]]] = {}
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield the tasks that check the name."""
+        name, listed, report = self.name, self.listed, self.run.report
+        newest = max(listed.marks.listed, default=0)
+        yield from check_chain(
+            self.run,
+            ChainForm(
+                partial(mark_key, name),
+                Mark.from_bytes,
+                lambda mark, number: (mark.name, mark.number) == (name, number),
+                MAX_MARK,
+                self._mark,
+            ),
+            listed.marks,
+            min(self._first(listed.marks), newest),
+        )
+        for tag in sorted(listed.tags):
+            report.tags += 1
+            yield from check_chain(
+                self.run, self._tag_form(tag), listed.tags[tag], self._first(listed.tags[tag])
+            )
+        if listed.versions.listed:
+            report.names += 1
+        yield from check_chain(
+            self.run,
+            ChainForm(
+                partial(version_key, name),
+                Version.from_bytes,
+                lambda version, number: (version.name, version.number) == (name, number),
+                MAX_RECORD,
+                self._version,
+            ),
+            listed.versions,
+            self._first(listed.versions),
+        )
+        yield Task(self._ask_for_wanted)
+        if listed.has_hint:
+            yield Task(self._hint, hint_key(name), MAX_RECORD)
+        for tag in sorted(listed.tag_hints):
+            yield Task(partial(self._tag_hint, tag), tag_hint_key(name, tag), MAX_RECORD)
+
+    def _first(self, numbers: Numbers) -> int:
+        """Return the first number to read: the one before the first new one."""
+        if not self.records.only_new:
+            return 1
+        if not numbers.first_new:
+            return max(numbers.listed, default=0) + 1
+        return max(1, numbers.first_new - 1)
+
+    def _tag_form(self, tag: str) -> ChainForm[TagMove]:
+        name = self.name
+
+        def belongs(move: TagMove, number: int) -> bool:
+            return (move.name, move.tag, move.number) == (name, tag, number)
+
+        def handle(number: int, move: TagMove) -> None:
+            if move.target is not None and move.digest is not None:
+                moves = self.wanted.setdefault(move.target, [])
+                moves.append((tag_key(name, tag, number), move.digest))
+
+        key = partial(tag_key, name, tag)
+        return ChainForm(key, TagMove.from_bytes, belongs, MAX_RECORD, handle)
+
+    def _mark(self, number: int, mark: Mark) -> None:
+        """Check what a mark says against the mark before it."""
+        self.run.report.marks += 1
+        before, self.mark = self.mark, mark
+        newest = max((last for _, last in mark.changed), default=0)
+        is_listed = newest <= max(self.listed.versions.listed, default=0)
+        if newest and not is_listed and not self.run.exists(version_key(self.name, newest)):
+            self.run.add_fault(
+                mark_key(self.name, number), f"the mark is about version {newest}, which is missing"
+            )
+        if number > 1 and (before is None or before.number != number - 1):
+            return  # the mark before could not be read, and that was reported
+        deleted = () if before is None else before.deleted
+        by = None if mark.action == "restore" else number
+        if with_spans(deleted, mark.changed, by) != mark.deleted:
+            self.run.add_fault(
+                mark_key(self.name, number),
+                "the versions that it says are deleted do not follow from the mark before and "
+                "from its change",
+            )
+
+    def _version(self, number: int, version: Version) -> None:
+        key = version_key(self.name, number)
+        self.run.report.versions += 1
+        self._compare(number, self.wanted.pop(number, []), version)
+        deleted = () if self.mark is None else self.mark.deleted
+        if find_span(deleted, number) is None:
+            self.records.needs(version, Need(key, self.name, number))
+        else:
+            self.records.claims.retire(version.digest)
+
+    def _compare(self, number: int, moves: list[tuple[str, Digest]], version: Version) -> None:
+        for key, digest in moves:
+            if digest != version.digest:
+                problem = f"the recorded digest is not that of {self.name}@{number}"
+                self.run.add_fault(key, problem)
+
+    def _ask_for_wanted(self, answer: Answer) -> None:
+        """Read the versions that tags point to and that were not read, after all names."""
+        first = self._first(self.listed.versions)
+        read = {number for number in self.listed.versions.listed if number >= first}
+        for number, moves in self.wanted.items():
+            if number in read:
+                continue  # the version cannot be read, and that was reported
+            key = version_key(self.name, number)
+            self.records.late.append(Task(partial(self._late, number, moves), key, MAX_RECORD))
+
+    def _late(self, number: int, moves: list[tuple[str, Digest]], answer: Answer) -> None:
+        key = version_key(self.name, number)
+        if isinstance(answer, NotFoundError) and not self.run.exists(key):
+            for move, _ in moves:
+                problem = f"missing: the tag points to version {number}, which does not exist"
+                self.run.add_fault(move, problem, "missing")
+            return
+        version = self.run.parse(Version.from_bytes, key, MAX_RECORD, answer)
+        if version is not None:
+            self._compare(number, moves, version)
+
+    def _hint(self, answer: Answer) -> None:
+        key = hint_key(self.name)
+        hint = self.run.parse(Hint.from_bytes, key, MAX_RECORD, answer)
+        if hint is None:
+            return
+        for key_of, number, numbers, what in (
+            (version_key, hint.number, self.listed.versions, "version"),
+            (mark_key, hint.marks, self.listed.marks, "mark"),
+        ):
+            self._check_reached(partial(key_of, self.name), number, numbers, what)
+
+    def _tag_hint(self, tag: str, answer: Answer) -> None:
+        key = tag_hint_key(self.name, tag)
+        hint = self.run.parse(TagHint.from_bytes, key, MAX_RECORD, answer)
+        if hint is None:
+            return
+        numbers = self.listed.tags.get(tag, Numbers())
+        self._check_reached(partial(tag_key, self.name, tag), hint.number, numbers, "move")
+
+    def _check_reached(
+        self, key: Callable[[int], str], number: int, numbers: Numbers, what: str
+    ) -> None:
+        """Check that a list reaches to the number that its hint names.
+
+        To a remote store a hint is written at the same time as its record, so it may be one ahead:
+        the record is on its way, or its writer was cut off.
+        """
+        if number <= max(numbers.listed, default=0) or self.run.exists(key(number)):
+            return
+        if self.run.backend.is_remote and (number == 1 or self.run.exists(key(number - 1))):
+            return
+        self.run.add_fault(
+            key(number), f"the hint names this {what}, and its record does not exist", "missing"
+        )
