@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policystore._util.files import fsync_folder, without_group
+from policystore.errors import StorageError
 
 __all__ = [
     "Folders",
@@ -27,6 +28,7 @@ __all__ = [
     "removing",
     "rights_of",
     "same_bytes",
+    "skipping_refused",
 ]
 
 _BLOCK = 1 << 20
@@ -239,3 +241,14 @@ def same_bytes(path: Path, chunks: Sequence[bytes | memoryview]) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def skipping_refused(folder: str, problems: list[tuple[str, str]] | None) -> Iterator[None]:
+    """Add a folder that this user may not list to ``problems``, unless ``problems`` is None."""
+    try:
+        yield
+    except StorageError as error:
+        if problems is None or not isinstance(error.__cause__, PermissionError):
+            raise
+        problems.append((folder, str(error)))

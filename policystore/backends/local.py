@@ -37,6 +37,7 @@ from policystore._util.folders import (
     removing,
     rights_of,
     same_bytes,
+    skipping_refused,
 )
 from policystore._util.foreign import is_foreign
 from policystore._util.progress import BytesCallback
@@ -174,7 +175,7 @@ class LocalBackend:
         while pending:
             folder = pending.pop()
             inner: list[str] = []
-            with _skipping_refused(folder, problems if folder != start else None):
+            with skipping_refused(folder, problems if folder != start else None):
                 entries = self._entries(folder, None)
                 inner = [entry.name for entry in entries if is_folder(entry, False)]
             if folder == start:
@@ -193,7 +194,7 @@ class LocalBackend:
 
     def _has_files(self, folder: str, problems: Problems | None) -> bool:
         found: list[object] = []
-        with _skipping_refused(folder, problems):
+        with skipping_refused(folder, problems):
             found += itertools.islice(self._walk(folder, None), 1)
         return bool(found)
 
@@ -391,14 +392,3 @@ class LocalBackend:
                     with contextlib.suppress(FileNotFoundError, PermissionError):
                         if entry.is_file() and now - entry.stat().st_mtime > _MAX_AGE:
                             os.unlink(entry)
-
-
-@contextlib.contextmanager
-def _skipping_refused(folder: str, problems: Problems | None) -> Iterator[None]:
-    """Add a folder that this user may not list to ``problems``, unless ``problems`` is None."""
-    try:
-        yield
-    except StorageError as error:
-        if problems is None or not isinstance(error.__cause__, PermissionError):
-            raise
-        problems.append((folder, str(error)))

@@ -149,7 +149,7 @@ def test_untidy_listings_change_no_result(
     assert list(remote.tags("team/n0")) == ["t"]
     report = remote.verify()
     assert (report.ok, report.versions, report.objects) == (True, 4, 4)
-    assert rule.made > 5
+    assert rule.made >= 4  # two for the names, one for the tags, one for verify
 
 
 @pytest.mark.long

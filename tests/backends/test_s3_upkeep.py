@@ -27,8 +27,8 @@ def test_verify_and_stats_read_each_key_once_and_many_at_the_same_time(
     requests, rounds = Counter(proxy.told()), proxy.rounds()
     assert report.ok
     assert max(requests.values()) == 1
-    # The marker, the listing, and 2 versions, 2 objects, a tag and a hint of each name.
-    assert sum(requests.values()) == 2 + 6 * len(names)
+    # The marker, the listing, and 2 versions, 2 objects, a hint, and a tag with its hint of each name.
+    assert sum(requests.values()) == 2 + 7 * len(names)
     # The marker, the listing, the records, the objects; a busy machine may take a wave in parts.
     assert 4 <= rounds <= 12
 

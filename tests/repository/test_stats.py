@@ -22,7 +22,8 @@ from policystore import (
 from policystore.backends.base import Entry
 from policystore.digest import digest_of
 from policystore.format.keys import kept_prefix, object_key, version_key
-from policystore.repository.upkeep import digest_prefixes, stats
+from policystore.repository import digest_prefixes
+from policystore.repository.upkeep import stats
 from policystore.testing.storage import Intercepted
 from tests.support.upkeep import counting, put_mark, to_trash
 

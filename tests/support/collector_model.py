@@ -32,7 +32,6 @@ from policystore.format.keys import (
     parse_name_key,
     tag_key,
     trash_key,
-    trash_prefix,
     version_key,
 )
 from policystore.format.metadata import TENSOR
@@ -41,6 +40,7 @@ from policystore.format.safetensors import encode_tensors
 from policystore.repository import freshness, stamp
 from policystore.repository.collect import collector, sweep
 from policystore.repository.collect.sweep import Sweep
+from policystore.repository.deletion.restore import bring_back
 from policystore.repository.freshness import Freshness
 from policystore.repository.objects import ObjectReader
 from tests.support.collecting import EPOCH, write_mark
@@ -157,34 +157,37 @@ def collect_in_pieces(*kinds: str) -> Act:
     return lambda backend, clock: collect(_Pieces(backend, kinds), clock)
 
 
-def delete(number: int, name: str = "a") -> Act:
-    return lambda backend, clock: write_mark(backend, name, "delete", [(number, number)])
+def delete(ref: str) -> Act:
+    return lambda backend, clock: opened(backend, clock).delete(ref, author="")
 
 
-def restore(number: int, snap: Snapshot, name: str = "a", *, mark_first: bool = False) -> Act:
-    """Restore a version: first its objects, then the mark."""
+def prune(name: str) -> Act:
+    return lambda backend, clock: opened(backend, clock).prune(name, keep_last=1, author="")
 
+
+def restore(ref: str) -> Act:
     def act(backend: Any, clock: Clock) -> None:
-        def check() -> None:
-            key = object_key(snap.digest)
-            if backend.size(key) is not None:
-                return
-            for copy in backend.keys(trash_prefix(snap.digest)):
-                with contextlib.suppress(NotFoundError):
-                    backend.copy(copy, key)
-                    return
-            raise NotFoundError("the objects are gone")
-
-        changed = [(number, number)]
-        if mark_first:
-            write_mark(backend, name, "restore", changed)
-            check()
-        else:
-            objects = Freshness(check, clock=clock)
-            objects.check()
-            write_mark(backend, name, "restore", changed, objects.call)
+        with mock.patch.dict(_FRESHNESS, clock=clock):
+            opened(backend, clock).restore(ref, author="")
 
     return act
+
+
+def mark_before_objects(name: str, number: int, snap: Snapshot) -> Act:
+    """Restore a version in the wrong order."""
+
+    def act(backend: Any, clock: Clock) -> None:
+        write_mark(backend, name, "restore", [(number, number)])
+        bring_back(ObjectReader(backend), {snap.digest: backend_size(snap)}, "the version")
+
+    return act
+
+
+def backend_size(snap: Snapshot) -> int:
+    return snap._encode().policy.size
+
+
+_FRESHNESS: dict[str, Any] = Freshness.__init__.__kwdefaults__  # type: ignore[assignment]
 
 
 # Stores
@@ -333,6 +336,13 @@ def standing(store: PolicyStore, backend: Storage, wait: Wait) -> None:
 _BOTH: dict[str, Act] = {"first": collect, "second": collect}
 
 
+def two_standing(store: PolicyStore, backend: Storage, wait: Wait) -> None:
+    """Versions 1 and 2 stand."""
+    for snap in small_policies():
+        store.push(snap, "a")
+    wait(100 * HOUR)
+
+
 def tagged(store: PolicyStore, backend: Storage, wait: Wait) -> None:
     """Versions 1 and 2 stand, and a tag points to version 1."""
     for snap in small_policies():
@@ -371,20 +381,20 @@ def scenarios() -> dict[str, Scenario]:
             unneeded_tensor, {"push": push(split[1]), "first": collect}
         ),
         "push, an old copy is in the trash": Scenario(with_old_copy, {"push": push(one), **_BOTH}),
-        "restore": Scenario(unneeded, {"restore": restore(1, one), **_BOTH}),
-        "slow restore": Scenario(unneeded, {"restore": restore(1, one), "first": collect}, slow),
-        "restore out of the trash": Scenario(in_trash, {"restore": restore(1, one), **_BOTH}),
+        "restore": Scenario(unneeded, {"restore": restore("a@1"), **_BOTH}),
+        "slow restore": Scenario(unneeded, {"restore": restore("a@1"), "first": collect}, slow),
+        "restore out of the trash": Scenario(in_trash, {"restore": restore("a@1"), **_BOTH}),
         "delete, and push of the same": Scenario(
-            standing, {"delete": delete(1), "push": push(one), "first": collect}, (GRACE, GRACE)
+            standing, {"delete": delete("a@1"), "push": push(one), "first": collect}, (GRACE, GRACE)
         ),
         "tag, and delete": Scenario(
-            standing, {"tag": tag("a@1", "best"), "delete": delete(1), "first": collect}
+            standing, {"tag": tag("a@1", "best"), "delete": delete("a@1"), "first": collect}
         ),
         "pages from versions to marks": Scenario(
             tagged,
             {
                 "tag": tag("a@2", "best"),
-                "delete": delete(1),
+                "delete": delete("a@1"),
                 "first": collect_in_pieces("versions", "tags", "marks"),
             },
             (GRACE, GRACE),
@@ -393,10 +403,13 @@ def scenarios() -> dict[str, Scenario]:
             tagged,
             {
                 "tag": tag("a@2", "best"),
-                "delete": delete(1),
+                "delete": delete("a@1"),
                 "first": collect_in_pieces("marks", "tags", "versions"),
             },
             (GRACE, GRACE),
+        ),
+        "tag, and prune": Scenario(
+            two_standing, {"tag": tag("a@1", "best"), "prune": prune("a"), "first": collect}
         ),
         "reader, put back": Scenario(put_back, {"reader": pull("a@1", one), **_BOTH}),
         "reader, push": Scenario(
@@ -472,7 +485,7 @@ def broken_rules() -> dict[str, tuple[Scenario, Any]]:
     """Return each rule of the collector, with a scenario and a patch that breaks the rule."""
     there = scenarios()
     push_hit = there["push, its object is there"]
-    mark_first = restore(1, small_policies()[0], mark_first=True)
+    mark_first = mark_before_objects("a", 1, small_policies()[0])
     slow = Scenario(push_hit.setup, push_hit.actors, (0.45 * HOUR, 0.45 * HOUR))
     patched = mock.patch.object
     return {

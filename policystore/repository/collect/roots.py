@@ -42,7 +42,7 @@ from policystore.repository.collect.names import (
     list_names,
     nothing_collected,
 )
-from policystore.repository.collect.prefixes import DigestPrefixes
+from policystore.repository.digest_prefixes import DigestPrefixes
 from policystore.repository.objects import ObjectReader
 
 __all__ = ["find_roots"]

@@ -24,7 +24,7 @@ from policystore.format.keys import (
     trash_key,
 )
 from policystore.repository.collect.counter import Counter
-from policystore.repository.collect.prefixes import DigestPrefixes
+from policystore.repository.digest_prefixes import DigestPrefixes
 
 __all__ = ["MAX_MOVE", "Sweep"]
 

@@ -35,8 +35,8 @@ from policystore.format.keys import (
     version_key,
 )
 from policystore.format.records import MAX_MARK, Kept, Mark, Span, TagMove, Version, find_span
+from policystore.repository.digest_prefixes import DigestPrefixes
 from policystore.repository.objects import ObjectReader
-from policystore.repository.upkeep.digest_prefixes import DigestPrefixes
 from policystore.repository.upkeep.stats_report import StatsProgress, StoreStats
 
 __all__ = ["count_store"]

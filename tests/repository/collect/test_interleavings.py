@@ -7,7 +7,7 @@ import pytest
 from tests.support.collector_model import broken_rules, explore, scenarios
 from tests.support.interleavings import LostError
 
-QUICK = {"push, one of two objects is there", "tag, and delete", "reader, put back"}
+QUICK = {"push, one of two objects is there", "reader, put back"}
 QUICKLY_NOTICED = {
     "copies in the trash are removed while young",
     "all copies of an object have one key",
@@ -27,7 +27,8 @@ def test_nothing_is_lost_in_any_order(name: str) -> None:
     print(f"{name}: {explorer.states} states, {explorer.schedules:.3g} schedules")
     assert explorer.states > 1000
     assert explorer.schedules > 100_000
-    assert explorer.ends <= {"NoneType", "NotFoundError"}
+    # A call may find its version deleted, or its tag moved, and say so.
+    assert explorer.ends <= {"NoneType", "NotFoundError", "InvalidInputError"}
 
 
 @pytest.mark.parametrize("rule", cells(list(broken_rules()), QUICKLY_NOTICED))

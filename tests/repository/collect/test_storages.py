@@ -206,9 +206,9 @@ def test_a_collection_that_is_cut_off_anywhere_is_finished_by_the_next_one() -> 
 def test_a_backend_remembers_a_bounded_number_of_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("policystore.backends.local._MOST_DURABLE", 20)
+    monkeypatch.setattr("policystore._util.folders._MOST_DURABLE", 20)
     backend = LocalBackend(tmp_path)
     for number in range(50):
         backend.replace(f"trash/ab/{number}/copy", b"")
-        assert len(backend._durable) <= 20
+        assert len(backend._folders._durable) <= 20
     assert len(list(backend.keys("trash/"))) == 50
