@@ -8,7 +8,7 @@ parts. Names need ``If-None-Match: *`` and no other condition: servers differ on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ __all__ = ["S3Backend"]
 _POOL = 96  # connections; with the default of s3fs, 10, small reads would wait for one another
 _MIN_COMPARED = 1 << 20  # bytes; a smaller object is sent again without a check
 _BLOCK = 1 << 20
+_MAX_IDLE_PAGES = 1_000  # pages of a listing without a new key
 _SLOW_START = 30.0  # seconds in which an answer may be slower than _MIN_SPEED
 _MIN_SPEED = 8 << 10  # bytes per second
 _CONFIG: dict[str, Any] = {
@@ -200,11 +201,21 @@ class S3Backend(FsspecBackend):
             at = {"Bucket": self._bucket, "Prefix": self._root + prefix}
             return dict(fs.call_s3("list_objects_v2", **at, **request))
 
+        lasts: set[str] = set()  # the last key of each page
+        idle = 0
         while True:
             page = self._attempt("listing", prefix, call)
             yield page
             if not page.get("IsTruncated"):
                 return
+            last = _last_key(page)
+            idle += last in lasts or not last
+            lasts.add(last)
+            if idle > _MAX_IDLE_PAGES:
+                raise StorageError(
+                    f"listing {self.location(prefix)}: {idle} pages had no new key, and the server "
+                    "says that the listing goes on; it does not list as S3 does"
+                )
             following = page.get("NextContinuationToken")
             if not following or following == request.get("ContinuationToken"):
                 raise StorageError(
@@ -292,6 +303,12 @@ class S3Backend(FsspecBackend):
         self._bucket, root, _ = fs.split_path(self.url)  # also splits URLs of access points
         self._root = f"{root}/" if root else ""
         return fs
+
+
+def _last_key(page: Mapping[str, Any]) -> str:
+    """Return the last key of a page of a listing, or its last common prefix; "" for neither."""
+    entries = [*(page.get("Contents") or ()), *(page.get("CommonPrefixes") or ())]
+    return str(entries[-1].get("Key") or entries[-1].get("Prefix") or "") if entries else ""
 
 
 def _sync(fs: Any, call: Any, *args: Any) -> Any:

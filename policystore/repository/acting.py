@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from itertools import islice
 
 from policystore._util.concurrency import in_parallel
 from policystore._util.messages import brief
@@ -70,24 +71,21 @@ def find_acting(resolver: Resolver, digits: str, prefix: str) -> list[Version]:
     names = resolver.names(prefix)
     workers = max(MIN_WORKERS, resolver.backend.parallel)
     counts = in_parallel(partial(_count, resolver), names, workers=workers)
-    places = [
+    # One by one: a forged record may give a name ten billion versions.
+    places = (
         (name, number)
         for name, count in zip(names, counts, strict=True)
         for number in range(count, 0, -1)
-    ]
+    )
     found: list[Version] = []
-    for start in range(0, len(places), _PAGE):
-        page = in_parallel(
-            lambda place: resolver.read_version(*place),
-            places[start : start + _PAGE],
-            workers=workers,
-        )
-        found += [each for each in page if each.acting_digest.hex.startswith(digits)]
+    while page := list(islice(places, _PAGE)):
+        versions = in_parallel(lambda place: resolver.read_version(*place), page, workers=workers)
+        found += [each for each in versions if each.acting_digest.hex.startswith(digits)]
     if not found:
         require_store(resolver.backend)
         below = f" below {prefix!r}" if prefix else ""
         raise NotFoundError(
-            f"none of the {len(places)} versions{below} in {resolver.backend.url} has acting "
+            f"none of the {sum(counts)} versions{below} in {resolver.backend.url} has acting "
             f"weights whose digest starts with {PREFIX}{digits}. Policies that were pushed without "
             f"a name are not searched. If this is the digest of a whole policy, pull it: "
             f"store.pull('{PREFIX}{digits[:12]}')"

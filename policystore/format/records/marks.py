@@ -167,32 +167,33 @@ def with_spans(
         mark: the number of the mark that deletes them; None if they are restored. Versions that are
             deleted already keep their earlier mark.
     """
-    points: list[Span] = []
-    left = list(deleted)
     if mark is None:
-        for first, last in changed:
-            left = [
-                part
-                for span in left
-                for part in (
-                    Span(span.first, min(span.last, first - 1), span.mark),
-                    Span(max(span.first, last + 1), span.last, span.mark),
-                )
-                if part.first <= part.last
-            ]
-        return tuple(_joined(left))
-    for first, last in changed:
-        for span in left:
-            if first > last or span.first > last:
-                break
-            if span.last < first:
-                continue
-            if first < span.first:
-                points.append(Span(first, span.first - 1, mark))
-            first = span.last + 1
-        if first <= last:
-            points.append(Span(first, last, mark))
-    return tuple(_joined(sorted([*left, *points], key=lambda span: span.first)))
+        return tuple(_joined(_outside(deleted, list(changed))))
+    new = [Span(first, last, mark) for first, last in changed]
+    new = _outside(new, [(span.first, span.last) for span in deleted])
+    return tuple(_joined(sorted([*deleted, *new], key=lambda span: span.first)))
+
+
+def _outside(spans: Iterable[Span], ranges: Sequence[tuple[int, int]]) -> list[Span]:
+    """Return the parts of spans that lie outside of ranges; both ascend.
+
+    The time grows with the sum of both lengths, because a hostile mark may have 100,000 spans.
+    """
+    parts: list[Span] = []
+    index = 0
+    for span in spans:
+        first = span.first
+        while index < len(ranges) and ranges[index][0] <= span.last:
+            begin, end = ranges[index]
+            if first < begin:
+                parts.append(Span(first, begin - 1, span.mark))
+            first = max(first, end + 1)
+            if end > span.last:
+                break  # the range may also cover a part of the next span
+            index += 1
+        if first <= span.last:
+            parts.append(Span(first, span.last, span.mark))
+    return parts
 
 
 def _joined(spans: Iterable[Span]) -> list[Span]:
