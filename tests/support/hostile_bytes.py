@@ -65,8 +65,8 @@ def any_value(chance: random.Random) -> Any:
         (
             lambda: chance.choice(NUMBERS),
             lambda: chance.choice(TEXTS),
-            lambda: [],
-            lambda: {},
+            list,
+            dict,
             lambda: {chance.choice(KEYS): chance.choice(NUMBERS)},
             lambda: huge(chance),
         )
@@ -159,7 +159,7 @@ def mutated_mark(chance: random.Random, data: bytes) -> bytes:
             lambda: [[n, n - 1, number] for n in range(1, count)],
             lambda: [[1, 2, number + 1]],
             lambda: [[chance.randrange(-2, 12) for _ in range(3)] for _ in range(3)],
-            lambda: [],
+            list,
         )
     )()
     mark["changed"] = chance.choice(
@@ -167,7 +167,7 @@ def mutated_mark(chance: random.Random, data: bytes) -> bytes:
             lambda: mark["changed"],
             lambda: [[1, 9_999_999_999]],
             lambda: [[start + step * n, start + step * n] for n in range(count)],
-            lambda: [],
+            list,
         )
     )()
     mark["action"] = chance.choice(("delete", "prune", "restore", mark["action"]))
@@ -180,7 +180,7 @@ def mutated_bytes(chance: random.Random, data: bytes) -> bytes:
         return b"\x00"
     at = chance.randrange(len(data))
     end = min(len(data), at + chance.choice((1, 2, 8, 100)))
-    changed = chance.choice(
+    return chance.choice(
         (
             lambda: data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :],
             lambda: data[:at] + chance.randbytes(end - at) + data[end:],
@@ -198,7 +198,6 @@ def mutated_bytes(chance: random.Random, data: bytes) -> bytes:
             lambda: chance.randbytes(chance.choice((1, 8, 100, 10_000))),
         )
     )()
-    return changed
 
 
 def mutated_object(chance: random.Random, data: bytes) -> bytes:
@@ -221,7 +220,9 @@ def mutated_object(chance: random.Random, data: bytes) -> bytes:
     text = written(chance, header)
     if chance.random() < 0.9:
         text += b" " * (-len(text) % 8)
-    count = len(text) if chance.random() < 0.95 else chance.choice((0, 1, 2**21 + 1, 2**63, 2**64 - 1))
+    count = (
+        len(text) if chance.random() < 0.95 else chance.choice((0, 1, 2**21 + 1, 2**63, 2**64 - 1))
+    )
     return struct.pack("<Q", count) + text + body
 
 

@@ -25,7 +25,7 @@ from policystore.errors import StorageError
 from policystore.format import keys as k
 from policystore.format.records import Hint, Kept, Mark, Span, TagHint, Version, pointer_bytes
 from policystore.testing import make_snapshot
-from tests.support.hostile_bytes import TEXTS, mutated_object, mutated_record
+from tests.support.hostile_bytes import mutated_object, mutated_record
 
 __all__ = ["Figures", "HostileBackend", "Input", "base_store", "fuzz"]
 
@@ -150,7 +150,9 @@ def describe(data: dict[str, bytes], store: PolicyStore) -> Base:
         name, _, at = ref.partition("@")
         needs[ref] = objects
         if ref.startswith("blake3:"):
-            needs[ref] += () if len(ref) == 71 else (k.object_prefix(ref[7:]), k.trash_prefix(snap.digest))
+            needs[ref] += (
+                () if len(ref) == 71 else (k.object_prefix(ref[7:]), k.trash_prefix(snap.digest))
+            )
         else:
             needs[ref] += (k.versions_prefix(name), k.marks_prefix(name), k.MARKER)
             needs[ref] += (k.tags_prefix(name),) if at and not at.isdigit() else ()
@@ -218,7 +220,9 @@ def make_input(base: Base, chance: random.Random) -> Input:
 
 def forge_object(base: Base, made: Input, chance: random.Random) -> None:
     """Store a hostile object under its true digest, and let a version and a hint name it."""
-    objects = [key for key in base.data if key.startswith("objects/") and len(base.data[key]) < 10_000]
+    objects = [
+        key for key in base.data if key.startswith("objects/") and len(base.data[key]) < 10_000
+    ]
     data = mutated_object(chance, base.data[chance.choice(sorted(objects))])
     digest = digest_of(data)
     made.write(k.object_key(digest), data)
@@ -244,7 +248,10 @@ def forge_far(base: Base, made: Input, chance: random.Random) -> None:
             (k.hint_key("a"), Hint(number, digest).to_bytes()),
             (k.hint_key("m"), Hint(3, digest, number, chance.choice((0, 3, number))).to_bytes()),
             (k.mark_key("m", number), mark),
-            (k.tag_key("a", "champion", number), move.replace(b'"number":2', b'"number":%d' % number)),
+            (
+                k.tag_key("a", "champion", number),
+                move.replace(b'"number":2', b'"number":%d' % number),
+            ),
             (k.tag_key("a", "champion", 3), move.replace(b'"target":4', b'"target":%d' % number)),
             (k.tag_hint_key("a", "champion"), TagHint(number, number, digest).to_bytes()),
         ],
@@ -334,9 +341,7 @@ def fuzz(seed: int, numbers: range, *, measure: bool = False) -> Figures:
     return figures
 
 
-def try_input(
-    base: Base, made: Input, chance: random.Random, figures: Figures, label: str
-) -> None:
+def try_input(base: Base, made: Input, chance: random.Random, figures: Figures, label: str) -> None:
     """Make several calls on one input."""
     backend = HostileBackend(made.data, remote=chance.random() < 0.3, lies=made.lies)
     store = PolicyStore.over(backend, cache=False)
@@ -344,7 +349,9 @@ def try_input(
     near = [name for name in names if any(f"/{name.lower()[-1]}/" in key for key in made.changed)]
     refs = chance.sample(sorted(base.means), 3)
     refs += [ref for ref in base.means if ref.partition("@")[0] in near][: chance.choice((2, 9))]
-    calls: list[tuple[str, Callable[[], Any]]] = [(ref, lambda ref=ref: store.pull(ref)) for ref in refs]
+    calls: list[tuple[str, Callable[[], Any]]] = [
+        (ref, lambda ref=ref: store.pull(ref)) for ref in refs
+    ]
     others = other_calls(store, chance)
     calls += [("", call) for call in chance.sample(others, 2)]
     if chance.random() < 0.03:
