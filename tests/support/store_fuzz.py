@@ -343,8 +343,14 @@ def fuzz(seed: int, numbers: range, *, measure: bool = False) -> Figures:
 
 def try_input(base: Base, made: Input, chance: random.Random, figures: Figures, label: str) -> None:
     """Make several calls on one input."""
-    backend = HostileBackend(made.data, remote=chance.random() < 0.3, lies=made.lies)
-    store = PolicyStore.over(backend, cache=False)
+    remote, data = chance.random() < 0.3, dict(made.data)
+
+    def fresh() -> PolicyStore:
+        """Open the store as it is before the calls."""
+        backend = HostileBackend(dict(data), remote=remote, lies=made.lies)
+        return PolicyStore.over(backend, cache=False)
+
+    store = fresh()
     names = {ref.partition("@")[0] for ref in base.means}
     near = [name for name in names if any(f"/{name.lower()[-1]}/" in key for key in made.changed)]
     refs = chance.sample(sorted(base.means), 3)
@@ -352,7 +358,7 @@ def try_input(base: Base, made: Input, chance: random.Random, figures: Figures, 
     calls: list[tuple[str, Callable[[], Any]]] = [
         (ref, lambda ref=ref: store.pull(ref)) for ref in refs
     ]
-    others = other_calls(store, chance)
+    others = other_calls(store, fresh, chance)
     calls += [("", call) for call in chance.sample(others, 2)]
     if chance.random() < 0.03:
         calls.append(("", store.verify))
@@ -389,6 +395,8 @@ def affected(base: Base, made: Input, ref: str) -> bool:
 
 def check(base: Base, made: Input, ref: str, result: Any) -> str:
     """Return the outcome of a call that returned something."""
+    if isinstance(result, Changed):
+        return check_changed(base, made, result)
     if not isinstance(result, Snapshot):
         return "an answer"
     if not affected(base, made, ref):
@@ -397,12 +405,31 @@ def check(base: Base, made: Input, ref: str, result: Any) -> str:
     # A forged record may name any policy of the store, and the policy must be what it says.
     if result._encode().policy.digest != result.digest:
         return "FAULT the arrays are not those of the digest"
-    if k.object_key(result.digest) not in made.data:
+    places = (k.object_key(result.digest), k.trash_prefix(result.digest))
+    if not any(key.startswith(places) for key in made.data):
         return "FAULT a policy that the store does not have"
     return "exact" if result.digest == base.means[ref] else "another policy of the store"
 
 
-def other_calls(store: PolicyStore, chance: random.Random) -> list[Callable[[], Any]]:
+def check_changed(base: Base, made: Input, changed: Changed) -> str:
+    """Return the outcome of a collection or a copy: versions that were not changed are there."""
+    for ref, meaning in base.means.items():
+        # Calls before this one may have made versions and moved tags.
+        is_number = "@" in ref and ref[-1].isdigit()
+        if not is_number or isinstance(meaning, type) or affected(base, made, ref):
+            continue
+        try:
+            digest: Any = changed.store.pull(ref).digest
+        except PolicyStoreError as error:
+            return f"FAULT {ref} after the call: {type(error).__name__}: {error}"
+        if digest != meaning:
+            return f"FAULT {ref} after the call is {digest}"
+    return "collected or copied"
+
+
+def other_calls(
+    store: PolicyStore, fresh: Callable[[], PolicyStore], chance: random.Random
+) -> list[Callable[[], Any]]:
     """Return calls that do not pull, each for a random name."""
     name = chance.choice(("a", "m", "big", "b/C"))
     number = chance.randrange(1, 6)
@@ -422,7 +449,61 @@ def other_calls(store: PolicyStore, chance: random.Random) -> list[Callable[[], 
         push_and_pull,
         lambda: store.tag(f"{name}@{number}", "champion"),
         lambda: store.untag(name, "champion"),
+        *gated(store, fresh, name, number),
     ]
+
+
+def gated(store: Any, fresh: Callable[[], Any], name: str, number: int) -> list[Callable[[], Any]]:
+    calls: list[Callable[[], Any]] = []
+    if hasattr(store, "delete"):
+        calls += [
+            lambda: store.delete(f"{name}@{number}", force=number > 2),
+            lambda: store.delete_name(name, force=number > 2),
+            lambda: store.restore(f"{name}@{number}"),
+            lambda: store.restore(name),
+            lambda: store.prune(name, keep_last=number),
+            lambda: store.prune(name, keep_best=("return", "max", 2)),
+            lambda: store.log(name, deleted=True, limit=20),
+            lambda: store.tag_history(name, "champion"),
+        ]
+    if hasattr(store, "collect_garbage"):
+        calls += [
+            lambda: store.collect_garbage(dry_run=True),
+            lambda: collect(fresh()),
+            lambda: collect(fresh()),
+        ]
+    if hasattr(store, "copy_to"):
+        calls += [lambda: copy(fresh())] * 2
+    if hasattr(store, "stats"):
+        calls += [store.stats, lambda: store.stats("b/")]
+    return calls
+
+
+@dataclass
+class Changed:
+    """A store after a collection or a copy, whose versions must be those from before.
+
+    Attributes:
+        store: the store.
+    """
+
+    store: PolicyStore
+
+
+def collect(store: Any) -> Changed:
+    """Collect three times, a month apart."""
+    for month in (1, 2, 3):
+        now = TIME.timestamp() + month * 30 * 86_400.0
+        store._backend._space.clock = lambda now=now: now
+        store.collect_garbage(dry_run=False)
+    return Changed(store)
+
+
+def copy(store: Any) -> Changed:
+    """Copy a store to an empty one."""
+    target = PolicyStore.over(HostileBackend({}))
+    store.copy_to(target)
+    return Changed(target)
 
 
 def reset_peak() -> int:

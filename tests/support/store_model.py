@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from policystore import PolicyStore, Snapshot
-from policystore.errors import NotFoundError
+from policystore.errors import InvalidInputError, NotFoundError
 from policystore.testing import make_snapshot
 
 __all__ = ["GRACE", "Op", "State", "observe", "policy"]
@@ -30,19 +30,33 @@ class State:
 
     Attributes:
         versions: name -> number -> seed of the policy.
-        deleted: name -> number of a deleted version -> when it was deleted, in seconds.
+        deleted: name -> number of a deleted version -> which deletion took it, and when, in seconds.
         tags: name -> tag -> number.
         kept: seeds of the policies that were pushed without a name.
         gone: names and numbers of deleted versions whose objects may be collected.
         now: the clock of the storage, in seconds.
+        stands_still: whether all that is written seems to be written at the time 0.
+        deletions: how many deletions there were.
     """
 
     versions: dict[str, dict[int, int]] = field(default_factory=dict)
-    deleted: dict[str, dict[int, float]] = field(default_factory=dict)
+    deleted: dict[str, dict[int, tuple[int, float]]] = field(default_factory=dict)
     tags: dict[str, dict[str, int]] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
     gone: set[tuple[str, int]] = field(default_factory=set)
     now: float = 0.0
+    stands_still: bool = False
+    deletions: int = 0
+
+    def delete(self, name: str, numbers: list[int]) -> None:
+        self.deletions += 1
+        when = 0.0 if self.stands_still else self.now
+        self.deleted.setdefault(name, {}).update(dict.fromkeys(numbers, (self.deletions, when)))
+
+    def restore(self, name: str, numbers: list[int]) -> None:
+        for number in numbers:
+            del self.deleted[name][number]
+            self.gone.discard((name, number))
 
     def standing(self, name: str) -> dict[int, int]:
         deleted = self.deleted.get(name, {})
@@ -184,4 +198,105 @@ def names() -> Op:
 
 
 def verify() -> Op:
-    return Op("verify", lambda store: [str(f) for f in store.verify().faults], lambda state: [])
+    """Verify the store; a call that failed may have made the store, or not."""
+    return Op(
+        "verify",
+        lambda store: [str(each) for each in store.verify().faults],
+        lambda state: [],
+        lambda state: not state.versions and not state.kept,
+    )
+
+
+def delete(name: str, number: int, force: bool) -> Op:
+    def apply(state: State) -> str:
+        if number not in state.standing(name):
+            raise NotFoundError("")
+        if not force and number in state.tags.get(name, {}).values():
+            raise InvalidInputError("")
+        state.delete(name, [number])
+        return f"{name}@{number}"
+
+    def run(store: PolicyStore) -> str:
+        version = store.delete(f"{name}@{number}", force=force)
+        return "" if version is None else version.ref
+
+    return Op(f"delete {name}@{number} force={force}", run, apply)
+
+
+def delete_name(name: str, force: bool) -> Op:
+    def apply(state: State) -> int:
+        standing = sorted(state.standing(name))
+        if not standing:
+            raise NotFoundError("")
+        if not force and state.standing_tags(name):
+            raise InvalidInputError("")
+        state.delete(name, standing)
+        return len(standing)
+
+    return Op(
+        f"delete_name {name} force={force}",
+        lambda store: store.delete_name(name, force=force),
+        apply,
+    )
+
+
+def restore(name: str, number: int) -> Op:
+    """Restore a version; with number 0 all versions that the last deletion took."""
+
+    def numbers_of(state: State) -> list[int]:
+        deleted = state.deleted.get(name, {})
+        if number:
+            return [number] if number in deleted else []
+        newest = max((serial for serial, _ in deleted.values()), default=0)
+        return sorted((at for at in deleted if deleted[at][0] == newest), reverse=True)
+
+    def apply(state: State) -> list[str]:
+        versions = state.versions.get(name, {})
+        if not versions or (number and number not in versions):
+            raise NotFoundError("")
+        standing = state.standing(name)
+        if standing if not number else number in standing:
+            raise InvalidInputError("")
+        numbers = numbers_of(state)
+        state.restore(name, numbers)
+        return [f"{name}@{each}" for each in numbers]
+
+    return Op(
+        f"restore {name}@{number}",
+        lambda store: [each.ref for each in store.restore(f"{name}@{number}" if number else name)],
+        apply,
+        lambda state: any((name, each) in state.gone for each in numbers_of(state)),
+    )
+
+
+def prune(name: str, keep_last: int) -> Op:
+    def apply(state: State) -> list[int]:
+        standing = sorted(state.standing(name), reverse=True)
+        if not standing:
+            raise NotFoundError("")
+        kept = {*standing[:keep_last], *state.standing_tags(name).values()}
+        pruned = [number for number in standing if number not in kept]
+        if pruned:
+            state.delete(name, pruned)
+        return pruned
+
+    return Op(
+        f"prune {name} keep_last={keep_last}",
+        lambda store: store.prune(name, keep_last=keep_last).pruned,
+        apply,
+    )
+
+
+def collect() -> Op:
+    def apply(state: State) -> None:
+        state.gone |= {
+            (name, number)
+            for name, numbers in state.deleted.items()
+            for number, (_, when) in numbers.items()
+            if state.now - when >= GRACE.total_seconds()
+        }
+
+    def run(store: PolicyStore) -> None:
+        store.collect_garbage(GRACE, dry_run=False)
+
+    return Op("collect", run, apply)
