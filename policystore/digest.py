@@ -38,7 +38,7 @@ class Digest:
     def __post_init__(self) -> None:
         if not isinstance(self.hex, str) or not _HEX.match(self.hex):
             raise InvalidInputError(
-                f"a digest is 64 lower-case hexadecimal digits; found {self.hex!r}. "
+                f"a digest is 64 lower-case hexadecimal digits; found {self.hex!r:.100}. "
                 "Use Digest.parse() for the form with the prefix 'blake3:'."
             )
 
@@ -50,7 +50,7 @@ class Digest:
             InvalidInputError: a text of another form.
         """
         if not isinstance(text, str) or not text.startswith(PREFIX):
-            raise InvalidInputError(f"a digest starts with {PREFIX!r}; found {text!r}")
+            raise InvalidInputError(f"a digest starts with {PREFIX!r}; found {text!r:.100}")
         return cls(text[len(PREFIX) :])
 
     def __str__(self) -> str:

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 __all__ = [
+    "Recent",
     "environment",
     "is_listed",
     "large_body_slots",
+    "last_key",
     "multipart_slots",
     "run",
     "run_briefly",
@@ -38,6 +40,7 @@ __all__ = [
 
 _MOST_KEPT = 8  # filesystems that stay open although no store may use them
 _POLL = 0.1  # seconds between two looks at whether the user has interrupted the call
+_RECENT = 5_000  # keys of a listing
 
 # Held while a filesystem is made. Another thread may have held it when this process was forked.
 _LOCK: threading.Lock
@@ -190,6 +193,32 @@ def _begun(fs: Any, coroutine: Any) -> tuple[Future[Any], threading.Event]:
     future = asyncio.run_coroutine_threadsafe(coroutine, fs.loop)
     future.add_done_callback(lambda _: done.set())
     return future, done
+
+
+class Recent:
+    """The last keys of a listing, by which a key that is listed twice is left out the second time.
+
+    A server may list a key twice while keys change, or repeat a page. A listing of a million keys
+    is not held in memory.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[str, None] = {}
+
+    def is_new(self, key: str) -> bool:
+        """Note a key, and return whether it is none of the last ones."""
+        if key in self._keys:
+            return False
+        self._keys[key] = None
+        if len(self._keys) > _RECENT:
+            del self._keys[next(iter(self._keys))]
+        return True
+
+
+def last_key(page: Mapping[str, Any]) -> str:
+    """Return the last key of a page of S3, or its last common prefix; "" for neither."""
+    entries = [*(page.get("Contents") or ()), *(page.get("CommonPrefixes") or ())]
+    return str(entries[-1].get("Key") or entries[-1].get("Prefix") or "") if entries else ""
 
 
 def is_listed(key: str, prefix: str) -> bool:

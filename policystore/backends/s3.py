@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems, UnfinishedUpload
 from policystore.backends.filesystems import (
+    Recent,
     is_listed,
     large_body_slots,
+    last_key,
     multipart_slots,
     run,
     time_of,
@@ -40,6 +42,7 @@ __all__ = ["S3Backend"]
 _POOL = 96  # connections; with the default of s3fs, 10, small reads would wait for one another
 _MIN_COMPARED = 1 << 20  # bytes; a smaller object is sent again without a check
 _BLOCK = 1 << 20
+_MAX_IDLE_PAGES = 1_000  # pages of a listing without a new key
 _SLOW_START = 30.0  # seconds in which an answer may be slower than _MIN_SPEED
 _MIN_SPEED = 8 << 10  # bytes per second
 _CONFIG: dict[str, Any] = {
@@ -185,7 +188,7 @@ class S3Backend(FsspecBackend):
         return self._attempt("looking at", key, call, answers={"missing": None})
 
     def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
-        seen: set[str] = set()
+        recent = Recent()
         try:
             for page in self._pages(prefix):
                 for item in page.get("Contents") or ():
@@ -196,7 +199,7 @@ class S3Backend(FsspecBackend):
                         path == self._root + key
                         and is_listed(key, prefix)
                         and not path.endswith("/")
-                        and _is_new(key, seen)
+                        and recent.is_new(key)
                     ):
                         yield Entry(key, int(item.get("Size") or 0), time_of(item))
         except StorageError as error:
@@ -207,14 +210,14 @@ class S3Backend(FsspecBackend):
     def prefixes(
         self, prefix: str, delimiter: str, *, problems: Problems | None = None
     ) -> Iterator[str]:
-        seen: set[str] = set()
+        recent = Recent()
         for page in self._pages(prefix, Delimiter=delimiter):
             for entry in page.get("CommonPrefixes") or ():
                 common = str(entry.get("Prefix", ""))
                 if (
                     common.startswith(self._root + prefix)
                     and common.endswith(delimiter)
-                    and _is_new(common, seen)
+                    and recent.is_new(common)
                 ):
                     yield common[len(self._root) :]
 
@@ -226,11 +229,21 @@ class S3Backend(FsspecBackend):
             return dict(run(fs, fs._call_s3, "list_objects_v2", **at, **request))
 
         tokens: set[str] = set()
+        lasts: set[str] = set()  # the last key of each page
+        idle = 0
         while True:
             page = self._attempt("listing", prefix, call)
             yield page
             if not page.get("IsTruncated"):
                 return
+            last = last_key(page)
+            idle += last in lasts or not last
+            lasts.add(last)
+            if idle > _MAX_IDLE_PAGES:
+                raise StorageError(
+                    f"listing {self.location(prefix)}: {idle} pages had no new key, and the server "
+                    "says that the listing goes on; it does not list as S3 does"
+                )
             following = page.get("NextContinuationToken")
             if not following or following in tokens:
                 raise StorageError(
@@ -367,13 +380,6 @@ class S3Backend(FsspecBackend):
         fs.close_session = partial(_close_in_own_process, os.getpid(), fs.close_session)
         fs.connect()
         return fs
-
-
-def _is_new(key: str, seen: set[str]) -> bool:
-    """Note a key, and return whether it is new: a server may list a key twice while keys change."""
-    known = len(seen)
-    seen.add(key)
-    return len(seen) > known
 
 
 def _close_in_own_process(process: int, close: Callable[..., None], *args: Any) -> None:

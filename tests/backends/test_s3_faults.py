@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -275,6 +277,34 @@ def test_listings_that_never_end(store: PolicyStore, proxy: Proxy, make_snapshot
             for prefix in store._backend.prefixes("names/", "/@"):
                 found.add(prefix)
         assert found == {"names/y/@"}
+
+
+def test_a_listing_whose_pages_repeat_keys_under_new_tokens(
+    store: PolicyStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two keys in turn, with another token each time; an honest server may send empty pages."""
+    monkeypatch.setattr("policystore.backends.s3._MAX_IDLE_PAGES", 20)
+    pages = itertools.count()
+
+    def answer(request: Request, *, last: int) -> Answer | None:
+        if "list-type" not in request.path:
+            return None
+        page = next(pages)
+        text = (
+            f"<ListBucketResult><IsTruncated>{str(page != last).lower()}</IsTruncated>"
+            f"<NextContinuationToken>t{page}</NextContinuationToken>"
+            + (f"<Contents><Key>p/names/{page % 2}</Key></Contents>" if page > 10 else "")
+            + "</ListBucketResult>"
+        )
+        return Answer(200, {"Content-Type": "application/xml"}, text.encode())
+
+    proxy.before = partial(answer, last=-1)
+    with pytest.raises(StorageError, match="does not list as S3 does"):
+        list(store._backend.keys(""))
+    assert next(pages) < 40
+    pages = itertools.count()
+    proxy.before = partial(answer, last=12)
+    assert list(store._backend.keys("")) == ["names/1", "names/0"]
 
 
 @pytest.mark.long

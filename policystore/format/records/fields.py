@@ -115,7 +115,7 @@ def parse_time(text: str) -> datetime.datetime:
         ValueError: a text of another form.
     """
     if not _TIME.match(text):
-        raise ValueError(f"{text!r} is not a time in the form of format 1")
+        raise ValueError(f"{brief(text)} is not a time in the form of format 1")
     return datetime.datetime.fromisoformat(text[:-1] + "+00:00")
 
 

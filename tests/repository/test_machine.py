@@ -1,0 +1,262 @@
+"""Random calls of several writers, with faults and deaths, against a plain model of a store."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from policystore import PolicyStore, PolicyStoreError
+from policystore.backends.base import Backend
+from policystore.backends.factory import open_backend
+from policystore.backends.memory import MemoryBackend
+from policystore.backends.options import StorageOptions
+from policystore.repository import stamp
+from tests.support import store_model as model
+from tests.support.faults import DiedError, FaultyBackend, Plan
+from tests.support.store_model import Op, State, observe, policy
+
+COUNT = itertools.count()
+LONG = os.environ.get("POLICYSTORE_HYPOTHESIS") == "long"
+NAMES = st.sampled_from(("a", "a/b", "C"))
+NUMBERS = st.integers(1, 6)
+SEEDS = st.sampled_from((0, 0, 1, 2, 3, 4, 5, 6, 7))
+WORDS = st.sampled_from(("best", "old"))
+FAULTS = st.sampled_from(("refused", "lost", "own create refused", "killed before", "killed after"))
+PLACES = st.integers(0, 12)
+PLANS = st.builds(Plan, st.integers(0, 3) | PLACES, FAULTS)
+WRITERS = st.integers(0, 2)
+PUSHES = st.builds(model.push, NAMES, SEEDS)
+CHANGES = st.one_of(
+    PUSHES,
+    PUSHES,
+    PUSHES,
+    st.builds(model.keep, SEEDS),
+    st.builds(model.tag, NAMES, NUMBERS, WORDS),
+    st.builds(model.untag, NAMES, WORDS),
+    st.builds(model.delete, NAMES, NUMBERS, st.booleans()),
+    st.builds(model.delete_name, NAMES, st.booleans()),
+    st.builds(model.restore, NAMES, st.integers(0, 6)),
+    st.builds(model.prune, NAMES, st.integers(1, 3)),
+)
+READS = st.one_of(
+    st.builds(model.pull, NAMES, st.sampled_from(("", "1", "2", "3", "7", "best", "old"))),
+    st.builds(model.log, NAMES),
+    st.builds(model.names),
+    st.builds(model.verify),
+)
+
+
+class WrongClock:
+    """The clock of the writer that makes a call: two of three writers are an hour wrong."""
+
+    timezone = datetime.timezone
+    ahead = datetime.timedelta(0)
+
+    @property
+    def datetime(self) -> WrongClock:
+        return self  # in the place of the module datetime and of the class in it
+
+    def now(self, zone: datetime.tzinfo) -> datetime.datetime:
+        return datetime.datetime.now(zone) + self.ahead
+
+
+CLOCK = WrongClock()
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Make calls on one storage and compare what readers see with the model after each."""
+
+    make_backend: ClassVar[Callable[[], Backend]]
+    figures: ClassVar[Counter[str]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backend = type(self).make_backend()
+        self.reader = PolicyStore.over(self.backend, cache=False)
+        self.writers: dict[int, tuple[FaultyBackend, PolicyStore]] = {}
+        in_memory = isinstance(self.backend, MemoryBackend)
+        self.state = State(stands_still=not in_memory)
+        self.ahead = 0.0
+        self.advance(0.0)
+
+    def store(self, writer: int, plan: Plan | None) -> PolicyStore:
+        """Return the store of a writer, whose next calls follow a plan."""
+        if writer not in self.writers:
+            backend = FaultyBackend(self.backend)
+            self.writers[writer] = backend, PolicyStore.over(backend, cache=False)
+        backend, store = self.writers[writer]
+        backend.follow(plan)
+        backend.ahead = self.ahead
+        return store
+
+    def make(self, op: Op, writer: int, plan: Plan | None) -> Any:
+        """Make a call and return its outcome; a writer that died is another process afterwards."""
+        CLOCK.ahead = datetime.timedelta(hours=(0, 1, -1)[writer % 3])
+        try:
+            return op.run(self.store(writer, plan))
+        except PolicyStoreError as error:
+            return type(error).__name__
+        except DiedError:
+            del self.writers[writer]
+            return "died"
+
+    def step(self, op: Op, writer: int, plan: Plan | None, other: Op | None = None) -> None:
+        """Make a call, perhaps with a fault or with the call of another writer in its middle."""
+        outcomes: dict[Op, Any] = {}
+        if other is not None and plan is not None:
+
+            def work(other: Op = other) -> None:
+                outcomes[other] = self.make(other, writer + 3, None)
+
+            plan = Plan(plan.at, "another writer", work)
+        outcomes[op] = self.make(op, writer, plan)
+        self.count(op, plan, outcomes)
+        seen = observe(self.reader)
+        candidates = [state for state in self.candidates(outcomes, plan) if state.visible() == seen]
+        assert candidates, (
+            f"{[each.label for each in outcomes]} came to {list(outcomes.values())} with {plan}, "
+            f"and the store shows {seen} after {self.state.visible()}"
+        )
+        self.state = candidates[0]
+
+    def candidates(self, outcomes: dict[Op, Any], plan: Plan | None) -> list[State]:
+        """Return the states that the store may have after calls with these outcomes."""
+        found: list[State] = []
+        for order in itertools.permutations(outcomes):
+            states = [self.state]
+            for op in order:
+                outcome = outcomes[op]
+                # verify() reports the errors of the storage.
+                failed = (
+                    plan is not None
+                    and plan.fired
+                    and (outcome in ("died", "StorageError") or op.label == "verify")
+                )
+                states = [
+                    after
+                    for state in states
+                    # Without its effect first: whether a policy without a name is kept is not seen.
+                    for expected, after in [(outcome, state)] * failed + op.outcomes(state)
+                    if failed or expected == outcome
+                ]
+            found += states
+        return found
+
+    def count(self, op: Op, plan: Plan | None, outcomes: dict[Op, Any]) -> None:
+        figures = type(self).figures
+        figures["operations"] += len(outcomes)
+        figures[f"  {op.label.split()[0]}"] += 1
+        if plan is not None and plan.fired:
+            figures["interleaved" if len(outcomes) > 1 else f"fault: {plan.kind}"] += 1
+            figures["faults"] += len(outcomes) == 1
+
+    @initialize(count=st.integers(0, 4))
+    def begin(self, count: int) -> None:
+        for seed in range(count):
+            self.step(model.push("a", seed), 0, None)
+
+    @rule(op=CHANGES, writer=WRITERS, plan=st.none() | PLANS)
+    def change(self, op: Op, writer: int, plan: Plan | None) -> None:
+        self.step(op, writer, plan)
+
+    @rule(op=CHANGES, writer=WRITERS, at=PLACES, other=CHANGES)
+    def change_beside_another(self, op: Op, writer: int, at: int, other: Op) -> None:
+        self.step(op, writer, Plan(at, "another writer"), other)
+
+    @rule(op=READS, writer=WRITERS, plan=st.none() | PLANS)
+    def read(self, op: Op, writer: int, plan: Plan | None) -> None:
+        self.step(op, writer, plan)
+
+    @precondition(lambda self: self.state.versions)
+    @rule(op=READS, writer=WRITERS, at=PLACES, other=CHANGES)
+    def read_beside_another(self, op: Op, writer: int, at: int, other: Op) -> None:
+        self.step(op, writer, Plan(at, "another writer"), other)
+
+    @precondition(lambda self: self.state.versions)
+    @rule(hours=st.sampled_from((0, 1, 100, 200, 400)), writer=WRITERS, plan=st.none() | PLANS,
+          other=st.none() | CHANGES)  # fmt: skip
+    def collect(self, hours: int, writer: int, plan: Plan | None, other: Op | None) -> None:
+        self.advance(hours * 3600.0)
+        self.step(model.collect(), writer, plan, None if self.state.stands_still else other)
+        self.check_roots()
+
+    def advance(self, seconds: float) -> None:
+        """Put the clock of the storage forward."""
+        self.state.now += seconds
+        if isinstance(self.backend, MemoryBackend):
+            now = self.state.now
+            self.backend._space.clock = lambda: now
+        self.ahead = 0.0 if isinstance(self.backend, MemoryBackend) else self.state.now
+
+    def teardown(self) -> None:
+        """Nothing that was acknowledged is lost."""
+        self.check_roots()
+        if self.state.visible():
+            report = self.reader.verify()
+            assert report.ok, str(report)
+
+    def check_roots(self) -> None:
+        for seed in self.state.roots():
+            assert self.reader.pull(policy(seed).digest) == policy(seed)
+
+
+def run(make_backend: Callable[[], Backend], *, examples: int, steps: int) -> Counter[str]:
+    """Run the machine on storages that ``make_backend`` makes, and return figures."""
+    figures: Counter[str] = Counter()
+    machine = type(
+        "Machine", (StoreMachine,), {"make_backend": staticmethod(make_backend), "figures": figures}
+    )
+    given = settings(
+        max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck), print_blob=True, phases=[Phase.generate],
+    )  # fmt: skip
+    with mock.patch.object(stamp, "datetime", CLOCK):
+        run_state_machine_as_test(machine, settings=given)
+    return figures
+
+
+def memory() -> Backend:
+    return open_backend(f"memory://machine-{next(COUNT)}")
+
+
+def test_in_memory() -> None:
+    figures = run(memory, examples=400 if LONG else 12, steps=40)
+    print(figures)
+    assert figures["faults"] > 10
+    assert figures["interleaved"] > 10
+
+
+def test_in_a_folder(tmp_path: Path) -> None:
+    def local() -> Backend:
+        return open_backend(tmp_path / str(next(COUNT)))
+
+    figures = run(local, examples=100 if LONG else 4, steps=25)
+    print(figures)
+
+
+@pytest.mark.long
+def test_on_s3(s3_endpoint: str, s3_bucket: str) -> None:
+    options = StorageOptions({"endpoint_url": s3_endpoint})
+
+    def remote() -> Backend:
+        return open_backend(f"s3://{s3_bucket}/{next(COUNT)}", options)
+
+    figures = run(remote, examples=20 if LONG else 2, steps=25)
+    print(figures)
