@@ -7,6 +7,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -22,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from policystore import PolicyStore, PolicyStoreError
+from policystore import NotFoundError, PolicyStore, PolicyStoreError, StorageError
 from policystore.backends.base import Backend
 from policystore.backends.factory import open_backend
 from policystore.backends.memory import MemoryBackend
@@ -30,7 +31,7 @@ from policystore.backends.options import StorageOptions
 from policystore.repository import stamp
 from tests.support import store_model as model
 from tests.support.faults import DiedError, FaultyBackend, Plan
-from tests.support.store_model import Op, State, observe, policy
+from tests.support.store_model import Op, State, merged, observe, policy
 
 COUNT = itertools.count()
 LONG = os.environ.get("POLICYSTORE_HYPOTHESIS") == "long"
@@ -50,11 +51,18 @@ CHANGES = st.one_of(
     st.builds(model.keep, SEEDS),
     st.builds(model.tag, NAMES, NUMBERS, WORDS),
     st.builds(model.untag, NAMES, WORDS),
-    st.builds(model.delete, NAMES, NUMBERS, st.booleans()),
-    st.builds(model.delete_name, NAMES, st.booleans()),
-    st.builds(model.restore, NAMES, st.integers(0, 6)),
-    st.builds(model.prune, NAMES, st.integers(1, 3)),
 )
+# Each of the next calls is tried as soon as stores have it.
+DELETES, COLLECTS, COPIES = (
+    hasattr(PolicyStore, call) for call in ("delete", "collect_garbage", "copy_to")
+)
+if DELETES:
+    CHANGES |= st.one_of(
+        st.builds(model.delete, NAMES, NUMBERS, st.booleans()),
+        st.builds(model.delete_name, NAMES, st.booleans()),
+        st.builds(model.restore, NAMES, st.integers(0, 6)),
+        st.builds(model.prune, NAMES, st.integers(1, 3)),
+    )
 READS = st.one_of(
     st.builds(model.pull, NAMES, st.sampled_from(("", "1", "2", "3", "7", "best", "old"))),
     st.builds(model.log, NAMES),
@@ -89,12 +97,19 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.backend = type(self).make_backend()
+        self.second = type(self).make_backend()
         self.reader = PolicyStore.over(self.backend, cache=False)
         self.writers: dict[int, tuple[FaultyBackend, PolicyStore]] = {}
         in_memory = isinstance(self.backend, MemoryBackend)
-        self.state = State(stands_still=not in_memory)
+        # Readers cannot see all: whether a policy is kept, and where a tag on a deleted version is.
+        self.states = [State(stands_still=not in_memory)]
         self.ahead = 0.0
         self.advance(0.0)
+
+    @property
+    def state(self) -> State:
+        """The state, as far as readers see it."""
+        return self.states[0]
 
     def store(self, writer: int, plan: Plan | None) -> PolicyStore:
         """Return the store of a writer, whose next calls follow a plan."""
@@ -129,18 +144,19 @@ class StoreMachine(RuleBasedStateMachine):
         outcomes[op] = self.make(op, writer, plan)
         self.count(op, plan, outcomes)
         seen = observe(self.reader)
-        candidates = [state for state in self.candidates(outcomes, plan) if state.visible() == seen]
+        found = (state for state in self.candidates(outcomes, plan) if state.visible() == seen)
+        candidates = merged(found)
         assert candidates, (
             f"{[each.label for each in outcomes]} came to {list(outcomes.values())} with {plan}, "
             f"and the store shows {seen} after {self.state.visible()}"
         )
-        self.state = candidates[0]
+        self.states = candidates
 
     def candidates(self, outcomes: dict[Op, Any], plan: Plan | None) -> list[State]:
         """Return the states that the store may have after calls with these outcomes."""
         found: list[State] = []
         for order in itertools.permutations(outcomes):
-            states = [self.state]
+            states = self.states
             for op in order:
                 outcome = outcomes[op]
                 # verify() reports the errors of the storage.
@@ -152,7 +168,6 @@ class StoreMachine(RuleBasedStateMachine):
                 states = [
                     after
                     for state in states
-                    # Without its effect first: whether a policy without a name is kept is not seen.
                     for expected, after in [(outcome, state)] * failed + op.outcomes(state)
                     if failed or expected == outcome
                 ]
@@ -180,6 +195,23 @@ class StoreMachine(RuleBasedStateMachine):
     def change_beside_another(self, op: Op, writer: int, at: int, other: Op) -> None:
         self.step(op, writer, Plan(at, "another writer"), other)
 
+    @rule(op=CHANGES, writer=WRITERS)
+    def change_whose_answer_is_lost(self, op: Op, writer: int) -> None:
+        self.step(op, writer, Plan(0, "own create refused"))
+
+    @precondition(lambda self: DELETES and self.state.visible())
+    @rule(data=st.data(), writer=WRITERS, at=PLACES, first=st.booleans())
+    def take_away_beside_a_tag(
+        self, data: st.DataObject, writer: int, at: int, first: bool
+    ) -> None:
+        name = data.draw(st.sampled_from(sorted(self.state.visible())))
+        number = data.draw(st.sampled_from(sorted(self.state.standing(name))))
+        taking = (model.prune(name, 1), model.delete(name, number, False),
+                  model.delete(name, number, True), model.delete_name(name, False))  # fmt: skip
+        ops = [data.draw(st.sampled_from(taking)), model.tag(name, number, data.draw(WORDS))]
+        op, other = ops if first else reversed(ops)
+        self.step(op, writer, Plan(at, "another writer"), other)
+
     @rule(op=READS, writer=WRITERS, plan=st.none() | PLANS)
     def read(self, op: Op, writer: int, plan: Plan | None) -> None:
         self.step(op, writer, plan)
@@ -189,17 +221,41 @@ class StoreMachine(RuleBasedStateMachine):
     def read_beside_another(self, op: Op, writer: int, at: int, other: Op) -> None:
         self.step(op, writer, Plan(at, "another writer"), other)
 
-    @precondition(lambda self: self.state.versions)
+    @precondition(lambda self: COLLECTS and self.state.versions)
     @rule(hours=st.sampled_from((0, 1, 100, 200, 400)), writer=WRITERS, plan=st.none() | PLANS,
           other=st.none() | CHANGES)  # fmt: skip
     def collect(self, hours: int, writer: int, plan: Plan | None, other: Op | None) -> None:
         self.advance(hours * 3600.0)
         self.step(model.collect(), writer, plan, None if self.state.stands_still else other)
-        self.check_roots()
+        self.check_policies(self.reader, State.not_collected)
+
+    @precondition(lambda self: COPIES and self.state.versions)
+    @rule(writer=WRITERS, plan=st.none() | PLANS)
+    def copy_there_and_back(self, writer: int, plan: Plan | None) -> None:
+        """A copy that was cut off leaves a valid store, and the next one completes it."""
+        target = FaultyBackend(self.second)
+        target.follow(plan)
+        try:
+            self.store(writer, None).copy_to(PolicyStore.over(target, cache=False))
+        except (StorageError, DiedError):
+            assert plan is not None
+            assert plan.fired
+        mirror = PolicyStore.over(self.second, cache=False)
+        with suppress(NotFoundError):  # not even the marker was written
+            assert mirror.verify().ok, str(mirror.verify())
+        self.reader.copy_to(mirror)
+        assert observe(mirror) == self.state.visible()
+        self.check_policies(mirror, State.roots)
+        mirror.copy_to(self.reader)
+        assert observe(self.reader) == self.state.visible()
+        self.figures.update(["operations"] * 3 + ["  copy"] * 3)
+        if plan is not None and plan.fired:
+            self.figures.update(["faults", f"fault: {plan.kind}"])
 
     def advance(self, seconds: float) -> None:
         """Put the clock of the storage forward."""
-        self.state.now += seconds
+        for state in self.states:
+            state.now += seconds
         if isinstance(self.backend, MemoryBackend):
             now = self.state.now
             self.backend._space.clock = lambda: now
@@ -207,14 +263,15 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Nothing that was acknowledged is lost."""
-        self.check_roots()
+        self.check_policies(self.reader, State.not_collected)
         if self.state.visible():
             report = self.reader.verify()
             assert report.ok, str(report)
 
-    def check_roots(self) -> None:
-        for seed in self.state.roots():
-            assert self.reader.pull(policy(seed).digest) == policy(seed)
+    def check_policies(self, store: PolicyStore, seeds: Callable[[State], set[int]]) -> None:
+        """Check that a store has the policies that must be there in each state that may be."""
+        for seed in set.intersection(*map(seeds, self.states)):
+            assert store.pull(policy(seed).digest) == policy(seed)
 
 
 def run(make_backend: Callable[[], Backend], *, examples: int, steps: int) -> Counter[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -13,7 +13,7 @@ from policystore import PolicyStore, Snapshot
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.testing import make_snapshot
 
-__all__ = ["GRACE", "Op", "State", "observe", "policy"]
+__all__ = ["GRACE", "Op", "State", "merged", "observe", "policy"]
 
 GRACE = timedelta(days=7)
 
@@ -67,6 +67,21 @@ class State:
         standing = self.standing(name)
         return {tag: at for tag, at in self.tags.get(name, {}).items() if at in standing}
 
+    def decisive(self) -> str:
+        """Return all that decides what calls do, apart from what may be collected."""
+        serials = {
+            name: [(at, serial) for at, (serial, _) in sorted(numbers.items())]
+            for name, numbers in self.deleted.items()
+        }
+        ranks = {
+            name: [(at, sorted({s for _, s in pairs}).index(serial)) for at, serial in pairs]
+            for name, pairs in serials.items()
+            if pairs
+        }
+        tags = {name: sorted(tags.items()) for name, tags in self.tags.items() if tags}
+        versions = {name: numbers for name, numbers in self.versions.items() if numbers}
+        return repr([sorted(each.items()) for each in (versions, ranks, tags)])
+
     def visible(self) -> dict[str, Any]:
         """Return what a reader sees, in the form of :func:`observe`."""
         return {
@@ -79,9 +94,28 @@ class State:
         }
 
     def roots(self) -> set[int]:
-        """Return the seeds of all policies that readers must be able to pull."""
+        """Return the seeds of all policies that stand or are kept."""
         named = (seed for name in self.versions for seed in self.standing(name).values())
         return self.kept | set(named)
+
+    def not_collected(self) -> set[int]:
+        """Return the seeds of all policies that no collection may have taken."""
+        return self.kept | {
+            seed
+            for name, versions in self.versions.items()
+            for number, seed in versions.items()
+            if (name, number) not in self.gone
+        }
+
+
+def merged(states: Iterable[State]) -> list[State]:
+    """Return one state for all that differ only in what is kept, and in what may be collected."""
+    found: dict[str, State] = {}
+    for state in states:
+        one = found.setdefault(state.decisive(), state)
+        one.kept &= state.kept
+        one.gone |= state.gone
+    return list(found.values())
 
 
 def observe(store: PolicyStore) -> dict[str, Any]:
@@ -294,6 +328,7 @@ def collect() -> Op:
             for name, numbers in state.deleted.items()
             for number, (_, when) in numbers.items()
             if state.now - when >= GRACE.total_seconds()
+            and number not in state.tags.get(name, {}).values()
         }
 
     def run(store: PolicyStore) -> None:
