@@ -65,8 +65,8 @@ def moto() -> Iterator[str]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()  # the server ends when its input is closed
+        # The server ends when its input is closed.
+        yield server.stdout.readline().strip() if server.stdout else ""
 
 
 def kill(url: str, endpoint: str, given: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ def kill(*args: str) -> list[str]:
 
 
 def test_killed_pushes_and_tags() -> None:
-    assert len(kill("--kills", "10", "push", "tag")) == 2
+    assert len(kill("--kills", "6", "push", "tag")) == 2
 
 
 @pytest.mark.long

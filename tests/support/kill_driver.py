@@ -51,7 +51,12 @@ def collect_now() -> Op:
     def run(store: PolicyStore) -> None:
         store.collect_garbage(timedelta(0), dry_run=False, exclusive=True)
 
-    return Op("collect", run, apply)
+    return Op("collect", run, apply, is_empty)
+
+
+def is_empty(state: State) -> bool:
+    """Return whether a store may not exist yet."""
+    return not state.versions and not state.kept
 
 
 def ops(kind: str, chance: random.Random, mirror: Callable[[], PolicyStore]) -> Iterator[Op]:
@@ -67,7 +72,8 @@ def ops(kind: str, chance: random.Random, mirror: Callable[[], PolicyStore]) -> 
             "collect": [push, model.delete("a", number, True), model.restore("a", number),
                         collect_now(), collect_now()],
             "copy": [push, model.tag("a", number, "best"),
-                     Op("copy", lambda store: store.copy_to(mirror()) and None, lambda state: None)],
+                     Op("copy", lambda store: store.copy_to(mirror()) and None, lambda state: None,
+                        is_empty)],
         }  # fmt: skip
         yield chance.choice(choices[kind])
 
@@ -138,9 +144,11 @@ def examine(url: str, endpoint: str, seeds: set[int]) -> tuple[dict[str, Any], l
         faults = [str(fault) for fault in store.verify().faults]
     except NotFoundError:
         return {}, []
-    for seed in seeds:
-        if store.pull(policy(seed).digest) != policy(seed):
-            faults.append(f"the policy {seed} is another one")
+    faults += [
+        f"the policy {seed} is another one"
+        for seed in seeds
+        if store.pull(policy(seed).digest) != policy(seed)
+    ]
     return observe(store), faults
 
 
