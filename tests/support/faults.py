@@ -106,8 +106,8 @@ class FaultyBackend:
     def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
         yield from self._call("entries", prefix, problems=problems)
 
-    def prefixes(self, prefix: str, delimiter: str) -> Iterator[str]:
-        yield from self._call("prefixes", prefix, delimiter)
+    def prefixes(self, prefix: str, delimiter: str, **options: Any) -> Iterator[str]:
+        yield from self._call("prefixes", prefix, delimiter, **options)
 
     def server_time(self) -> float:
         return self._call("server_time") + self.ahead

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -155,11 +156,13 @@ def examine(url: str, endpoint: str, seeds: set[int]) -> tuple[dict[str, Any], l
 def complete(url: str, endpoint: str) -> tuple[dict[str, Any], list[str]]:
     """Complete a copy that was cut off, and return what the copy shows, and its faults before."""
     store, mirror = open_store(url, endpoint), open_store(f"{url}-mirror", endpoint)
+    faults: list[str] = []
+    with suppress(NotFoundError):  # the copy was not even begun
+        faults += [str(fault) for fault in mirror.verify().faults]
     try:
-        faults = [str(fault) for fault in mirror.verify().faults]
         store.copy_to(mirror)
-    except NotFoundError:
-        return {}, []
+    except NotFoundError:  # there is no store to copy
+        return {}, faults
     return observe(mirror), faults + [str(fault) for fault in mirror.verify().faults]
 
 

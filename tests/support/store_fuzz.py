@@ -449,34 +449,19 @@ def other_calls(
         push_and_pull,
         lambda: store.tag(f"{name}@{number}", "champion"),
         lambda: store.untag(name, "champion"),
-        *gated(store, fresh, name, number),
+        lambda: store.delete(f"{name}@{number}", force=number > 2),
+        lambda: store.delete_name(name, force=number > 2),
+        lambda: store.restore(f"{name}@{number}"),
+        lambda: store.restore(name),
+        lambda: store.prune(name, keep_last=number),
+        lambda: store.prune(name, keep_best=("return", "max", 2)),
+        lambda: store.log(name, deleted=True, limit=20),
+        lambda: store.tag_history(name, "champion"),
+        store.stats,
+        lambda: store.stats("b/"),
+        lambda: store.collect_garbage(dry_run=True),
+        *[lambda: collect(fresh()), lambda: copy(fresh())] * 2,
     ]
-
-
-def gated(store: Any, fresh: Callable[[], Any], name: str, number: int) -> list[Callable[[], Any]]:
-    calls: list[Callable[[], Any]] = []
-    if hasattr(store, "delete"):
-        calls += [
-            lambda: store.delete(f"{name}@{number}", force=number > 2),
-            lambda: store.delete_name(name, force=number > 2),
-            lambda: store.restore(f"{name}@{number}"),
-            lambda: store.restore(name),
-            lambda: store.prune(name, keep_last=number),
-            lambda: store.prune(name, keep_best=("return", "max", 2)),
-            lambda: store.log(name, deleted=True, limit=20),
-            lambda: store.tag_history(name, "champion"),
-        ]
-    if hasattr(store, "collect_garbage"):
-        calls += [
-            lambda: store.collect_garbage(dry_run=True),
-            lambda: collect(fresh()),
-            lambda: collect(fresh()),
-        ]
-    if hasattr(store, "copy_to"):
-        calls += [lambda: copy(fresh())] * 2
-    if hasattr(store, "stats"):
-        calls += [store.stats, lambda: store.stats("b/")]
-    return calls
 
 
 @dataclass
@@ -490,7 +475,7 @@ class Changed:
     store: PolicyStore
 
 
-def collect(store: Any) -> Changed:
+def collect(store: PolicyStore) -> Changed:
     """Collect three times, a month apart."""
     for month in (1, 2, 3):
         now = TIME.timestamp() + month * 30 * 86_400.0
@@ -499,7 +484,7 @@ def collect(store: Any) -> Changed:
     return Changed(store)
 
 
-def copy(store: Any) -> Changed:
+def copy(store: PolicyStore) -> Changed:
     """Copy a store to an empty one."""
     target = PolicyStore.over(HostileBackend({}))
     store.copy_to(target)
