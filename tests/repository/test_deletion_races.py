@@ -134,6 +134,14 @@ def test_a_deletion_that_a_tag_overtakes_is_taken_back(stage: Stage, call: str) 
     assert 3 in numbers(stage.other)
 
 
+def test_a_refused_delete_name_deletes_nothing_at_all(stage: Stage) -> None:
+    stage.other.delete("a@2")
+    stage.before("create", "@marks/", lambda: stage.other.tag("a@3", "t"))
+    with pytest.raises(InvalidInputError, match="Nothing was deleted"):
+        stage.store.delete_name("a")
+    assert numbers(stage.other) == [5, 4, 3, 1]
+
+
 def test_a_prune_restores_what_a_tag_reached_in_between(stage: Stage) -> None:
     stage.before("create", "@marks/", lambda: stage.other.tag("a@2", "t"))
     report = stage.store.prune("a", keep_last=1)

@@ -69,12 +69,12 @@ def delete_name(resolver: Resolver, name: str, notes: MarkNotes, *, force: bool)
 
     mark = append_mark(resolver.backend, state, "delete", change, notes)
     if not force:
-        _refuse_tagged(name, restore_tagged(resolver, state, mark, notes))
+        _refuse_tagged(name, restore_tagged(resolver, state, mark, notes, with_all=True))
     return sum(last - first + 1 for first, last in mark.changed)
 
 
 def restore_tagged(
-    resolver: Resolver, state: NameState, mark: Mark, notes: MarkNotes
+    resolver: Resolver, state: NameState, mark: Mark, notes: MarkNotes, *, with_all: bool = False
 ) -> dict[str, TagMove]:
     """Restore what a mark has deleted and what got a tag since the tags were read before the mark.
 
@@ -86,6 +86,7 @@ def restore_tagged(
         state: the state of the name before the mark.
         mark: the mark.
         notes: who has made the mark.
+        with_all: whether to restore all that the mark has deleted if one of these got a tag.
 
     Returns:
         The last moves of these tags, by tag.
@@ -97,15 +98,16 @@ def restore_tagged(
         if deleted_by(ours, [move.target or 0], mark.number)
     }
     numbers = {move.target or 0 for move in moves.values()}
+
+    def change(present: NameState) -> Sequence[tuple[int, int]]:
+        if with_all:
+            spans = (span for span in present.deleted if span.mark == mark.number)
+            return [(span.first, span.last) for span in spans]
+        return as_ranges(deleted_by(present, numbers, mark.number))
+
     if numbers:
-        why = "a tag was moved to it during its deletion"
-        append_mark(
-            resolver.backend,
-            ours,
-            "restore",
-            lambda present: as_ranges(deleted_by(present, numbers, mark.number)),
-            MarkNotes(why, notes.author),
-        )
+        why = MarkNotes("a tag was moved to it during its deletion", notes.author)
+        append_mark(resolver.backend, ours, "restore", change, why)
     return moves
 
 
