@@ -32,7 +32,7 @@ from tests.support.store_model import Op, State, merged, observe, policy
 __all__ = ["run"]
 
 KILLS_OF_A_STORE = 20
-LONGEST = 0.15  # seconds from the first acknowledgement to the kill
+LONGEST = 0.15  # seconds from the first acknowledgement to the kill; of a bucket, ten times that
 PATIENCE = 120  # seconds for the first call of a writer
 
 
@@ -105,7 +105,7 @@ def write(store: PolicyStore, calls: Iterator[Op], writer: int) -> None:
         os.write(writer, pickle.dumps(outcome).hex().encode() + b"\n")
 
 
-def killed(chance: random.Random, work: Callable[[int], None]) -> list[Any]:
+def killed(chance: random.Random, longest: float, work: Callable[[int], None]) -> list[Any]:
     """Run a function in a child process, kill the process, and return what it acknowledged."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -115,7 +115,7 @@ def killed(chance: random.Random, work: Callable[[int], None]) -> list[Any]:
     os.close(writer)
     if chance.random() < 0.8:
         select.select([reader], [], [], PATIENCE)
-    time.sleep(chance.uniform(0.0, LONGEST))
+    time.sleep(chance.uniform(0.0, longest))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as stream:
@@ -184,7 +184,7 @@ def run(url: str, endpoint: str, kind: str, seed: int, kills: int) -> int:
         def work(writer: int, place: str = place, calls: Any = calls) -> None:
             write(open_store(place, endpoint), calls(), writer)
 
-        outcomes = killed(chance, work)
+        outcomes = killed(chance, LONGEST * (10 if endpoint else 1), work)
         acknowledged += len(outcomes)
         states = states_after(states, calls(), outcomes)
         seeds = set.intersection(*(state.roots() for state in states))
