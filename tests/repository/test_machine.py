@@ -166,6 +166,11 @@ class StoreMachine(RuleBasedStateMachine):
                         *op.outcomes(state),
                         # Two writers may remove a tag at once.
                         *[(None, state)] * (len(outcomes) > 1 and op.label.startswith("untag")),
+                        *[
+                            (NotFoundError.__name__, back(state))
+                            for back in [op.overtaken]
+                            if back is not None and len(outcomes) > 1
+                        ],
                     ]
                     if failed or expected == outcome
                 ]
@@ -280,6 +285,7 @@ def run(make_backend: Callable[[], Backend], *, examples: int, steps: int) -> Co
     )
     given = settings(
         max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
+        derandomize=not LONG,
         suppress_health_check=list(HealthCheck), print_blob=True, phases=[Phase.generate],
     )  # fmt: skip
     with mock.patch.object(stamp, "datetime", CLOCK):

@@ -138,12 +138,15 @@ class Op:
         run: makes the call and returns an outcome that can be compared.
         apply: changes a model and returns the same outcome, or raises the same class of error.
         may_fail: whether the call may raise a NotFoundError in place of its effect.
+        overtaken: returns the state after the call found that another writer had taken its effect
+            away, took it back, and raised a NotFoundError.
     """
 
     label: str
     run: Callable[[PolicyStore], Any]
     apply: Callable[[State], Any]
     may_fail: Callable[[State], bool] = lambda state: False
+    overtaken: Callable[[State], State] | None = None
 
     def outcomes(self, state: State) -> list[tuple[Any, State]]:
         """Return the possible outcomes, each with the state after it."""
@@ -202,10 +205,18 @@ def tag(name: str, number: int, word: str) -> Op:
         state.tags.setdefault(name, {})[word] = number
         return f"{name}@{number}"
 
+    def take_back(state: State) -> State:
+        # The tag moves back to where it pointed, or is removed if that version was deleted, too.
+        after = copy.deepcopy(state)
+        if word not in after.standing_tags(name):
+            after.tags.get(name, {}).pop(word, None)
+        return after
+
     return Op(
         f"tag {name}@{number} {word}",
         lambda store: store.tag(f"{name}@{number}", word).ref,
         apply,
+        overtaken=take_back,
     )
 
 
