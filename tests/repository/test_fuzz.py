@@ -24,6 +24,7 @@ def test_hostile_inputs_give_the_right_policy_or_a_typed_error() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.wide
 def test_more_hostile_inputs_and_their_memory() -> None:
     figures = fuzz(2, range(6_000), measure=sys.platform == "linux")
     assert figures.faults == []

@@ -24,5 +24,6 @@ def test_killed_pushes_and_tags() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.wide
 def test_killed_writers_of_every_kind_in_a_folder_and_a_bucket() -> None:
     assert len(kill("--kills", "60", "--moto", *KINDS)) == 2 * len(KINDS)

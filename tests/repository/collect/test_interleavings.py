@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.cells import sampled
 from tests.support.collector_model import broken_rules, explore, scenarios
 from tests.support.interleavings import LostError
 
 QUICK = {"push, one of two objects is there", "reader, put back"}
+LONGER = {"push, its object is there", "push without a name", "slow push", "slow restore"}
 QUICKLY_NOTICED = {
     "copies in the trash are removed while young",
     "all copies of an object have one key",
@@ -16,12 +18,9 @@ QUICKLY_NOTICED = {
 }
 
 
-def cells(names: list[str], quick: set[str]) -> list[object]:
-    assert quick <= set(names)
-    return [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in names]
-
-
-@pytest.mark.parametrize("name", cells(list(scenarios()), QUICK))
+@pytest.mark.parametrize(
+    "name", sampled(scenarios(), *QUICK, wide=scenarios().keys() - QUICK - LONGER)
+)
 def test_nothing_is_lost_in_any_order(name: str) -> None:
     explorer = explore(scenarios()[name])
     print(f"{name}: {explorer.states} states, {explorer.schedules:.3g} schedules")
@@ -31,7 +30,9 @@ def test_nothing_is_lost_in_any_order(name: str) -> None:
     assert explorer.ends <= {"NoneType", "NotFoundError", "InvalidInputError"}
 
 
-@pytest.mark.parametrize("rule", cells(list(broken_rules()), QUICKLY_NOTICED))
+@pytest.mark.parametrize(
+    "rule", sampled(broken_rules(), *QUICKLY_NOTICED, wide=broken_rules().keys() - QUICKLY_NOTICED)
+)
 def test_a_broken_rule_is_noticed(rule: str) -> None:
     scenario, broken = broken_rules()[rule]
     with broken, pytest.raises(LostError, match="lost"):

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "count", [6, pytest.param(200, marks=[pytest.mark.long, pytest.mark.wide])]
+)
 def test_killed_processes_leave_a_valid_target(tmp_path: Path, count: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.mirror_kills", str(tmp_path), "7", str(count)],

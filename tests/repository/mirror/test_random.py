@@ -151,7 +151,8 @@ def has_objects(store: PolicyStore, number: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(SEEDS), pytest.param(range(SEEDS, 1000), marks=pytest.mark.long)]
+    "seeds",
+    [range(SEEDS), pytest.param(range(SEEDS, 1000), marks=[pytest.mark.long, pytest.mark.wide])],
 )
 def test_random_histories(make_store: MakeStore, seeds: range) -> None:
     for seed in seeds:
