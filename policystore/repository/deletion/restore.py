@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from policystore._util.concurrency import in_parallel
-from policystore.digest import Digest, digest_of
+from policystore.digest import Digest
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.format.keys import object_key, trash_prefix
-from policystore.format.policy import MAX_POLICY, decode_policy
+from policystore.format.policy import decode_policy
 from policystore.format.records import Version
 from policystore.repository.deletion.marking import MarkNotes, append_mark
 from policystore.repository.freshness import Freshness
@@ -160,21 +160,7 @@ def needed_objects(objects: ObjectReader, version: Version | Digest) -> Mapping[
     if isinstance(version, Version) and version.objects is not None:
         return version.objects
     digest = version.digest if isinstance(version, Version) else version
-    data = _read_policy(objects, digest)
+    data = objects.read(digest)
     parsed = decode_policy(data, str(digest), inline=False)
     sizes = {item.digest: item.size for item in parsed.external.values()}
     return {digest: memoryview(data).nbytes, **sizes}
-
-
-def _read_policy(objects: ObjectReader, digest: Digest) -> bytes | memoryview:
-    backend = objects.backend
-    for _ in range(_LOOKS):
-        try:
-            return objects.read(digest)
-        except NotFoundError as error:
-            missing = error
-        for key in backend.keys(trash_prefix(digest)):
-            data = backend.get(key, limit=MAX_POLICY)
-            if digest_of(data) == digest:
-                return data
-    raise missing
