@@ -144,7 +144,7 @@ def read_mark(backend: Backend, name: str, number: int, data: bytes | None = Non
         except NotFoundError:
             raise IntegrityError(
                 f"mark {number} of {name!r} in {backend.url} is missing, though it has deleted "
-                "versions: the record was lost. Restore it from a backup."
+                "versions: the record was lost. Restore the record from a backup."
             ) from None
     return parse_mark(backend, name, number, data)
 
@@ -190,7 +190,7 @@ def nothing_stands_error(backend: Backend, state: NameState) -> NotFoundError:
     assert state.mark is not None  # noqa: S101 (without marks, each version stands)
     by = state.mark if state.mark.number == number else read_mark(backend, state.name, number)
     return NotFoundError(
-        f"no version of {state.name!r} in {backend.url} stands: the last ones were {by}. "
-        f"store.restore({state.name!r}) brings them back, unless their bytes were collected, and a "
+        f"no version of {state.name!r} in {backend.url} stands: the last versions were {by}. "
+        f"store.restore({state.name!r}) brings them back, unless their bytes were collected. A "
         "push makes the next version"
     )

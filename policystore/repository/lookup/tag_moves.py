@@ -82,7 +82,7 @@ def tag_history(backend: Backend, name: str, tag: str, *, workers: int) -> list[
         except NotFoundError:
             raise IntegrityError(
                 f"move {number} of the tag {tag!r} of {name!r} in {backend.url} is missing, though "
-                "later moves exist: its record was lost. Restore it from a backup."
+                "later moves exist: the record was lost. Restore the record from a backup."
             ) from None
 
     newest = moves.newest(moves.read_hint()).number

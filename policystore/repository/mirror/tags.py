@@ -26,7 +26,8 @@ _WINDOW = 256  # records that are read together
 def copy_tags(sides: Sides, name: str, versions: NameCopier, report: NameCopy) -> None:
     """Copy the moves of all tags of a name.
 
-    A tag of the target that somebody has moved there stays where it is, and is reported.
+    A tag that was moved in the target stays where it is. If it was moved in the source as well, the
+    tag is reported as a conflict.
 
     Args:
         sides: the two stores.
