@@ -35,8 +35,8 @@ class DeletingCalls(StoreBase):
 
         From then on, a pull of the version raises an error that says who deleted the version, when
         and why. The newest version of the name is then the newest version that stands. The number
-        is not used again. A pull by digest works until the bytes are collected. :meth:`restore`
-        brings the version back.
+        is not used again. A pull by digest works until ``collect_garbage`` has deleted the bytes
+        from the trash. :meth:`restore` brings the version back.
 
         Args:
             ref: the version: a Version, ``"soccer/main@7"``, ``"soccer/main@best"`` (a tag) or

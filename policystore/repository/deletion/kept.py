@@ -86,7 +86,8 @@ def restore_kept(resolver: Resolver, digits: str, notes: MarkNotes) -> None:
 
     Raises:
         InvalidInputError: the policy is kept already.
-        NotFoundError: no such policy, or an object of it was collected; nothing was written.
+        NotFoundError: no such policy, or an object of the policy is not in the store any more;
+            nothing was written.
         AmbiguousError: the digits fit several policies.
     """
     backend = resolver.backend

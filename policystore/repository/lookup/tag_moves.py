@@ -29,7 +29,7 @@ def parse_move(backend: Backend, name: str, tag: str, number: int, data: bytes) 
     move = TagMove.from_bytes(data, location)
     if (move.name, move.tag, move.number) != (name, tag, number):
         raise FormatError(
-            f"{location}: the record is of another tag: it was moved or copied to this key"
+            f"{location}: the record belongs to another key: it was moved or copied to this key"
         )
     return move
 

@@ -174,8 +174,8 @@ class _TagCopier:
         move = TagMove.from_bytes(data, backend.location(key))
         if (move.name, move.tag, move.number) != (self._name, self._tag, number):
             raise FormatError(
-                f"{backend.location(key)}: the record is of another tag: it was moved or copied to "
-                "this key"
+                f"{backend.location(key)}: the record belongs to another key: it was moved or "
+                "copied to this key"
             )
         return data, move
 
