@@ -24,14 +24,14 @@ Problems: TypeAlias = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key in a listing.
+    """Describe a key in a listing.
 
     Attributes:
         key: the key.
         nbytes: the number of its bytes.
         time: when the key got its bytes or was copied, by the clock of the storage, in seconds
-            since 1970; None if the storage does not tell. The time may be later than the real one,
-            but is never earlier by more than a second.
+            since 1970; None if the storage does not tell. The time may be later than the real time,
+            but never more than a second earlier.
     """
 
     key: str
@@ -124,7 +124,8 @@ class Backend(Protocol):
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
         """Check that :meth:`create` refuses a key that exists. Some servers overwrite such a key.
 
-        This call does nothing if the operating system or the code of the backend guarantees that.
+        This call does nothing if the operating system or the code of the backend guarantees that
+        :meth:`create` refuses such a key.
 
         Args:
             key: a key that exists.
@@ -136,7 +137,7 @@ class Backend(Protocol):
         """
 
     def replace(self, key: str, data: bytes) -> None:
-        """Create or overwrite a key; a reader sees the old bytes or the new ones, never both."""
+        """Create or overwrite a key. A reader sees the old bytes or the new bytes, never both."""
 
     def keys(self, prefix: str, *, problems: Problems | None = None) -> Iterator[str]:
         """List all keys that start with ``prefix``, in any order, without unfinished writes.
@@ -180,7 +181,7 @@ class Backend(Protocol):
     def location(self, key: str) -> str:
         """Return the path or URL of a key, for messages."""
 
-    # For the collector alone
+    # Only the collector makes the calls below.
 
     def server_time(self) -> float:
         """Return the time by the clock of the storage, as it would appear in :class:`Entry`.
@@ -207,7 +208,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class UnfinishedUpload:
-    """An upload in parts that was begun and not finished.
+    """Describe an upload in parts that was begun and not finished.
 
     Attributes:
         key: the key that the upload writes.
@@ -223,9 +224,10 @@ class UnfinishedUpload:
 
 @runtime_checkable
 class KeepsUploads(Protocol):
-    """A backend whose storage keeps the parts of unfinished uploads, as S3 does.
+    """Look after the unfinished uploads of a storage that keeps their parts, as S3 does.
 
-    The calls raise StorageError if the storage failed, and ReadOnlyError if it refuses a write.
+    The calls raise StorageError if the storage failed, and ReadOnlyError if the storage refuses a
+    write.
     """
 
     def unfinished_uploads(self) -> Iterator[UnfinishedUpload]:
@@ -235,4 +237,4 @@ class KeepsUploads(Protocol):
         """Delete the parts of an upload. If the upload does not exist, do nothing."""
 
     def deletion_limits(self) -> list[str]:
-        """Return sentences on why deleted bytes stay in the storage, if they do."""
+        """Return sentences that say why deleted bytes stay in the storage, or an empty list."""

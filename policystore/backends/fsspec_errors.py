@@ -94,8 +94,8 @@ _METHOD = (
     "bucket with versioning, restore its last version."
 )
 _KEY_SERVICE = (
-    "The bucket encrypts with a key of a key service, which refuses the key. Enable the key, and "
-    "grant kms:Decrypt and kms:GenerateDataKey to these credentials."
+    "The bucket encrypts with a key of a key service, and the service refuses the use of the key. "
+    "Enable the key, and grant kms:Decrypt and kms:GenerateDataKey to these credentials."
 )
 _ENCRYPTION = (
     "The object is encrypted in a way that needs a parameter of every request. Give the same "
@@ -290,14 +290,14 @@ def mapped_error(
         return StorageError(f"{report} {_credentials_advice(options)}")
     if failure.kind == "denied" and writing:
         return ReadOnlyError(
-            f"{report} These credentials may not write to it. Use credentials that may, or open "
-            "the store with read_only=True to read only."
+            f"{report} These credentials may not write this key. Use credentials that may write, "
+            "or open the store with read_only=True to read only."
         )
     if failure.kind == "denied":
         return StorageError(
-            f"{report} These credentials may not read it. Some servers also answer so for a key "
-            "that does not exist, if the credentials may not list the bucket: grant s3:ListBucket "
-            "beside s3:GetObject."
+            f"{report} These credentials may not read this key. If credentials may not list the "
+            "bucket, some servers give the same answer for a key that does not exist: grant "
+            "s3:ListBucket beside s3:GetObject."
         )
     if failure.kind == "options":
         return InvalidInputError(f"{report} Check the store's URL and storage_options.")
@@ -305,7 +305,7 @@ def mapped_error(
         return StorageError(
             f"{report} The server does not implement this request. Names need conditional writes, "
             "with If-None-Match: push without a name and pull by digest, or keep the store on a "
-            "server that supports them."
+            "server that supports conditional writes."
         )
     if failure.kind == "busy":
         effect = "the write may or may not have been applied" if writing else "nothing was changed"

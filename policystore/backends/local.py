@@ -268,7 +268,7 @@ class LocalBackend:
         path = self._path(target)
         # Another collector may remove the folder of the target while it is empty.
         if not any(self._try_copy(key, path) for _ in range(_COPY_TRIES)):
-            raise StorageError(f"copying to {path}: the folder of the copy is removed each time")
+            raise StorageError(f"copying to {path}: another process removes the folder each time")
 
     def _try_copy(self, key: str, path: Path) -> bool:
         """Copy a key to a path; False if the folder of the path was removed in between."""

@@ -314,7 +314,7 @@ def list_uploads(attempt: _Attempt, bucket: str, root: str) -> Iterator[Unfinish
         }
         if markers.items() <= request.items():
             raise StorageError(
-                f"listing unfinished uploads of the bucket {bucket}: the server says that the "
-                "listing goes on, and not how to get the next page"
+                f"listing unfinished uploads of the bucket {bucket}: the server says that there is "
+                "a next page, but not how to get the next page"
             )
         request |= markers

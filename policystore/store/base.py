@@ -43,14 +43,14 @@ class StoreBase:
             )
 
     def _version_of(self, ref: RefLike) -> Version:
-        """Return the version that a ref with a name means now, and that stands.
+        """Return the version that a ref with a name means now; the version has to stand.
 
         Args:
             ref: a ref. A Version means this version of this name, and not only its digest.
 
         Raises:
-            NotFoundError: no such version, or the version was deleted, or a Version that was pushed
-                to another store.
+            NotFoundError: no such version, or the version was deleted, or ``ref`` is a Version that
+                was pushed to another store.
         """
         version = self._resolver.version(as_ref(ref.ref if isinstance(ref, Version) else ref))
         self._check_same(ref, version)

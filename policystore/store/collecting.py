@@ -14,7 +14,7 @@ __all__ = ["CollectingCalls"]
 
 
 class CollectingCalls(StoreBase):
-    """The call that removes what a store does not need any more."""
+    """Remove objects that a store does not need any more, with one call."""
 
     def collect_garbage(
         self,
@@ -23,26 +23,31 @@ class CollectingCalls(StoreBase):
         exclusive: bool = False,
         progress: Progress | None = None,
     ) -> GarbageReport:
-        """Move objects that nothing needs to the trash, and empty the old part of the trash.
+        """Move objects that nothing needs to the trash, and delete old copies from the trash.
 
-        Needed are the policies of all versions that stand, of all tags, and of all pushes without
-        a name. A version that was deleted, or that a tag has left, stays needed for the time
-        ``grace``. An object that is not needed and at least as old as the grace is moved to the
-        trash. From there it can still be pulled by digest, and ``restore`` brings it back. When
-        its copy in the trash is as old as the grace, a later call deletes the copy.
+        The store needs the policies of all versions that stand, of all versions that a tag points
+        to, and of all pushes without a name. A version that was deleted, or that a tag has left,
+        stays needed for the time ``grace``. An object that is not needed, and that is at least as
+        old as the grace, is moved to the trash. A policy whose objects are in the trash can still
+        be pulled by its digest, and ``restore`` brings a deleted version back. When the copy of an
+        object in the trash is as old as the grace, a later call deletes the copy.
 
-        Other processes may push, pull, delete, restore and collect at the same time, and nothing
-        that they rely on is lost. A call that is cut off leaves a valid store; the next call goes
-        on. The call deletes also unfinished writes that are older than a day and the grace.
+        Other processes may push, pull, delete, restore and collect at the same time, and no object
+        that they rely on is lost. If a call is cut off, the store stays valid, and the next call
+        does the rest. The call also deletes unfinished writes that are older than the grace and
+        older than a day.
 
         Args:
             grace: how long an object has to be unneeded and unchanged; at least 2 hours.
-            dry_run: True to report what would be done. Only a key below ``tmp/`` is written and
-                deleted, to learn the time of the storage.
-            exclusive: your promise that nobody else uses the store until the call returns. Then the
-                grace may be shorter, even 0.
+            dry_run: True to report what would be done. The call then only writes and deletes a key
+                below ``tmp/``, to learn the time of the storage.
+            exclusive: True if you promise that nobody else uses the store until the call returns.
+                Then the grace may be shorter, even 0.
             progress: a function of two numbers: how many names and parts of the store were looked
                 through, and how many there are. The second number grows during the call.
+
+        Returns:
+            A report that counts the objects, and says why no object was moved if none was.
 
         Raises:
             InvalidInputError: a grace of less than 2 hours without ``exclusive``.

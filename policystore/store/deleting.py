@@ -21,10 +21,11 @@ __all__ = ["DeletingCalls"]
 
 
 class DeletingCalls(StoreBase):
-    """The calls of a store that take away and bring back.
+    """Delete, prune and restore versions of a store.
 
-    Each call appends records that say who did what, when and why; nothing is overwritten. The bytes
-    of a deleted policy stay until ``collect_garbage`` takes them.
+    Each call on a version or a name appends a record that says who made the call, when and why; no
+    record is overwritten. The bytes of a deleted policy stay until ``collect_garbage`` removes
+    them.
     """
 
     def delete(
@@ -32,18 +33,20 @@ class DeletingCalls(StoreBase):
     ) -> Version | None:
         """Delete one version of a name, or a policy that was pushed without a name.
 
-        From then on, a pull of the version says who deleted it, when and why, and the newest
-        version of the name is the newest one that stands. The number is not used again. A pull by
-        digest works until the bytes are collected. :meth:`restore` brings the version back.
+        From then on, a pull of the version raises an error that says who deleted the version, when
+        and why. The newest version of the name is then the newest version that stands. The number
+        is not used again. A pull by digest works until ``collect_garbage`` has deleted the bytes
+        from the trash. :meth:`restore` brings the version back.
 
         Args:
             ref: the version: a Version, ``"soccer/main@7"``, ``"soccer/main@best"`` (a tag) or
                 ``"soccer/main"`` (the newest version that stands). A digest means a policy that was
-                pushed without a name: its records are removed, and nothing is left to tell who
-                deleted it. This form reads the record of each version in the store, and logs a
-                warning if a version that stands keeps the policy.
+                pushed without a name: the records of the pushes are removed, and no record says who
+                deleted the policy. With a digest, the call reads the record of each version in the
+                store, and logs a warning if a version that stands keeps the policy.
             message: why the version is deleted.
-            author: who deletes it; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
+            author: who deletes the version; by default ``$POLICYSTORE_AUTHOR`` or the name of the
+                user.
             force: whether to delete a version though a tag points to it. Until the tag is moved, a
                 pull by the tag says that the version was deleted.
 
@@ -53,7 +56,8 @@ class DeletingCalls(StoreBase):
         Raises:
             InvalidInputError: not a ref, or a tag points to the version and ``force`` is False. The
                 message names the tags.
-            NotFoundError: no such version, or it was deleted before; the message says by whom.
+            NotFoundError: no such version, or the version was deleted before; the message says by
+                whom.
             AmbiguousError: a short digest fits several policies.
             ReadOnlyError: the store or its folder cannot be written.
             StorageError: the storage failed. If the answer to the write of the mark was lost, the
@@ -73,9 +77,10 @@ class DeletingCalls(StoreBase):
     def delete_name(
         self, name: str, *, message: str = "", author: str | None = None, force: bool = False
     ) -> int:
-        """Delete all versions of a name. A later push makes the next version, which stands.
+        """Delete all versions of a name.
 
-        A version that is pushed during this call stands as well.
+        A later push makes the version with the next number, and that version stands. A version that
+        is pushed during this call stands as well.
 
         Args:
             name: the name.
@@ -103,19 +108,22 @@ class DeletingCalls(StoreBase):
         Objects that were collected are copied back from the trash.
 
         Args:
-            ref: the version, as in :meth:`delete`. If no version of a name stands, the name alone
-                means all versions that the last deletion took. A digest means a policy that was
-                pushed without a name.
+            ref: the version, as a Version, ``"soccer/main@7"`` or ``"soccer/main@best"``. If no
+                version of a name stands, the name alone means all versions that the last deletion
+                deleted. A digest means a policy that was pushed without a name.
             message: why the version is restored.
-            author: who restores it; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
+            author: who restores the version; by default ``$POLICYSTORE_AUTHOR`` or the name of the
+                user.
 
         Returns:
             The versions that were restored, newest first; an empty list for a digest.
 
         Raises:
-            InvalidInputError: not a ref, or the version stands.
+            InvalidInputError: not a ref, or the version stands, or a name was given alone although
+                a version of the name stands.
             NotFoundError: no such version, or some of its bytes were collected and are not in the
                 trash any more; nothing was written.
+            AmbiguousError: a short digest fits several policies.
             ReadOnlyError, StorageError: as in :meth:`delete`.
         """
         self._check_writable("restore")
@@ -157,13 +165,19 @@ class DeletingCalls(StoreBase):
             keep_last: keep this many of the newest versions.
             keep_tagged: whether to keep versions that a tag points to.
             keep_best: a metric, ``"max"`` or ``"min"``, and how many of the best versions to keep,
-                such as ``("return", "max", 5)``. Of equal versions the newer one is better.
-            older_than: keep versions that are not older than this, by the times in their records.
+                such as ``("return", "max", 5)``. If two versions have the same value, the newer
+                version counts as better. Versions without a finite number as this metric do not
+                count.
+            older_than: keep versions that are not older than this time span, by the times in their
+                records.
             keep: a function that returns whether to keep a version. It may be called again if
                 another process deletes or restores versions of the name at the same time.
             dry_run: True to write nothing and only report.
             message: why the versions are pruned.
             author: who prunes the name; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
+
+        Returns:
+            A report on the versions that were pruned, and on those that were kept and why.
 
         Raises:
             InvalidInputError: an argument of the wrong form, or no criterion.

@@ -25,7 +25,7 @@ class ReadingCalls(StoreBase):
     """The calls of a store that only read."""
 
     def pull(self, ref: RefLike, *, progress: Progress | None = None) -> Snapshot:
-        """Fetch a policy; every byte is checked against its digest.
+        """Fetch a policy, and check every byte against its digest.
 
         On a local disk, in folders that only this user can write, large arrays are views of the
         page cache and not copies.
@@ -93,8 +93,8 @@ class ReadingCalls(StoreBase):
             prefix: such as ``"soccer/"`` for the names below ``soccer``.
 
         Returns:
-            The names. An empty list if a store has no such name, and, without a prefix, if the
-            first push has not made the store yet.
+            The names. The list is empty if the store has no such name. Without a prefix, the list
+            is also empty if the first push has not made the store yet.
 
         Raises:
             InvalidInputError: ``prefix`` is not text.
@@ -121,7 +121,7 @@ class ReadingCalls(StoreBase):
         Raises:
             InvalidInputError: not a name, or not a number.
             NotFoundError: no such name, or no version of it stands; the message says who deleted
-                the last ones. With ``deleted=True`` only the former.
+                the last versions. With ``deleted=True``, only if there is no such name.
         """
         check_name(name)
         return self._resolver.log(name, limit, deleted=deleted)
@@ -129,10 +129,11 @@ class ReadingCalls(StoreBase):
     def find_acting(self, digest: Digest | str, prefix: str = "") -> list[Version]:
         """Find the versions that stand and act with given weights.
 
-        Their critics and their state may differ.
+        The critics and the state of these versions may differ.
 
         Reports on running Algorithms show such digests, as :attr:`Version.acting` does. The call
-        reads the record of each version. Policies that were pushed without a name have no record.
+        reads the record of each version. The call does not find policies that were pushed without a
+        name, because the record of such a push has no acting digest.
 
         Args:
             digest: digest of the weights that acting needs: a Digest, or at least 8 of its digits,
@@ -152,7 +153,7 @@ class ReadingCalls(StoreBase):
     def tags(self, name: str) -> dict[str, Version]:
         """Return the tags of a name, in order, with the versions that they point to.
 
-        A tag whose version was deleted is left out; :meth:`tag_history` still tells of it.
+        A tag whose version was deleted is left out; :meth:`tag_history` still lists its moves.
 
         Raises:
             NotFoundError: no such name, or no version of it stands.

@@ -17,7 +17,7 @@ __all__ = ["UpkeepCalls"]
 
 
 class UpkeepCalls(StoreBase):
-    """The calls that look after a store as a whole."""
+    """Verify, repair and count a store as a whole."""
 
     def verify(
         self,
@@ -34,22 +34,26 @@ class UpkeepCalls(StoreBase):
         nothing.
 
         Args:
-            fraction: read only this part of the objects, such as 0.1, and all records. The part is
-                a range of digests that begins at a random place. ``resume`` with the cursor of the
-                last report reads the next part, so that ten runs of 0.1 read everything. Tensors of
-                the policies in the part are read as well.
-            since: read only objects and records that are newer, by the times of the storage: how
-                long ago by the clock of this machine, or a datetime with its zone. Tensors of new
-                policies are read as well.
+            fraction: read only this share of the objects, such as 0.1, and all records. The share
+                is a range of digests that begins at a random place. With the cursor of the last
+                report as ``resume``, a run reads the next share, so that ten runs of 0.1 read
+                everything. Tensors of the policies in the share are read as well.
+            since: read only objects and records that are newer than this, by the times of the
+                storage. A timedelta says how long ago, by the clock of this machine; a datetime
+                needs a time zone. Tensors of new policies are read as well.
             repair_from: another store, such as a mirror. A damaged or missing object is replaced by
-                the copy of the other store, after that copy was checked against its digest. A
+                the copy in the other store, after that copy was checked against its digest. A
                 missing, damaged or changed record is replaced if the next record holds the digest
-                of the copy in the other store.
-            progress: is called with the report so far after each wave of requests, by this thread.
-                Its ``total_nbytes`` says how much will be read, and its ``cursor`` where a later
-                call can go on. If the function raises, the call ends with that error.
-            resume: ``cursor`` of an earlier report: objects that were read before are not read
-                again. Records are always read.
+                of the record in the other store.
+            progress: a function of the report so far, called after each wave of requests, by this
+                thread. ``total_nbytes`` of the report says how many bytes this run reads, and
+                ``cursor`` says where a later call can go on. If the function raises, the call ends
+                with that error.
+            resume: the ``cursor`` of an earlier report. Objects that the earlier run read are not
+                read again. Records are always read.
+
+        Returns:
+            A report that names each fault.
 
         Raises:
             InvalidInputError: an argument of a wrong form.
@@ -78,11 +82,11 @@ class UpkeepCalls(StoreBase):
         )
 
     def repair(self) -> bool:
-        """Put back the marker ``policystore.json`` of a store that has lost it.
+        """Put back the marker ``policystore.json`` of a store that has lost the marker.
 
-        Without the marker, every call refuses the folder as one that is not a store. The call looks
-        for objects and records of a store first. ``verify(repair_from=…)`` repairs objects and
-        records.
+        Without the marker, every call says that the folder is not a store. ``repair`` first checks
+        that the folder holds objects or records of a store. ``verify(repair_from=…)`` repairs
+        objects and records.
 
         Returns:
             Whether the marker was absent.
@@ -105,21 +109,24 @@ class UpkeepCalls(StoreBase):
     ) -> StoreStats:
         """Count names, versions, objects and bytes.
 
-        Without ``details`` the call lists the store, and reads the newest mark of each name from
-        which versions were deleted. With ``details`` it lists the names twice, and also reads the
-        record of each version, and the moves of tags. The memory of the call hardly grows with the
-        store.
+        Without ``details``, the call lists the store, and reads the newest mark of each name from
+        which versions were deleted. With ``details``, the call lists the names twice, and also
+        reads the record of each version, and the newest moves of tags. The memory of the call
+        hardly grows with the store.
 
         Args:
-            prefix: such as ``"soccer/"``, to count only the names below ``soccer``. Objects are
-                then counted only with ``details``, because a listing does not say to which name an
-                object belongs.
-            details: whether to count as well what sharing saves, and what ``collect_garbage`` would
-                take.
-            grace: how old an object has to be before a collector takes it, by the clock of this
-                machine.
-            progress: is called with the numbers so far, after each page of keys. If the function
-                raises, the call ends with that error.
+            prefix: such as ``"soccer/"``, to count only the names below ``soccer``. With a prefix,
+                objects are counted only with ``details``, because a listing does not say to which
+                name an object belongs.
+            details: whether to count also how many bytes sharing saves, and which objects
+                ``collect_garbage`` would move to the trash.
+            grace: how old an object has to be before ``collect_garbage`` moves it, by the clock of
+                this machine.
+            progress: a function of the numbers so far, called after each page of keys. If the
+                function raises, the call ends with that error.
+
+        Returns:
+            The numbers.
 
         Raises:
             InvalidInputError: an argument of a wrong form.

@@ -20,7 +20,7 @@ __all__ = ["WritingCalls"]
 
 
 class WritingCalls(StoreBase):
-    """The calls of a store that add policies and move tags."""
+    """Add policies to a store, and move tags."""
 
     def push(
         self,
@@ -34,7 +34,7 @@ class WritingCalls(StoreBase):
         author: str | None = None,
         progress: Progress | None = None,
     ) -> Version:
-        """Store a policy and, with a name, make it the next version of that name.
+        """Store a policy and, with a name, make the next version of that name.
 
         Large objects that the store has are not written again. The version appears last, when all
         bytes of the policy are durable. Each call with a name makes a new version, even if an
@@ -42,7 +42,8 @@ class WritingCalls(StoreBase):
 
         Args:
             snap: the policy.
-            name: such as ``"soccer/main"``; without a name the policy is kept by its digest alone.
+            name: such as ``"soccer/main"``; without a name, the policy is stored by its digest
+                alone.
             message: why the policy is pushed.
             metrics: plain values to choose versions by, such as ``{"return": 21.5}``; 16 KiB at
                 most. Of the result of ``algorithm.train()``, take the numbers that matter.
@@ -93,11 +94,11 @@ class WritingCalls(StoreBase):
             ref: the version, such as ``"soccer/main@7"``, ``"soccer/main"`` (the newest version) or
                 ``"soccer/main@best"`` (another tag).
             tag: a word such as ``"champion"``, with at least one character that is not a digit.
-            when: a function that returns whether to move the tag. It is called with the version
-                that the tag points to, or with None if there is no such tag or its version was
-                deleted. It is called again if another writer moves the tag at the same time. So if
-                several writers each move the tag only to a better version, the tag points to the
-                best version at the end.
+            when: a function that returns whether to move the tag. The function is called with the
+                version that the tag points to, or with None if there is no such tag or its version
+                was deleted. If another writer moves the tag at the same time, the function is
+                called again. So if several writers each move the tag only to a better version, the
+                tag points to the best version at the end.
             author: who moves the tag; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
 
         Returns:

@@ -15,17 +15,17 @@ __all__ = ["Copied"]
 
 @dataclass(frozen=True)
 class Copied:
-    """How far a mirror has come with a name whose lists differ in source and target.
+    """Say how far a mirror has come with a name whose lists differ in source and target.
 
-    A cursor only saves reading: a mirror that finds no cursor, or one that does not fit, compares
-    all versions.
+    A cursor only saves reading: if a mirror finds no cursor, or a cursor that does not fit, the
+    mirror compares all versions.
 
     Attributes:
-        number: the version of the source up to which all versions were copied or are deleted.
+        number: all versions of the source up to this number were copied or are deleted.
         record: BLAKE3 of the bytes of the record of that version in the source.
         marks: the number of the newest mark of the source at that time; 0 if there was none.
-        target: each version of the target up to this number that was copied from elsewhere is a
-            copy of a version of the source up to ``number``.
+        target: each version of the target up to this number that has an origin is a copy of a
+            version of the source up to ``number``.
     """
 
     number: int

@@ -22,13 +22,14 @@ __all__ = ["Hint", "TagHint"]
 
 @dataclass(frozen=True)
 class Hint:
-    """The newest version and the newest mark of a name, as some writer believed them to be.
+    """Name the newest version and the newest mark of a name, as a writer saw them.
 
     A hint may be out of date. A reader only begins its search at the numbers in the hint.
 
     Attributes:
         number: the number of the newest version.
-        digest: the digest of the newest version that stands; of the newest version if none stands.
+        digest: the digest of the newest version that stands; if none stands, the digest of the
+            newest version.
         marks: the number of the newest mark; 0 if there is none.
         stands: the number of the newest version that stands, 0 if none stands. Without marks, all
             versions stand, and the field equals ``number``.
@@ -44,7 +45,7 @@ class Hint:
             object.__setattr__(self, "stands", self.number)
 
     def to_bytes(self) -> bytes:
-        """Return the bytes of the hint. A hint of a name without marks has no field for them."""
+        """Return the bytes of the hint. Without marks, it has no fields for marks."""
         document: JsonObject = {
             "format": FORMAT,
             "kind": "hint",
@@ -78,7 +79,7 @@ class Hint:
 
 @dataclass(frozen=True)
 class TagHint:
-    """The newest move of a tag, as some writer believed it to be.
+    """Name the newest move of a tag, as a writer saw it.
 
     Attributes:
         number: the number of the move.

@@ -26,7 +26,7 @@ __all__ = ["Kept"]
 
 @dataclass(frozen=True)
 class Kept:
-    """A policy that was pushed without a name, so that the collector keeps its objects.
+    """Record a push without a name, so that the collector keeps the objects of the policy.
 
     Attributes:
         digest: the digest of the policy object.

@@ -14,10 +14,10 @@ def marker_bytes() -> bytes:
 
 
 def check_marker(data: bytes | memoryview, label: str) -> None:
-    """Check that a marker is one of policystore and of format 1.
+    """Check that a marker is a marker of policystore and of format 1.
 
     Raises:
-        FormatError: the marker is not one of policystore, or is of a newer format.
+        FormatError: the marker is not a marker of policystore, or is of a newer format.
     """
     parse_record(data, "store", set(), label)
 
@@ -35,6 +35,6 @@ def check_pointer(data: bytes | memoryview, label: str) -> None:
     """Check the content of ``deleted/<name>/@mark``.
 
     Raises:
-        FormatError: the content is another one, or is of a newer format.
+        FormatError: the content is not that of a pointer, or is of a newer format.
     """
     parse_record(data, "pointer", set(), label)

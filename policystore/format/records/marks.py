@@ -30,7 +30,7 @@ from policystore.format.refs import check_name
 __all__ = ["MAX_MARK", "Action", "Mark", "Span", "find_span", "newest_standing", "with_spans"]
 
 MAX_MARK = 1 << 20
-"""The longest mark, in bytes. A reader refuses a longer one."""
+"""The most bytes that a mark may have. A reader refuses a longer mark."""
 
 Action: TypeAlias = Literal["delete", "prune", "restore"]
 """What a mark does to the versions in its ranges."""
@@ -38,7 +38,7 @@ Action: TypeAlias = Literal["delete", "prune", "restore"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Consecutive versions that one mark has deleted.
+    """Name consecutive versions that one mark has deleted.
 
     Attributes:
         first, last: the first and the last version.
@@ -52,14 +52,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Mark:
-    """A record that deletes, prunes or restores versions of a name.
+    """Record that versions of a name were deleted, pruned or restored.
 
     Attributes:
         name: the name.
         number: the number of the mark (1, 2, … without gaps).
         action: what the mark does.
         changed: the versions that the mark changes, as ranges of a first and a last number, in
-            ascending order and apart from each other.
+            ascending order and without overlaps.
         deleted: all versions that are deleted after this mark, in ascending order. So the newest
             mark of a name says which versions stand.
         previous: BLAKE3 of the bytes of the previous mark; None for mark 1.

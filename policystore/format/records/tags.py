@@ -26,7 +26,7 @@ __all__ = ["TagMove"]
 
 @dataclass(frozen=True)
 class TagMove:
-    """One move of a tag. The move with the highest number says where the tag points now.
+    """Record one move of a tag. The move with the highest number says where the tag points now.
 
     Attributes:
         name, tag: the name and its tag.

@@ -36,7 +36,7 @@ __all__ = ["Origin", "Version"]
 
 @dataclass(frozen=True)
 class Origin:
-    """The version of another store, or of another name, from which a copy was made.
+    """Name the version of another store, or of another name, from which a copy was made.
 
     Attributes:
         name, number: the name and the number of that version.
@@ -65,7 +65,7 @@ class Origin:
 
 @dataclass(frozen=True, repr=False)
 class Version:
-    """One version of a name. ``push`` returns a Version, and ``log`` returns a list of them.
+    """Record one version of a name. ``push`` returns a Version, and ``log`` a list of Versions.
 
     Attributes:
         name, number: the name and the number of the version (1, 2, … without gaps). Both are None
@@ -79,13 +79,13 @@ class Version:
         author, message: who pushed the version, and why.
         metrics: numbers and texts given with the push.
         source: where the policy came from, as given with the push.
-        parents: digests of the policies that this one was trained from.
+        parents: digests of the policies from which this policy was trained.
         nonce: 32 random hexadecimal digits, by which a writer recognises its own record.
-        origin: the version from which ``copy_to`` made this record anew, because the target had
-            other versions under this number; None for a version that was pushed here, and for a
-            record that was copied byte by byte.
+        origin: the version that ``copy_to`` has copied to this record under a new number, because
+            the target had other versions; None for a version that was pushed to this store, and for
+            a record that was copied byte by byte.
         deleted: the mark that deleted or pruned the version, in ``log(name, deleted=True)``; None
-            for a version that stands. The record does not hold it.
+            for a version that stands. The record does not hold the mark.
     """
 
     name: str | None

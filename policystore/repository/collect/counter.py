@@ -64,7 +64,7 @@ class Counter:
         if report.moved.count:
             return
         if self.unmoved:
-            report.reason = "the storage refuses to delete objects"
+            report.reason = "the storage refuses to delete the objects"
         elif self._oldest is not None:
             oldest = datetime.datetime.fromtimestamp(self._oldest, datetime.timezone.utc)
             report.reason = (

@@ -41,4 +41,4 @@ def sweep_leftovers(backend: Backend, before: float, counter: Counter) -> None:
                     backend.abort_upload(upload)
                 counter.add(report.swept, 0)
     except (ReadOnlyError, StorageError) as error:
-        report.notes.append(f"unfinished uploads were not looked after: {error}")
+        report.notes.append(f"unfinished uploads were not deleted: {error}")

@@ -135,6 +135,6 @@ def nothing_collected(backend: Backend, key: str, problem: str, advice: str) -> 
 
 _UNKNOWN = (
     "If a newer policystore has written the key, collect with that release. If no policystore has "
-    "written it, remove it."
+    "written the key, remove the key."
 )
 _RESTORE = "Restore the record from a backup; verify() lists what else is missing."

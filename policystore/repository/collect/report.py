@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 __all__ = ["MOST_NAMED", "GarbageReport", "Tally"]
 
 MOST_NAMED = 20
-"""How many keys that could not be deleted a report names."""
+"""The most keys that could not be deleted and that a report names."""
 
 
 @dataclass
 class Tally:
-    """A number of keys.
+    """Count keys and their bytes.
 
     Attributes:
         count: how many keys.
@@ -29,7 +29,7 @@ class Tally:
 
 @dataclass(repr=False)
 class GarbageReport:
-    """The result of ``collect_garbage``. With ``dry_run``, what a real run would do.
+    """Report what ``collect_garbage`` has done or, with ``dry_run``, what it would do.
 
     Attributes:
         url: the folder or URL of the store.
@@ -40,13 +40,13 @@ class GarbageReport:
         young: objects that nothing needs, and that are younger than the grace.
         moved: objects that were moved to the trash.
         in_trash: copies that stay in the trash; they can be pulled by digest and restored.
-        purged: copies that were deleted from the trash. They are lost.
+        purged: copies that were deleted from the trash. These copies are lost.
         put_back: needed objects that were only in the trash, and were copied back.
         swept: unfinished writes that were deleted. Bytes of unfinished uploads are not counted.
-        refused: keys that the storage refuses to delete, 20 of them at most.
+        refused: keys that the storage refuses to delete; at most 20 keys are named.
         refusals: how many deletions the storage has refused.
-        notes: sentences on what the collector cannot do in this storage.
-        reason: why no object was moved; empty if some were.
+        notes: sentences that say what the collector cannot do in this storage.
+        reason: why no object was moved; empty if an object was moved.
     """
 
     url: str

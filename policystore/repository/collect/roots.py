@@ -52,9 +52,9 @@ _PAGE = 1024  # records in memory at once
 _Item = TypeVar("_Item")
 _Record = TypeVar("_Record")
 
-_RESTORE = "Restore it from a backup; verify() lists what else is damaged."
+_RESTORE = "Restore the record from a backup; verify() lists what else is damaged."
 _LEAGUES = "This release does not know the records of leagues: collect with a newer policystore."
-_LOST = "Restore its policy from a backup, or delete the version and wait until the grace is over."
+_LOST = "Restore the policy from a backup, or delete the version and wait until the grace is over."
 
 
 def find_roots(objects: ObjectReader, recent: float, meter: Meter) -> DigestPrefixes:

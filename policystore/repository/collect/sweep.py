@@ -29,8 +29,9 @@ from policystore.repository.digest_prefixes import DigestPrefixes
 __all__ = ["MAX_MOVE", "Sweep"]
 
 MAX_MOVE = 30 * 60.0
-"""How many seconds after its copy was begun an object may be deleted at most. Otherwise its age is
-asked again, and the object is copied again."""
+"""The longest time, in seconds, between the beginning of the copy of an object and the deletion of
+the object. If more time passes, the age of the object is asked again, and the object is copied
+again."""
 
 _BATCH = 1024  # objects that are moved after their ages were asked
 _TRIES = 10
@@ -97,7 +98,7 @@ class Sweep:
     # The trash
 
     def _sweep_trash(self, part: str, present: set[Digest]) -> None:
-        """Put back what is needed and absent, and delete old copies that are not needed.
+        """Put back objects that are needed and absent, and delete old copies, needed or not.
 
         Args:
             part: the two digits with which the digests start.
@@ -213,6 +214,6 @@ class Sweep:
                 return
         raise StorageError(
             f"{self._backend.location(entry.key)}: the object was copied to the trash {_TRIES} "
-            f"times, and each time more than {MAX_MOVE / 60:.0f} minutes passed before it could be "
-            "deleted. It stays where it is."
+            f"times, and each time more than {MAX_MOVE / 60:.0f} minutes passed before the object "
+            "could be deleted. The object stays where it is."
         )

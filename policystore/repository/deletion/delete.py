@@ -76,10 +76,11 @@ def delete_name(resolver: Resolver, name: str, notes: MarkNotes, *, force: bool)
 def restore_tagged(
     resolver: Resolver, state: NameState, mark: Mark, notes: MarkNotes, *, with_all: bool = False
 ) -> dict[str, TagMove]:
-    """Restore what a mark has deleted and what got a tag since the tags were read before the mark.
+    """Restore each version that a mark has deleted and to which a tag was moved meanwhile.
 
-    A caller that tags a version reads the marks after its record. So if a deletion and a tag come
-    at the same time, one of the two sees the other.
+    The deletion reads the tags before its mark and again after its mark. A move of a tag reads the
+    marks after its record. So if a deletion and a move of a tag come at the same time, at least one
+    of the two calls sees the other call.
 
     Args:
         resolver: reads the store.
@@ -134,7 +135,7 @@ def _refuse_tagged(name: str, moves: Mapping[str, TagMove]) -> None:
     shown = ", ".join(tags[:_SHOWN]) + (f" and {len(tags) - _SHOWN} more" if tags[_SHOWN:] else "")
     tag = next(iter(moves))
     raise InvalidInputError(
-        f"tags of {name!r} point to what would be deleted: {shown}. Nothing was deleted. Move each "
-        f"tag first, such as store.tag('{name}@N', {tag!r}) with another version N, or remove it "
-        f"with store.untag({name!r}, {tag!r}), or give force=True"
+        f"these tags of {name!r} point to versions that would be deleted: {shown}. Nothing was "
+        f"deleted. Move each tag first, such as by store.tag('{name}@N', {tag!r}) with another "
+        f"version N, or remove the tag by store.untag({name!r}, {tag!r}), or give force=True"
     )

@@ -55,14 +55,14 @@ def delete_kept(resolver: Resolver, digits: str) -> None:
     if digest is None:
         require_store(backend)
         advice = (
-            f" It is the policy of {named}: delete that version, as in "
+            f" The policy belongs to {named}: delete that version, such as by "
             f"store.delete({versions[0]!r})"
             if versions
             else ""
         )
         raise NotFoundError(
-            f"no policy whose digest starts with {digits} was pushed without a name to "
-            f"{backend.url}, or it was deleted.{advice}"
+            f"no policy whose digest starts with {digits} is in {backend.url} without a name: no "
+            f"such policy was pushed without a name, or the policy was deleted.{advice}"
         )
     for key in keys:
         if digest_of_kept(key) == digest:
@@ -86,7 +86,8 @@ def restore_kept(resolver: Resolver, digits: str, notes: MarkNotes) -> None:
 
     Raises:
         InvalidInputError: the policy is kept already.
-        NotFoundError: no such policy, or an object of it was collected; nothing was written.
+        NotFoundError: no such policy, or an object of the policy is not in the store any more;
+            nothing was written.
         AmbiguousError: the digits fit several policies.
     """
     backend = resolver.backend

@@ -1,4 +1,4 @@
-"""Prune a name: delete all versions with one mark that no criterion keeps."""
+"""Prune a name: delete, with one mark, all versions that no criterion keeps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Criteria:
         keep_last: keeps this many of the newest versions.
         keep_tagged: whether to keep versions that a tag points to.
         keep_best: a metric, ``"max"`` or ``"min"``, and how many of the best versions to keep.
-        older_than: keeps versions that are not older, by the time in their records.
+        older_than: keeps versions that are not older than this, by the time in their records.
         keep: a function that returns whether to keep a version.
 
     Raises:
@@ -113,7 +113,7 @@ class Criteria:
         now: datetime.datetime,
         keep: Callable[[int, str], None],
     ) -> None:
-        """Call ``keep`` for each version that a criterion keeps which needs the record."""
+        """Call ``keep`` for each version that ``older_than``, ``keep`` or ``keep_best`` keeps."""
         values: list[tuple[float, int]] = []
         for version in resolver.read_versions(state.name, state.numbers()):
             number = version.number or 0
@@ -135,7 +135,7 @@ class Criteria:
 def prune(
     resolver: Resolver, name: str, criteria: Criteria, notes: MarkNotes, *, dry_run: bool
 ) -> PruneReport:
-    """Delete all versions of a name with one mark that no criterion keeps.
+    """Delete, with one mark, all versions of a name that no criterion keeps.
 
     If another writer deletes or restores versions at the same time, the criteria are applied again.
     A version that gets a tag at the same time is restored.

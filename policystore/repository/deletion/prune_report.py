@@ -14,12 +14,12 @@ _Range = tuple[int, int]
 
 @dataclass(frozen=True, repr=False)
 class PruneReport:
-    """The result of ``store.prune``.
+    """Report what ``store.prune`` has deleted and kept.
 
     Attributes:
         name: the name.
         ranges: the versions that were pruned, as ascending ranges of a first and a last number;
-            with ``dry_run``, those that would be pruned.
+            with ``dry_run``, the versions that would be pruned.
         kept: the versions that stand, newest first, each with the reasons for which it was kept.
         dry_run: whether nothing was written.
     """

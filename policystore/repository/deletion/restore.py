@@ -33,8 +33,8 @@ def deleted_last(state: NameState) -> list[tuple[int, int]]:
     if state.stands:
         last = f", such as '{name}@{deleted[-1].last}'" if deleted else "; none was deleted"
         raise InvalidInputError(
-            f"restore({name!r}) is for a name of which no version stands, and {name}@{state.stands}"
-            f" stands. Give the version to restore{last}"
+            f"restore({name!r}) needs a name of which no version stands, but {name}@{state.stands} "
+            f"stands. Give the version to restore{last}"
         )
     newest = max(span.mark for span in deleted)
     return [
@@ -119,7 +119,7 @@ def bring_back(objects: ObjectReader, needed: Mapping[Digest, int], what: str) -
         raise NotFoundError(
             f"{what} in {backend.url} cannot be restored, because {len(missing)} of {len(needed)} "
             f"objects were collected and are not in the trash any more: {shown}{more}. Nothing was "
-            "written. Push the policy again, if it is kept elsewhere"
+            "written. If you have the policy in another place, push the policy again"
         )
     trashed = [(digest, key) for digest, key in copies.items() if key and key != object_key(digest)]
     try:

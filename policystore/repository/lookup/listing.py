@@ -113,7 +113,7 @@ def names_advice(backend: Backend, name: str) -> str:
     beside = sorted(listed)
     shown = _as_names(backend, beside[:_SHOWN])[:_SHOWN]
     if not shown:
-        return " It has no names."
+        return " The store has no names."
     more = ", and more" if len(beside) > _SHOWN else ""
     return f" The names are: {', '.join(shown)}{more}"
 

@@ -144,7 +144,7 @@ def read_mark(backend: Backend, name: str, number: int, data: bytes | None = Non
         except NotFoundError:
             raise IntegrityError(
                 f"mark {number} of {name!r} in {backend.url} is missing, though it has deleted "
-                "versions: the record was lost. Restore it from a backup."
+                "versions: the record was lost. Restore the record from a backup."
             ) from None
     return parse_mark(backend, name, number, data)
 
@@ -168,7 +168,7 @@ def parse_mark(backend: Backend, name: str, number: int, data: bytes) -> Mark:
 def deleted_error(
     backend: Backend, name: str, number: int, span: Span, mark: Mark
 ) -> NotFoundError:
-    """Build the error for a version that was deleted; the message says by whom, when and why.
+    """Build the error for a version that was deleted; the message says who deleted it, and why.
 
     Args:
         backend: the storage of the store.
@@ -180,7 +180,8 @@ def deleted_error(
     by = mark if mark.number == span.mark else read_mark(backend, name, span.mark)
     return NotFoundError(
         f"version {number} of {name!r} in {backend.url} was {by}. "
-        f"store.restore('{name}@{number}') brings it back, unless its bytes were collected"
+        f"store.restore('{name}@{number}') brings the version back, unless a collection has "
+        "deleted its bytes"
     )
 
 
@@ -190,7 +191,7 @@ def nothing_stands_error(backend: Backend, state: NameState) -> NotFoundError:
     assert state.mark is not None  # noqa: S101 (without marks, each version stands)
     by = state.mark if state.mark.number == number else read_mark(backend, state.name, number)
     return NotFoundError(
-        f"no version of {state.name!r} in {backend.url} stands: the last ones were {by}. "
-        f"store.restore({state.name!r}) brings them back, unless their bytes were collected, and a "
-        "push makes the next version"
+        f"no version of {state.name!r} in {backend.url} stands: the last versions were {by}. "
+        f"store.restore({state.name!r}) brings these versions back, unless a collection has "
+        "deleted their bytes. A push makes the next version"
     )

@@ -29,7 +29,7 @@ def parse_move(backend: Backend, name: str, tag: str, number: int, data: bytes) 
     move = TagMove.from_bytes(data, location)
     if (move.name, move.tag, move.number) != (name, tag, number):
         raise FormatError(
-            f"{location}: the record is of another tag: it was moved or copied to this key"
+            f"{location}: the record belongs to another key: it was moved or copied to this key"
         )
     return move
 
@@ -82,7 +82,7 @@ def tag_history(backend: Backend, name: str, tag: str, *, workers: int) -> list[
         except NotFoundError:
             raise IntegrityError(
                 f"move {number} of the tag {tag!r} of {name!r} in {backend.url} is missing, though "
-                "later moves exist: its record was lost. Restore it from a backup."
+                "later moves exist: the record was lost. Restore the record from a backup."
             ) from None
 
     newest = moves.newest(moves.read_hint()).number

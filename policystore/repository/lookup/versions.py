@@ -49,7 +49,8 @@ def check_state(backend: Backend, state: NameState, *, standing: bool = True) ->
     """Check that a name exists and, with ``standing``, that a version of it stands.
 
     Raises:
-        NotFoundError: it is not so; the message lists names that exist, or says who deleted it.
+        NotFoundError: no such name, or no version of it stands; the message lists names that exist,
+            or says who deleted the versions.
     """
     if not state.newest.number:
         raise _no_name_error(backend, state.name)
@@ -65,7 +66,7 @@ def _no_name_error(backend: Backend, name: str) -> NotFoundError:
         try:
             advice = names_advice(backend, name)
         except StorageError as error:
-            advice = f" Its names cannot be listed: {error}"
+            advice = f" The names of the store cannot be listed: {error}"
     return NotFoundError(f"no name {name!r} in {backend.url}.{advice}")
 
 
@@ -91,8 +92,8 @@ def read_version(backend: Backend, name: str, number: int, data: bytes | None = 
             if number < newest:
                 raise IntegrityError(
                     f"version {number} of {name!r} in {backend.url} is missing, though later "
-                    "versions exist: its record was lost. Restore it from a backup; verify() lists "
-                    "what else is missing."
+                    "versions exist: the record was lost. Restore the record from a backup; "
+                    "verify() lists what else is missing."
                 ) from None
             raise NotFoundError(
                 f"no version {number} of {name!r} in {backend.url}; its versions are 1 to {newest}"

@@ -286,8 +286,7 @@ class MarkCopier:
         mark = Mark.from_bytes(data, location)
         if (mark.name, mark.number) != (self._name, number):
             raise FormatError(
-                f"{location}: the record is of another name or number: it was moved or copied to "
-                "this key"
+                f"{location}: the record belongs to another key: it was moved or copied to this key"
             )
         return mark
 

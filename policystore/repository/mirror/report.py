@@ -15,19 +15,20 @@ _MAX_RANGES = 200  # characters
 
 @dataclass
 class NameCopy:
-    """What happened to one name.
+    """Report what happened to one name.
 
     Attributes:
         name: the name.
-        copied: the versions whose records were copied byte by byte, under the same number.
+        copied: the versions whose records were copied byte by byte, under the same numbers.
         present: how many versions the target had already.
-        renumbered: number in the source -> number in the target of each version whose record was
-            made anew, because the target has other versions under these numbers.
+        renumbered: number in the source -> number in the target of each version that was copied
+            under a new number, because the target has other versions under these numbers.
         marks: how many marks (deletions and restorations) were written.
         tags: the tags that were moved.
         notes: how many annotations were copied.
-        conflicts: what differs between the two stores and was left as it is in the target.
-        skipped: what was not copied, with the reason.
+        conflicts: sentences on differences between the two stores that the copy has left as they
+            are in the target.
+        skipped: sentences on versions and other records that were not copied, with the reasons.
     """
 
     name: str
@@ -71,7 +72,7 @@ class NameCopy:
 
 @dataclass(repr=False)
 class CopyReport:
-    """The result of ``copy_to``.
+    """Report what ``copy_to`` has copied or, with ``dry_run``, what it would copy.
 
     Attributes:
         source, target: the folders or URLs of the two stores.
@@ -104,13 +105,13 @@ class CopyReport:
 
     @property
     def changed(self) -> bool:
-        """Whether the target got anything. False for a second run without new versions."""
+        """Whether the copy wrote anything to the target; False if the source had nothing new."""
         names = any(copy.changed for copy in self.names.values())
         return bool(names or self.kept or self.leagues or self.objects)
 
     @property
     def complete(self) -> bool:
-        """Whether the target has everything of the source that was asked for."""
+        """Whether the target now has everything that the caller asked to copy."""
         copies = self.names.values()
         return not (
             self.conflicts or self.unknown or any(copy.conflicts or copy.skipped for copy in copies)

@@ -105,8 +105,8 @@ def _list_names(backend: Backend) -> tuple[list[str], list[str]]:
         listed = next(iter(backend.keys(NAMES)), None)
         if listed is not None or MARKER not in backend.keys(""):
             raise StorageError(
-                f"the names in {backend.url} cannot be listed: the server has no listings, or not "
-                "in the form that policystore reads. Say which names to copy."
+                f"the names in {backend.url} cannot be listed: the server returns no listings, or "
+                "returns them in a form that policystore does not read. Say which names to copy."
             )
     return sorted(names), sorted(unknown)
 

@@ -62,8 +62,8 @@ class Sides:
             return bytes(backend.get(key, limit=limit))
         except NotFoundError:
             raise IntegrityError(
-                f"{backend.location(key)} is missing, though later records exist: it was lost. "
-                "Restore it from a backup; verify() lists what else is missing."
+                f"{backend.location(key)} is missing, though later records exist: the record was "
+                "lost. Restore the record from a backup; verify() lists what else is missing."
             ) from None
 
     def create(self, key: str, data: bytes) -> bool:
@@ -85,7 +85,7 @@ class Sides:
         except NotFoundError:
             raise StorageError(
                 f"{self.target.location(key)}: the server refuses to create this key, as if it "
-                "existed, and does not find it. Nothing was recorded."
+                "existed, but does not find the key. No record was written."
             ) from None
 
     def put(self, key: str, data: bytes) -> None:

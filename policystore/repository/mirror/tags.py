@@ -26,7 +26,8 @@ _WINDOW = 256  # records that are read together
 def copy_tags(sides: Sides, name: str, versions: NameCopier, report: NameCopy) -> None:
     """Copy the moves of all tags of a name.
 
-    A tag of the target that somebody has moved there stays where it is, and is reported.
+    A tag that was moved in the target stays where it is. If it was moved in the source as well, the
+    tag is reported as a conflict.
 
     Args:
         sides: the two stores.
@@ -173,8 +174,8 @@ class _TagCopier:
         move = TagMove.from_bytes(data, backend.location(key))
         if (move.name, move.tag, move.number) != (self._name, self._tag, number):
             raise FormatError(
-                f"{backend.location(key)}: the record is of another tag: it was moved or copied to "
-                "this key"
+                f"{backend.location(key)}: the record belongs to another key: it was moved or "
+                "copied to this key"
             )
         return data, move
 

@@ -89,7 +89,7 @@ class VersionList:
             number = self.number + 1
             if number > MAX_NUMBER:
                 location = self._sides.target.location(version_key(self._name, self.number))
-                raise StorageError(f"{location}: no numbers are left after it")
+                raise StorageError(f"{location}: no numbers are left after this version")
             previous = None if self.last is None else digest_of(self.last)
             data = _made_anew(record, number, previous)
             key = version_key(self._name, number)
@@ -113,5 +113,5 @@ def _made_anew(record: Record, number: int, previous: Digest | None) -> bytes:
             return replace(renumbered, objects=None).to_bytes()
         except InvalidInputError as error:
             raise InvalidInputError(
-                f"its record has no room to say where the version comes from ({error})"
+                f"its record has no room to say from which version it was copied ({error})"
             ) from None

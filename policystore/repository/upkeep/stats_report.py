@@ -11,7 +11,7 @@ __all__ = ["StatsProgress", "StoreStats"]
 
 @dataclass(repr=False)
 class StoreStats:
-    """The result of ``stats``. A number is None if this call did not look for it.
+    """Report the numbers of a store. A number is None if this call did not count it.
 
     Attributes:
         url: the folder or URL of the store.
@@ -25,11 +25,11 @@ class StoreStats:
         objects, nbytes: how many objects there are, and how many bytes they have. With a prefix,
             only the objects that versions below the prefix need; None without ``details``.
         trash_objects, trash_nbytes: the copies in the trash; None with a prefix.
-        shared_nbytes: how many bytes more the needed objects would take if each version, and each
+        shared_nbytes: how many more bytes the needed objects would take if each version, and each
             push without a name, had objects of its own; None without ``details``.
-        garbage_objects, garbage_nbytes: the objects that a collector would take now: nothing needs
-            them, and they are older than the grace. An estimate; None without ``details``, with a
-            prefix, and if a record cannot be read.
+        garbage_objects, garbage_nbytes: the objects that a collection would move to the trash now:
+            nothing needs these objects, and they are older than the grace. Both numbers are
+            estimates; None without ``details``, with a prefix, and if a record cannot be read.
         unreadable: how many records could not be read; ``verify`` names them.
     """
 
@@ -86,7 +86,7 @@ class StoreStats:
         if self.unreadable:
             lines.append(
                 f"  {_count(self.unreadable, 'record')} that cannot be read: verify() names them, "
-                "and a collector takes nothing"
+                "and a collection moves nothing"
             )
         return "\n".join(lines)
 

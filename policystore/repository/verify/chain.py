@@ -151,13 +151,13 @@ class _Chain(Generic[_Record]):
         except PolicyStoreError as error:
             return None, None, _Found(Fault(key, str(error)), itself)
         if not self.form.belongs(record, number):
-            problem = "the record is of another place: it was moved or copied to this key"
+            problem = "the record belongs to another key: it was moved or copied to this key"
             return None, None, _Found(Fault(key, problem), itself)
         if self.previous is not None and self.previous[0] == number - 1:
             before: Answer = self._read(number - 1) if look_back else self.previous[1]
             if isinstance(before, bytes) and record.previous != digest_of(before):
                 # Either of the two may be the one that was changed.
-                problem = "it does not follow the record before: a record was changed"
+                problem = "the record does not follow the record before: one of the two was changed"
                 both = range(number - 1, number + 1)
                 return record, answer, _Found(Fault(key, problem), both, either=True)
         return record, answer, None

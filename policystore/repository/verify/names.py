@@ -85,7 +85,7 @@ class RecordCheck:
         self.run.report.kept += 1
         if bytes.fromhex(kept.digest.hex + kept.nonce) != item:
             self.run.add_fault(
-                key, "the record is of another push: it was moved or copied to this key"
+                key, "the record belongs to another key: it was moved or copied to this key"
             )
         self.needs(kept, Need(key))
 
@@ -152,7 +152,7 @@ class _NameCheck:
             yield Task(partial(self._tag_hint, tag), tag_hint_key(name, tag), MAX_RECORD)
 
     def _first(self, numbers: Numbers) -> int:
-        """Return the first number to read: the one before the first new one."""
+        """Return the first number to read: the number before the first new number."""
         if not self.records.only_new:
             return 1
         if not numbers.first_new:
@@ -185,8 +185,8 @@ class _NameCheck:
         if with_spans(deleted, mark.changed, by) != mark.deleted:
             self.run.add_fault(
                 mark_key(self.name, number),
-                "the versions that it says are deleted do not follow from the mark before and "
-                "from its change",
+                "the deleted versions in this mark do not follow from the mark before and from the "
+                "change that this mark makes",
             )
 
     def _version(self, number: int, version: Version) -> None:
@@ -258,5 +258,5 @@ class _NameCheck:
         if self.run.backend.is_remote and (number == 1 or self.run.exists(key(number - 1))):
             return
         self.run.add_fault(
-            key(number), f"the hint names this {what}, and its record does not exist", "missing"
+            key(number), f"the hint names this {what}, but the record does not exist", "missing"
         )

@@ -203,7 +203,7 @@ class ObjectCheck:
         if kind == "tensor":
             self.run.report.tensors += 1
             for need in self.claims.needs(digest):
-                self.run.add_fault(need.key, f"it names {key}, which is a tensor and no policy")
+                self.run.add_fault(need.key, f"it names {key}, which is a tensor, not a policy")
             return
         parsed = self._count_policy(digest, data)
         if parsed.external:

@@ -126,7 +126,7 @@ class ChainRepair(Generic[_Record]):
         proof = None if following is None else following.previous
         if proof is None:
             if present is None:
-                self.reason = "no later record proves what it held"
+                self.reason = "no later record proves which bytes are right"
             return present
         if isinstance(data, bytes) and digest_of(data) == proof:
             return present
@@ -134,8 +134,7 @@ class ChainRepair(Generic[_Record]):
         record = self._parse(number, good)
         if record is None or not isinstance(good, bytes) or digest_of(good) != proof:
             self.reason = (
-                f"{self.source.url} does not have the record that the next record names as "
-                "the one before it"
+                f"{self.source.url} does not have the record whose digest the next record holds"
             )
             return present
         try:

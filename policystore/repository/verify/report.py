@@ -13,18 +13,18 @@ __all__ = ["Fault", "FaultKind", "VerifyProgress", "VerifyReport"]
 FaultKind: TypeAlias = Literal[
     "damaged", "missing", "in trash", "record", "foreign", "storage", "trash"
 ]
-"""What is wrong: bytes that do not match their digest, an object or a record that is missing, an
-object that is only in the trash, a record with a wrong content or in a wrong place, a key that
-policystore does not write, something that could not be read or listed, a damaged copy in the
-trash."""
+"""What is wrong, in the order of these words: bytes that do not match their digest, an object or a
+record that is missing, an object that is only in the trash, a record with a wrong content or in a
+wrong place, a key that policystore does not write, a key or a folder that could not be read or
+listed, a damaged copy in the trash."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong in a store.
+    """Say what is wrong at one key of a store.
 
     Attributes:
-        key: the key at which it was found.
+        key: the key.
         problem: a sentence that tells what is wrong.
         kind: what is wrong, as one word.
     """
@@ -36,9 +36,9 @@ class Fault:
 
 @dataclass(repr=False)
 class VerifyReport:
-    """The result of ``verify``. If :attr:`ok` is True, all policies in the store can be pulled.
+    """Report what ``verify`` has found. If :attr:`ok` is True, all policies can be pulled.
 
-    With ``fraction`` or ``since``, this is true of the objects that were read.
+    With ``fraction`` or ``since``, this is true only of the objects that were read.
 
     Attributes:
         url: the folder or URL of the store.
@@ -49,17 +49,16 @@ class VerifyReport:
         names: how many names have a version.
         versions: how many version records were read.
         tags: how many tags the store has, including removed tags.
-        faults: everything that is wrong, in the order in which it was found, without what was
-            repaired.
+        faults: all faults that were not repaired, in the order in which they were found.
         marks: how many marks were read.
         kept: how many records of pushes without a name were read.
         trash: how many copies in the trash were read.
-        uncompared: of how many policies the digests of weights and state were not compared with
-            their records, because tensors that many policies share take too much memory. The bytes
-            of these policies were read and are right.
+        uncompared: how many policies have right bytes, but digests of weights and state that were
+            not compared with their records, because tensors that many policies share take too much
+            memory.
         repaired: the faults that were repaired.
         total_objects, total_nbytes: how many objects and copies in the trash this run reads, and
-            their bytes, by the listing. Both are 0 until the listing is done.
+            how many bytes they have, by the listing. Both numbers are 0 until the listing is done.
         cursor: where a later run can go on, for the argument ``resume``; None if nothing is left.
     """
 
