@@ -80,7 +80,7 @@ def test_a_version_that_stands_whose_object_is_in_the_trash(store: PolicyStore) 
     copy = to_trash(store._backend, version.digest)
     (fault,) = store.verify().faults
     assert (fault.key, fault.kind) == (version_key("a", 6), "in trash")
-    assert "collect_garbage() or restore()" in fault.problem
+    assert "collect_garbage(dry_run=False)" in fault.problem
     store._backend.delete(copy)
     assert faults(store) == [(version_key("a", 6), "missing")]
 

@@ -13,7 +13,7 @@ from policystore.backends.base import Backend, Entry
 from policystore.errors import FormatError
 from policystore.format.keys import NAMES, parse_name_key
 
-__all__ = ["ListedName", "ListedNumbers", "list_names", "nothing_collected"]
+__all__ = ["UNKNOWN_KEY", "ListedName", "ListedNumbers", "list_names", "nothing_collected"]
 
 _LISTINGS = 3
 
@@ -88,7 +88,7 @@ def _list_once(entries: Iterable[Entry], backend: Backend, recent: float) -> dic
     for entry in entries:
         parsed = parse_name_key(entry.key)
         if parsed is None:
-            raise nothing_collected(backend, entry.key, "an unknown key", _UNKNOWN)
+            raise nothing_collected(backend, entry.key, "an unknown key", UNKNOWN_KEY)
         name = names.setdefault(parsed.name, ListedName())
         if parsed.kind == "version":
             numbers = name.versions
@@ -133,7 +133,7 @@ def nothing_collected(backend: Backend, key: str, problem: str, advice: str) -> 
     )
 
 
-_UNKNOWN = (
+UNKNOWN_KEY = (
     "If a newer policystore has written the key, collect with that release. If no policystore has "
     "written the key, remove the key."
 )

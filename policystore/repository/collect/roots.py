@@ -37,6 +37,7 @@ from policystore.format.records import (
     find_span,
 )
 from policystore.repository.collect.names import (
+    UNKNOWN_KEY,
     ListedName,
     ListedNumbers,
     list_names,
@@ -170,14 +171,14 @@ class _RootFinder:
     def _read_kept(self, key: str) -> Kept:
         digest = digest_of_kept(key)
         if digest is None:
-            raise nothing_collected(self._backend, key, "an unknown key", _RESTORE)
+            raise nothing_collected(self._backend, key, "an unknown key", UNKNOWN_KEY)
         kept = self._parse(Kept.from_bytes, key, self._read(key, MAX_RECORD))
         self._check_place(key, (kept.digest,), (digest,))
         return kept
 
     def _check_pointer(self, key: str) -> None:
         if name_of_deleted(key) is None:
-            raise nothing_collected(self._backend, key, "an unknown key", _RESTORE)
+            raise nothing_collected(self._backend, key, "an unknown key", UNKNOWN_KEY)
         self._parse(check_pointer, key, self._read(key, MAX_RECORD))
 
     def _add(self, key: str, digest: Digest, objects: Mapping[Digest, int] | None) -> None:

@@ -117,7 +117,7 @@ def _report(run: Run, digest: Digest, needs: list[Need], place: FaultKind | None
         if place == "in trash":
             problem = (
                 f"the {what} needs the object {digest}, which is only in the trash: "
-                "collect_garbage() or restore() puts the object back"
+                "collect_garbage(dry_run=False) or a push of the same policy puts it back"
             )
         else:
             problem = f"the {what} needs the object {digest}, which is missing"
