@@ -314,7 +314,8 @@ class S3Backend(FsspecBackend):
             raise NotFoundError(f"no key {self.location(key)}")
 
     def _time(self, key: str) -> float | None:
-        return time_of(self._head_object(key) or {})
+        # Listings tell fractions of a second, and the headers of an answer may not.
+        return next((entry.time for entry in self.entries(key) if entry.key == key), None)
 
     # Unfinished uploads
 
