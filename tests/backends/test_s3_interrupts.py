@@ -18,7 +18,7 @@ from policystore import Snapshot
 from tests.support.cells import sampled
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import KEY, SECRET, client
-from tests.support.upload_faults import until
+from tests.support.waiting import until
 
 Make = Callable[..., Snapshot]
 

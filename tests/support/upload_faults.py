@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,9 @@ from policystore import PolicyStore, Snapshot, Spec
 from policystore.rllib.callbacks.lineage import Lineage
 from policystore.rllib.callbacks.upload_history import Copy
 from policystore.rllib.callbacks.upload_queue import Uploader
+from tests.support.waiting import FOREVER, until
 
-FOREVER = 60.0
+__all__ = ["FOREVER", "Faulty", "best", "copy", "iterations", "until", "uploader_to"]
 
 
 class Faulty:
@@ -69,10 +69,3 @@ def iterations(store: PolicyStore, name: str = "a") -> list[int]:
 
 def best(store: PolicyStore) -> Any:
     return store.tags("a")["best"].metrics["r"]
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + FOREVER
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)

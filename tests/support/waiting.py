@@ -1,0 +1,17 @@
+"""Wait until something has happened, without Ray and torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+FOREVER = 60.0  # seconds
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until a condition holds; fail after a minute."""
+    end = time.monotonic() + FOREVER
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
