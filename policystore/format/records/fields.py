@@ -26,6 +26,7 @@ __all__ = [
     "MAX_OBJECTS",
     "check_text",
     "decode_plain",
+    "encode_objects",
     "encode_plain",
     "encode_record",
     "expect",
@@ -205,6 +206,13 @@ def parse_optional_digest(value: Json) -> Digest | None:
         InvalidInputError: another value.
     """
     return None if value is None else Digest.parse(value)
+
+
+def encode_objects(objects: Mapping[Digest, int] | None) -> Json:
+    """Encode the sizes of a policy's objects by digest; None if there are too many to list."""
+    if objects is None or len(objects) > MAX_OBJECTS:
+        return None
+    return {str(digest): size for digest, size in objects.items()}
 
 
 def parse_objects(value: Json) -> dict[Digest, int] | None:

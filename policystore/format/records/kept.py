@@ -10,8 +10,8 @@ from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.metadata import FORMAT
 from policystore.format.records.fields import (
-    MAX_OBJECTS,
     check_text,
+    encode_objects,
     encode_record,
     expect,
     format_time,
@@ -31,7 +31,7 @@ class Kept:
     Attributes:
         digest: the digest of the policy object.
         objects: digest -> size in bytes of every object of the policy; None if there are more
-            than :data:`MAX_OBJECTS`.
+            than :data:`~policystore.format.records.fields.MAX_OBJECTS`.
         time: when the policy was pushed, by the clock of the writer, in UTC.
         author: who pushed the policy.
         nonce: 32 random hexadecimal digits, a part of the key of the record.
@@ -49,18 +49,13 @@ class Kept:
         Raises:
             InvalidInputError: the author is too long.
         """
-        is_listed = self.objects is not None and len(self.objects) <= MAX_OBJECTS
         return encode_record(
             {
                 "format": FORMAT,
                 "kind": "kept",
                 "nonce": self.nonce,
                 "digest": str(self.digest),
-                "objects": (
-                    {str(digest): size for digest, size in (self.objects or {}).items()}
-                    if is_listed
-                    else None
-                ),
+                "objects": encode_objects(self.objects),
                 "time": format_time(self.time),
                 "author": check_text(self.author, "author"),
             }

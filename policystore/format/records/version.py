@@ -13,9 +13,9 @@ from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import Json, JsonObject
 from policystore.format.metadata import FORMAT
 from policystore.format.records.fields import (
-    MAX_OBJECTS,
     check_text,
     decode_plain,
+    encode_objects,
     encode_plain,
     encode_record,
     expect,
@@ -73,7 +73,7 @@ class Version:
         digest: the digest of the policy object.
         weights_digest, acting_digest, state_digest: digests of the parts alone.
         objects: digest -> size in bytes of every object of the policy; None if there are more
-            than :data:`MAX_OBJECTS`.
+            than :data:`~policystore.format.records.fields.MAX_OBJECTS`.
         previous: BLAKE3 of the bytes of the previous record of the name; None for version 1.
         time: when the version was pushed, by the clock of the writer, in UTC.
         author, message: who pushed the version, and why.
@@ -151,7 +151,6 @@ class Version:
             InvalidInputError: author, message, metrics or source are too long, or metrics or
                 source are not plain values.
         """
-        is_listed = self.objects is not None and len(self.objects) <= MAX_OBJECTS
         document: JsonObject = {
             "format": FORMAT,
             "kind": "version",
@@ -164,11 +163,7 @@ class Version:
                 "acting": str(self.acting_digest),
                 "state": str(self.state_digest),
             },
-            "objects": (
-                {str(digest): size for digest, size in (self.objects or {}).items()}
-                if is_listed
-                else None
-            ),
+            "objects": encode_objects(self.objects),
             "previous": None if self.previous is None else str(self.previous),
             "time": format_time(self.time),
             "author": check_text(self.author, "author"),

@@ -194,16 +194,11 @@ class ObjectCheck:
 
     def _check_policy(self, digest: bytes, data: bytes | memoryview) -> None:
         """Check a policy that a record names."""
-        key = object_key(Digest(digest.hex()))
-        try:
-            kind = check_object(data, self.run.backend.location(key))
-        except FormatError as error:
-            self.run.add_fault(key, str(error), "damaged")
-            return
+        key, kind = object_key(Digest(digest.hex())), self._count_kind(digest, data)
         if kind == "tensor":
-            self.run.report.tensors += 1
             for need in self.claims.needs(digest):
                 self.run.add_fault(need.key, f"it names {key}, which is a tensor, not a policy")
+        if kind != "policy":
             return
         parsed = self._count_policy(digest, data)
         if parsed.external:
@@ -218,19 +213,23 @@ class ObjectCheck:
 
     def _check_other(self, digest: bytes, data: bytes | memoryview) -> None:
         """Check an object that no record names as a policy."""
+        if self._count_kind(digest, data) != "policy":
+            return
+        key, parsed = object_key(Digest(digest.hex())), self._count_policy(digest, data)
+        if digest not in self.claims.retired:
+            for item in parsed.external.values():
+                self.run.need(bytes.fromhex(item.digest.hex), Need(key))
+
+    def _count_kind(self, digest: bytes, data: bytes | memoryview) -> str | None:
+        """Return the kind of an object, and count a tensor; None for bytes that are damaged."""
         key = object_key(Digest(digest.hex()))
         try:
             kind = check_object(data, self.run.backend.location(key))
         except FormatError as error:
             self.run.add_fault(key, str(error), "damaged")
-            return
-        if kind == "tensor":
-            self.run.report.tensors += 1
-            return
-        parsed = self._count_policy(digest, data)
-        if digest not in self.claims.retired:
-            for item in parsed.external.values():
-                self.run.need(bytes.fromhex(item.digest.hex), Need(key))
+            return None
+        self.run.report.tensors += kind == "tensor"
+        return kind
 
     def _count_policy(self, digest: bytes, data: bytes | memoryview) -> ParsedPolicy:
         key = object_key(Digest(digest.hex()))
