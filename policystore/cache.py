@@ -16,6 +16,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,12 +28,12 @@ from policystore._util.cache_folder import (
     make_private,
     mark_as_cache,
 )
-from policystore._util.files import as_path, read_file, write_new
+from policystore._util.files import as_path, mapped_errors, read_file, write_new
 from policystore._util.log import logger
-from policystore.digest import Digest, digest_of
+from policystore.digest import Digest, Hasher
 from policystore.errors import FormatError, InvalidInputError, StorageError
 
-__all__ = ["CacheLike", "NodeCache", "open_cache"]
+__all__ = ["CacheLike", "CacheUsage", "NodeCache", "open_cache"]
 
 _KEPT = 0.9  # share of max_bytes that is kept when objects are removed to make room
 _STEP = 0.01  # share of max_bytes that is written before the files are counted again
@@ -42,6 +43,19 @@ _MAX_WAIT = 60.0  # seconds for the download of another process
 _POLL = 0.02  # seconds
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _NAME = re.compile(r"[0-9a-f]{64}\.safetensors\Z")
+
+
+@dataclass(frozen=True)
+class CacheUsage:
+    """Count what is in a cache.
+
+    Attributes:
+        objects: how many objects.
+        nbytes: how many bytes these objects have together.
+    """
+
+    objects: int
+    nbytes: int
 
 
 class NodeCache:
@@ -95,6 +109,36 @@ class NodeCache:
         self.__dict__.update(state)
         self._reset()
 
+    def usage(self) -> CacheUsage:
+        """Count the objects in the cache; zeros if there is no cache yet.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        with mapped_errors(f"reading the cache {self.folder}"):
+            if not (self.folder / "objects").is_dir():
+                return CacheUsage(0, 0)
+            sizes = [size for _, size, _ in self._files()]
+        return CacheUsage(len(sizes), sum(sizes))
+
+    def clear(self) -> CacheUsage:
+        """Delete all objects in the cache, and return how many that were.
+
+        Other processes may use the cache at the same time; they fetch again what they need. Arrays
+        that are views of a deleted file stay valid.
+
+        Raises:
+            ReadOnlyError: this user may not delete an object.
+            StorageError: the folder cannot be read.
+        """
+        objects = nbytes = 0
+        if self.usage().objects:
+            with mapped_errors(f"clearing the cache {self.folder}", writing=True):
+                for _, size, path in list(self._files()):
+                    path.unlink(missing_ok=True)
+                    objects, nbytes = objects + 1, nbytes + size
+        return CacheUsage(objects, nbytes)
+
     def get(self, digest: Digest, limit: int | None) -> bytes | memoryview | None:
         """Return the bytes of an object, checked against its digest; None if the cache lacks it.
 
@@ -106,13 +150,14 @@ class NodeCache:
             limit: how many bytes the object may have at most; None for any number.
         """
         path = self._path(digest)
+        hasher = Hasher()
         try:
-            data = read_file(path, limit=limit, share=True)
+            data = read_file(path, limit=limit, share=True, on_data=hasher.update)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except FormatError:
             return None  # the file or the limit is wrong; a fetch from the store raises the error
-        except (OSError, StorageError) as error:
+        except (OSError, StorageError, MemoryError) as error:
             if not self._broken:
                 logger.warning("%s cannot be read, so the store is asked: %s", path, error)
             # A process that may open no more files, or has no memory, says nothing about the copy,
@@ -121,7 +166,7 @@ class NodeCache:
                 if path.is_symlink() or not path.is_file():
                     path.unlink()
             return None
-        actual = digest_of(data)
+        actual = hasher.digest()
         if actual != digest:
             logger.warning(
                 "%s is damaged (its %d bytes have the digest %s) and is fetched again; check the "

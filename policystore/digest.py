@@ -17,7 +17,7 @@ from policystore.errors import InvalidInputError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["PREFIX", "Digest", "digest_of"]
+__all__ = ["PREFIX", "Digest", "Hasher", "digest_of"]
 
 PREFIX = "blake3:"
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
@@ -62,16 +62,32 @@ class Digest:
         return PREFIX + self.hex[:12]
 
 
-def digest_of(*chunks: Buffer) -> Digest:
-    """Hash the concatenation of ``chunks`` without joining them.
+class Hasher:
+    """Compute the digest of bytes that come in pieces.
 
     The hash runs in one thread: a pool of threads does not survive ``fork``, and the forked process
     would hang.
+    """
+
+    def __init__(self) -> None:
+        self._hash = blake3.blake3()
+
+    def update(self, chunk: Buffer) -> None:
+        """Add the next piece: bytes, or a contiguous buffer of bytes."""
+        self._hash.update(chunk)
+
+    def digest(self) -> Digest:
+        """Return the digest of all pieces, joined together."""
+        return Digest(self._hash.hexdigest())
+
+
+def digest_of(*chunks: Buffer) -> Digest:
+    """Hash the concatenation of ``chunks`` without joining them.
 
     Args:
         chunks: bytes, or contiguous buffers of bytes.
     """
-    hasher = blake3.blake3()
+    hasher = Hasher()
     for chunk in chunks:
         hasher.update(chunk)
-    return Digest(hasher.hexdigest())
+    return hasher.digest()

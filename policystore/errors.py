@@ -7,13 +7,16 @@ so that ``except KeyError`` or ``except OSError`` works in code that does not kn
     ├── NotFoundError (KeyError)            no such name, version, tag, digest or id: correct it
     ├── AmbiguousError (ValueError)         a short digest fits several objects: give more digits
     ├── InvalidInputError (ValueError)      an argument of the wrong form: correct the call
+    ├── MissingPackageError (ImportError)   a package is not installed: install what is named
     ├── MismatchError (ValueError)          the weights do not fit: use the right policy
+    ├── ProtectedError (PermissionError)    a tag that others protect: ask them, or force
     ├── UntrustedError (PermissionError)    a class may not be imported: trust its module
     ├── IntegrityError (OSError)            bytes do not match their digest: restore the object
     ├── FormatError (ValueError)            bytes are not of format 1: if newer, upgrade policystore
     ├── ReadOnlyError (PermissionError)     a write to a store that can only be read
     ├── StorageError (OSError)              the disk or service failed: the store is as before
-    └── SyncError (RuntimeError)            workers do not hold the expected weights
+    ├── SyncError (RuntimeError)            workers do not hold the expected weights
+    └── MatchError (RuntimeError)           a match was not played, or not the same again
 
 A message says what was expected, what was found, where, and what to do. Every error survives
 pickling, so that Ray can carry it between processes.
@@ -28,9 +31,12 @@ __all__ = [
     "FormatError",
     "IntegrityError",
     "InvalidInputError",
+    "MatchError",
     "MismatchError",
+    "MissingPackageError",
     "NotFoundError",
     "PolicyStoreError",
+    "ProtectedError",
     "ReadOnlyError",
     "StorageError",
     "SyncError",
@@ -71,8 +77,40 @@ class InvalidInputError(PolicyStoreError, ValueError):
     """An argument does not have the form that the call needs."""
 
 
+class MissingPackageError(PolicyStoreError, ImportError):
+    """A call or a module needs a package that is not installed, or a newer release of it."""
+
+    @classmethod
+    def of(
+        cls,
+        purpose: str,
+        *packages: str,
+        extra: str = "",
+        install: str = "",
+        error: Exception | None = None,
+    ) -> MissingPackageError:
+        """Return the error for a package that is not installed.
+
+        Args:
+            purpose: what needs the packages: the start of the message.
+            packages: the names of the packages.
+            extra: the extra of policystore that installs the packages.
+            install: what ``pip install`` gets, where there is no such extra.
+            error: the error of the import. Its text ends the message, because a package that is
+                installed may fail to import another one.
+        """
+        needed = f"the package {packages[0]}, which is not installed"
+        if len(packages) > 1:
+            needed = f"the packages {' and '.join(packages)}, and at least one is not installed"
+        because = f" ({error})" if error is not None else ""
+        install = install or f"'policystore[{extra}]'"
+        return cls(f"{purpose} needs {needed}: pip install {install}{because}")
+
+
 class MismatchError(PolicyStoreError, ValueError):
     """Weights do not fit the policy or module into which they should be loaded.
+
+    Or an exported graph does not compute what the policy computes.
 
     Attributes:
         missing: names that the target has and the snapshot lacks.
@@ -111,6 +149,10 @@ def _make_mismatch(
     message: str, missing: tuple[str, ...], unexpected: tuple[str, ...], wrong: dict[str, str]
 ) -> MismatchError:
     return MismatchError(message, missing=missing, unexpected=unexpected, wrong=wrong)
+
+
+class ProtectedError(PolicyStoreError, PermissionError):
+    """A tag is protected, and this author may not move the tag, or delete the version under it."""
 
 
 class UntrustedError(PolicyStoreError, PermissionError):
@@ -155,3 +197,29 @@ class SyncError(PolicyStoreError, RuntimeError):
 
 def _make_sync(message: str, report: object) -> SyncError:
     return SyncError(message, report=report)
+
+
+class MatchError(PolicyStoreError, RuntimeError):
+    """A match could not be played, or a replay of it did not give the same returns.
+
+    The matches that were played before are kept.
+
+    Attributes:
+        seeds: seeds of the episodes in which the error may have arisen; the first one is the first
+            to look at. Empty if no episode had begun.
+    """
+
+    def __init__(self, message: str, *, seeds: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.seeds = tuple(seeds)
+
+    def within(self, action: str) -> MatchError:
+        """Return the same error with a message that begins with the action that failed."""
+        return _make_match(f"{action}: {self.message}", self.seeds)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_make_match, (self.message, self.seeds))
+
+
+def _make_match(message: str, seeds: tuple[int, ...]) -> MatchError:
+    return MatchError(message, seeds=seeds)

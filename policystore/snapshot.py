@@ -8,7 +8,10 @@ from typing import Any
 
 from policystore._util import files
 from policystore._util.cached import cached_property
-from policystore.digest import Digest
+from policystore._util.messages import printable
+from policystore.digest import PREFIX, Digest
+from policystore.display.pretty import print_text
+from policystore.display.words import show_size
 from policystore.errors import InvalidInputError
 from policystore.format.arrays import Array, Arrays, Weights, own_weights
 from policystore.format.canonical_json import Json, canonical_json
@@ -127,10 +130,17 @@ class Snapshot:
     def ref(self) -> str | None:
         """The name and version from which a store's ``pull`` took the snapshot: ``soccer/main@7``.
 
-        None for all other snapshots, also for changed and unpickled ones. The ref is no part of the
+        After a pull by digest, and after a pull by a Version that the store does not have, the ref
+        is the text of the whole digest. Copies and pickles of the snapshot keep the ref. None for
+        all other snapshots, also for those that ``replace`` returns. The ref is no part of the
         content: digests and comparisons do not look at it.
         """
         return self.__dict__.get("_ref")
+
+    @property
+    def _named_ref(self) -> str | None:
+        """The ref, if it has a name; reports on workers show digests in another column."""
+        return None if self.ref is None or self.ref.startswith(PREFIX) else self.ref
 
     def _pulled_as(self, ref: str) -> Snapshot:
         """Record the ref of a snapshot that was just read, and return the snapshot."""
@@ -157,7 +167,7 @@ class Snapshot:
     def acting_digest(self) -> Digest:
         """Digest of the weights that acting needs, without critics and target networks."""
         names = self._spec.acting
-        if names is None:
+        if names is None or self._weights.keys() == set(names):
             return self.weights_digest
         return part_digest({name: self._weights[name] for name in names})
 
@@ -165,6 +175,10 @@ class Snapshot:
     def state_digest(self) -> Digest:
         """Digest of the state alone."""
         return state_digest(self._state_json, self._state_arrays)
+
+    def _part_digests(self) -> tuple[Digest, Digest, Digest]:
+        """Return the digests of all weights, of the weights for acting, and of the state."""
+        return self.weights_digest, self.acting_digest, self.state_digest
 
     def same_policy(self, other: Snapshot) -> bool:
         """Return whether two snapshots hold one policy: the same weights and the same state.
@@ -282,16 +296,61 @@ class Snapshot:
         return hash(self.digest)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (
-            Snapshot.from_bytes,
-            (b"".join(self._encode(inline=True).policy.chunks), "pickled snapshot"),
-        )
+        data = b"".join(self._encode(inline=True).policy.chunks)
+        return _unpickled, (data, self.ref)
+
+    def __copy__(self) -> Snapshot:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Snapshot:
+        return self  # a Snapshot never changes
+
+    def __str__(self) -> str:
+        """Return one screen of text: the spec in words, and the first tensors as a table."""
+        from policystore.display import policy as display  # late: few programs show snapshots
+
+        state = display.state_in_words(self._state_json)
+        lines = [
+            f"Snapshot {self.digest}",
+            f"{display.parameters_in_words(self._weights)}, {show_size(self.nbytes)}",
+            *([f"state: {printable(state)}"] if state else []),
+            str(self._spec),
+            *display.tensors_in_words(self._weights, self._spec.acting, most=12),
+        ]
+        return "\n".join(lines)
+
+    _repr_pretty_ = print_text
+
+    def _repr_html_(self) -> str:
+        from policystore.display import policy as display
+        from policystore.display.html import block, details, line
+
+        state = display.state_in_words(self._state_json)
+        tensors = display.tensors_html(self._weights, self._spec.acting)
+        return block(
+            [
+                line(f"Snapshot {self.digest.short}", heading=True),
+                line(
+                    f"{display.parameters_in_words(self._weights)}, {show_size(self.nbytes)}",
+                    faint=True,
+                ),
+                display.spec_html(self._spec.to_json()),
+                *([line(f"state: {state}")] if state else []),
+                details("tensors", tensors, is_open=True),
+            ]
+        ).source
 
     def __repr__(self) -> str:
         return (
             f"<Snapshot {self.digest.short}: {len(self._weights)} tensors, "
             f"{self.nbytes:,} bytes, {self._spec!r}>"
         )
+
+
+def _unpickled(data: bytes, ref: str | None) -> Snapshot:
+    """Return the snapshot of a pickle, which holds the bytes of a file and the ref."""
+    snapshot = Snapshot.from_bytes(data, "pickled snapshot")
+    return snapshot if ref is None else snapshot._pulled_as(ref)
 
 
 def _as_arrays(weights: object) -> object:

@@ -21,6 +21,7 @@ from policystore import (
     PolicyStore,
     Snapshot,
 )
+from policystore.cache import CacheUsage
 from policystore.digest import digest_of
 from tests.support.caching import cached, files_of, object_files, warnings
 
@@ -284,3 +285,24 @@ def test_a_process_that_lacked_something_for_a_while_keeps_objects_again(
         assert store.pull("a@3") == make_snapshot(2)
     assert len(fetched) == 3
     assert len(object_files(folder)) == 1
+
+
+def test_a_cache_counts_and_deletes_its_objects(
+    tmp_path: Path, make_snapshot: Callable[..., Snapshot]
+) -> None:
+    cache = NodeCache(tmp_path / "cache")
+    assert cache.usage() == cache.clear() == CacheUsage(0, 0)
+    assert not cache.folder.exists()
+    store = PolicyStore(tmp_path / "store", cache=cache)
+    snapshots = [make_snapshot(seed) for seed in range(2)]
+    for snap in snapshots:
+        store.push(snap, "main")
+        store.pull("main")
+
+    usage = cache.usage()
+    assert usage.objects == 2
+    assert usage.nbytes == sum(version.nbytes or 0 for version in store.log("main"))
+    assert cache.clear() == usage
+    assert cache.usage().objects == 0
+    assert store.pull("main") == snapshots[-1]
+    assert cache.usage().objects == 1

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from policystore import PolicyStore, Snapshot, Spec
+from policystore.backends.base import Backend
 from policystore.diff import FieldDiff, diff_snapshots
+from policystore.testing.storage import Intercepted
 
 
 def test_each_status() -> None:
@@ -111,3 +115,53 @@ def test_equal_policies(tmp_path: Path) -> None:
     assert diff.spec == ()
     store.push(Snapshot(weights={"w": np.zeros(2)}), "a")
     assert store.diff("a@1", "a@2").tensors["w"].max_change == 1.0
+
+
+def test_the_metrics_of_two_versions() -> None:
+    store = PolicyStore("memory://diff-metrics")
+    snap = Snapshot(weights={"w": np.zeros(2, np.float32)})
+    for value in (1.0, math.nan):
+        store.push(snap, "a", metrics={"return": value, "n": 3, "eval": {"wins": value}})
+    store.annotate("a@2", metrics={"elo": 1200})
+
+    diff = store.diff("a@1", "a@2")
+
+    assert [(field.path, field.a, field.b, field.has_a) for field in diff.metrics] == [
+        ("metrics.elo", None, 1200, False),
+        ("metrics.eval.wins", 1.0, "nan", True),
+        ("metrics.return", 1.0, "nan", True),
+    ]
+    assert str(diff).splitlines() == [
+        "a@1 and a@2: equal",
+        "  metrics.elo: absent -> 1200",
+        "  metrics.eval.wins: 1.0 -> 'nan'",
+        "  metrics.return: 1.0 -> 'nan'",
+    ]
+    assert "metrics.elo" in diff._repr_html_()
+    assert store.diff("a@1", snap).metrics == ()
+    assert store.diff(snap.digest, "a@1").metrics == ()
+
+
+@pytest.mark.parametrize("left", ["a@1", "version"])
+def test_a_diff_reads_each_record_once(left: str) -> None:
+    store = PolicyStore(f"memory://diff-reads-{left}")
+    for value in (1.0, 2.0, 3.0):
+        version = store.push(
+            Snapshot(weights={"w": np.full(2, value)}), "a", metrics={"return": value}
+        )
+    backend = Intercepted(store._backend)
+    read: Counter[str] = Counter()
+
+    def get(key: str, **settings: Any) -> bytes | memoryview:
+        read[key] += 1
+        return store._backend.get(key, **settings)
+
+    backend.get = get
+    over = PolicyStore.over(cast(Backend, backend), cache=False)
+
+    diff = over.diff(left if left == "a@1" else version, "a@2")
+
+    assert [field.path for field in diff.metrics] == ["metrics.return"]
+    records = {key: count for key, count in read.items() if "/@versions/" in key}
+    assert records
+    assert set(records.values()) == {1}

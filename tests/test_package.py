@@ -26,36 +26,61 @@ LEVELS = [
         "rllib_schema.config_keys",
         "rllib_schema.class_paths",
         "rllib_schema.weight_names",
+        "rllib.compat",
         "rllib.worker_code.*",
     ],
     ["_util.*", "digest", "rllib_schema.registry_names", "rllib.workers.*"],
-    ["format.canonical_json", "format.arrays", "cache"],
-    ["spaces.*", "torch.tensors"],
+    ["format.canonical_json", "format.arrays", "cache", "display.*"],
+    ["spaces.*", "torch.tensors", "torch.random_numbers"],
+    ["display.policy"],
     ["format.*"],
     ["format.records.*"],
-    ["backends.*", "snapshot_advice"],
-    ["snapshot"],
+    ["format.records.sums.*"],
+    ["backends.*", "play.*", "snapshot_advice", "league.analysis.*"],
+    ["snapshot", "version_list"],
     [
-        "repository.marker",
         "repository.objects",
         "repository.record_log",
         "repository.ref_like",
         "repository.stamp",
     ],
-    ["repository.lookup.*"],
+    ["repository.lookup.*", "rllib.playing.*"],
     ["repository.*", "diff", "torch.*", "checkpoints.files.*", "rllib_schema.*", "rllib.common.*"],
+    ["repository.matches.*"],
+    [
+        "repository.roots.*",
+        "rllib.new_stack.playing.*",
+        "rllib.old_stack.playing.*",
+    ],
     [
         "repository.collect.*",
         "repository.deletion.*",
         "repository.mirror.*",
+        "repository.search.*",
         "repository.upkeep.*",
         "repository.verify.*",
     ],
+    ["report.*"],
     ["store.*", "checkpoints.convert.*", "rllib.old_stack.*", "rllib.new_stack.*"],
-    ["", "checkpoints.*", "rllib.live.checks.*", "rllib.api"],
-    ["rllib.live.*"],
+    ["", "checkpoints.*", "rllib.convert.*", "rllib.live.checks.*", "rllib.api"],
+    ["rllib.exporting.*", "rllib.live.*", "rllib.transfer.*"],
     ["rllib.callbacks.*"],
     ["rllib", "testing.*"],
+    ["league.pool.messages", "league.env_identity"],
+    ["league.tournament.playing.*"],
+    ["league.tournament.*", "league.showing"],
+    ["league.league"],
+    ["league.pool.runner.*", "league.pool.standings"],
+    ["league.pool.samplers", "league.pool.candidates", "league.pool.triggers"],
+    ["league.pool.driving.*"],
+    ["league.pool.*"],
+    ["league"],
+    ["cli.terminal.*"],
+    ["cli.common.*"],
+    ["cli.doctor.*", "cli.commands.league.*"],
+    ["cli.commands.*"],
+    ["cli.*"],
+    ["__main__"],
 ]
 PLACES = {entry: level for level, entries in enumerate(LEVELS) for entry in entries}
 
@@ -98,6 +123,9 @@ def imports(tree: ast.AST) -> set[str]:
 
 
 IMPORTS = {name: imports(ast.parse(path.read_text())) for name, path in MODULES.items()}
+# The package policystore loads each public name when the name is first used: importing it imports
+# none of the modules that it lists for tools.
+IMPORTS[""] = set()
 
 
 def entry_of(name: str) -> str:
@@ -159,7 +187,9 @@ def test_only_files_and_backends_open_files() -> None:
     opening = {"open", "os", "io", "mmap", "shutil", "tempfile", "pathlib"}
     for name in MODULES:
         files = ("_util.files", "_util.folders", "_util.maps", "_util.cache_folder")
-        if name in (*files, "snapshot", "cache", "store") or name.startswith(("backends", "rllib")):
+        if name in (*files, "snapshot", "cache", "store") or name.startswith(
+            ("backends", "rllib", "cli")
+        ):
             continue
         for node in ast.walk(ast.parse(MODULES[name].read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -209,18 +239,58 @@ def test_nothing_unpickles_or_evaluates() -> None:
 def test_exports_are_pinned() -> None:
     assert policystore.__all__ == sorted(policystore.__all__)
     assert set(policystore.__all__) == {
-        "AmbiguousError", "CopyReport", "Diff", "Digest", "Fault", "FieldDiff", "FormatError",
-        "GarbageReport", "IntegrityError", "InvalidInputError", "Mark", "MismatchError",
-        "NodeCache", "NotFoundError", "PolicyStore", "PolicyStoreError", "PruneReport",
-        "ReadOnlyError", "Snapshot", "Spec", "StorageError", "StoreStats", "SyncError", "TagMove",
+        "AmbiguousError", "Annotation", "CopyReport", "Diff", "Digest", "Fault", "FieldDiff", "FormatError",
+        "GarbageReport", "IntegrityError", "InvalidInputError", "Mark", "MatchError", "MismatchError", "MissingPackageError",
+        "NodeCache", "NotFoundError", "PolicyStore", "PolicyStoreError", "ProtectedError", "Protection",
+        "PruneReport",
+        "ReadOnlyError", "ReportSummary", "Snapshot", "Spec", "StorageError", "StoreStats", "SyncError", "TagMove",
         "TensorDiff",
-        "UntrustedError", "VerifyReport", "Version",
+        "UntrustedError", "VerifyReport", "Version", "VersionList", "Evaluation", "evaluate",
     }  # fmt: skip
     assert all(hasattr(policystore, name) for name in policystore.__all__)
 
 
-@pytest.mark.parametrize("module", ["policystore", "policystore.spaces"])
-def test_importing_the_core_loads_no_heavy_library(module: str) -> None:
+def test_each_public_name_has_its_module_for_readers_and_at_run_time() -> None:
+    """Tools that read the source see the imports below TYPE_CHECKING; Python uses the table."""
+    (checked,) = [
+        node
+        for node in ast.parse(MODULES[""].read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    read = {
+        alias.name: (node.module or "").removeprefix("policystore.")
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert read == policystore._MODULES
+    assert list(read)
+    assert set(read) == set(policystore.__all__)
+
+
+def test_public_names_come_by_star_and_are_listed() -> None:
+    names: dict[str, object] = {}
+    exec("from policystore import *", names)
+    assert names.keys() >= set(policystore.__all__)
+    assert set(dir(policystore)) >= {*policystore.__all__, "__version__"}
+    with pytest.raises(AttributeError, match="'policystore' has no attribute 'PolicyStor'"):
+        _ = policystore.PolicyStor
+    with pytest.raises(ImportError, match="PolicyStor"):
+        exec("from policystore import PolicyStor", names)
+
+
+ALL_NAMES = "policystore; [getattr(policystore, name) for name in policystore.__all__]"
+
+
+@pytest.mark.parametrize(
+    ("module", "needed"),
+    [
+        ("policystore", set()),
+        (ALL_NAMES, {"numpy", "blake3", "ml_dtypes"}),
+        ("policystore.spaces", {"numpy"}),
+    ],
+)
+def test_importing_the_core_loads_no_heavy_library(module: str, needed: set[str]) -> None:
     program = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -229,7 +299,8 @@ def test_importing_the_core_loads_no_heavy_library(module: str) -> None:
     heavy = {"torch", "ray", "gymnasium", "safetensors", "fsspec", "pandas", "scipy", "pickle5",
              "s3fs", "botocore", "aiobotocore", "aiohttp", "asyncio"}  # fmt: skip
     assert not loaded & heavy
-    assert {"policystore", "numpy", "blake3", "ml_dtypes"} <= loaded | {"policystore"}
+    assert needed <= loaded
+    assert needed or "numpy" not in loaded
 
 
 def test_torch_comes_without_ray() -> None:

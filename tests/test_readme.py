@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,46 @@ import policystore
 from tests.support.doc_blocks import DOCS, PAGES, README, anchors, blocks, links, run_blocks
 
 # Where the Python blocks of each page are run.
-HERE = {"store.md", "mirrors.md", "upkeep.md", "torch.md", "errors.md", "spaces.md"}
+HERE = {
+    "store.md", "mirrors.md", "upkeep.md", "torch.md", "errors.md", "spaces.md", "report.md",
+    "league-ledger.md",
+}  # fmt: skip
 WITH_RLLIB = {"README.md", "rllib.md", "filters.md", "trust.md"}  # rllib/test_readme_rllib.py
+HOW_TOS = {  # rllib/test_documented_howtos.py
+    "tutorial.md",
+    *(
+        f"how-to/{name}.md"
+        for name in ("following", "league", "migration", "notebook", "serving", "tune")
+    ),
+}
 ELSEWHERE = {
     "callbacks.md",  # rllib/callbacks/test_documented.py
+    "export.md",  # rllib/exporting/test_documented.py
+    "league.md",  # league/pool/test_documented.py
     "external.md",  # rllib/live/test_external.py
     "running.md",  # rllib/live/test_documented.py
+    "serving.md",  # rllib/playing/test_documented.py
+    "ratings.md",  # league/analysis/test_documented.py
+    "transfer.md",  # rllib/transfer/test_documented.py
+    "play.md",  # play/test_documented.py
+    "tournaments.md",  # league/tournament/test_documented.py
     "backends.md",  # contracts/test_contract_documented.py
+    "how-to/team.md",  # backends/test_team_page.py
 }
 
 
 def named(page: Path) -> str:
-    return page.name
+    """Return the path of a page below docs/, or the name of a page outside."""
+    return page.relative_to(DOCS).as_posix() if DOCS in page.parents else page.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_python_block_is_of_a_kind_that_is_run(page: Path):
     fences = re.findall(r"^```python ?(.*)$", page.read_text(encoding="utf-8"), re.M)
-    if fences and page.name not in ELSEWHERE:
-        assert page.name in HERE | WITH_RLLIB
-        kinds = {""} if page.name in HERE else {"rllib", "first"}
+    name = named(page)
+    if fences and name not in ELSEWHERE:
+        assert name in HERE | WITH_RLLIB | HOW_TOS
+        kinds = {""} if name in HERE else {"rllib"} if name in HOW_TOS else {"rllib", "first"}
         assert set(fences) <= kinds
     if page == README:
         assert fences[0] == "first"
@@ -67,6 +88,27 @@ def test_the_blocks_about_upkeep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     assert names["report"].needed.count == 1
     assert "needs each object" in names["report"].reason
+
+
+def test_the_blocks_about_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    names = run_page("report.md", tmp_path, monkeypatch)
+
+    assert (tmp_path / "site" / "index.html").stat().st_size == names["summary"].nbytes
+    assert names["summary"].problems == ()
+    assert "2 names, 9 versions, 9 comparisons" in capsys.readouterr().out
+
+
+def test_the_blocks_about_ledgers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    names = run_page("league-ledger.md", tmp_path, monkeypatch)
+
+    assert names["league"].totals().episodes == 4
+    printed = capsys.readouterr().out
+    assert "2 players, 1 match, 4 episodes" in printed
+    assert "heuristic:greedy" in printed
 
 
 def test_the_blocks_about_mirrors(
@@ -118,9 +160,25 @@ def test_every_link_leads_to_a_file_or_heading(page: Path):
 
 
 def test_the_index_lists_every_page_once():
-    listed = [target for target in links(DOCS / "index.md") if "/" not in target]
+    listed = [target for target in links(DOCS / "index.md") if not target.startswith("../")]
+    listed += [f"reference/{target}" for target in links(DOCS / "reference" / "index.md")]
 
-    assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md") if page.stem != "index")
+    pages = [named(page) for page in DOCS.rglob("*.md")]
+    assert sorted(listed) == sorted(page for page in pages if page != "index.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_json_block_is_json(page: Path):
+    for block in re.findall(r"^```json\b[^\n]*\n(.*?)^```$", page.read_text(), re.M | re.S):
+        json.loads(block)
+
+
+def test_the_site_has_every_page_in_its_menu():
+    menu = (README.parent / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r"^ +- (?:.+: )?([\w/-]+\.md)$", menu, re.M)
+
+    outside = ["readme.md", "contributing.md", "changelog.md"]
+    assert sorted(listed) == sorted([named(page) for page in DOCS.rglob("*.md")] + outside)
 
 
 def test_the_readme_fits_on_a_few_screens():

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policystore import FormatError, InvalidInputError, NotFoundError, Snapshot, Spec
+from policystore import (
+    FormatError,
+    InvalidInputError,
+    NotFoundError,
+    PolicyStore,
+    Snapshot,
+    Spec,
+)
 
 Make = Callable[..., Snapshot]
 
@@ -199,3 +206,62 @@ def test_weights_of_other_forms_are_refused(weights: Any, match: str) -> None:
     for call in (Snapshot, Snapshot(weights={}).replace):
         with pytest.raises(InvalidInputError, match=match):
             call(weights=weights)
+
+
+def test_a_pulled_snapshot_knows_its_ref_and_so_do_its_copies(make_snapshot: Make) -> None:
+    store = PolicyStore("memory://snapshot-refs")
+    version = store.push(make_snapshot(1), "soccer/main")
+    store.tag("soccer/main", "best")
+
+    pulled = [store.pull(ref) for ref in ("soccer/main", "soccer/main@1", "soccer/main@best")]
+    pulled.append(store.pull(version))
+    by_digest = [store.pull(ref) for ref in (version.digest, version.digest.short)]
+
+    assert [snap.ref for snap in pulled] == ["soccer/main@1"] * 4
+    assert [snap.ref for snap in by_digest] == [str(version.digest)] * 2
+    assert store.pull_many([version, version])[version].ref == "soccer/main@1"
+    assert store.pull_many(["soccer/main"])["soccer/main"].ref == "soccer/main@1"
+    for snap in (pulled[0], by_digest[0]):
+        for again in (pickle.loads(pickle.dumps(snap)), copy.copy(snap), copy.deepcopy(snap)):
+            assert again.ref == snap.ref
+            assert again == make_snapshot(1)
+        assert snap.replace(state={}).ref is None
+        assert snap.digest == make_snapshot(1).digest
+    assert make_snapshot(1).ref is None
+    assert pickle.loads(pickle.dumps(make_snapshot(1))).ref is None
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_version_of_another_store_gives_a_snapshot_the_ref_of_its_digest(
+    make_snapshot: Make, others: int
+) -> None:
+    source = PolicyStore(f"memory://snapshot-source-{others}")
+    target = PolicyStore(f"memory://snapshot-target-{others}")
+    source.push(make_snapshot(1), "soccer/main")
+    version = source.push(make_snapshot(2), "soccer/main")
+    for seed in range(others):  # so soccer/main@2 is another policy here
+        target.push(make_snapshot(10 + seed), "soccer/main")
+    target.push(make_snapshot(2))
+
+    pulled = target.pull(version)
+
+    assert pulled == make_snapshot(2)
+    assert pulled.ref == str(version.digest)
+
+
+def test_a_diff_names_the_refs_of_what_was_pulled(make_snapshot: Make) -> None:
+    store = PolicyStore("memory://snapshot-diffs")
+    for seed in (1, 2):
+        store.push(make_snapshot(seed), "soccer/main")
+
+    named = store.diff("soccer/main@1", "soccer/main@2")
+    other = store.diff("soccer/main@1", make_snapshot(1))
+    by_digest = store.diff(make_snapshot(1).digest, "soccer/main")
+
+    assert (named.a_ref, named.b_ref) == ("soccer/main@1", "soccer/main@2")
+    assert str(named).splitlines()[0] == f"a: {named.a}  soccer/main@1"
+    assert "a: soccer/main@1, b: soccer/main@2:" in named._repr_html_()
+    assert (other.a_ref, other.b_ref) == ("soccer/main@1", None)
+    assert str(other) == f"soccer/main@1 and {other.b.short}: equal"
+    assert str(by_digest).splitlines()[0] == f"a: {by_digest.a}"
+    assert named.to_dict()["a_ref"] == "soccer/main@1"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -15,8 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from policystore._util.concurrency import in_parallel, is_parallel
-from policystore._util.maps import map_file, protected_memory
+from policystore._util.maps import OnData, check_memory, fill, map_file, protected_memory
 from policystore.errors import (
     FormatError,
     InvalidInputError,
@@ -27,6 +27,7 @@ from policystore.errors import (
 )
 
 __all__ = [
+    "OnData",
     "as_path",
     "fsync_folder",
     "is_on_network",
@@ -39,8 +40,7 @@ __all__ = [
 ]
 
 _MIN_MAPPED = 4 << 20  # bytes; for a smaller file, a map saves little, and maps are limited
-_PART = 16 << 20  # bytes of a large file that one thread reads
-_READERS = min(4, os.cpu_count() or 1)  # threads that read the parts of one file
+_ABANDONED = 3600.0  # seconds without a write, after which nobody writes a temporary file any more
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ADVICE = {
     errno.ENOSPC: " The disk is full: free some space and try again.",
@@ -76,15 +76,20 @@ def mapped_errors(
     Raises:
         NotFoundError: the block reads, and the file does not exist.
         ReadOnlyError: the block writes, and the user may not write at that place.
-        StorageError: any other error of the operating system.
+        StorageError: any other error of the operating system, or there is not enough memory.
     """
     try:
         yield
     except PolicyStoreError:
         raise
+    except MemoryError as error:
+        raise StorageError(
+            f"{action}: not enough memory. Free some memory, or raise the limits of this process."
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR) and not writing:
-            raise NotFoundError(f"{action}: no such file: {error.filename}") from error
+            name = "" if action.endswith(str(error.filename)) else f": {error.filename}"
+            raise NotFoundError(f"{action}: no such file{name}") from error
         advice = hint(error) if error.errno in _READ_ONLY else ""
         if writing and error.errno in _READ_ONLY:
             advice = advice or (
@@ -151,27 +156,65 @@ def without_group(mode: int) -> int:
 def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a file whole or not at all; an existing file is replaced.
 
-    The bytes go to a temporary file in the same folder. The temporary file is flushed and then
-    renamed. If ``path`` is a symbolic link, the link stays, and the file that the link points to is
-    replaced.
+    The bytes go to a hidden temporary file in the same folder. The temporary file is flushed and
+    then renamed. A process that is killed meanwhile leaves its temporary file. The next call for
+    the same path removes such files, if nobody has written to them for an hour. If ``path`` is a
+    symbolic link, the link stays, and the file that the link points to is replaced.
 
     Raises:
         OSError: as the operating system raises it.
-        StorageError: ``path`` is a folder.
+        StorageError: ``path`` is a folder, a device or a pipe. The superuser may replace a device,
+            and every program of the machine would then miss it.
     """
     if path.is_symlink():
         path = path.resolve()
     if path.is_dir():
         raise StorageError(f"{path} is a folder; give the path of a file in it")
-    temporary = path.with_name(f".{secrets.token_hex(16)}.tmp")
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is a device or a pipe, and no file that can be replaced")
+    # The name itself may be as long as the system allows.
+    start = f".{hashlib.blake2s(os.fsencode(path.name), digest_size=8).hexdigest()}-"
+    temporary = path.with_name(f"{start}{secrets.token_hex(8)}.tmp")
     umask = _umask()
-    write_new(temporary, chunks, mode=0o666 & ~umask)
+    with _in_place_of(temporary, path.parent):
+        write_new(temporary, chunks, mode=0o666 & ~umask)
     try:
-        os.replace(temporary, path)
+        now = temporary.stat().st_mtime  # by the clock of the disk
+        with _in_place_of(temporary, path):
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sweep(path.parent, start, now - _ABANDONED)
     fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _in_place_of(temporary: Path, place: Path) -> Iterator[None]:
+    """Let errors name a place that the caller knows, in place of a temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename != os.fspath(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(place)) from error
+
+
+def _sweep(folder: Path, start: str, before: float) -> None:
+    """Remove temporary files of killed processes.
+
+    Args:
+        folder: where the files are.
+        start: how the names of the files begin.
+        before: files that were changed later stay, because their process may run.
+    """
+    # The file of the call is in place. What cannot be removed stays until the next call.
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.name.startswith(start) and entry.name.endswith(".tmp")):
+                continue
+            if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < before:
+                os.unlink(entry)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -185,7 +228,9 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> bytes | memoryview:
+def read_file(
+    path: Path, *, limit: int | None = None, share: bool = False, on_data: OnData | None = None
+) -> bytes | memoryview:
     """Read all bytes of a file.
 
     Args:
@@ -195,11 +240,15 @@ def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> b
             local filesystem, and only if no other user can write to the file and its folder. In
             other places, another user could change the file after it was verified. That would
             change the arrays of a snapshot, or kill the process.
+        on_data: called with the bytes in pieces, in order, such as to hash them. The pieces are
+            the memory that is returned, and nothing writes to a piece after it was given. A piece
+            of a large file is given as soon as it was read, while it is in the processor's cache.
 
     Raises:
         OSError: as the operating system raises it.
         FormatError: the file has more than ``limit`` bytes.
-        StorageError: the path is not that of a regular file.
+        StorageError: the path is not that of a regular file, or the file is to be copied and is
+            larger than the memory.
     """
     # Opened without waiting: a pipe in the folder of a store would block its reader for ever.
     descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | _NONBLOCK)
@@ -212,13 +261,21 @@ def read_file(path: Path, *, limit: int | None = None, share: bool = False) -> b
                 f"{path} has {status.st_size} bytes, and at most {limit} are allowed: "
                 "it was not written by policystore"
             )
-        data = None
+        data: bytes | memoryview | None = None
         if status.st_size >= _MIN_MAPPED:
             if share and _is_private(status, path):
                 data = map_file(descriptor, status.st_size)
             else:
-                data = protected_memory(status.st_size, partial(_fill, descriptor))
-        return _read_bytes(descriptor, status.st_size) if data is None else data
+                check_memory(status.st_size, f"reading {path}")
+                filler = partial(fill, descriptor, on_data=on_data)
+                data = protected_memory(status.st_size, filler)
+                if data is not None:
+                    return data
+        if data is None:
+            data = _read_bytes(descriptor, status.st_size)
+        if on_data is not None:
+            on_data(memoryview(data))
+        return data
     finally:
         os.close(descriptor)
 
@@ -233,26 +290,6 @@ def _read_bytes(descriptor: int, size: int) -> bytes:
         pieces.append(piece)
         size -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _fill(descriptor: int, buffer: memoryview) -> int:
-    """Read a file into a buffer, several parts at once; return how many bytes the file gave."""
-
-    def read_part(start: int) -> int:
-        position, end = start, min(start + _PART, buffer.nbytes)
-        while position < end:
-            count = os.preadv(descriptor, [buffer[position:end]], position)
-            if not count:  # somebody has cut the file
-                break
-            position += count
-        return position
-
-    starts = range(0, buffer.nbytes, _PART)
-    # Beside threads that read other files, more threads for this file would only be in the way.
-    ends = in_parallel(read_part, starts, workers=1 if is_parallel() else _READERS)
-    # If the file was cut meanwhile, its bytes end where the first part ended early.
-    early = (end for start, end in zip(starts, ends, strict=True) if end < start + _PART)
-    return next(early, buffer.nbytes)
 
 
 def read_start(path: Path, count: int) -> bytes:

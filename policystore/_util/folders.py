@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from policystore._util.files import fsync_folder, without_group
+from policystore._util.files import fsync_folder, without_group, write_new
 from policystore.errors import StorageError
 
 __all__ = [
@@ -23,11 +24,12 @@ __all__ = [
     "Rights",
     "flush",
     "flush_if_there",
+    "holds_bytes",
     "is_folder",
     "refusal_hint",
+    "remove_old",
     "removing",
     "rights_of",
-    "same_bytes",
     "skipping_refused",
 ]
 
@@ -70,22 +72,67 @@ def rights_of(root: Path) -> Rights:
 class Folders:
     """Make the folders of a store, with the rights of its root, and flush their entries.
 
+    If the root is unmounted or moved away, the folders are not made again in its place.
+
     Args:
         root: the folder of the store. If it does not exist, it is made with the rights that the
             umask leaves.
+        marker: the name of a file that shows that a folder is the root of a store.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, marker: str) -> None:
         self._root = root
-        # Folders that exist and whose entries are flushed. No lock guards them: see LocalBackend.
-        self._durable: set[Path] = set()
+        self._marker = marker
+        # The root folder that was used, as its device and its number. No lock guards these two: see
+        # LocalBackend.
+        self._used: tuple[int, int] | None = None
+        self._durable: set[Path] = set()  # folders that exist and whose entries are flushed
+
+    def note_use(self) -> None:
+        """Remember the root folder, after something was read or written in it."""
+        if self._used is None:
+            self._used = self._present()
+
+    def check_root(self) -> None:
+        """Check that the root is the folder that was used before, or another folder with a marker.
+
+        A folder that is mounted again may have another number.
+
+        Raises:
+            StorageError: the root is gone, or another folder without a marker is in its place.
+        """
+        if self._used is None:
+            return
+        present = self._present()
+        if present == self._used:
+            return
+        if not (self._root / self._marker).is_file():
+            found = "is gone" if present is None else "is another folder now, without a store"
+            raise StorageError(
+                f"{self._root} {found}, though this process has used a store there: the folder was "
+                "unmounted, moved or removed. Nothing was written. Mount the folder again, or move "
+                "it back, and try again. To begin a new store there, make another PolicyStore with "
+                f"this folder. If only {self._marker} is missing from the store, make another "
+                "PolicyStore with this folder and call its repair()."
+            )
+        self._used = present
+        self.forget()
+
+    def _present(self) -> tuple[int, int] | None:
+        try:
+            status = self._root.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_dev, status.st_ino
 
     def ensure(self, folder: Path) -> None:
         """Make a folder and those around it, unless they exist.
 
         Raises:
             OSError: as the operating system raises it; FileExistsError if a file is in the way.
+            StorageError: as in :meth:`check_root`.
         """
+        self.check_root()
         missing = []
         for place in (folder, *folder.parents):
             inside = place.is_relative_to(self._root)
@@ -192,6 +239,29 @@ def removing(temporary: Path) -> Iterator[None]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_old(folders: Sequence[Path], age: float) -> None:
+    """Remove the files that are older than ``age`` seconds, and that this user may remove.
+
+    Args:
+        folders: the folders to look into; this user may write to the first one.
+        age: seconds, by the clock of the filesystem.
+
+    Raises:
+        OSError: as the operating system raises it.
+    """
+    probe = folders[0] / secrets.token_hex(16)
+    write_new(probe, [b""])
+    with removing(probe):
+        # The clock of the filesystem: on a network share it differs from this machine's.
+        now = probe.stat().st_mtime
+        for folder in folders:
+            for entry in os.scandir(folder):
+                # A file may be gone already, or belong to another user, who will remove it.
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    if entry.is_file() and now - entry.stat().st_mtime > age:
+                        os.unlink(entry)
+
+
 def is_folder(entry: os.DirEntry[str], follow_links: bool) -> bool:
     """Return whether an entry is a folder, or with ``follow_links`` a link to a folder."""
     try:
@@ -222,7 +292,29 @@ def flush_if_there(path: Path) -> bool:
     return True
 
 
-def same_bytes(path: Path, chunks: Sequence[bytes | memoryview]) -> bool:
+def holds_bytes(root: Path, path: Path, chunks: Sequence[bytes | memoryview]) -> bool:
+    """Return whether a file of a store exists and holds exactly these bytes.
+
+    Args:
+        root: the folder of the store.
+        path: the file.
+        chunks: the bytes, in pieces.
+
+    Raises:
+        OSError: as the operating system raises it.
+        StorageError: the file exists, and this user may not read it.
+    """
+    try:
+        return _same_bytes(path, chunks)
+    except PermissionError as error:
+        hint = refusal_hint(root, path) or " Its owner can let others read it."
+        raise StorageError(
+            f"{path} exists, and this user may not read it ({error.strerror}), so its bytes "
+            f"cannot be checked.{hint}"
+        ) from None
+
+
+def _same_bytes(path: Path, chunks: Sequence[bytes | memoryview]) -> bool:
     """Return whether a file exists and holds exactly these bytes.
 
     Raises:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Sequence
 
-__all__ = ["brief", "printable", "shorten"]
+__all__ = ["brief", "columns_of", "counted", "printable", "shorten", "text_table"]
 
 _LONGEST = 80  # characters of a value in a message
 _MOST_ITEMS = 8  # of a list or tuple that is written out
@@ -56,3 +57,47 @@ def printable(text: str) -> str:
     So a text from a stranger cannot move the cursor of a terminal or start a new line.
     """
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: ``1 version``, ``1,024 versions``.
+
+    Args:
+        number: how many.
+        one: the noun for one.
+        many: the noun for more; by default ``one`` with an s.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> str:
+    """Return a table of text: one line for the header and one for each row, without frames.
+
+    Columns without any text are left out. The texts are escaped as by :func:`printable`.
+
+    Args:
+        header: the titles of the columns.
+        rows: the cells, as many in each row as there are titles.
+        right: the columns whose cells stand at the right edge, counted from 0.
+    """
+    used = [index for index in range(len(header)) if any(row[index] for row in rows)]
+    cells = [[printable(row[index]) for index in used] for row in (header, *rows)]
+    widths = [max(map(columns_of, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        padded = []
+        for index, cell, width in zip(used, row, widths, strict=True):
+            blanks = " " * (width - columns_of(cell))
+            padded.append(blanks + cell if index in right else cell + blanks)
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "FW")
+        for char in text
+    )

@@ -12,8 +12,18 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from policystore._util.progress import BytesCallback
+from policystore.digest import Digest, digest_of
 
-__all__ = ["Backend", "Chunks", "Entry", "KeepsUploads", "Problems", "UnfinishedUpload"]
+__all__ = [
+    "Backend",
+    "Chunks",
+    "Entry",
+    "HashesReads",
+    "KeepsUploads",
+    "Problems",
+    "UnfinishedUpload",
+    "get_hashed",
+]
 
 Chunks: TypeAlias = Sequence[bytes | memoryview]
 """The bytes of one key in pieces, to be written one after the other."""
@@ -204,6 +214,45 @@ class Backend(Protocol):
         Raises:
             NotFoundError: ``key`` does not exist.
         """
+
+
+@runtime_checkable
+class HashesReads(Protocol):
+    """Hash the bytes of a key while they are read, if that is faster than hashing them later."""
+
+    def get_hashed(
+        self,
+        key: str,
+        *,
+        limit: int | None = None,
+        share: bool = False,
+        size: int | None = None,
+        on_bytes: BytesCallback | None = None,
+    ) -> tuple[bytes | memoryview, Digest]:
+        """Read all bytes of a key, and return the bytes and their digest.
+
+        The digest is that of the returned memory: nothing can write to the memory after it was
+        hashed. Arguments and errors are those of :meth:`Backend.get`.
+        """
+
+
+def get_hashed(
+    backend: Backend,
+    key: str,
+    *,
+    limit: int | None = None,
+    size: int | None = None,
+    on_bytes: BytesCallback | None = None,
+) -> tuple[bytes | memoryview, Digest]:
+    """Read all bytes of a key, and return the bytes and their digest.
+
+    The bytes may be a view of the storage itself, if no other user can change them. Arguments and
+    errors are those of :meth:`Backend.get`.
+    """
+    if isinstance(backend, HashesReads):
+        return backend.get_hashed(key, limit=limit, share=True, size=size, on_bytes=on_bytes)
+    data = backend.get(key, limit=limit, share=True, size=size, on_bytes=on_bytes)
+    return data, digest_of(data)
 
 
 @dataclass(frozen=True)

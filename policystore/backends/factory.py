@@ -5,19 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import unquote
 
 from policystore._util.files import as_path
 from policystore.backends.base import Backend
-from policystore.backends.fsspec import FsspecBackend
-from policystore.backends.gcs_azure import CREATING, CloudBackend
 from policystore.backends.local import LocalBackend
 from policystore.backends.memory import MemoryBackend
 from policystore.backends.options import StorageOptions
-from policystore.backends.s3 import S3Backend
-from policystore.errors import InvalidInputError
+from policystore.errors import InvalidInputError, MissingPackageError
 
-__all__ = ["open_backend"]
+__all__ = ["folders_above", "open_backend"]
 
 _LABEL = "the folder or URL of a store"
 
@@ -33,7 +32,8 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
 
     Raises:
         InvalidInputError: a URL of an unknown form, a path that no system can have, options for a
-            local store, or a package that is not installed.
+            local store.
+        MissingPackageError: the package for such a URL is not installed.
     """
     options = options or StorageOptions()
     text = url if isinstance(url, str) else str(as_path(url, _LABEL))
@@ -69,8 +69,34 @@ def open_backend(url: str | os.PathLike[str], options: StorageOptions | None = N
         ) from None
 
 
+def folders_above(backend: Backend) -> Iterator[tuple[Backend, str]]:
+    """Yield backends for the folders above that of a backend, the nearest first.
+
+    Each comes with the path from there to the folder of the backend. Only folders and URLs have
+    folders above them; the bucket of a URL is the last.
+
+    Args:
+        backend: the backend.
+    """
+    if isinstance(backend, LocalBackend):
+        path = Path(backend.url)
+        for folder in path.parents:
+            yield LocalBackend(folder), path.relative_to(folder).as_posix()
+        return
+    from policystore.backends.fsspec import FsspecBackend  # late: a local store needs none of it
+
+    if isinstance(backend, FsspecBackend):
+        scheme, _, place = backend.url.partition("://")
+        parts = place.split("/")
+        for count in range(len(parts) - 1, 0, -1):
+            url = f"{scheme}://{'/'.join(parts[:count])}"
+            yield open_backend(url, backend.options), "/".join(parts[count:])
+
+
 def _has_user(scheme: str, rest: str) -> bool:
     """Return whether a URL holds a user or a password. Secret keys of AWS often hold slashes."""
+    from policystore.backends.gcs_azure import CREATING  # late: a local store needs none of it
+
     host = rest.partition("/")[0]
     if ":" in host and "@" in rest and not host.startswith("arn:"):
         return not re.match(r"[^:@]*:\d+\Z", host)  # a port, and a path with an @
@@ -80,6 +106,11 @@ def _has_user(scheme: str, rest: str) -> bool:
 
 def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> Backend:
     """Return the backend for a URL of a remote filesystem; errors as in :func:`open_backend`."""
+    # Late: a local store needs none of these modules.
+    from policystore.backends.fsspec import FsspecBackend
+    from policystore.backends.gcs_azure import CREATING, CloudBackend
+    from policystore.backends.s3 import S3Backend
+
     if _has_user(scheme, rest):
         # The URL is not shown: it may hold a password.
         raise InvalidInputError(
@@ -98,13 +129,10 @@ def _open_remote(text: str, scheme: str, rest: str, options: StorageOptions) -> 
     package = "s3fs" if is_s3 else CREATING.get(scheme, "fsspec")
     if importlib.util.find_spec(package) is None:
         requirement = package if scheme in CREATING else "'policystore[s3]'"
-        raise InvalidInputError(
-            f"{text!r}: {scheme}:// stores need the package {package}, which is not installed: "
-            f"pip install {requirement}"
-        )
+        raise MissingPackageError.of(f"{text!r}: a {scheme}:// store", package, install=requirement)
     if is_s3:
         return S3Backend(text, options)
-    from fsspec import get_filesystem_class  # late: a local store needs none of it
+    from fsspec import get_filesystem_class
 
     try:
         get_filesystem_class(scheme)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 __all__ = [
+    "CREDENTIAL_FILES",
+    "VARIABLES",
     "Recent",
     "environment",
     "is_listed",
@@ -61,13 +63,13 @@ _INHERITED: list[Any] = []
 
 # The variables that filesystems of clouds read when they are made. Other variables, such as the
 # ones that name the GPUs of a task, make no difference.
-_VARIABLES = re.compile(
+VARIABLES = re.compile(
     r"AWS_|AZURE_|BOTO_|CLOUDSDK_|CURL_CA|FSSPEC_|GCE_|GCLOUD_|GCSFS_|GOOGLE_|REQUESTS_CA|SSL_CERT"
     r"|STORAGE_EMULATOR|(APPDATA|HOME|USERPROFILE)\Z|.*_PROXY\Z",
     re.IGNORECASE,
 )
 # The files that hold credentials: the variable that names a file, and where the file is otherwise.
-_FILES = (
+CREDENTIAL_FILES = (
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
     ("AWS_CONFIG_FILE", "~/.aws/config"),
     ("GOOGLE_APPLICATION_CREDENTIALS", "~/.config/gcloud/application_default_credentials.json"),
@@ -145,9 +147,9 @@ def environment(*, all_variables: bool) -> Iterator[str]:
             known; True for any other.
     """
     for name, value in sorted(os.environ.items()):
-        if all_variables or _VARIABLES.match(name):
+        if all_variables or VARIABLES.match(name):
             yield f"{name}={value}"
-    for variable, usual in _FILES:
+    for variable, usual in CREDENTIAL_FILES:
         with suppress(OSError, RuntimeError):  # no such file, or no home
             path = Path(os.environ.get(variable) or usual).expanduser()
             found = path.stat()

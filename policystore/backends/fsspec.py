@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from policystore._util.concurrency import in_parallel, raise_if_cancelled, shielded
 from policystore._util.deadlines import raise_if_late
+from policystore._util.maps import check_memory
 from policystore._util.progress import BytesCallback
 from policystore.backends import filesystems
 from policystore.backends.base import Chunks, Entry, Problems
@@ -35,6 +36,7 @@ from policystore.format.keys import TEMPORARY
 __all__ = ["FsspecBackend"]
 
 _ATTEMPTS = 6
+_NOT_OPENED = "cannot be opened with the storage_options given"
 _PARALLEL = 64  # requests at once
 _FIRST_PAUSE = 0.1  # seconds; each pause is twice the one before: about 3 seconds together
 
@@ -64,6 +66,11 @@ class FsspecBackend:
     @property
     def url(self) -> str:
         return self._url
+
+    @property
+    def options(self) -> StorageOptions:
+        """The options for the filesystem."""
+        return self._options
 
     @property
     def is_remote(self) -> bool:
@@ -322,6 +329,7 @@ class FsspecBackend:
         except PolicyStoreError:
             raise
         except Exception as error:
+            self._refuse_unknown(error)  # HTTPFileSystem passes options on to each request
             return failure_of(error)
 
     def _filesystem(self) -> Any:
@@ -333,12 +341,16 @@ class FsspecBackend:
         try:
             filesystem = self._open()
         except (TypeError, ValueError, LookupError, AttributeError, ImportError) as error:
+            self._refuse_unknown(error)
             reason = self._options.scrub(f"{type(error).__name__}: {error}")
-            raise InvalidInputError(
-                f"{self._url} cannot be opened with the storage_options given: {reason}"
-            ) from None
+            raise InvalidInputError(f"{self._url} {_NOT_OPENED}: {reason}") from None
         self._opened = (os.getpid(), filesystem)
         return filesystem
+
+    def _refuse_unknown(self, error: Exception) -> None:
+        """Raise InvalidInputError if an error says that the filesystem does not know an option."""
+        if unknown := self._options.unknown(error, self._filesystem_class()):
+            raise InvalidInputError(f"{self._url} {_NOT_OPENED}: {unknown}") from None
 
     def _open(self) -> Any:
         """Return a filesystem that is this process's own, and not shared with the user's."""
@@ -371,7 +383,11 @@ class FsspecBackend:
 
 
 def _read_start(fs: Any, url: str, count: int) -> bytes:
-    """Read the start of a web server's answer; the server may ignore ranges and never end."""
+    """Read the start of a web server's answer; the server may ignore ranges and never end.
+
+    Raises:
+        StorageError: the answer is larger than the memory.
+    """
     # With a block size of 0 fsspec streams. Because a size is given, it does not ask the server
     # for the size.
     with fs.open(url, "rb", block_size=0, size=1) as stream:
@@ -379,4 +395,5 @@ def _read_start(fs: Any, url: str, count: int) -> bytes:
         while left and (block := stream.read(left)):
             blocks.append(block)
             left -= len(block)
+            check_memory(count - left, f"reading {url}")
     return b"".join(blocks)

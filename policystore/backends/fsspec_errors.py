@@ -114,6 +114,10 @@ _CHECKSUM = (
     "The bucket takes no write without a checksum. Open the store with "
     "storage_options={'config_kwargs': {'request_checksum_calculation': 'when_supported'}}."
 )
+_MEMORY = (
+    "The bytes of the request or of its answer do not fit into the memory that is free. Free some "
+    "memory, or raise the limits of this process."
+)
 _UPLOAD_GONE = (
     "The upload in parts was ended by another program, or by a lifecycle rule for unfinished "
     "uploads. Push again."
@@ -216,6 +220,8 @@ def failure_of(error: BaseException) -> Failure:
         answer = getattr(link, "response", None)
         if isinstance(answer, Mapping):
             return _failure_of_answer(answer)
+        if isinstance(link, MemoryError):
+            return Failure("other", "not enough memory", _MEMORY)
     for link in chain:
         status = getattr(link, "status", None)  # aiohttp's
         if type(status) is int and status >= 400:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from policystore._util.files import (
+    OnData,
     fsync_folder,
     is_on_network,
     mapped_errors,
@@ -32,19 +33,21 @@ from policystore._util.folders import (
     Folders,
     flush,
     flush_if_there,
+    holds_bytes,
     is_folder,
     refusal_hint,
+    remove_old,
     removing,
     rights_of,
-    same_bytes,
     skipping_refused,
 )
 from policystore._util.foreign import is_foreign
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems
 from policystore.backends.exclusive_link import NO_LINKS, publish
+from policystore.digest import Digest, Hasher
 from policystore.errors import NotFoundError, StorageError
-from policystore.format.keys import NAMES, OBJECTS, TEMPORARY, TRASH
+from policystore.format.keys import MARKER, NAMES, OBJECTS, TEMPORARY, TRASH
 
 __all__ = ["LocalBackend"]
 
@@ -68,7 +71,7 @@ class LocalBackend:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(os.path.abspath(root))
-        self._folders = Folders(self._root)
+        self._folders = Folders(self._root, MARKER)
         # No lock guards these two: each change is one step of the interpreter. A process that was
         # forked while another thread held a lock would wait for the lock for ever.
         self._swept = False
@@ -101,14 +104,35 @@ class LocalBackend:
         size: int | None = None,
         on_bytes: BytesCallback | None = None,
     ) -> bytes | memoryview:
+        return self._read(key, limit, share, None)
+
+    def get_hashed(
+        self,
+        key: str,
+        *,
+        limit: int | None = None,
+        share: bool = False,
+        size: int | None = None,
+        on_bytes: BytesCallback | None = None,
+    ) -> tuple[bytes | memoryview, Digest]:
+        hasher = Hasher()
+        return self._read(key, limit, share, hasher.update), hasher.digest()
+
+    def _read(
+        self, key: str, limit: int | None, share: bool, on_data: OnData | None
+    ) -> bytes | memoryview:
         path = self._path(key)
         try:
             with self._mapped_errors("reading", path):
-                return read_file(path, limit=limit, share=share)
+                data = read_file(path, limit=limit, share=share, on_data=on_data)
         except NotFoundError:
             if self._root.is_file():
                 raise StorageError(f"{self._root} is a file; a store is a folder") from None
+            with self._mapped_errors("looking at", self._root):
+                self._folders.check_root()
             raise
+        self._folders.note_use()
+        return data
 
     def head(self, key: str, count: int) -> bytes:
         path = self._path(key)
@@ -127,7 +151,7 @@ class LocalBackend:
     def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         path = self._path(key)
         with self._writing(path):
-            if not (self._holds(path, chunks) and flush_if_there(path)):
+            if not (holds_bytes(self._root, path, chunks) and flush_if_there(path)):
                 self._write(path, partial(self._write_new, chunks), os.replace)
             fsync_folder(path.parent)
 
@@ -152,20 +176,20 @@ class LocalBackend:
                 yield key
 
     def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
-        for key, entry in self._walk(prefix.rpartition("/")[0], problems):
-            if not key.startswith(prefix):
-                continue
-            if entry is None:
-                if problems is not None:
-                    problems.append((key, "an empty folder in the place of a file"))
-                continue
-            try:
-                with self._mapped_errors("looking at", self._path(key)):
+        with self._mapped_errors("looking at", self._path(prefix)):
+            for key, entry in self._walk(prefix.rpartition("/")[0], problems):
+                if not key.startswith(prefix):
+                    continue
+                if entry is None:
+                    if problems is not None:
+                        problems.append((key, "an empty folder in the place of a file"))
+                    continue
+                try:
                     status = entry.stat(follow_symlinks=False)
-            except NotFoundError:
-                continue  # removed since the folder was listed
-            # A hard link, which a copy is, changes ctime alone.
-            yield Entry(key, status.st_size, max(status.st_mtime, status.st_ctime))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue  # removed since the folder was listed
+                # A hard link, which a copy is, changes ctime alone.
+                yield Entry(key, status.st_size, max(status.st_mtime, status.st_ctime))
 
     def prefixes(
         self, prefix: str, delimiter: str, *, problems: Problems | None = None
@@ -315,6 +339,7 @@ class LocalBackend:
                 self._folders.ensure(path.parent)
                 self._sweep()
                 yield
+                self._folders.note_use()
             except OSError:
                 # Somebody may have removed the folders: check them again at the next write.
                 self._folders.forget()
@@ -359,21 +384,6 @@ class LocalBackend:
             make(temporary)
             return give_name(temporary, path)
 
-    def _holds(self, path: Path, chunks: Chunks) -> bool:
-        """Return whether the file exists and holds exactly these bytes.
-
-        Raises:
-            StorageError: the file exists, and this user may not read it.
-        """
-        try:
-            return same_bytes(path, chunks)
-        except PermissionError as error:
-            hint = refusal_hint(self._root, path) or " Its owner can let others read it."
-            raise StorageError(
-                f"{path} exists, and this user may not read it ({error.strerror}), so its bytes "
-                f"cannot be checked.{hint}"
-            ) from None
-
     def _sweep(self) -> None:
         """Remove old temporary files of dead writers, before the first write of a LocalBackend."""
         if self._swept:
@@ -381,14 +391,4 @@ class LocalBackend:
         self._swept = True
         folder = self._root / TEMPORARY
         self._folders.ensure(folder)
-        probe = folder / secrets.token_hex(16)
-        write_new(probe, [b""])
-        with removing(probe):
-            # The clock of the filesystem: on a network share it differs from this machine's.
-            now = probe.stat().st_mtime
-            for place in (folder, *self._root.glob(f"*/{_TEMPORARY_THERE}")):
-                for entry in os.scandir(place):
-                    # A file may be gone already, or belong to another user, who will remove it.
-                    with contextlib.suppress(FileNotFoundError, PermissionError):
-                        if entry.is_file() and now - entry.stat().st_mtime > _MAX_AGE:
-                            os.unlink(entry)
+        remove_old((folder, *self._root.glob(f"*/{_TEMPORARY_THERE}")), _MAX_AGE)

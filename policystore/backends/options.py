@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from policystore._util.near import close_names, did_you_mean
 from policystore.errors import InvalidInputError
 
 __all__ = ["StorageOptions"]
@@ -23,6 +25,7 @@ _SECRET = re.compile(
 _USER_IN_URL = re.compile(
     r"[a-z][a-z0-9+.-]*://(?:[^/\s@]*|[^/\s@:]*:(?!\d+/)[^\s@]*)@", re.IGNORECASE
 )
+_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")  # as Python and botocore write it
 _MIN_SECRET = 3  # characters; if shorter secrets were scrubbed, ordinary words would change
 
 
@@ -87,6 +90,12 @@ class StorageOptions:
                 f"not {pool!r}"
             )
 
+    def secret_names(self) -> list[str]:
+        """Return the names of the options with secrets, such as ``client_kwargs.password``."""
+        names: list[str] = []
+        _without_secrets(self._options, "", names)
+        return names
+
     def copy(self) -> dict[str, Any]:
         """Return all options with their secrets, for the filesystem and for nothing else."""
         return _copied(self._options)
@@ -106,11 +115,56 @@ class StorageOptions:
             return None
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=_DIGEST_KEY).digest()
 
+    def unknown(self, error: Exception, filesystem: type) -> str:
+        """Return a sentence about the option that a filesystem has refused, with near names.
+
+        Args:
+            error: what the filesystem, or a library that it uses, has raised.
+            filesystem: the class of the filesystem.
+
+        Returns:
+            The sentence; empty if the error is about something else.
+        """
+        found = _UNKNOWN.search(str(error)) if isinstance(error, TypeError) else None
+        for outer in ("", "client_kwargs", "config_kwargs"):
+            given = self._options.get(outer, {}) if outer else self._options
+            if found is not None and isinstance(given, Mapping) and found[1] in given:
+                start = f"{outer}." if outer else ""
+                close = close_names(found[1], _known_options(outer, filesystem))
+                name = self.scrub(found[1])  # a secret in the place of a name
+                return (
+                    f"{filesystem.__name__} has no option {start + name!r}."
+                    f"{did_you_mean([start + each for each in close])} The documentation of "
+                    f"{filesystem.__name__} lists the options, and docs/s3.md has the usual ones"
+                )
+        return ""
+
     def scrub(self, text: str) -> str:
         """Replace the secrets in a text of a server or a library by ``***``."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return _USER_IN_URL.sub("***@", text)
+
+
+def _known_options(outer: str, filesystem: type) -> list[str]:
+    """Return the options that a filesystem takes at the top level, or in a dict of options."""
+    names = _parameters(filesystem.__init__)  # type: ignore[misc]
+    if "config_kwargs" not in names:  # not that of s3fs
+        return [] if outer else names
+    from botocore.config import Config  # late: only S3 needs it
+    from botocore.session import Session
+
+    if outer == "config_kwargs":
+        return list(Config.OPTION_DEFAULTS)
+    if outer == "client_kwargs":
+        return _parameters(Session.create_client)
+    return [*names, "profile"]  # which s3fs passes on to the session
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters
+    # s3fs itself names the service.
+    return [each for each in parameters if each not in ("self", "args", "kwargs", "service_name")]
 
 
 def _copied(options: Mapping[str, Any]) -> dict[str, Any]:

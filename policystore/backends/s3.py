@@ -87,7 +87,7 @@ class S3Backend(FsspecBackend):
                 return self._get_part(key, start, count, whole)
 
             with multipart_slots():
-                return read_parts(get_part, size, on_bytes)
+                return read_parts(get_part, size, on_bytes, f"reading {self.location(key)}")
         header = {} if limit is None else {"Range": f"bytes=0-{limit}"}
 
         def call(fs: Any) -> bytes:

@@ -8,13 +8,14 @@ from typing import Any, Protocol, TypeVar
 
 from policystore._util.concurrency import in_parallel, shielded
 from policystore.backends.filesystems import run
-from policystore.errors import PolicyStoreError
+from policystore.errors import PolicyStoreError, StorageError
 
 __all__ = ["copy_object"]
 
 _MOST = 5 << 30  # bytes that one request copies, a limit of S3
 _PART = 1 << 30  # bytes
 _PARTS_AT_ONCE = 8
+_MAX_PARTS = 10_000  # the most parts of one object, a limit of S3
 
 _Out = TypeVar("_Out")
 
@@ -38,6 +39,9 @@ def copy_object(
 
     Returns:
         False if the object does not exist.
+
+    Raises:
+        StorageError: ``size`` is larger than an object can be.
     """
     if size > _MOST:
         return _copy_parts(attempt, source, target, size)
@@ -52,6 +56,11 @@ def copy_object(
 def _copy_parts(
     attempt: _Attempt, source: dict[str, str], target: dict[str, str], size: int
 ) -> bool:
+    if size > _PART * _MAX_PARTS:
+        raise StorageError(
+            f"copying {source['Key']}: the server says that it has {size} bytes, which is more "
+            "than an object of S3 can have"
+        )
     request = dict(target)
 
     def begin(fs: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from policystore._util.concurrency import in_parallel, shielded
+from policystore._util.maps import check_memory
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, UnfinishedUpload
 from policystore.backends.filesystems import large_body_slots, run, run_briefly, time_of
@@ -48,7 +49,7 @@ def reads_in_parts(size: int) -> bool:
 
 
 def read_parts(
-    get_part: Callable[[int, int], bytes], size: int, on_bytes: BytesCallback | None
+    get_part: Callable[[int, int], bytes], size: int, on_bytes: BytesCallback | None, label: str
 ) -> memoryview:
     """Read a large object in parts, several at once, into one buffer.
 
@@ -57,11 +58,22 @@ def read_parts(
             raises an error if the object does not have ``size`` bytes.
         size: how many bytes the object has.
         on_bytes: called with the bytes of each part.
+        label: how messages name the read.
+
+    Raises:
+        StorageError: there is not enough memory.
     """
     # The first part is read alone. It shows that the object has this size, before memory for
     # the whole object is allocated.
     first = get_part(0, _PART)
-    whole = np.empty(size, np.uint8)
+    check_memory(size, label)
+    try:
+        whole = np.empty(size, np.uint8)
+    except MemoryError:
+        raise StorageError(
+            f"{label}: not enough memory for {size} bytes. Free some memory, or raise the limits "
+            "of this process."
+        ) from None
 
     def put(start: int, part: bytes) -> None:
         whole[start : start + len(part)] = np.frombuffer(part, np.uint8)

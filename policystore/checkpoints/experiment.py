@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Any
 
+from policystore._util.messages import printable
 from policystore.backends.options import StorageOptions
 from policystore.checkpoints.files.folder import open_folder
 from policystore.checkpoints.import_runners import (
@@ -23,6 +24,7 @@ from policystore.checkpoints.import_task import (
     select_metrics,
 )
 from policystore.checkpoints.reader import as_policy_ids
+from policystore.checkpoints.trial_params import TrialParams
 from policystore.checkpoints.tune import find_checkpoints
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.store import PolicyStore
@@ -76,7 +78,7 @@ class ImportReport:
         head = f"{self.added} versions added, {self.present} there already"
         if self.errors:
             head += f", {len(self.errors)} checkpoints not imported"
-        return "\n".join([head, *(f"  {error}" for error in self.errors.values())])
+        return "\n".join([head, *(printable(f"  {error}") for error in self.errors.values())])
 
 
 def import_experiment(
@@ -93,10 +95,13 @@ def import_experiment(
     """Push every checkpoint of a Tune experiment: a version for each checkpoint of each policy.
 
     A policy gets the name ``NAME/TRIAL/POLICY``, with ``_`` for characters that no name can hold,
-    and its checkpoints become the versions of that name in their order. The metrics in a version's
-    record are the numbers that Tune reported: as many as a record can hold, those with "return" in
-    their key first. The source in the record has ``experiment``, ``trial``, ``checkpoint`` and
-    ``iteration``.
+    and its checkpoints become the versions of that name in their order. TRIAL is what ``{trial}``
+    means for ``policystore.rllib.publish``: the name of the trial's folder, also with ``_`` for
+    dots, and cut to 60 characters. The metrics in a version's record are the numbers that Tune
+    reported, without NaN: as many as a record can hold, those with "return" in their key first. The
+    source in the record has ``experiment``, ``trial``, ``checkpoint`` and ``iteration``, and as
+    ``params`` the hyperparameters that Tune has chosen for the trial. (``params_omitted`` has the
+    reasons why values were left out.)
 
     Guarantees: a checkpoint is not pushed again if its name has a version with the same trial and
     checkpoint in the source. So after an interrupted or killed import, the same call imports the
@@ -177,6 +182,7 @@ def _plan(
             f"{folder} holds no checkpoints of a Tune trial or experiment (folders such as "
             "checkpoint_000000). A single checkpoint is imported by read_checkpoint and push."
         )
+    params = TrialParams(folder)
     by_trial: dict[str, list[ImportTask]] = {}
     for each in checkpoints:
         task = ImportTask(
@@ -190,6 +196,7 @@ def _plan(
             policy_ids=wanted,
             metrics=select_metrics(each.result),
             iteration=each.result.get("training_iteration"),
+            params=params.source(each),
         )
         by_trial.setdefault(each.trial, []).append(task)
     return [TrialQueue(tasks) for tasks in by_trial.values()], len(checkpoints)

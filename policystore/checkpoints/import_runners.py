@@ -20,7 +20,7 @@ from policystore.checkpoints.import_task import (
     TrialQueue,
     import_checkpoint,
 )
-from policystore.errors import InvalidInputError, StorageError
+from policystore.errors import MissingPackageError, StorageError
 
 __all__ = ["Run", "run_here", "run_in_processes", "run_on_ray"]
 
@@ -109,17 +109,14 @@ def run_on_ray(queues: list[TrialQueue], address: str) -> Run:
             cluster already uses that one.
 
     Raises:
-        InvalidInputError: Ray is not installed.
+        MissingPackageError: Ray is not installed.
         StorageError: there is no cluster at that address, or a node or a worker process ended.
     """
     try:
         import ray  # only here: nothing else of policystore.checkpoints needs it
         from ray.exceptions import RayError, RayTaskError
     except ImportError:
-        raise InvalidInputError(
-            "an import on a Ray cluster needs the package ray, which is not installed: "
-            "pip install ray"
-        ) from None
+        raise MissingPackageError.of("an import on a Ray cluster", "ray", extra="rllib") from None
     connects = not ray.is_initialized()
     if connects:
         try:

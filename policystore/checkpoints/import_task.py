@@ -6,6 +6,7 @@ A task and its result can be pickled, so that tasks may run in other processes.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,10 @@ from policystore.checkpoints.files.folder import open_folder
 from policystore.checkpoints.layouts import recognize
 from policystore.checkpoints.policy_reader import read_each
 from policystore.errors import InvalidInputError, NotFoundError, PolicyStoreError
+from policystore.rllib_schema.trials import name_part
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
+from policystore.version_list import VersionList
 
 __all__ = ["ImportTask", "TaskResult", "TrialQueue", "import_checkpoint", "plain_name",
            "select_metrics"]  # fmt: skip
@@ -49,6 +52,7 @@ class ImportTask:
         policy_ids: the policies to import; None: all of them.
         metrics: the numbers to record.
         iteration: the iteration to record.
+        params: what the source says of the hyperparameters; see ``plain_params``.
         imported: what is known of the trial's names in the store.
     """
 
@@ -62,6 +66,7 @@ class ImportTask:
     policy_ids: tuple[str, ...] | None
     metrics: Mapping[str, float]
     iteration: Any
+    params: Mapping[str, Any] = field(default_factory=dict)
     imported: Imported = field(default_factory=dict)
 
 
@@ -155,7 +160,7 @@ def _open(task: ImportTask) -> Checkpoint:
 
 def _push(task: ImportTask, name: str, snapshot: Snapshot) -> None:
     source = {"experiment": task.experiment, "trial": task.trial, "checkpoint": task.checkpoint,
-              "iteration": task.iteration}  # fmt: skip
+              "iteration": task.iteration, **task.params}  # fmt: skip
     task.store.push(snapshot, name, metrics=task.metrics, source=source)
 
 
@@ -171,7 +176,7 @@ def _is_new(task: ImportTask, name: str, imported: dict[str, frozenset[str]]) ->
         try:
             versions = task.store.log(name)
         except NotFoundError:
-            versions = []
+            versions = VersionList()
         # The trial is compared too: different trials can have the same name in the store, because
         # fewer characters are allowed in names than in folders.
         sources = (version.source for version in versions)
@@ -183,8 +188,9 @@ def _is_new(task: ImportTask, name: str, imported: dict[str, frozenset[str]]) ->
 
 
 def _version_name(task: ImportTask, policy_id: str) -> str:
-    """Return a policy's name in the store: NAME/TRIAL/POLICY."""
-    return plain_name(f"{task.name}/{task.trial}/{policy_id}")
+    """Return a policy's name in the store, NAME/TRIAL/POLICY, with TRIAL as in ``publish``."""
+    trial = "/".join(name_part(part) for part in task.trial.split("/"))
+    return plain_name(f"{task.name}/{trial}/{policy_id}")
 
 
 def plain_name(text: str) -> str:
@@ -200,7 +206,7 @@ def select_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers in a result of Tune, as many as a record can hold.
 
     Numbers with "return" in their key come first. Nested numbers have slashes between their keys.
-    The config is left out.
+    The config is left out, and so is NaN: RLlib has NaN for what an iteration did not measure.
     """
     numbers = sorted(
         _numbers(result, ""), key=lambda item: ("return" not in item[0], item[0].count("/"))
@@ -221,5 +227,7 @@ def _numbers(result: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, floa
             continue
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        elif isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
+            continue
+        elif isinstance(value, (int, float)):
             yield prefix + key, value

@@ -14,10 +14,10 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from policystore._util.concurrency import in_parallel
+from policystore._util.near import close_paths, did_you_mean, number_paths
 from policystore.checkpoints.checkpoint import MAX_STATE, Checkpoint
 from policystore.checkpoints.files.folder import Folder
 from policystore.checkpoints.files.placeholders import kind_of
@@ -25,14 +25,13 @@ from policystore.checkpoints.layouts import recognize
 from policystore.checkpoints.worker_file import tune_metadata_file
 from policystore.errors import FormatError, InvalidInputError, NotFoundError
 
-__all__ = ["TrialCheckpoint", "choose_checkpoint", "find_checkpoints"]
+__all__ = ["TrialCheckpoint", "choose_checkpoint", "choose_trial_checkpoint", "find_checkpoints",
+           "iteration_of"]  # fmt: skip
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\Z")
 _STATE_FILE = re.compile(
     r"(\A|/)((algorithm|policy|module)_state\.\w+|rllib_checkpoint\.json|checkpoint-\d+)\Z"
 )
-_MAX_KEYS = 10_000  # of metrics that are looked at for a suggestion
-_MAX_NESTING = 6
 _LARGEST_FLOAT = sys.float_info.max
 _MAX_RESULTS = 1 << 30
 _WORKERS = 16
@@ -117,14 +116,14 @@ def _trial_checkpoints(folder: Folder, trial: str, names: Iterable[str]) -> list
         checkpoint = trial_folder.subfolder(name)
         result = by_name.get(name)
         if result is None:
-            iteration = _iteration(checkpoint)
+            iteration = iteration_of(checkpoint)
             result = {} if iteration is None else by_iteration.get(iteration, {})
         return TrialCheckpoint(trial, name, _number(name), result, checkpoint)
 
     return in_parallel(with_result, sorted(names, key=_number), workers=_WORKERS)
 
 
-def _iteration(checkpoint: Folder) -> int | None:
+def iteration_of(checkpoint: Folder) -> int | None:
     """Return the iteration after which a checkpoint was written; None if the files do not say."""
     name, key = checkpoint.state_file("algorithm_state"), "training_iteration"
     metadata = tune_metadata_file(checkpoint)
@@ -170,6 +169,19 @@ def _read_results(trial: Folder) -> tuple[dict[str, _Result], dict[int, _Result]
 
 
 def choose_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoint:
+    """Return the checkpoint of :func:`choose_trial_checkpoint`, with its layout recognized.
+
+    Raises:
+        InvalidInputError, NotFoundError: as :func:`choose_trial_checkpoint`.
+    """
+    chosen = choose_trial_checkpoint(folder, metric, mode)
+    checkpoint = recognize(chosen.folder)
+    if checkpoint is None:
+        raise InvalidInputError(f"{chosen.folder} is not a checkpoint of RLlib")
+    return checkpoint
+
+
+def choose_trial_checkpoint(folder: Folder, metric: str | None, mode: str) -> TrialCheckpoint:
     """Return the latest checkpoint of a trial or experiment, or the best by a metric.
 
     The latest checkpoint is the last one of the trial whose last result is the newest. Of several
@@ -196,24 +208,19 @@ def choose_checkpoint(folder: Folder, metric: str | None, mode: str) -> Checkpoi
         raise InvalidInputError(f"metric is a key of Tune's results, not {kind_of(metric)}")
     last_report = _last_reports(checkpoints)
     if metric is None:
-        chosen = max(checkpoints, key=lambda each: (last_report[each.trial], each.number))
-    else:
-        sign = 1 if mode == "max" else -1
-        scored = [
-            (sign * value, last_report[each.trial], each.number, each)
-            for each in checkpoints
-            if (value := each.metric(metric)) is not None
-        ]
-        if not scored:
-            raise NotFoundError(
-                f"{folder}: no checkpoint has the metric {metric!r} in Tune's results"
-                + _suggestion(metric, _metric_keys(checkpoints))
-            )
-        chosen = max(scored, key=lambda entry: entry[:3])[3]
-    checkpoint = recognize(chosen.folder)
-    if checkpoint is None:
-        raise InvalidInputError(f"{chosen.folder} is not a checkpoint of RLlib")
-    return checkpoint
+        return max(checkpoints, key=lambda each: (last_report[each.trial], each.number))
+    sign = 1 if mode == "max" else -1
+    scored = [
+        (sign * value, last_report[each.trial], each.number, each)
+        for each in checkpoints
+        if (value := each.metric(metric)) is not None
+    ]
+    if not scored:
+        raise NotFoundError(
+            f"{folder}: no checkpoint has the metric {metric!r} in Tune's results"
+            + _suggestion(metric, checkpoints)
+        )
+    return max(scored, key=lambda entry: entry[:3])[3]
 
 
 def _last_reports(checkpoints: list[TrialCheckpoint]) -> dict[str, tuple[float, str]]:
@@ -242,38 +249,17 @@ def _content(folder: Folder) -> str:
         if not any(path.startswith(f"{other}/") for other in inside if other != path)
     ]
     if outermost:
+        if len(outermost) == 1:
+            return f"it holds the checkpoint {outermost[0]}; give the path of that folder"
         more = "" if len(outermost) <= 5 else f" and {len(outermost) - 5} more"
         return f"it holds the checkpoints {', '.join(outermost[:5])}{more}; give one of their paths"
     return f"it holds {', '.join((folder.file_names() + folder.folder_names())[:5])}"
 
 
-def _metric_keys(checkpoints: Iterable[TrialCheckpoint]) -> list[str]:
-    """Return the keys of all numbers in the results, with slashes between nested keys, sorted."""
-    keys: set[str] = set()
-
-    def collect(result: Mapping[Any, Any], prefix: str, depth: int) -> None:
-        for key, value in result.items():
-            if len(keys) >= _MAX_KEYS or not isinstance(key, str):
-                return
-            if isinstance(value, Mapping) and depth < _MAX_NESTING and key != "config":
-                collect(value, f"{prefix}{key}/", depth + 1)
-            elif isinstance(value, (int, float)) and not isinstance(value, bool):
-                keys.add(prefix + key)
-
-    for each in checkpoints:
-        collect(each.result, "", 0)
-    return sorted(keys)
-
-
-def _suggestion(metric: str, keys: list[str]) -> str:
-    """Return the end of a message: the keys that the caller may have meant, and some others."""
-    last = metric.rpartition("/")[2]
-    # RLlib renamed the rewards of episodes to returns in Ray 2.10.
-    wanted = {last, last.replace("episode_reward_", "episode_return_"),
-              last.replace("episode_return_", "episode_reward_")}  # fmt: skip
-    meant = [key for key in keys if key.rpartition("/")[2] in wanted]
-    meant = sorted(meant, key=lambda key: (key.count("/"), key)) or get_close_matches(metric, keys)
-    if meant:
-        return f"; did you mean {' or '.join(map(repr, meant[:3]))}?"
+def _suggestion(metric: str, checkpoints: Iterable[TrialCheckpoint]) -> str:
+    """Return the end of a message: the keys that the caller may have meant, or else some keys."""
+    keys = {key for each in checkpoints for key in number_paths(each.result)}
+    if close := close_paths(metric, sorted(keys)):
+        return f".{did_you_mean(close)}"
     short = sorted(keys, key=lambda key: (key.count("/"), key))
     return "; they have " + (", ".join(short[:20]) or "none")

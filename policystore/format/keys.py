@@ -25,6 +25,9 @@ __all__ = [
     "TEMPORARY",
     "TRASH",
     "NameKey",
+    "annotation_key",
+    "annotation_of_key",
+    "annotations_prefix",
     "copied_key",
     "copied_prefix",
     "deleted_key",
@@ -37,6 +40,8 @@ __all__ = [
     "kept_key",
     "kept_prefix",
     "kept_start",
+    "league_of_prefix",
+    "league_prefix",
     "mark_key",
     "marks_prefix",
     "name_of_deleted",
@@ -74,6 +79,7 @@ _OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{64})\.safetensors\Z")
 _TRASHED = re.compile(r"trash/([0-9a-f]{2})/([0-9a-f]{64})/[0-9a-f]{32}\.safetensors\Z")
 _KEPT = re.compile(r"kept/([0-9a-f]{64})/[0-9a-f]{32}\.json\Z")
 _COPIED = re.compile(r"copied/[0-9a-f]{32}\Z")
+_ANNOTATION = re.compile(r"([0-9]{10})/([0-9a-f]{32})\.json\Z")
 
 
 def _escape(name: str) -> str:
@@ -231,6 +237,34 @@ def mark_key(name: str, number: int) -> str:
     return f"{marks_prefix(name)}{number:010d}.json"
 
 
+def annotations_prefix(name: str, number: int | None = None) -> str:
+    """Return the common prefix of the keys of all annotations of a name, or of one version."""
+    prefix = f"{NAMES}{_escape(name)}/@notes/"
+    return prefix if number is None else f"{prefix}{number:010d}/"
+
+
+def annotation_key(name: str, number: int, nonce: str) -> str:
+    """Return the key of an annotation of a version.
+
+    Args:
+        name: the name.
+        number: the number of the version.
+        nonce: 32 random hexadecimal digits, new for each annotation.
+    """
+    return f"{annotations_prefix(name, number)}{nonce}.json"
+
+
+def annotation_of_key(key: str, name: str) -> tuple[int, str] | None:
+    """Return the number of the version and the nonce in the key of an annotation of a name.
+
+    Return None for a key of another form.
+    """
+    prefix = annotations_prefix(name)
+    match = _ANNOTATION.fullmatch(key, len(prefix)) if key.startswith(prefix) else None
+    number = 0 if match is None else int(match.group(1))
+    return (number, match.group(2)) if match is not None and number else None
+
+
 def copied_prefix(name: str) -> str:
     """Return the common prefix of the cursors of all mirrors that write to a name."""
     return f"{NAMES}{_escape(name)}/@copied/"
@@ -261,6 +295,16 @@ def tag_of_prefix(prefix: str, name: str) -> str | None:
     return _unescape_valid(prefix[len(tags_prefix(name)) : -1], check_tag)
 
 
+def league_prefix(league: str) -> str:
+    """Return the common prefix of the keys of all leagues whose name starts with ``league``."""
+    return LEAGUES + _escape(league)
+
+
+def league_of_prefix(prefix: str) -> str | None:
+    """Return the league in ``leagues/<league>/@``; None if it is not a valid name."""
+    return _unescape_valid(prefix[len(LEAGUES) : -len("/@")], check_name)
+
+
 def _unescape_valid(escaped: str, check: Callable[[str], str]) -> str | None:
     plain = _unescape(escaped)
     try:
@@ -277,13 +321,16 @@ class NameKey:
         name: the name that the key belongs to.
         kind: what the key holds; ``"copied"`` is the cursor of a mirror.
         tag: the tag, for ``"tag"`` and ``"tag-hint"``.
-        number: the number of the record; 0 for keys without one.
+        number: the number of the record, or of the version of an ``"annotation"``; 0 for keys
+            without a number.
+        nonce: the nonce, for ``"annotation"``.
     """
 
     name: str
-    kind: Literal["version", "mark", "tag", "hint", "tag-hint", "copied"]
+    kind: Literal["version", "mark", "tag", "hint", "tag-hint", "copied", "annotation"]
     tag: str = ""
     number: int = 0
+    nonce: str = ""
 
 
 def parse_name_key(key: str) -> NameKey | None:
@@ -310,6 +357,8 @@ def parse_name_key(key: str) -> NameKey | None:
         parsed = NameKey(name, "hint")
     elif _COPIED.match(rest):
         parsed = NameKey(name, "copied")
+    elif (found := annotation_of_key(key, name)) is not None:
+        parsed = NameKey(name, "annotation", number=found[0], nonce=found[1])
     return parsed
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,9 +27,13 @@ from policystore.format.metadata import (
     parse_metadata,
 )
 from policystore.format.safetensors import (
+    MAX_HEADER,
     META,
     EncodedObject,
+    HeaderLayout,
     Shapes,
+    canonical_layout,
+    cut,
     encode_tensors,
     parse_header,
     parse_shapes,
@@ -43,7 +49,7 @@ __all__ = [
     "SPLIT_TOTAL",
     "EncodedPolicy",
     "ParsedPolicy",
-    "check_object",
+    "decode_object",
     "decode_policy",
     "decode_tensor",
     "encode_policy",
@@ -62,6 +68,8 @@ MAX_POLICY = 1 << 30
 """The largest size of a policy object in a store, in bytes."""
 
 _STATE = "__state__/"
+
+_MAX_KEPT = 64 << 10  # bytes of a header that is kept parsed
 
 
 @dataclass(frozen=True)
@@ -186,8 +194,58 @@ def decode_policy(data: bytes | memoryview, label: str, *, inline: bool) -> Pars
     Raises:
         FormatError: anything but the canonical bytes of a policy of format 1.
     """
-    buffer = memoryview(data)
-    header, start = parse_header(buffer, label)
+    return _read_policy(memoryview(data), label, inline)
+
+
+def _read_policy(buffer: memoryview, label: str, inline: bool) -> ParsedPolicy:
+    header = _Header(buffer, label, inline)
+    content = (_content if len(header.data) <= _MAX_KEPT else _content.__wrapped__)(header)
+    arrays = cut(buffer, content.layout, content.shapes, label)
+    return ParsedPolicy(content.spec, content.state, arrays, dict(content.external))
+
+
+class _Header:
+    """The header of a policy object, as a key of a cache.
+
+    The snapshots of one training have the same header, if no tensor is an object of its own. To
+    parse a header takes longer than to read and hash the weights of a small policy.
+
+    Attributes:
+        data: the bytes of the header, or of the whole file if that is cut short.
+        label: how messages name the file; two keys may differ in it.
+        inline: as in :func:`decode_policy`.
+    """
+
+    def __init__(self, buffer: memoryview, label: str, inline: bool) -> None:
+        length = int.from_bytes(buffer[:8], "little")
+        self.data = bytes(buffer[: 8 + min(length, MAX_HEADER)])
+        self.label = label
+        self.inline = inline
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Header) and self.inline == other.inline and self.data == other.data
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.data)
+
+
+class _Content(NamedTuple):
+    """What a header says; shared by all policies with this header, so nobody changes it."""
+
+    spec: Spec
+    state: Json
+    shapes: Shapes
+    external: dict[str, External]
+    layout: HeaderLayout
+
+
+@lru_cache(maxsize=32)
+def _content(given: _Header) -> _Content:
+    """Read the header of a policy object; errors as in :func:`decode_policy`."""
+    label, inline = given.label, given.inline
+    header, _ = parse_header(memoryview(given.data), label)
     meta = parse_metadata(header.pop(META, None), label)
     shapes = parse_shapes(header, label)
     external = parse_external(meta.get("external", {}), label)
@@ -212,9 +270,9 @@ def decode_policy(data: bytes | memoryview, label: str, *, inline: bool) -> Pars
     if spec.acting is not None and not set(spec.acting) <= weights:
         raise FormatError(f"{label}: spec.acting names weights that the policy does not have")
     rewritten = build_metadata(spec, state, {name: meta["external"][name] for name in external})
-    arrays = views(buffer, start, shapes, rewritten, label)
+    layout = canonical_layout(given.data, shapes, rewritten, label)
     _check_state(state, everything, label)
-    return ParsedPolicy(spec, state, arrays, external)
+    return _Content(spec, state, shapes, external, layout)
 
 
 def decode_tensor(data: bytes | memoryview, external: External, label: str) -> Array:
@@ -239,8 +297,12 @@ def decode_tensor(data: bytes | memoryview, external: External, label: str) -> A
     return views(buffer, start, shapes, None, label)[TENSOR]
 
 
-def check_object(data: bytes | memoryview, label: str) -> str:
-    """Check the bytes of an object of a store and return its kind, ``policy`` or ``tensor``.
+def decode_object(data: bytes | memoryview, label: str) -> ParsedPolicy | Array:
+    """Read an object of a store, and return the policy or the tensor that it holds.
+
+    Args:
+        data: the whole object; arrays are views of it.
+        label: how messages name the object.
 
     Raises:
         FormatError: the bytes are not canonical, or are neither kind of object.
@@ -248,13 +310,11 @@ def check_object(data: bytes | memoryview, label: str) -> str:
     buffer = memoryview(data)
     header, start = parse_header(buffer, label)
     if META in header:
-        decode_policy(data, label, inline=False)
-        return "policy"
+        return _read_policy(buffer, label, inline=False)
     shapes = parse_shapes(header, label)
     if set(shapes) != {TENSOR}:
         raise FormatError(f"{label}: neither a policy nor a single tensor of policystore")
-    views(buffer, start, shapes, None, label)
-    return "tensor"
+    return views(buffer, start, shapes, None, label)[TENSOR]
 
 
 def _check_weight_name(name: str, label: str) -> None:

@@ -28,6 +28,8 @@ __all__ = [
     "EncodedObject",
     "HeaderLayout",
     "Shapes",
+    "canonical_layout",
+    "cut",
     "declared_size",
     "encode_tensors",
     "header_layout",
@@ -217,15 +219,47 @@ def views(
         FormatError: the header or the length is not what :func:`encode_tensors` writes, or a
             boolean is stored as another byte than 0 or 1.
     """
+    return cut(buffer, canonical_layout(bytes(buffer[:start]), shapes, meta, label), shapes, label)
+
+
+def canonical_layout(
+    header: bytes, shapes: Shapes, meta: JsonObject | None, label: str
+) -> HeaderLayout:
+    """Return the places of the tensors, after a check that a header is canonical.
+
+    Args:
+        header: the bytes of the header.
+        shapes, meta: the content of the parsed header, from which the header is built again.
+        label: how messages name the file.
+
+    Raises:
+        FormatError: the header is not what :func:`encode_tensors` writes.
+    """
     try:
         layout = header_layout(shapes, meta)
     except InvalidInputError as error:
         raise FormatError(f"{label}: {error}") from None
-    if layout.header != bytes(buffer[:start]):
+    if layout.header != header:
         raise FormatError(
             f"{label}: the header is not in canonical form (order, offsets, overlaps or holes). It "
             "was not written by policystore, or was changed since."
         )
+    return layout
+
+
+def cut(buffer: memoryview, layout: HeaderLayout, shapes: Shapes, label: str) -> dict[str, Array]:
+    """Return the tensors of a file as views.
+
+    Args:
+        buffer: the whole file.
+        layout: the places of the tensors, by the header of the file.
+        shapes: dtype and shape of each tensor.
+        label: how messages name the file.
+
+    Raises:
+        FormatError: the file has another length than its header says, or a boolean is stored as
+            another byte than 0 or 1.
+    """
     if layout.size != buffer.nbytes:
         raise FormatError(
             f"{label}: expected {layout.size} bytes, found {buffer.nbytes}: "

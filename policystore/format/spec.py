@@ -10,7 +10,8 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from policystore._util.messages import brief
+from policystore._util.messages import brief, printable
+from policystore.display.pretty import print_text
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
 from policystore.format.spec_fields import (
@@ -290,6 +291,21 @@ class Spec:
             if key in self._json
         ]
         return f"Spec({', '.join(shown)})"
+
+    def __str__(self) -> str:
+        from policystore.display.policy import spec_in_words  # late: few programs show specs
+
+        words = spec_in_words(self._json) or {"spec": "empty"}
+        width = max(map(len, words))
+        return "\n".join(f"{name:<{width}}  {printable(value)}" for name, value in words.items())
+
+    _repr_pretty_ = print_text
+
+    def _repr_html_(self) -> str:
+        from policystore.display.html import block, line, text
+        from policystore.display.policy import spec_html
+
+        return block([line(text("Spec"), heading=True), spec_html(self._json)]).source
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Spec.from_json, (self.to_json(),))

@@ -12,7 +12,6 @@ from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
 from policystore.format.canonical_json import Json, JsonObject
 from policystore.format.values import decode_value, encode_value
-from policystore.spaces import space_to_json
 
 __all__ = [
     "ARGUMENTS",
@@ -74,6 +73,8 @@ def space_field(name: str, value: object) -> Any:
         raise InvalidInputError(
             f"spec.{name} is a gymnasium space, its JSON, or None; not {brief(value)}"
         )
+    from policystore.spaces import space_to_json  # late: most specs are read, and hold JSON
+
     return space_to_json(value, label=f"spec.{name}")  # type: ignore[arg-type]
 
 

@@ -12,8 +12,8 @@ from policystore._util.messages import brief
 from policystore.digest import PREFIX, Digest
 from policystore.errors import AmbiguousError, InvalidInputError, NotFoundError
 from policystore.format.records import Version
+from policystore.repository.lookup.marker import require_store
 from policystore.repository.lookup.state import read_state
-from policystore.repository.marker import require_store
 from policystore.repository.resolver import Resolver
 from policystore.snapshot import Snapshot
 

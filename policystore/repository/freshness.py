@@ -76,7 +76,7 @@ class Freshness:
         No try to create the record begins later than :data:`MAX_DELAY` after the last check began.
         If it is later, or if a retry would be later, the objects are checked again, and the
         function is called again. So the function may create the record twice under the same key; it
-        has to recognise its own record, as :meth:`RecordLog.append` does.
+        has to recognize its own record, as :meth:`RecordLog.append` does.
 
         Args:
             create: creates the record.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from policystore._util.concurrency import in_parallel
 from policystore._util.progress import BytesCallback, Meter, ObjectProgress
-from policystore.backends.base import Backend
+from policystore.backends.base import Backend, get_hashed
 from policystore.cache import NodeCache
-from policystore.digest import Digest, digest_of
+from policystore.digest import Digest
 from policystore.errors import FormatError, IntegrityError, NotFoundError, StorageError
 from policystore.format.arrays import Array
 from policystore.format.keys import (
@@ -156,11 +156,10 @@ class ObjectReader:
         location = backend.location(key)
         try:
             if limit is None:
-                limit = declared_size(backend.head(key, 8 + MAX_HEADER), location)
-            data = backend.get(key, limit=limit, share=True, size=size, on_bytes=on_bytes)
+                limit = size = declared_size(backend.head(key, 8 + MAX_HEADER), location)
+            data, actual = get_hashed(backend, key, limit=limit, size=size, on_bytes=on_bytes)
         except FormatError as error:
             raise IntegrityError(f"{location} is damaged: {error}. {_REPAIR}") from None
-        actual = digest_of(data)
         if actual != digest:
             raise IntegrityError(
                 f"{location} is damaged: its {memoryview(data).nbytes} bytes have the digest "

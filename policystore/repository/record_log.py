@@ -81,6 +81,10 @@ class RecordLog(Generic[_Hint]):
         """
         return bytes(self.backend.get(self.key(number), limit=self.limit))
 
+    def has(self, number: int) -> bool:
+        """Return whether there is a record of a number."""
+        return number <= MAX_NUMBER and self.backend.size(self.key(number)) is not None
+
     def read_hint(self) -> _Hint | None:
         """Read the hint, which may be outdated. Return None if it is absent or cannot be read."""
         if self.hint is None or self.parse_hint is None:

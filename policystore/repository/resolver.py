@@ -22,7 +22,7 @@ from policystore.errors import (
     PolicyStoreError,
 )
 from policystore.format.records import Hint, Mark, TagMove, Version, find_span
-from policystore.format.refs import Ref
+from policystore.format.refs import MAX_NUMBER, Ref
 from policystore.repository.lookup.digests import find_digest, policy_by_digest
 from policystore.repository.lookup.listing import list_names
 from policystore.repository.lookup.state import (
@@ -83,18 +83,54 @@ class Resolver:
             FormatError: a record or object is not of format 1.
             StorageError: the storage failed.
         """
+        return self._pull(ref, meter)[0]
+
+    def _pull(self, ref: Ref, meter: Meter | None) -> tuple[Snapshot, Version | None]:
+        """Pull the policy that a ref means now; return the record of the version, too."""
         if not ref.name:
-            return self.objects.snapshot(policy_by_digest(self.objects, ref.digest), meter)
+            found = policy_by_digest(self.objects, ref.digest)
+            return self.objects.snapshot(found, meter)._pulled_as(str(found.digest)), None
         version, policy = self._look_up(ref, prefetch=True)
         try:
             if policy is None or policy.digest != version.digest:
                 policy = self.objects.policy(version.digest)
-            return self.objects.snapshot(policy, meter)._pulled_as(version.ref)
+            return self.objects.snapshot(policy, meter)._pulled_as(version.ref), version
         except NotFoundError as error:
             raise IntegrityError(
                 f"{error}, though {version.ref} needs the object: the store has lost it. Restore "
                 "the object from a backup, or push the same policy again."
             ) from None
+
+    def pull_given(self, ref: RefLike, meter: Meter | None = None) -> Snapshot:
+        """Pull the policy of a ref in any form.
+
+        A Version means its digest. If this store has that version, the snapshot gets its ref. The
+        record that shows this is read at the same time as the policy.
+
+        Raises:
+            InvalidInputError: not a ref.
+            AmbiguousError: a short digest fits several policies.
+            NotFoundError, IntegrityError, FormatError, StorageError: as in :meth:`pull`.
+        """
+        return self.pull_recorded(ref, meter)[0]
+
+    def pull_recorded(
+        self, ref: RefLike, meter: Meter | None = None
+    ) -> tuple[Snapshot, Version | None]:
+        """Pull a policy as :meth:`pull_given` does, and return the record of its version, too.
+
+        Returns:
+            The policy, and the record that was read for it: without tags and annotations. None for
+            the record: the policy was pulled by its digest.
+        """
+        pull = partial(self._pull, as_ref(ref), meter)
+        if not isinstance(ref, Version) or ref.name is None or ref.number is None:
+            return pull()
+        look = partial(self._try_version, ref.name, ref.number)
+        (snap, _), found = run_both(pull, look, at_once=self._at_once)
+        if found is None or found.digest != ref.digest:
+            return snap, None
+        return snap._pulled_as(ref.ref), found
 
     def version(self, ref: Ref) -> Version:
         """Return the version that a ref with a name means now.
@@ -271,10 +307,11 @@ class Resolver:
             raise InvalidInputError(
                 f"limit is a number of versions, a whole number of at least 0, not {limit!r}"
             )
+        most = None if limit is None else min(limit, MAX_NUMBER)
         state = self.state(name, standing=not deleted)
         if not deleted:
-            return list(self.read_versions(name, islice(state.numbers(), limit)))
-        numbers = islice(range(state.newest.number, 0, -1), limit)
+            return list(self.read_versions(name, islice(state.numbers(), most)))
+        numbers = islice(range(state.newest.number, 0, -1), most)
         return with_marks(self.backend, state, self.read_versions(name, numbers), self.workers)
 
     # Tags

@@ -15,23 +15,31 @@ from typing import Any, TypeVar
 
 from policystore._util.concurrency import in_parallel, run_both
 from policystore._util.deadlines import Clock, boottime
+from policystore._util.log import logger
+from policystore._util.messages import printable
 from policystore._util.progress import Meter, ObjectProgress
 from policystore.digest import digest_of
-from policystore.errors import InvalidInputError, StorageError
+from policystore.errors import InvalidInputError, PolicyStoreError, StorageError
 from policystore.format.keys import MARKER, hint_key, kept_key, object_key
+from policystore.format.nonfinite import nonfinite
 from policystore.format.policy import EncodedPolicy
-from policystore.format.records import Hint, Kept, Version, marker_bytes
+from policystore.format.records import Hint, Kept, Protection, TagMove, Version, marker_bytes
 from policystore.format.refs import MAX_NUMBER, check_name
 from policystore.format.safetensors import EncodedObject
 from policystore.repository.freshness import Freshness
-from policystore.repository.lookup.hints import write_hint
-from policystore.repository.marker import restore_marker, store_exists
+from policystore.repository.lookup.hints import bring_hint_forward, write_hint
+from policystore.repository.lookup.marker import (
+    restore_marker,
+    store_above,
+    store_exists,
+    vanished_error,
+)
 from policystore.repository.objects import ObjectReader
-from policystore.repository.record_log import Probe, RecordLog, version_log
+from policystore.repository.record_log import Probe, RecordLog, mark_log, version_log
 from policystore.repository.ref_like import RefLike
 from policystore.repository.resolver import Resolver
 from policystore.repository.stamp import default_author, now
-from policystore.repository.tags import When, move_tag
+from policystore.repository.tags import When, move_tag, protect_tag
 from policystore.snapshot import Snapshot
 
 __all__ = ["PushNotes", "Writer"]
@@ -39,6 +47,7 @@ __all__ = ["PushNotes", "Writer"]
 _Out = TypeVar("_Out")
 
 _MIN_PROBED = 1 << 20  # bytes; for a smaller push, a test of the permission would cost more
+_MIN_THREAD = 4 << 20  # bytes; for a smaller push, a thread that hashes would cost more
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,8 @@ class PushNotes:
 class Writer:
     """Write policies and tags into one store.
 
-    A writer remembers two facts only: that the store exists, and that the storage creates keys
-    exclusively.
+    A writer remembers three facts only: that the store exists, that the writer has used the store,
+    and that the storage creates keys exclusively.
 
     Args:
         objects: reads the objects of the store.
@@ -95,6 +104,7 @@ class Writer:
         self._clock = clock
         self._at_once = self._backend.parallel > 1
         self._store_exists = False
+        self._has_used_store = False
         self._creates_exclusively = False
 
     def push(self, snap: Snapshot, name: str | None, notes: PushNotes, meter: Meter) -> Version:
@@ -124,16 +134,22 @@ class Writer:
                 "with a name, or leave them out"
             )
         encoded = snap._encode()
-        version = self._version(snap, encoded, name, notes)
-        # If a record cannot hold the notes, this raises an error before anything is written.
-        replace(version, number=MAX_NUMBER, previous=version.digest).to_bytes()
+        draft = self._version(encoded, name, notes)
+        # If a record cannot hold the notes, this raises an error before anything is written, and
+        # before anything walks through metrics that may be nested without end.
+        replace(draft, number=MAX_NUMBER, previous=draft.digest).to_bytes()
+        found = nonfinite(snap.weights, snap._state_arrays, draft.metrics)
+        if found:
+            draft = replace(draft, nonfinite=found)
+            replace(draft, number=MAX_NUMBER, previous=draft.digest).to_bytes()
         items = [*encoded.tensors.values(), encoded.policy]
         size = sum(item.size for item in items)
         meter.expect(size)
+        upload = partial(self._upload, items, meter)
+        # The digests of the parts are only in the record, so they are computed during the upload.
+        hashed_beside = partial(run_both, upload, snap._part_digests, at_once=size >= _MIN_THREAD)
         objects = Freshness(
-            partial(self._upload, items, meter),
-            again=partial(self._upload, items, Meter(None)),
-            clock=self._clock,
+            hashed_beside, again=partial(self._upload, items, Meter(None)), clock=self._clock
         )
         probes = self._backend.is_remote and size >= _MIN_PROBED
         try:
@@ -143,7 +159,9 @@ class Writer:
                 if probes:
                     self._probe_permission()
                 self._beside_marker(objects.check, proves=known)
+                version = _with_parts(draft, snap)
                 self._keep(version, objects)
+                self._warn_of_nonfinite(version)
                 return version
             versions = version_log(self._backend, name)
             _, hint = run_both(self._ensure_store, versions.read_hint, at_once=self._at_once)
@@ -153,10 +171,23 @@ class Writer:
             send = partial(run_both, objects.check, find_newest, at_once=self._at_once)
             # Without a hint, this may be version 1 of the name.
             _, newest = self._beside_marker(send, proves=known and hint is None)
-            return self._append(name, versions, version, newest, hint, objects)
+            version = _with_parts(draft, snap)
+            appended = self._append(name, versions, version, newest, hint, objects)
+            self._warn_of_nonfinite(appended)
+            return appended
         except StorageError:
             self._store_exists = False  # the store may have been removed: the next push looks again
             raise
+
+    def prepare(self) -> None:
+        """Make the store if the storage is empty, and check that it creates keys exclusively.
+
+        Raises:
+            FormatError: the storage holds other files, or a store of a newer format.
+            StorageError: the storage failed, or does not create keys exclusively.
+        """
+        self._ensure_store()
+        self._verify_exclusive_create()
 
     def move_tag(
         self,
@@ -165,24 +196,47 @@ class Writer:
         target: Version | None,
         when: When | None = None,
         author: str | None = None,
+        force: bool = False,
     ) -> Version | None:
         """Move or remove a tag; arguments and result as in :func:`tags.move_tag`."""
         self._verify_exclusive_create()
         by = default_author() if author is None else author
-        return move_tag(self._resolver, name, tag, target, time=now(), author=by, when=when)
+        return move_tag(
+            self._resolver, name, tag, target, time=now(), author=by, when=when, force=force
+        )
 
-    def _version(
-        self, snap: Snapshot, encoded: EncodedPolicy, name: str | None, notes: PushNotes
-    ) -> Version:
-        """Build the record of a version, without its number."""
+    def protect_tag(
+        self, name: str, tag: str, by: tuple[str, ...] | None, author: str | None, *, force: bool
+    ) -> TagMove:
+        """Protect a tag, or end its protection, as :func:`tags.protect_tag` does.
+
+        Args:
+            name, tag: the tag.
+            by: the authors who may move the tag, in order; None for everybody.
+            author: who protects the tag.
+            force: as in :func:`tags.protect_tag`.
+        """
+        self._verify_exclusive_create()
+        who, time = default_author() if author is None else author, now()
+        protection = None if by is None else Protection(by, who, time)
+        return protect_tag(
+            self._resolver, name, tag, protection, time=time, author=who, force=force
+        )
+
+    def _version(self, encoded: EncodedPolicy, name: str | None, notes: PushNotes) -> Version:
+        """Build the record of a version, without its number, flags and digests of its parts.
+
+        In the places of the digests of the parts is the digest of the policy, which is as long.
+        """
         resolve, workers = self._resolver.resolve, self._backend.parallel
+        digest = encoded.policy.digest
         return Version(
             name=name,
             number=None,
-            digest=encoded.policy.digest,
-            weights_digest=snap.weights_digest,
-            acting_digest=snap.acting_digest,
-            state_digest=snap.state_digest,
+            digest=digest,
+            weights_digest=digest,
+            acting_digest=digest,
+            state_digest=digest,
             objects=encoded.objects,
             previous=None,
             time=now(),
@@ -193,6 +247,19 @@ class Writer:
             parents=tuple(in_parallel(resolve, notes.parents, workers=workers)),
             nonce=secrets.token_hex(16),
         )
+
+    def _warn_of_nonfinite(self, version: Version) -> None:
+        """Log a warning about NaN and infinite numbers in a push, once for each name."""
+        about = ("nonfinite", self._backend.url, version.name)
+        if version.nonfinite and logger.is_news(about):
+            logger.warning(
+                "%s was pushed to %s, though it has NaN or infinite numbers in %s. The record of "
+                "the version says so (Version.nonfinite). Later pushes to this name are not "
+                "warned of.",
+                version.ref,
+                self._backend.url,
+                ", ".join(printable(name) for name in version.nonfinite),
+            )
 
     def _find_newest(self, versions: RecordLog[Hint], hint: Hint | None) -> Probe:
         """Find the newest version and, at the first push, check the storage at the same time."""
@@ -205,19 +272,44 @@ class Writer:
 
         Raises:
             FormatError: the storage holds other files, or a store of a newer format.
+            StorageError: the storage is empty, and was not before a push failed.
         """
         if self._store_exists:
             return
-        if not store_exists(self._backend) and not self._backend.create(MARKER, marker_bytes()):
-            store_exists(self._backend)  # another process made the store: check the marker
-        self._store_exists = True
+        has_used_store = self._has_used_store  # before the look: another thread may make the store
+        if not store_exists(self._backend):
+            if has_used_store:
+                raise vanished_error(self._backend)
+            create = partial(self._backend.create, MARKER, marker_bytes())
+            created, _ = run_both(create, self._warn_of_outer_store, at_once=self._at_once)
+            if not created:
+                store_exists(self._backend)  # another process made the store: check the marker
+        self._store_exists = self._has_used_store = True
+
+    def _warn_of_outer_store(self) -> None:
+        """Log a warning if a new store lies inside another one, by a path that is too long.
+
+        Only the push that makes a store looks. In a bucket, each folder above costs a request.
+        """
+        with suppress(PolicyStoreError):  # the folders above may be of other people
+            above = store_above(self._backend)
+            if above:
+                logger.warning("a push makes a new store at %s.%s", self._backend.url, above)
 
     def _beside_marker(self, call: Callable[[], _Out], *, proves: bool) -> _Out:
         """Make a call and, at the same time, put the marker back if the store was emptied."""
         if not proves:
             return call()
         restore = partial(restore_marker, self._backend)
-        return run_both(call, restore, at_once=self._at_once)[0]
+        result, was_absent = run_both(call, restore, at_once=self._at_once)
+        if was_absent:
+            logger.warning(
+                "%s was emptied, or its %s was deleted, while this process used the store: the "
+                "push has put the marker back, and earlier policies may be lost",
+                self._backend.url,
+                MARKER,
+            )
+        return result
 
     def _probe_permission(self) -> None:
         """Check that the credentials may write, before many bytes are sent.
@@ -268,17 +360,27 @@ class Writer:
         """Create the record of a version under the next free number, and write the hint.
 
         The new hint names the newest mark that the earlier hint names. No mark deletes a version
-        that does not exist, so the new version stands.
+        that does not exist, so the new version stands. If there are later marks, as after a
+        deletion during this push, the hint is written once more.
         """
-        marks = 0 if hint is None else hint.marks
+        backend, marks = self._backend, 0 if hint is None else hint.marks
+        has_mark = partial(mark_log(backend, name).has, marks + 1)
+        written: list[Hint] = []
+        behind: list[bool] = []
 
         def make_record(number: int, previous: bytes | None) -> bytes:
             digest = None if previous is None else digest_of(previous)
             return replace(version, number=number, previous=digest).to_bytes()
 
         def hint_of(number: int) -> None:
-            data = Hint(number, version.digest, marks, stands=number).to_bytes()
-            write_hint(self._backend, hint_key(name), data)
+            written[:] = [Hint(number, version.digest, marks, stands=number)]
+            write = partial(write_hint, backend, hint_key(name), written[0].to_bytes())
+            if not backend.is_remote:
+                write()
+                return
+            # At the same time as the record: a look after the record would take a round more.
+            with suppress(StorageError):
+                behind[:] = [run_both(write, has_mark, at_once=self._at_once)[1]]
 
         data = versions.append(
             make_record,
@@ -287,4 +389,12 @@ class Writer:
             write_hint=hint_of,
             guard=objects.call,
         )
+        if written and (any(behind) or not backend.is_remote):
+            bring_hint_forward(backend, name, written[0])
         return Version.from_bytes(data, f"the record of {name}")
+
+
+def _with_parts(draft: Version, snap: Snapshot) -> Version:
+    """Return the record of a version with the digests of the parts of its policy."""
+    weights, acting, state = snap._part_digests()
+    return replace(draft, weights_digest=weights, acting_digest=acting, state_digest=state)

@@ -15,7 +15,7 @@ from policystore.errors import InvalidInputError
 from policystore.rllib.common.build_guard import check_snapshot
 from policystore.rllib.common.ids import pick_id
 from policystore.rllib.common.player import Player
-from policystore.rllib.common.player_args import EnvSpaces
+from policystore.rllib.common.player_args import EnvSpaces, NanHandling
 from policystore.rllib.common.trust import Trust
 from policystore.rllib.new_stack.player import ModulePlayer
 from policystore.rllib.new_stack.snapshot import (
@@ -146,6 +146,7 @@ def rebuild_player(
     module_id: str | None = None,
     normalize_actions: bool | None = None,
     clip_actions: bool | None = None,
+    nan: NanHandling = "error",
 ) -> Player:
     """Rebuild a policy together with everything between the policy and its environment.
 
@@ -170,6 +171,7 @@ def rebuild_player(
             otherwise, and always on the old API stack.
         normalize_actions, clip_actions: whether Box actions are unsquashed and clipped to the
             bounds of the action space; refused if the snapshot records it.
+        nan: ``"error"`` to refuse observations with NaN, ``"allow"`` to play them.
 
     Returns:
         A ``PolicyPlayer`` for the old API stack, a ``ModulePlayer`` for the new one; both are
@@ -203,6 +205,7 @@ def rebuild_player(
         module_id=module_id,
         normalize_actions=normalize_actions,
         clip_actions=clip_actions,
+        nan=nan,
     )
 
 

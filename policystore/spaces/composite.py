@@ -59,6 +59,7 @@ def space_from_json(value: object, *, label: str = "space") -> Space[Any]:
 
     The JSON may come from a hostile source. So sizes are checked before memory is allocated, and
     the new space is written as JSON and compared with the given JSON.
+    :func:`policystore.spaces.words.space_in_words` shows a space without gymnasium and Ray.
 
     Args:
         value: parsed JSON.
@@ -67,6 +68,7 @@ def space_from_json(value: object, *, label: str = "space") -> Space[Any]:
     Raises:
         FormatError: JSON that :func:`space_to_json` does not write, a class that this version does
             not know, or a space that the installed gymnasium does not have or refuses to build.
+        MissingPackageError: gymnasium, or for RLlib's own spaces Ray, is not installed.
     """
     space = _decode(value, Place(label, Limits(FormatError)))
     written = _encode(space, Place(label, Limits(FormatError)))

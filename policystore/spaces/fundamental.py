@@ -10,13 +10,15 @@ the declared types differ between releases of gymnasium.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from policystore._util.messages import brief
+from policystore.errors import MissingPackageError
 from policystore.format.arrays import Array
 from policystore.format.canonical_json import JsonObject
 from policystore.spaces import fields
@@ -60,11 +62,20 @@ def build(package: str, name: str, place: Place, **arguments: object) -> Space[A
         name: the class.
         place: the place of the space.
         arguments: keyword arguments of the constructor, read and checked.
+
+    Raises:
+        MissingPackageError: gymnasium, or for RLlib's own spaces Ray, is not installed.
     """
+    distribution = package.split(".")[0]
     try:
         cls: Callable[..., Space[Any]] = getattr(importlib.import_module(package), name)
     except (ImportError, AttributeError) as error:
-        place.fail(f"{name} is not in the installed {package.split('.')[0]}: {error}")
+        if not _is_installed(distribution):
+            install = "'policystore[rllib]'" if distribution == "ray" else distribution
+            raise MissingPackageError.of(
+                f"{place.where}: a space object of class {name}", distribution, install=install
+            ) from None
+        place.fail(f"{name} is not in the installed {distribution}: {error}")
     try:
         return cls(**arguments)
     # A reader promises one kind of error, whatever gymnasium raises for the checked fields.
@@ -73,6 +84,13 @@ def build(package: str, name: str, place: Place, **arguments: object) -> Space[A
             f"the installed {package.split('.')[0]} refuses this {name}: "
             f"{type(error).__name__}: {error}. A newer one may build it"
         )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a module that was put into sys.modules by hand has no spec
+        return package in sys.modules
 
 
 def box_to_json(space: Any, place: Place) -> JsonObject:

@@ -10,18 +10,34 @@ from policystore.backends.base import Backend
 from policystore.backends.factory import open_backend
 from policystore.backends.options import StorageOptions
 from policystore.cache import CacheLike
+from policystore.display.pretty import Printer
+from policystore.store.annotating import AnnotatingCalls
 from policystore.store.collecting import CollectingCalls
 from policystore.store.deleting import DeletingCalls
 from policystore.store.mirroring import MirroringCalls
 from policystore.store.reading import ReadingCalls
+from policystore.store.reporting import ReportingCalls
+from policystore.store.searching import SearchingCalls
+from policystore.store.showing import ShowingCalls
 from policystore.store.upkeep import UpkeepCalls
+from policystore.store.watching import WatchingCalls
 from policystore.store.writing import WritingCalls
 
 __all__ = ["PolicyStore"]
 
 
 class PolicyStore(
-    WritingCalls, DeletingCalls, ReadingCalls, UpkeepCalls, CollectingCalls, MirroringCalls
+    WritingCalls,
+    AnnotatingCalls,
+    DeletingCalls,
+    ReadingCalls,
+    SearchingCalls,
+    WatchingCalls,
+    UpkeepCalls,
+    CollectingCalls,
+    MirroringCalls,
+    ReportingCalls,
+    ShowingCalls,
 ):
     """Keep policies by their digests, and give them names.
 
@@ -85,6 +101,11 @@ class PolicyStore(
 
     def __repr__(self) -> str:
         return f"PolicyStore({self.url!r}{', read_only=True' if self._read_only else ''})"
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        # IPython asks for one screen by this name, in the class that has __repr__. repr() itself
+        # asks the storage nothing, because debuggers and logs call it.
+        printer.text(self._screen())
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = self._backend if self._options is None else self.url

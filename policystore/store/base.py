@@ -5,7 +5,9 @@ from __future__ import annotations
 from policystore.backends.base import Backend
 from policystore.cache import CacheLike, open_cache
 from policystore.errors import NotFoundError, ReadOnlyError
-from policystore.format.records import Version
+from policystore.format.keys import MARKER
+from policystore.format.records import Version, marker_bytes
+from policystore.repository.lookup.marker import store_exists
 from policystore.repository.objects import ObjectReader
 from policystore.repository.ref_like import RefLike, as_ref
 from policystore.repository.resolver import Resolver
@@ -34,6 +36,20 @@ class StoreBase:
     def url(self) -> str:
         """The folder or URL of this store."""
         return self._backend.url
+
+    def _check_storage(self) -> None:
+        """Check, without a change, that a store that exists can be written.
+
+        The call tries to create the marker of the store once more. A storage that lets this user
+        write refuses that, because the marker exists; another storage refuses this user.
+
+        Raises:
+            ReadOnlyError: this user may not write.
+            FormatError: the folder is not a store, or is a store of a newer format.
+            StorageError: the storage failed.
+        """
+        if store_exists(self._backend):
+            self._backend.create(MARKER, marker_bytes())
 
     def _check_writable(self, call: str) -> None:
         """Raise ReadOnlyError, with the name of the call, if the store was opened read-only."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
 from policystore._util.progress import Meter, Progress
-from policystore.repository.collect.collector import check_grace, collect_garbage
-from policystore.repository.collect.report import GarbageReport
 from policystore.repository.objects import ObjectReader
 from policystore.store.base import StoreBase
+
+if TYPE_CHECKING:
+    from policystore.repository.collect.report import GarbageReport
 
 __all__ = ["CollectingCalls"]
 
@@ -57,6 +60,10 @@ class CollectingCalls(StoreBase):
             ReadOnlyError: the store was opened read-only, or its storage refuses to delete.
             StorageError: the storage failed, or does not tell the times of keys.
         """
+        # Late: few programs collect.
+        from policystore.repository.collect.collector import check_grace, collect_garbage
+        from policystore.repository.deletion.healing import heal_name
+
         check_grace(grace, exclusive=exclusive)
         # A dry run writes as well: a key in tmp/ that tells the time of the storage.
         self._check_writable("collect_garbage")
@@ -66,4 +73,5 @@ class CollectingCalls(StoreBase):
             dry_run=dry_run,
             exclusive=exclusive,
             meter=Meter(progress),
+            heal=partial(heal_name, self._resolver),
         )

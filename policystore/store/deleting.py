@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from policystore.errors import InvalidInputError
 from policystore.format.records import Version
 from policystore.format.refs import check_name
-from policystore.repository.deletion.delete import delete_name, delete_version
-from policystore.repository.deletion.kept import delete_kept, restore_kept
-from policystore.repository.deletion.marking import MarkNotes
-from policystore.repository.deletion.prune import Criteria, KeepBest, prune
-from policystore.repository.deletion.prune_report import PruneReport
-from policystore.repository.deletion.restore import deleted_last, restore_versions
 from policystore.repository.ref_like import RefLike, as_ref
 from policystore.store.base import StoreBase
+
+if TYPE_CHECKING:
+    from policystore.repository.deletion.prune import KeepBest
+    from policystore.repository.deletion.prune_report import PruneReport
 
 __all__ = ["DeletingCalls"]
 
@@ -48,7 +47,8 @@ class DeletingCalls(StoreBase):
             author: who deletes the version; by default ``$POLICYSTORE_AUTHOR`` or the name of the
                 user.
             force: whether to delete a version though a tag points to it. Until the tag is moved, a
-                pull by the tag says that the version was deleted.
+                pull by the tag says that the version was deleted. A tag that is protected against
+                the author still keeps its version.
 
         Returns:
             The deleted version; None for a digest.
@@ -56,6 +56,8 @@ class DeletingCalls(StoreBase):
         Raises:
             InvalidInputError: not a ref, or a tag points to the version and ``force`` is False. The
                 message names the tags.
+            ProtectedError: a tag points to the version that is protected against this author;
+                :meth:`unprotect` the tag first, or move it.
             NotFoundError: no such version, or the version was deleted before; the message says by
                 whom.
             AmbiguousError: a short digest fits several policies.
@@ -63,6 +65,11 @@ class DeletingCalls(StoreBase):
             StorageError: the storage failed. If the answer to the write of the mark was lost, the
                 version may be deleted.
         """
+        # Late, as in the calls below: few programs delete.
+        from policystore.repository.deletion.delete import delete_version
+        from policystore.repository.deletion.kept import delete_kept
+        from policystore.repository.deletion.marking import MarkNotes
+
         self._check_writable("delete")
         parsed = as_ref(ref.ref if isinstance(ref, Version) else ref)
         if not parsed.name:
@@ -92,9 +99,13 @@ class DeletingCalls(StoreBase):
 
         Raises:
             InvalidInputError: not a name, or a tag points to a version and ``force`` is False.
+            ProtectedError: as in :meth:`delete`.
             NotFoundError: no such name, or no version of it stands.
             ReadOnlyError, StorageError: as in :meth:`delete`.
         """
+        from policystore.repository.deletion.delete import delete_name
+        from policystore.repository.deletion.marking import MarkNotes
+
         check_name(name)
         self._check_writable("delete_name")
         notes = MarkNotes.of(message, author)
@@ -126,6 +137,10 @@ class DeletingCalls(StoreBase):
             AmbiguousError: a short digest fits several policies.
             ReadOnlyError, StorageError: as in :meth:`delete`.
         """
+        from policystore.repository.deletion.kept import restore_kept
+        from policystore.repository.deletion.marking import MarkNotes
+        from policystore.repository.deletion.restore import deleted_last, restore_versions
+
         self._check_writable("restore")
         parsed = as_ref(ref.ref if isinstance(ref, Version) else ref)
         notes = MarkNotes.of(message, author)
@@ -163,15 +178,17 @@ class DeletingCalls(StoreBase):
         Args:
             name: the name.
             keep_last: keep this many of the newest versions.
-            keep_tagged: whether to keep versions that a tag points to.
+            keep_tagged: whether to keep versions that a tag points to. A tag that is protected
+                against the author keeps its version in any case.
             keep_best: a metric, ``"max"`` or ``"min"``, and how many of the best versions to keep,
                 such as ``("return", "max", 5)``. If two versions have the same value, the newer
                 version counts as better. Versions without a finite number as this metric do not
-                count.
+                count. Metrics of annotations count, too (:attr:`Version.all_metrics`).
             older_than: keep versions that are not older than this time span, by the times in their
                 records.
-            keep: a function that returns whether to keep a version. It may be called again if
-                another process deletes or restores versions of the name at the same time.
+            keep: a function that returns whether to keep a version, which has its annotations. The
+                function may be called again if another process deletes or restores versions of the
+                name at the same time.
             dry_run: True to write nothing and only report.
             message: why the versions are pruned.
             author: who prunes the name; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
@@ -181,9 +198,13 @@ class DeletingCalls(StoreBase):
 
         Raises:
             InvalidInputError: an argument of the wrong form, or no criterion.
-            NotFoundError: no such name, or no version of it stands.
+            NotFoundError: no such name, or no version of it stands; or no version has the metric
+                of ``keep_best``, and some have other metrics.
             ReadOnlyError, StorageError: as in :meth:`delete`.
         """
+        from policystore.repository.deletion.marking import MarkNotes
+        from policystore.repository.deletion.prune import Criteria, prune
+
         check_name(name)
         criteria = Criteria(keep_last, keep_tagged, keep_best, older_than, keep)
         if not isinstance(dry_run, bool):

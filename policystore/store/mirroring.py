@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from policystore._util.progress import Meter, Progress
 from policystore.errors import InvalidInputError
-from policystore.repository.mirror.copier import copy_store
-from policystore.repository.mirror.report import CopyReport
 from policystore.store.base import StoreBase
+
+if TYPE_CHECKING:
+    from policystore.repository.mirror.report import CopyReport
 
 __all__ = ["MirroringCalls"]
 
@@ -61,6 +63,8 @@ class MirroringCalls(StoreBase):
             StorageError: one of the two storages failed. The parts that were copied stay in the
                 other store; call again.
         """
+        from policystore.repository.mirror.copier import copy_store  # late: few programs copy
+
         if not isinstance(other, StoreBase):
             raise InvalidInputError(
                 f"copy_to takes a PolicyStore to copy to, not {type(other).__qualname__}: write "

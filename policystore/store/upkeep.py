@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime
+from typing import TYPE_CHECKING
 
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
-from policystore.repository.marker import repair_marker, require_store
-from policystore.repository.upkeep.stats import count_store
-from policystore.repository.upkeep.stats_report import StatsProgress, StoreStats
-from policystore.repository.verify.report import VerifyProgress, VerifyReport
-from policystore.repository.verify.store import verify_store
+from policystore.repository.lookup.marker import repair_marker, require_store
 from policystore.store.base import StoreBase
+
+if TYPE_CHECKING:
+    from policystore.repository.upkeep.stats_report import StatsProgress, StoreStats
+    from policystore.repository.verify.report import VerifyProgress, VerifyReport
 
 __all__ = ["UpkeepCalls"]
 
@@ -61,6 +62,8 @@ class UpkeepCalls(StoreBase):
             FormatError: the folder is not a store, or is a store of a newer format.
             ReadOnlyError: ``repair_from`` was given, and the store was opened read-only.
         """
+        from policystore.repository.verify.store import verify_store  # late: few programs verify
+
         source = None
         if repair_from is not None:
             if not isinstance(repair_from, StoreBase):
@@ -134,6 +137,8 @@ class UpkeepCalls(StoreBase):
             FormatError: the folder is not a store, or is a store of a newer format.
             StorageError: the storage failed.
         """
+        from policystore.repository.upkeep.stats import count_store  # late: few programs count
+
         if not isinstance(grace, datetime.timedelta):
             raise InvalidInputError(
                 f"grace is a timedelta, as timedelta(days=7), not {brief(grace)}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
+from policystore._util.messages import brief
 from policystore._util.progress import Meter, Progress
 from policystore.errors import InvalidInputError
-from policystore.format.records import Version
+from policystore.format.records import TagMove, Version
 from policystore.format.refs import check_name, check_tag
 from policystore.repository.ref_like import RefLike, as_list, as_ref
 from policystore.repository.tags import When
@@ -78,15 +79,29 @@ class WritingCalls(StoreBase):
         return self._writer.push(snap, name, notes, Meter(progress))
 
     @overload
-    def tag(self, ref: RefLike, tag: str, *, author: str | None = None) -> Version: ...
+    def tag(
+        self, ref: RefLike, tag: str, *, author: str | None = None, force: bool = False
+    ) -> Version: ...
 
     @overload
     def tag(
-        self, ref: RefLike, tag: str, *, when: When, author: str | None = None
+        self,
+        ref: RefLike,
+        tag: str,
+        *,
+        when: When,
+        author: str | None = None,
+        force: bool = False,
     ) -> Version | None: ...
 
     def tag(
-        self, ref: RefLike, tag: str, *, when: When | None = None, author: str | None = None
+        self,
+        ref: RefLike,
+        tag: str,
+        *,
+        when: When | None = None,
+        author: str | None = None,
+        force: bool = False,
     ) -> Version | None:
         """Move a tag to a version of a name, or create the tag. The store keeps all earlier moves.
 
@@ -100,6 +115,7 @@ class WritingCalls(StoreBase):
                 called again. So if several writers each move the tag only to a better version, the
                 tag points to the best version at the end.
             author: who moves the tag; by default ``$POLICYSTORE_AUTHOR`` or the name of the user.
+            force: True to move the tag even if :meth:`protect` allows this only to others.
 
         Returns:
             The version that the tag points to after the call; None if there is no such tag because
@@ -109,6 +125,8 @@ class WritingCalls(StoreBase):
             InvalidInputError: a ref without a name, or a word that cannot be a tag.
             NotFoundError: no such version, or the version was deleted. If another process deletes
                 the version during this call, the tag is moved back to where it pointed.
+            ProtectedError: the tag is protected, and this author may not move it; the message says
+                who protected the tag, when, and who may move it.
         """
         check_tag(tag)
         self._check_writable("tag")
@@ -118,21 +136,97 @@ class WritingCalls(StoreBase):
                 f"{ref} has no name, and a tag belongs to a name: tag 'name@number' instead"
             )
         target = self._version_of(ref)
-        return self._writer.move_tag(parsed.name, tag, target, when, author)
+        return self._writer.move_tag(parsed.name, tag, target, when, author, force)
 
-    def untag(self, name: str, tag: str, *, author: str | None = None) -> None:
+    def untag(self, name: str, tag: str, *, author: str | None = None, force: bool = False) -> None:
         """Remove a tag. The store keeps all earlier moves, and the tag can be set again.
 
         Args:
             name: the name.
             tag: the tag.
-            author: as in :meth:`tag`.
+            author, force: as in :meth:`tag`.
 
         Raises:
             NotFoundError: the name has no such tag.
+            ProtectedError: as in :meth:`tag`.
         """
         check_name(name)
         check_tag(tag)
         self._check_writable("untag")
         self._resolver.last_move(name, tag)
-        self._writer.move_tag(name, tag, None, author=author)
+        self._writer.move_tag(name, tag, None, author=author, force=force)
+
+    def protect(
+        self,
+        name: str,
+        tag: str,
+        by: Iterable[str] | None = None,
+        *,
+        author: str | None = None,
+        force: bool = False,
+    ) -> TagMove:
+        """Protect a tag: ask all authors, except those in ``by``, to leave the tag where it is.
+
+        From then on, :meth:`tag` and :meth:`untag` raise an error for other authors, unless they
+        give ``force=True``. This is advice, and no access control: everybody who may write to the
+        store can give another name as the author, or ``force=True``. The protection stays when the
+        tag is moved or removed, until :meth:`unprotect`. To check the protection costs no request.
+
+        Args:
+            name: the name.
+            tag: a tag that is set.
+            by: the authors who may move and remove the tag; None or an empty list for nobody.
+            author: who protects the tag; by default ``$POLICYSTORE_AUTHOR`` or the name of the
+                user. This author may not move the tag, unless ``by`` has the author, too.
+            force: True to change the protection that another author has set.
+
+        Returns:
+            The record, which :meth:`tag_history` lists, too: its ``protected`` says who may move
+            the tag.
+
+        Raises:
+            InvalidInputError: ``by`` is not a list of names.
+            NotFoundError: the name has no such tag.
+            ProtectedError: another author has protected the tag, and ``by`` of that protection does
+                not have this author.
+        """
+        check_name(name)
+        check_tag(tag)
+        allowed = _check_authors(by)
+        self._check_writable("protect")
+        return self._writer.protect_tag(name, tag, allowed, author, force=force)
+
+    def unprotect(
+        self, name: str, tag: str, *, author: str | None = None, force: bool = False
+    ) -> TagMove:
+        """End the protection of a tag; the tag stays where it is.
+
+        Args:
+            name: the name.
+            tag: the tag.
+            author: who ends the protection: the author who protected the tag, or one of those who
+                may move the tag.
+            force: True to end the protection even if another author has set it.
+
+        Returns:
+            The record, as in :meth:`protect`.
+
+        Raises:
+            NotFoundError: the name has no such tag, or the tag is not protected.
+            ProtectedError: another author has protected the tag, and this author may not move it.
+        """
+        check_name(name)
+        check_tag(tag)
+        self._check_writable("unprotect")
+        return self._writer.protect_tag(name, tag, None, author, force=force)
+
+
+def _check_authors(by: Iterable[str] | None) -> tuple[str, ...]:
+    """Return the authors who may move a tag, each once and in order."""
+    if by is None:
+        return ()
+    is_list = isinstance(by, Iterable) and not isinstance(by, (str, bytes))
+    authors = list(by) if is_list else []
+    if not is_list or not all(isinstance(each, str) and each for each in authors):
+        raise InvalidInputError(f"by is a list of authors, such as ['ann', 'bob'], not {brief(by)}")
+    return tuple(sorted(set(authors)))

@@ -7,16 +7,17 @@ the raw storage. ``docs/backends.md`` shows an example. This package needs pytes
 
 from __future__ import annotations
 
+from policystore.errors import MissingPackageError
+
 try:
     import pytest
 except ImportError as error:
-    raise ImportError(
-        "policystore.testing needs pytest, which is not installed: pip install pytest"
-    ) from error
+    raise MissingPackageError.of(__name__, "pytest", install="pytest", error=error) from error
 
 # Before the imports: pytest shows the values of a failed assert only in modules that it knows.
 pytest.register_assert_rewrite(
     "policystore.testing.backend_contract",
+    "policystore.testing.store_annotations",
     "policystore.testing.store_concurrency",
     "policystore.testing.store_damage",
     "policystore.testing.store_deletions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policystore.testing.store_annotations import AnnotationTests
 from policystore.testing.store_collecting import CollectingTests
 from policystore.testing.store_concurrency import ConcurrencyTests
 from policystore.testing.store_damage import DamageTests
@@ -16,6 +17,7 @@ __all__ = ["StoreContract"]
 class StoreContract(
     PushTests,
     NameTests,
+    AnnotationTests,
     DeletionTests,
     CollectingTests,
     ConcurrencyTests,
@@ -27,7 +29,7 @@ class StoreContract(
     Subclass this class, name the subclass ``Test…`` and define the methods of
     :class:`~policystore.testing.storage.StorageContract`. The tests use a backend through
     :class:`~policystore.store.PolicyStore`: what a push writes and in which form, refs, tags,
-    deletions, several threads, refusals, damage, ``verify`` and the collector. They need a backend
-    that passes :class:`~policystore.testing.backend_contract.BackendContract`, and that can be
-    pickled.
+    annotations, deletions, several threads, refusals, damage, ``verify`` and the collector. They
+    need a backend that passes :class:`~policystore.testing.backend_contract.BackendContract`, and
+    that can be pickled.
     """

@@ -173,7 +173,7 @@ class DamageTests(StoreTests):
                 assert case in ("marker", "no marker")
             else:
                 assert not report.ok, case
-                with pytest.raises(IntegrityError, match="faults"):
+                with pytest.raises(IntegrityError, match="fault"):
                     report.raise_if_bad()
                 assert all(fault.key and fault.problem for fault in report.faults)
             for key in self.raw_keys() - good.keys():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policystore.errors import NotFoundError
+from policystore.errors import NotFoundError, ProtectedError
 from policystore.format.records import Version
 from policystore.format.spec import Spec
 from policystore.snapshot import Snapshot
@@ -54,6 +54,35 @@ class NameTests(StoreTests):
         assert store.resolve("a@champion") == make_snapshot(1).digest
         moves = sorted(key for key in self.raw_keys() if "@tags/champion/0" in key)
         assert moves == [f"names/a/@tags/champion/{n:010d}.json" for n in (1, 2, 3, 4)]
+
+    def test_a_protected_tag_is_moved_by_few(self, store: PolicyStore) -> None:
+        for seed in range(3):
+            store.push(make_snapshot(seed), "a")
+        store.tag("a@1", "champion", author="dan")
+        store.protect("a", "champion", by=["bob", "ann"], author="eve")
+        assert store.tags("a")["champion"].number == 1
+        said = r"'dan' .* 'champion' of 'a': eve protected it at \d{4}-.* only ann, bob may .*force"
+        with pytest.raises(ProtectedError, match=said):
+            store.tag("a@2", "champion", author="dan")
+        with pytest.raises(ProtectedError, match=said):
+            store.untag("a", "champion", author="dan")
+        assert store.pull("a@champion") == make_snapshot(0)
+        store.tag("a@2", "champion", author="ann")
+        store.tag("a@3", "champion", author="dan", force=True)
+        with pytest.raises(ProtectedError):
+            store.tag("a@1", "champion", author="dan")
+        store.unprotect("a", "champion", author="eve")
+        store.tag("a@1", "champion", author="dan")
+        history = store.tag_history("a", "champion")
+        assert [(move.target, move.author, move.protected is not None) for move in history] == [
+            (1, "dan", False),
+            (3, "eve", False),
+            (3, "dan", True),
+            (2, "ann", True),
+            (1, "eve", True),
+            (1, "dan", False),
+        ]
+        assert store.verify().ok
 
     def test_when_decides_whether_a_tag_moves(self, store: PolicyStore) -> None:
         for seed in range(3):

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from policystore.errors import InvalidInputError, MissingPackageError
+
 try:
     import torch
 except ImportError as error:
-    raise ImportError(f"policystore.torch needs torch: pip install torch ({error})") from error
+    raise MissingPackageError.of(__name__, "torch", install="torch", error=error) from error
 
-from policystore.errors import InvalidInputError
 from policystore.format.spec import Spec
 from policystore.snapshot import Snapshot
 from policystore.snapshot_advice import instead_of_snapshot

@@ -11,19 +11,18 @@ bucket goes to moto's server, and beside it boto3 uploads the same files with as
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from build_store import Shape, files_below, fill, peak
 
 KEY, SECRET = "AKIDOFTHETESTS", "SECRETOFTHETESTS"
 NAMES = 100
@@ -32,30 +31,7 @@ THREADS = 64
 
 def build(root: Path, count: int) -> None:
     """Write the files of a store. Its objects are random bytes, which a copy does not look into."""
-    from policystore.digest import digest_of
-    from policystore.format.keys import MARKER, object_key, version_key
-    from policystore.format.records import Version, marker_bytes
-
-    def write(key: str, data: bytes) -> None:
-        path = root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-    write(MARKER, marker_bytes())
-    now = datetime.datetime.now(datetime.timezone.utc)
-    for index in range(NAMES):
-        previous = None
-        for number in range(1, count // NAMES + 1):
-            data = os.urandom(1024)
-            digest = digest_of(data)
-            write(object_key(digest), data)
-            record = Version(
-                name=f"n/{index}", number=number, digest=digest, weights_digest=digest,
-                acting_digest=digest, state_digest=digest, objects={digest: 1024},
-                previous=previous, time=now, author="ann", message="", nonce=uuid.uuid4().hex,
-            ).to_bytes()  # fmt: skip
-            write(version_key(f"n/{index}", number), record)
-            previous = digest_of(record)
+    fill(files_below(root), Shape(count, count // NAMES, nbytes=1024))
 
 
 def copy_files(source: Path, target: Path, *, flush: bool) -> None:
@@ -111,11 +87,6 @@ def step(given: argparse.Namespace) -> None:
     print(json.dumps({"seconds": time.monotonic() - began, "before": before, "peak": peak()}))
 
 
-def peak() -> int:
-    """Return the most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-
-
 def run(name: str, source: Path, target: str, endpoint: str = "") -> None:
     """Do one step in a fresh process, and print a line about it."""
     command = [sys.executable, __file__, "--step", name, "--source", str(source)]
@@ -123,7 +94,8 @@ def run(name: str, source: Path, target: str, endpoint: str = "") -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     took: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(
-        f"{name:24} {took['seconds']:8.1f} s   memory {took['before']} -> {took['peak']} MiB",
+        f"{name:24} {took['seconds']:8.1f} s   "
+        f"memory {took['before']:.0f} -> {took['peak']:.0f} MiB",
         flush=True,
     )
 

@@ -4,9 +4,9 @@
 into the same module of one env runner, alternately, in one run. The tensors for ``load_state_dict``
 are made beforehand, and this call checks and proves nothing.
 
-``--folder MIB`` pulls policies of this size instead, from a folder that a group may write to and
-from a private folder. ``torch.load`` reads the same tensors from a file, alternately, and checks no
-byte.
+``--folder [MIB …]`` pulls policies of these sizes instead, of one tensor and of 20, from a folder
+that other users may write to and from a private folder. ``torch.load(weights_only=True)`` reads the
+same tensors from a file, alternately, and checks no byte. All files are in the page cache.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,44 +94,57 @@ def measure(algo: Any, stack: str, loads: int) -> None:
     )
 
 
-def measure_folders(mib: int, rounds: int) -> None:
-    """Print the times of pulls from a shared and a private folder, for different tensors."""
+def measure_folders(sizes: list[float], rounds: int) -> None:
+    """Print the times of pulls and of torch.load, for a shared folder and a private one."""
     os.umask(0o022)
-    for kind, mode in (("shared", 0o2775), ("private", 0o755)):
-        for count in (1, 4, 20):
+    torch.set_num_threads(1)
+    for mib in sizes:
+        for count in (1, 20):
+            rng = np.random.default_rng(0)
+            tensors = {
+                f"w{number}": rng.standard_normal(int(mib * 2**18) // count, dtype=np.float32)
+                for number in range(count)
+            }
             with tempfile.TemporaryDirectory() as folder:
-                root, file = Path(folder) / "store", Path(folder) / "weights.pt"
-                root.mkdir()
-                root.chmod(mode)
-                rng = np.random.default_rng(0)
-                tensors = {
-                    f"w{number}": rng.standard_normal(mib * 2**18 // count, dtype=np.float32)
-                    for number in range(count)
-                }
-                store = PolicyStore(root)
-                digest = store.push(Snapshot(weights=tensors)).digest
+                file = Path(folder) / "weights.pt"
                 torch.save({name: torch.from_numpy(w) for name, w in tensors.items()}, file)
-                calls: list[Callable[[], object]] = [
-                    lambda store=store, digest=digest: store.pull(digest),  # type: ignore[misc]
-                    lambda file=file: torch.load(file),  # type: ignore[misc]
-                ]
-                pulls, loads = (
-                    sorted(each)
-                    for each in zip(*(map(timed, calls) for _ in range(rounds)), strict=True)
-                )
-                middle = rounds // 2
-                print(
-                    f"{kind} folder, {mib} MiB in {count} tensors: pull {pulls[middle] * 1e3:.1f} "
-                    f"ms, torch.load {loads[middle] * 1e3:.1f} ms, ratio of the medians "
-                    f"{pulls[middle] / loads[middle]:.2f}, of the minima {pulls[0] / loads[0]:.2f}"
-                )
+                calls: dict[str, Callable[[], object]] = {
+                    "torch.load": partial(torch.load, file, weights_only=True)
+                }
+                for kind, mode in (("shared", 0o2777), ("private", 0o755)):
+                    root = Path(folder) / kind
+                    root.mkdir()
+                    root.chmod(mode)
+                    store = PolicyStore(root)
+                    digest = store.push(Snapshot(weights=tensors)).digest
+                    calls[f"pull, {kind} folder"] = partial(store.pull, digest)
+                # A small policy is read more often, so that all sizes take about the same time.
+                compare(f"{mib:g} MiB, {count} tensors", calls, int(rounds * min(20, 200 / mib)))
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Return how many seconds a call takes."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+def compare(label: str, calls: dict[str, Callable[[], object]], rounds: int) -> None:
+    """Make each call in turn, and print medians and ratios to the first call.
+
+    Time is that on the clock. Processor time is that of all threads of this process, and depends
+    less on other programs.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            began, used = time.perf_counter(), time.process_time()
+            call()
+            times[name].append((time.perf_counter() - began, time.process_time() - used))
+    first, *others = times
+    columns = {name: list(zip(*each, strict=True)) for name, each in times.items()}
+    medians = {name: [statistics.median(each) for each in two] for name, two in columns.items()}
+    print(f"{label}: {first} {medians[first][0] * 1e3:.2f} ms")
+    for name in others:
+        clock, used = (one / two for one, two in zip(medians[name], medians[first], strict=True))
+        least = min(columns[name][0]) / min(columns[first][0])
+        print(
+            f"  {name}: {medians[name][0] * 1e3:.2f} ms, ratio of the medians {clock:.2f}, of the "
+            f"minima {least:.2f}, of the medians of processor time {used:.2f}"
+        )
 
 
 def main() -> None:
@@ -138,11 +152,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loads", type=int, default=2000)
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--folder", type=int, metavar="MIB")
+    parser.add_argument("--folder", type=float, nargs="*", metavar="MIB")
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    if arguments.folder:
-        measure_folders(arguments.folder, arguments.rounds)
+    if arguments.folder is not None:
+        measure_folders(arguments.folder or [0.5, 8, 200], arguments.rounds)
         return
     torch.set_num_threads(1)
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")

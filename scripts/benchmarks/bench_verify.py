@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_large
-import numpy as np
+from build_store import Shape, Write, files_below, fill, peak
 
 VERSIONS_OF_A_NAME = 100
 
@@ -57,40 +56,16 @@ CASES: dict[str, Callable[[Any], str]] = {
 }
 
 
-def fill(write: Callable[[str, bytes], None], count: int) -> None:
-    """Write a store of ``count`` versions with a policy each, without its hints."""
-    from policystore import Snapshot, Spec
-    from policystore.digest import digest_of
-    from policystore.format.keys import MARKER, object_key, version_key
-    from policystore.format.records import Version, marker_bytes
-    from policystore.repository.stamp import now
-
-    write(MARKER, marker_bytes())
-    previous = None
-    for index in range(count):
-        snap = Snapshot(weights={"w": np.array([index])}, spec=Spec())
-        encoded = snap._encode()
-        write(object_key(snap.digest), b"".join(encoded.policy.chunks))
-        name, number = f"n{index // VERSIONS_OF_A_NAME}", index % VERSIONS_OF_A_NAME + 1
-        record = Version(
-            name, number, snap.digest, snap.weights_digest, snap.acting_digest, snap.state_digest,
-            encoded.objects, previous if number > 1 else None, now(), "", "", nonce="0" * 32,
-        ).to_bytes()  # fmt: skip
-        write(version_key(name, number), record)
-        previous = digest_of(record)
-
-
 def run_case(name: str, url: str, options: dict[str, str] | None, results: Any) -> None:
     """Run one case in this process; send its seconds, its peak in MiB, and its text."""
     from policystore import PolicyStore
 
     store = PolicyStore(url, storage_options=options, cache=False)
     next(iter(store._backend.keys("names/")), None)  # loads the libraries
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, began = peak(), time.perf_counter()
     text = CASES[name](store)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    results.put((seconds, (peak - before) / 1024, text))
+    results.put((seconds, peak() - before, text))
 
 
 def main() -> int:
@@ -107,11 +82,7 @@ def main() -> int:
             folder = tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR"))
             root = Path(stack.enter_context(folder)) / "store"
             url = str(root)
-
-            def write(key: str, data: bytes) -> None:
-                (root / key).parent.mkdir(parents=True, exist_ok=True)
-                (root / key).write_bytes(data)
-
+            write: Write = files_below(root)
         else:
             endpoint = stack.enter_context(bench_large.moto())
             bucket = f"verify-{uuid.uuid4().hex}"
@@ -125,19 +96,19 @@ def main() -> int:
             def write(key: str, data: bytes) -> None:
                 client.put_object(Bucket=bucket, Key=f"p/{key}", Body=data)
 
-        fill(write, given.policies)
+        fill(write, Shape(given.policies, VERSIONS_OF_A_NAME))
         print(f"{given.policies:,} policies, made in {time.perf_counter() - began:.1f} s")
         measure = None
         for name in given.case or CASES:
             results = spawn.Queue()
             process = spawn.Process(target=run_case, args=(name, url, options, results))
             process.start()
-            seconds, peak, text = results.get()
+            seconds, grown, text = results.get()
             process.join()
             measure = seconds if measure is None else measure
             print(
                 f"{name:18} {seconds:8.2f} s {seconds / measure:7.1f} x "
-                f"+{peak:6.1f} MiB at its peak  {text}",
+                f"+{grown:6.1f} MiB at its peak  {text}",
                 flush=True,
             )
     return 0

@@ -3,7 +3,9 @@
     ./.venv/bin/python scripts/examples/team_demo.py
 
 Ann and Ben each have a home and a cache, and each step runs in a new process. By default the bucket
-is on moto's server, which checks keys as S3 does. These variables name another bucket:
+is on moto's server, which checks keys as S3 does. There Ann and Ben have the rights of a writer,
+and Cleo has the rights of a reader, as docs/how-to/team.md shows them. These variables name another
+bucket:
 
     POLICYSTORE_DEMO_BUCKET                a bucket that exists; the demo uses a new prefix in it
     POLICYSTORE_DEMO_ENDPOINT              the server's URL, if it is not AWS
@@ -17,6 +19,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,12 +31,7 @@ from typing import Any
 
 import numpy as np
 
-READ_ONLY = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": "*"}
-    ],
-}
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "team.md"
 ALL = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
@@ -146,7 +144,7 @@ def main() -> int:
         else:
             bucket = "team"
             options, team, reader = stack.enter_context(moto(bucket))
-        url = f"s3://{bucket}/demo-{uuid.uuid4().hex[:8]}"
+        url = f"s3://{bucket}/policies/demo-{uuid.uuid4().hex[:8]}"
 
         def run(who: str, what: str, step: str, keys: dict[str, str]) -> None:
             print(f"\n{who} {what}", flush=True)
@@ -171,14 +169,20 @@ def main() -> int:
     return 0
 
 
+def rights(role: str) -> dict[str, Any]:
+    """Return the policy of IAM that docs/how-to/team.md shows for a role."""
+    (block,) = re.findall(rf"```json {role}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return dict(json.loads(block))
+
+
 @contextlib.contextmanager
 def moto(bucket: str) -> Iterator[tuple[dict[str, str], dict[str, str], dict[str, str]]]:
     """Run moto's server with a bucket during the block, in a separate process.
 
-    The context yields the storage options, a key with all rights, and a read-only key.
+    The context yields the storage options, the key of a writer, and the key of a reader.
 
-    The server checks keys from the fifth request on. The first four requests make the bucket and a
-    user with all rights.
+    The server checks keys from the fifth request on. The first four requests make the bucket and an
+    administrator.
     """
     import boto3
 
@@ -212,8 +216,9 @@ def moto(bucket: str) -> Iterator[tuple[dict[str, str], dict[str, str], dict[str
 
         nobody = {"key": "x", "secret": "x"}
         client("s3", nobody).create_bucket(Bucket=bucket)
-        team = user(client("iam", nobody), "team", ALL)
-        reader = user(client("iam", team), "reader", READ_ONLY)
+        admin = client("iam", user(client("iam", nobody), "admin", ALL))
+        team = user(admin, "team", rights("writer"))
+        reader = user(admin, "reader", rights("reader"))
         yield {"endpoint_url": endpoint}, team, reader
     finally:
         server.kill()

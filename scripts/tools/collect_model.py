@@ -1,6 +1,7 @@
 """Check the collector against every order of the steps of pushes, marks, readers and collectors.
 
 Each scenario is explored to its end, with the code of policystore itself over a storage in memory.
+Other scenarios explore tags against deletions, each of which may die at any step.
 Then each rule of the collector is broken once, and a scenario has to notice. The tests explore the
 short scenarios; ``./scripts/test --all`` and this script explore all. This takes some minutes.
 
@@ -15,18 +16,27 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.support.collector_model import broken_rules, explore, scenarios
+from tests.support.collector_model import (
+    broken_rules,
+    broken_tag_rules,
+    explore,
+    explore_tags,
+    scenarios,
+    tag_scenarios,
+)
 from tests.support.interleavings import LostError
 
 
 def main() -> int:
     words = sys.argv[1:]
     states = schedules = 0.0
-    for name, scenario in scenarios().items():
+    every = [(name, each, explore) for name, each in scenarios().items()]
+    every += [(name, each, explore_tags) for name, each in tag_scenarios().items()]
+    for name, scenario, visit in every:
         if words and not any(word in name for word in words):
             continue
         began = time.perf_counter()
-        explorer = explore(scenario)
+        explorer = visit(scenario)
         states += explorer.states
         schedules += explorer.schedules
         print(
@@ -36,12 +46,14 @@ def main() -> int:
         )
     print(f"{'nothing is lost in':36} {states:9,.0f} states {schedules:9.2g} schedules")
     missed = 0
-    for rule, (scenario, broken) in broken_rules().items():
+    rules = [(rule, *each, explore) for rule, each in broken_rules().items()]
+    rules += [(rule, *each, explore_tags) for rule, each in broken_tag_rules().items()]
+    for rule, scenario, broken, visit in rules:
         if words and not any(word in rule for word in words):
             continue
         try:
             with broken:
-                explore(scenario)
+                visit(scenario)
             missed += 1
             print(f"NOT noticed: {rule}", flush=True)
         except LostError as error:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +30,15 @@ def store(proxy: Proxy, s3_bucket: str) -> PolicyStore:
     return PolicyStore(
         f"s3://{s3_bucket}/p", storage_options={"endpoint_url": proxy.endpoint}, cache=False
     )
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter.
+
+    It is outside of pytest's folder, which each start of pytest closes for other users.
+    """
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

@@ -14,19 +14,27 @@ from contextlib import suppress
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 
 from policystore import (
+    Digest,
     FormatError,
     IntegrityError,
     InvalidInputError,
+    MissingPackageError,
     NotFoundError,
     PolicyStore,
     ReadOnlyError,
     Snapshot,
+    Spec,
     StorageError,
 )
+from policystore._util import maps
 from policystore._util.concurrency import in_parallel
+from policystore.backends.local import LocalBackend
+from policystore.format import metadata, safetensors
+from policystore.format.keys import object_key
 from tests.support.fsspec_clouds import Attic, Cloud, install
 
 Make = Callable[..., Snapshot]
@@ -221,12 +229,12 @@ def test_cloud_credentials_that_may_only_read(cloud: PolicyStore, make_snapshot:
 
 def test_urls_of_azure() -> None:
     url = "abfs://box@account.dfs.core.windows.net/p"
-    with pytest.raises(InvalidInputError, match="pip install adlfs"):
+    with pytest.raises(MissingPackageError, match="pip install adlfs"):
         PolicyStore(url)
     with pytest.raises(InvalidInputError, match="a password") as caught:
         PolicyStore("abfs://box:secret@account/p")
     assert "secret" not in str(caught.value)
-    with pytest.raises(InvalidInputError, match="pip install gcsfs"):
+    with pytest.raises(MissingPackageError, match="pip install gcsfs"):
         PolicyStore("gs://bucket")
 
 
@@ -281,6 +289,26 @@ def test_a_website_that_ignores_ranges(
     assert max(sent) < 1 << 25  # what buffers on the way may hold of the GiB
 
 
+def test_a_website_that_sends_more_than_the_memory(
+    website: tuple[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy declares as much."""
+    url, sent = website
+    tensor = Digest("ab" * 32)
+    external = {"dtype": "U8", "shape": [1 << 46], "digest": str(tensor)}
+    meta = metadata.build_metadata(Spec(), {}, {"big": external})
+    policy = safetensors.encode_tensors({"a": np.zeros(2, np.float32)}, meta)
+    LocalBackend(tmp_path).put(object_key(policy.digest), policy.chunks)
+    endless = tmp_path / object_key(tensor)
+    endless.parent.mkdir(parents=True)
+    with endless.open("wb") as file:
+        file.truncate(1 << 30)
+    monkeypatch.setattr(maps, "memory_size", lambda: 4 << 20)
+    with pytest.raises(StorageError, match=r"reading http://.* bytes or more do not fit"):
+        PolicyStore(url, cache=False).pull(policy.digest)
+    assert max(sent) < 1 << 25  # what buffers on the way may hold of the GiB
+
+
 def test_urls_that_fsspec_does_not_know_or_cannot_open() -> None:
     for url in ("nonsense://x", "simplecache::s3://b/x", "attic://", "attic://a/../b"):
         with pytest.raises(InvalidInputError):
@@ -289,5 +317,5 @@ def test_urls_that_fsspec_does_not_know_or_cannot_open() -> None:
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InvalidInputError, match=r"s3fs.*pip install 'policystore\[s3\]'"):
+    with pytest.raises(MissingPackageError, match=r"s3fs.*pip install 'policystore\[s3\]'"):
         PolicyStore("s3://bucket")

@@ -164,3 +164,16 @@ def test_a_refusal_that_may_pass_is_tried_again_and_then_says_what_to_do(
     assert failure.may_pass
     error = mapped_error(failure, "writing", "s3://b/k", StorageOptions(), writing=True)
     assert re.search(f"{code}.*Tried several times.*{said}", str(error))
+
+
+def test_too_little_memory_says_what_to_do() -> None:
+    error = MemoryError()
+    try:
+        raise ConnectionError("while reading") from error
+    except ConnectionError as around:
+        failure = failure_of(around)
+    assert not failure.may_pass
+    raised = mapped_error(failure, "reading", "s3://b/k", StorageOptions({}), writing=False)
+    assert isinstance(raised, StorageError)
+    assert "reading s3://b/k: not enough memory" in str(raised)
+    assert "Free some memory" in str(raised)

@@ -214,15 +214,22 @@ def test_without_links_and_exclusive_renames_names_are_refused_and_digests_work(
     assert store.names() == []
 
 
-def test_the_folder_is_made_again_if_it_was_deleted(tmp_path: Path, make_snapshot: Make) -> None:
+def test_a_deleted_store_is_made_again_only_where_the_folder_is_opened_anew(
+    tmp_path: Path, make_snapshot: Make
+) -> None:
     store = PolicyStore(tmp_path / "s")
     store.push(make_snapshot(1), "a")
     for path in sorted((tmp_path / "s").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     with pytest.raises(StorageError, match="removed meanwhile"):
         store.push(make_snapshot(2), "a")
-    assert store.push(make_snapshot(3), "a").number == 1
-    assert store.verify().ok
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"is empty, though .* make another PolicyStore"):
+            store.push(make_snapshot(2), "a")
+    again = PolicyStore(tmp_path / "s")
+    assert again.push(make_snapshot(3), "a").number == 1
+    assert again.verify().ok
+    assert store.push(make_snapshot(2), "a").number == 2
 
 
 @pytest.mark.parametrize("call", ["open", "link", "replace", "mkdir"])

@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import pickle
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,14 @@ from typing import Any
 
 import pytest
 
-from policystore import FormatError, InvalidInputError, PolicyStore, Snapshot, StorageError
+from policystore import (
+    FormatError,
+    InvalidInputError,
+    NotFoundError,
+    PolicyStore,
+    Snapshot,
+    StorageError,
+)
 from policystore._util import files
 from policystore._util.foreign import is_foreign
 from policystore.backends.local import LocalBackend
@@ -245,13 +253,70 @@ def test_a_folder_that_is_moved_away_and_back_loses_nothing(
     store = PolicyStore(root)
     store.push(make_snapshot(1), "a")
     root.rename(tmp_path / "away")
-    with pytest.raises(StorageError, match="removed meanwhile"):
-        store.push(make_snapshot(2), "a")
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"s is gone, .* move it back, and try again"):
+            store.push(make_snapshot(2), "a")
     assert not root.exists()
     (tmp_path / "away").rename(root)
     assert store.push(make_snapshot(3), "a").number == 2
     assert [v.digest for v in store.log("a")] == [make_snapshot(3).digest, make_snapshot(1).digest]
     assert store.verify().ok
+
+
+CALLS: dict[str, Callable[[PolicyStore, Snapshot], object]] = {
+    "push": lambda store, snap: store.push(snap, "a"),
+    "push of a new name": lambda store, snap: store.push(snap, "b"),
+    "push without a name": lambda store, snap: store.push(snap),
+    "tag": lambda store, snap: store.tag("a@1", "best"),
+    "delete": lambda store, snap: store.delete("a@1"),
+    "pull": lambda store, snap: store.pull("a"),
+    "pull by digest": lambda store, snap: store.pull(snap.digest),
+    "names": lambda store, snap: store.names("a"),
+    "stats": lambda store, snap: store.stats(),
+    "verify": lambda store, snap: store.verify(),
+    "collect_garbage": lambda store, snap: store.collect_garbage(),
+    "repair": lambda store, snap: store.repair(),
+    "copy_to": lambda store, snap: PolicyStore("memory://places").copy_to(store),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("used_by", ["push", "pull"])
+def test_an_unmounted_folder_gets_no_new_store(
+    tmp_path: Path, make_snapshot: Make, call: str, used_by: str
+) -> None:
+    root, away = tmp_path / "s", tmp_path / "away"
+    PolicyStore(root).push(make_snapshot(1), "a")
+    PolicyStore("memory://places").push(make_snapshot(3), "c")
+    store = PolicyStore(root)
+    store.push(make_snapshot(2), "a") if used_by == "push" else store.pull("a")
+    root.rename(away)
+    root.mkdir()
+    (root / "NOT MOUNTED").touch()  # what stays of an unmounted folder is often not empty
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"s is another folder now.*Mount the folder again"):
+            CALLS[call](store, make_snapshot(5))
+    assert [path.name for path in root.iterdir()] == ["NOT MOUNTED"]
+    (root / "NOT MOUNTED").unlink()
+    away.rename(tmp_path / "other") if call == "push" else shutil.copytree(away, tmp_path / "other")
+    root.rmdir()
+    (tmp_path / "other").rename(root)  # mounted again; a copy has another number
+    count = len(store.log("a"))
+    assert store.push(make_snapshot(4), "a").number == count + 1
+    assert store.verify().ok
+
+
+def test_a_folder_that_was_never_a_store_may_be_made_anew(
+    tmp_path: Path, make_snapshot: Make
+) -> None:
+    root = tmp_path / "s"
+    store = PolicyStore(root)
+    root.mkdir()
+    with pytest.raises(NotFoundError, match="no policy store"):
+        store.pull("a")
+    root.rename(tmp_path / "away")
+    root.mkdir()
+    assert store.push(make_snapshot(), "a").number == 1
 
 
 def test_a_folder_of_a_file_server_is_read_several_calls_at_once(

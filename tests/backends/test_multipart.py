@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from policystore import (
     Spec,
     StorageError,
 )
-from policystore.backends import s3_multipart
+from policystore.backends import s3_copy, s3_multipart
 from policystore.format import metadata, safetensors
 from policystore.format.keys import object_key
 from tests.support.cells import sampled
@@ -263,17 +264,62 @@ def test_a_declared_size_alone_takes_no_memory(
     store: PolicyStore, s3_bucket: str, s3_endpoint: str
 ) -> None:
     """Declare a huge tensor in a policy object of some hundred bytes; only stored bytes count."""
-    raw = client(s3_endpoint)
-    tensor = Digest("ab" * 32)
+    policy = declare_huge_tensor(s3_endpoint, s3_bucket, b"x" * 1000)
+    with pytest.raises(IntegrityError, match="is damaged"):
+        store.pull(policy)
+
+
+def declare_huge_tensor(endpoint: str, bucket: str, data: bytes) -> Digest:
+    """Put a policy into a bucket that declares a tensor of 64 TiB, and return its digest.
+
+    Args:
+        data: the bytes in the place of the tensor object.
+    """
+    raw, tensor = client(endpoint), Digest("ab" * 32)
     external = {"dtype": "U8", "shape": [1 << 46], "digest": str(tensor)}
     meta = metadata.build_metadata(Spec(), {}, {"big": external})
     policy = safetensors.encode_tensors({"a": np.zeros(2, np.float32)}, meta)
-    raw.put_object(
-        Bucket=s3_bucket, Key=f"p/{object_key(policy.digest)}", Body=b"".join(policy.chunks)
-    )
-    raw.put_object(Bucket=s3_bucket, Key=f"p/{object_key(tensor)}", Body=b"x" * 1000)
-    with pytest.raises(IntegrityError, match="is damaged"):
-        store.pull(policy.digest)
+    bodies = {policy.digest: b"".join(policy.chunks), tensor: data}
+    for digest, body in bodies.items():
+        raw.put_object(Bucket=bucket, Key=f"p/{object_key(digest)}", Body=body)
+    return policy.digest
+
+
+def test_a_server_that_confirms_a_size_beyond_the_memory(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str
+) -> None:
+    """The server and the policy lie alike, and there are bytes for the first part."""
+    policy = declare_huge_tensor(s3_endpoint, s3_bucket, b"x" * PART)
+    size = metadata.External(np.dtype(np.uint8), (1 << 46,), Digest("ab" * 32)).size
+
+    def lie(request: Request, answer: Answer) -> Answer:
+        if "ab" * 32 not in request.path:
+            return answer
+        said = {k: v for k, v in answer.headers.items() if k.lower() != "content-range"}
+        span = request.headers.get("range", "").removeprefix("bytes=")
+        return Answer(answer.status, {**said, "Content-Range": f"bytes {span}/{size}"}, answer.body)
+
+    proxy.after = lie
+    with pytest.raises(StorageError, match=rf"reading s3://.*: {size} bytes or more do not fit"):
+        store.pull(policy)
+    assert len([request for request in proxy.seen if "ab" * 32 in request.path]) == 1
+
+
+def test_too_little_memory_for_the_parts_of_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(s3_multipart, "np", SimpleNamespace(empty=refuse, uint8=np.uint8))
+    with pytest.raises(StorageError, match="reading a: not enough memory for 20 bytes"):
+        s3_multipart.read_parts(lambda start, count: b"x" * 10, 20, None, "reading a")
+
+
+def test_an_object_that_is_larger_than_any_can_be_is_not_copied() -> None:
+    asked: list[object] = []
+    at = {"Bucket": "b", "Key": "k"}
+    with pytest.raises(StorageError, match="more than an object of S3 can have"):
+        s3_copy.copy_object(lambda call: asked.append(call), at, at, 1 << 60)  # type: ignore[arg-type, func-returns-value]
+    assert asked == []
 
 
 @pytest.mark.parametrize("pulls", [True, False])

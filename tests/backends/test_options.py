@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from policystore import InvalidInputError, PolicyStore
 from policystore.backends.options import StorageOptions
 
 SECRET: list[dict[str, Any]] = [
@@ -45,6 +46,40 @@ def test_other_options_are_pickled(given: dict[str, Any]) -> None:
     other = pickle.loads(pickle.dumps(StorageOptions(given)))
     assert other.copy() == given
     assert other.absent == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"endpont_url": "http://x"}, "no option 'endpont_url'. Did you mean 'endpoint_url'?"),
+        ({"profil": "team"}, "no option 'profil'. Did you mean 'profile'?"),
+        ({"zzz": 1}, "no option 'zzz'. The documentation of S3FileSystem lists the options"),
+        (
+            {"client_kwargs": {"regoin_name": "x"}},
+            "no option 'client_kwargs.regoin_name'. Did you mean 'client_kwargs.region_name'?",
+        ),
+        (
+            {"config_kwargs": {"max_pool_conections": 3}},
+            "no option 'config_kwargs.max_pool_conections'. Did you mean "
+            "'config_kwargs.max_pool_connections'",
+        ),
+    ],
+    ids=["top", "session", "far", "client", "config"],
+)
+def test_a_mistyped_option_is_named_with_near_ones(given: dict[str, Any], said: str) -> None:
+    store = PolicyStore("s3://bucket/x", storage_options=given)
+    with pytest.raises(InvalidInputError) as error:
+        store.names()
+    assert "s3://bucket/x cannot be opened with the storage_options given: S3FileSys" in str(error)
+    assert said in str(error.value)
+    assert "docs/s3.md" in str(error.value)
+    assert "AioSession" not in str(error.value)
+
+
+def test_an_option_that_only_requests_refuse_is_named() -> None:
+    store = PolicyStore("https://127.0.0.1:9/x", storage_options={"zzz": 1})
+    with pytest.raises(InvalidInputError, match="HTTPFileSystem has no option 'zzz'"):
+        store.resolve("a/b")
 
 
 def test_copy_returns_a_copy() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -156,11 +155,9 @@ def test_no_server_at_the_endpoint(s3_bucket: str, make_snapshot: Make) -> None:
     dead = PolicyStore(
         f"s3://{s3_bucket}/p", storage_options={"endpoint_url": "http://127.0.0.1:9"}
     )
-    started = time.monotonic()
     for call in (lambda: dead.pull("a"), lambda: dead.push(make_snapshot(), "a"), dead.names):
         with pytest.raises(StorageError, match=rf"{s3_bucket}/p.*Tried several times.*endpoint"):
             call()
-    assert time.monotonic() - started < 20
 
 
 def test_a_server_without_exclusive_create_is_refused(

@@ -27,26 +27,50 @@ from tests.support.s3_stores import (
 Make = Callable[..., Snapshot]
 
 
+_READS = ("annotations", "log", "names", "pull", "resolve", "tag_history", "tags", "version")
+
+
 class Counter:
     """Counts the requests of calls, and the rounds: requests that were made one after another.
+
+    On a busy machine requests that belong to one round may not overlap, which gives more rounds. So
+    a call that only reads is made again if it took more rounds than expected, up to five times.
+
+    Args:
+        proxy: passes the requests on.
+        bucket: the bucket of the store.
+        expected: requests and rounds of the calls, by the name of the call.
+        quiet: as for the proxy.
 
     Attributes:
         counts: requests and rounds, by the name of the call.
         lines: the requests, by the name of the call.
     """
 
-    def __init__(self, proxy: Proxy, bucket: str, quiet: float = 0.12) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        bucket: str,
+        expected: dict[str, tuple[int, int]] | None = None,
+        *,
+        quiet: float = 0.12,
+    ) -> None:
         self._proxy, self._bucket = proxy, bucket
+        self._expected = expected or {}
         self.counts: dict[str, tuple[int, int]] = {}
         self.lines: dict[str, list[str]] = {}
         proxy.quiet = quiet
 
     def __call__(self, what: str, call: Callable[[], Any]) -> Any:
-        self._proxy.told()
-        self._proxy.rounds()
-        result = call()
-        self.lines[what] = request_lines(self._proxy, self._bucket)
-        self.counts[what] = (len(self.lines[what]), self._proxy.rounds())
+        requests, rounds = self._expected.get(what, (0, 0))
+        for _ in range(5 if what.startswith(_READS) else 1):
+            self._proxy.told()
+            self._proxy.rounds()
+            result = call()
+            self.lines[what] = request_lines(self._proxy, self._bucket)
+            self.counts[what] = (len(self.lines[what]), self._proxy.rounds())
+            if self.counts[what][0] != requests or self.counts[what][1] <= rounds:
+                break
         return result
 
     def show(self) -> None:
@@ -64,7 +88,26 @@ def test_the_requests_of_every_call(
 
     Change a number only on purpose, and say so in the commit.
     """
-    count = Counter(proxy, s3_bucket)
+    expected = {
+        "push, new store": (10, 5),  # one looks for a store in the folder above
+        "push": (8, 3),  # without a hint, it may be the first version: it looks for the marker
+        "push, new process": (9, 3),
+        "push, new name": (6, 3),
+        "push without a name": (3, 2),
+        "push, large": (10, 5),
+        "push, large, again": (9, 4),
+        "pull by digest": (1, 1),
+        "pull by digest, large": (3, 2),
+        "tag": (11, 7),
+        "pull by number": (4, 2),
+        "pull by name": (5, 2),
+        "pull by name, large": (8, 3),
+        "pull by tag": (7, 2),
+        "resolve": (4, 2),
+        "names": (2, 1),
+        "names, prefix": (2, 1),
+    }
+    count = Counter(proxy, s3_bucket, expected)
     counts, lines = count.counts, count.lines
 
     def other() -> PolicyStore:
@@ -94,28 +137,46 @@ def test_the_requests_of_every_call(
     count.show()
     # Sixteen at once open connections of their own, on a busy machine one after another.
     assert counts.pop("pull by name, no hint")[0] == 25
-    assert counts == {
-        "push, new store": (9, 5),
-        "push": (7, 3),  # without a hint, it may be the first version: it looks for the marker
-        "push, new process": (8, 3),
-        "push, new name": (6, 3),
-        "push without a name": (3, 2),
-        "push, large": (9, 5),
-        "push, large, again": (8, 4),
-        "pull by digest": (1, 1),
-        "pull by digest, large": (3, 2),
-        "tag": (10, 7),
-        "pull by number": (4, 2),
-        "pull by name": (5, 2),
-        "pull by name, large": (8, 3),
-        "pull by tag": (7, 2),
-        "resolve": (4, 2),
-        "names": (2, 1),
-        "names, prefix": (2, 1),
-    }
+    assert count.counts == expected
     # Tensors of less than a MiB are sent again. For a larger tensor a HEAD request comes first.
     again_sent = sorted(line for line in lines["push, large, again"] if "objects" in line)
     assert [line.split()[0] for line in again_sent] == ["HEAD", "PUT", "PUT"]
+
+
+@pytest.mark.long
+def test_the_requests_of_annotations(
+    store: PolicyStore, proxy: Proxy, s3_bucket: str, make_snapshot: Make
+) -> None:
+    """The table in docs/store.md has these numbers."""
+    for seed in range(4):
+        store.push(make_snapshot(seed), "a")
+    for number in (1, 3):
+        store.tag("a@4", "champion")
+        store.tag("a@2", "champion")
+        store.annotate(f"a@{number}", note="n")
+    expected = {
+        "annotate": (4, 3),
+        "annotations": (4 + 2, 4),
+        "version by number": (5 + 2 + 3, 3),  # two annotations and one tag
+        "version by name": (8 + 1 + 3, 3),
+        "version by tag": (9 + 2 + 3, 3),
+        "version alone": (3, 2),
+        "log": (9, 3),
+        "log with all": (9 + 2 + 5 + 3, 4),
+    }
+    count = Counter(proxy, s3_bucket, expected)
+    count("annotate", lambda: store.annotate("a@2", note="n"))
+    store.annotate("a@2", note="n")
+    store.annotate("a", note="n")
+    count("annotations", lambda: store.annotations("a@2"))
+    count("version by number", lambda: store.version("a@2"))
+    count("version by name", lambda: store.version("a"))
+    count("version by tag", lambda: store.version("a@champion"))
+    count("version alone", lambda: store.version("a@2", tags=False, annotations=False))
+    count("log", lambda: store.log("a"))
+    count("log with all", lambda: store.log("a", tags=True, annotations=True))
+    count.show()
+    assert count.counts == expected
 
 
 def test_deleted_versions_cost_a_pull_no_round(
@@ -127,20 +188,21 @@ def test_deleted_versions_cost_a_pull_no_round(
     store.prune("a", keep_last=3)
     for _ in range(2):
         store.delete("a")
-    count = Counter(proxy, s3_bucket)
+    expected = {
+        "pull by name": (8, 2),
+        "pull by number": (5, 2),
+        "pull by tag": (8, 2),
+        "push": (7, 3),
+        "pull by name, newest": (7, 2),
+    }
+    count = Counter(proxy, s3_bucket, expected)
     assert count("pull by name", lambda: store.pull("a")).ref == "a@3"
     count("pull by number", lambda: store.pull("a@1"))
     count("pull by tag", lambda: store.pull("a@champion"))
     count("push", lambda: store.push(make_snapshot(20), "a"))
     count("pull by name, newest", lambda: store.pull("a"))
     count.show()
-    assert count.counts == {
-        "pull by name": (8, 2),
-        "pull by number": (5, 2),
-        "pull by tag": (8, 2),
-        "push": (6, 3),
-        "pull by name, newest": (7, 2),
-    }
+    assert count.counts == expected
 
 
 @pytest.mark.long
@@ -151,7 +213,17 @@ def test_the_requests_of_deletions(
         store.push(make_snapshot(seed), "a")
     store.push(make_snapshot(1), "b")
     store.tag("a@2", "champion")
-    count = Counter(proxy, s3_bucket)
+    expected = {
+        "tag again": (11, 6),
+        "delete": (21, 14),
+        "prune": (19, 12),
+        "tags": (11, 4),
+        "tag_history": (5, 3),
+        "restore": (14, 9),
+        "delete_name": (12, 9),
+        "names, deleted": (8, 3),
+    }
+    count = Counter(proxy, s3_bucket, expected)
     count("tag again", lambda: store.tag("a@3", "champion"))
     count("delete", lambda: store.delete("a@4"))
     count("prune", lambda: store.prune("a", keep_last=2))
@@ -161,16 +233,7 @@ def test_the_requests_of_deletions(
     count("delete_name", lambda: store.delete_name("b"))
     count("names, deleted", store.names)
     count.show()
-    assert count.counts == {
-        "tag again": (10, 6),
-        "delete": (21, 14),
-        "prune": (19, 12),
-        "tags": (11, 4),
-        "tag_history": (5, 3),
-        "restore": (14, 9),
-        "delete_name": (12, 9),
-        "names, deleted": (8, 3),
-    }
+    assert count.counts == expected
 
 
 @pytest.mark.long

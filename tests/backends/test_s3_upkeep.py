@@ -34,6 +34,7 @@ def test_verify_and_stats_read_each_key_once_and_many_at_the_same_time(
 
     proxy.quiet = 0.0
     store.stats()
-    assert len(proxy.told()) == 5  # the marker, and a listing of each tree
+    assert len(proxy.told()) == 6  # the marker, and a listing of each tree
     store.stats(details=True)
-    assert len(proxy.told()) == 6 + 3 * len(names)
+    # As for the collector: the leagues, the records of a name, and a probe of a newer version.
+    assert len(proxy.told()) == 8 + 4 * len(names)

@@ -95,7 +95,7 @@ def test_experiments_of_every_version(one: Given) -> None:
 
 def test_a_metric_by_half_of_its_name() -> None:
     new, old = Given("2.60.0", "tune_experiment"), Given("2.37.0", "tune_experiment")
-    with pytest.raises(NotFoundError, match=r"did you mean 'env_runners/episode_return_mean'"):
+    with pytest.raises(NotFoundError, match=r"Did you mean 'env_runners/episode_return_mean'"):
         read_checkpoint(new.path, metric="episode_return_mean")
     with pytest.raises(NotFoundError, match=r"or 'env_runners/episode_reward_mean'\?"):
         read_checkpoint(old.path, metric="episode_return_mean")
@@ -103,7 +103,10 @@ def test_a_metric_by_half_of_its_name() -> None:
 
 def test_one_folder_too_high(tmp_path: Path) -> None:
     shutil.copytree(Given("2.60.0", "ppo_old").path, tmp_path / "runs" / "mine")
-    with pytest.raises(InvalidInputError, match=r"it holds the checkpoints runs/mine; give one"):
+    with pytest.raises(InvalidInputError, match=r"it holds the checkpoint runs/mine; give the"):
+        read_checkpoint(tmp_path)
+    shutil.copytree(tmp_path / "runs" / "mine", tmp_path / "runs" / "yours")
+    with pytest.raises(InvalidInputError, match=r"the checkpoints runs/mine, runs/yours; give one"):
         read_checkpoint(tmp_path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 
 from policystore import (
     InvalidInputError,
+    MissingPackageError,
     NotFoundError,
     PolicyStore,
     ReadOnlyError,
@@ -24,8 +27,10 @@ from policystore.checkpoints import (
     list_checkpoints,
     read_checkpoint,
 )
+from policystore.rllib_schema.trials import name_part
 from tests.support import ROOT
-from tests.support.checkpoint_corpus import Given, write_trial
+from tests.support.checkpoint_corpus import Given, experiments, named, write_trial
+from tests.support.command import Command
 
 VERSIONS = ["2.4.0", "2.10.0", "2.60.0"]
 
@@ -50,8 +55,9 @@ def damage(experiment: Path) -> Path:
     return checkpoint
 
 
-def command(*arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "policystore.checkpoints", *map(str, arguments)]
+def command(experiment: Path, store: Path | str, *options: Any) -> list[str]:
+    words = ["-s", store, "import", experiment, *options]
+    return [sys.executable, "-m", "policystore", *map(str, words)]
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -75,7 +81,7 @@ def test_every_checkpoint_becomes_a_version_and_only_once(
     assert (report.added, report.present, report.ok) == (18, 0, True)
     assert str(report) == "18 versions added, 0 there already"
     assert store.names() == [
-        f"soccer/{trial}/p{i}" for trial in ("PPO_a_lr_0.1", "PPO_b") for i in range(3)
+        f"soccer/{trial}/p{i}" for trial in ("PPO_a_lr_0_1", "PPO_b") for i in range(3)
     ]
     assert [(each.done, each.total, each.added, each.error) for each in told] == [
         (number, 6, 3, None) for number in range(1, 7)
@@ -91,7 +97,7 @@ def test_every_checkpoint_becomes_a_version_and_only_once(
 
 def test_a_version_records_where_it_comes_from(experiment: Path, store: PolicyStore) -> None:
     import_experiment(experiment, store)
-    log = store.log("soccer/PPO_a_lr_0.1/p1")
+    log = store.log("soccer/PPO_a_lr_0_1/p1")
     assert [version.number for version in log] == [3, 2, 1]
     for version, ray in zip(reversed(log), VERSIONS, strict=True):
         (found,) = [
@@ -106,6 +112,68 @@ def test_a_version_records_where_it_comes_from(experiment: Path, store: PolicySt
         }
         assert version.source["iteration"] == 10 * found.number
         assert version.source["experiment"] == str(experiment)
+
+
+@pytest.mark.parametrize("one", experiments(), ids=named)
+def test_a_version_records_what_tune_has_chosen(one: Given, store: PolicyStore) -> None:
+    import_experiment(one.path, store, name="cartpole")
+    found = {name: store.log(name)[0].source["params"] for name in store.names()}
+    assert sorted(each["lr"] for each in found.values()) == [0.001, 0.003]
+    assert all(set(params) == {"lr"} for params in found.values())
+    for name, params in found.items():
+        assert f"lr_{params['lr']:.4f}".replace(".", "_") in name
+    assert len(store.versions(where="source.params.lr < 0.002")) == 2
+
+
+def test_a_trial_without_its_experiment_has_the_values_of_its_name(
+    experiment: Path, store: PolicyStore
+) -> None:
+    config = {"lr": 0.1, "model": {"depth": 2, "lr": 7}, "gamma": 0.9}
+    (experiment / "PPO_a,lr=0.1").rename(experiment / "PPO_0_depth=2,lr=0.1000_2026")
+    trial = experiment / "PPO_0_depth=2,lr=0.1000_2026"
+    (trial / "params.json").write_text(json.dumps(config))
+    import_experiment(trial, store, name="alone", policy_ids=["p0"])
+    assert store.log("alone/p0")[0].source["params"] == {"lr": 0.1, "model/depth": 2}
+
+
+def test_a_value_that_the_trial_had_at_the_checkpoint_counts(
+    experiment: Path, store: PolicyStore
+) -> None:
+    """Population based training changes the config, and not the choice."""
+    trials = [
+        json.dumps({"relative_logdir": name, "evaluated_params": {"lr": lr, "size": 3}})
+        for name, lr in (("PPO_a,lr=0.1", 9.0), ("PPO_b", 8.0))
+    ]
+    (experiment / "experiment_state-2026-11-28.json").write_text("{")  # cut short
+    state = experiment / "experiment_state-2026-11-29.json"
+    state.write_text(json.dumps({"trial_data": [[each, "{}"] for each in trials]}))
+    results = experiment / "PPO_b" / "result.json"
+    results.write_text(results.read_text().replace('"lr": 0.1', '"lr": "<object>"'))
+    import_experiment(experiment, store, policy_ids=["p0"])
+    assert store.log("soccer/PPO_a_lr_0_1/p0")[0].source["params"] == {"lr": 0.1, "size": 3}
+    assert store.log("soccer/PPO_b/p0")[0].source["params"] == {"lr": 8.0, "size": 3}
+
+
+def test_a_long_trial_has_the_name_that_publish_gives(tmp_path: Path, store: PolicyStore) -> None:
+    trial = "PPO_Duo_79fa0_00000_0_" + "lr=0.0001," * 12
+    write_trial(tmp_path / "soccer" / trial, VERSIONS[:1])
+    import_experiment(tmp_path / "soccer", store, policy_ids=["p0"])
+    assert store.names() == [f"soccer/{name_part(trial)}/p0"]
+
+
+def test_nan_of_a_result_is_left_out(
+    experiment: Path, store: PolicyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = experiment / "PPO_b" / "result.json"
+    lost = '"learners": {"__all_modules__": {"num": NaN, "loss": Infinity}}, "config"'
+    results.write_text(results.read_text().replace('"config"', lost))
+    with caplog.at_level(logging.WARNING):
+        import_experiment(experiment / "PPO_b", store, name="b", policy_ids=["p0"])
+    version = store.log("b/p0")[0]
+    assert set(version.metrics) == {
+        "env_runners/episode_return_mean", "training_iteration", "learners/__all_modules__/loss",
+    }  # fmt: skip
+    assert "loss" in caplog.text
 
 
 def test_some_policies_of_one_trial(experiment: Path, store: PolicyStore) -> None:
@@ -186,61 +254,57 @@ def test_ray_is_asked_for_only_by_its_address(
     experiment: Path, store: PolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InvalidInputError, match="pip install ray"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'policystore\[rllib\]'"):
         import_experiment(experiment, store, ray_address="auto")
     assert import_experiment(experiment, store).added == 18
 
 
-# The command
+# The command. The tests of the other commands are in tests/cli.
 
 
+@pytest.mark.long
 def test_the_command_imports_and_a_second_run_adds_nothing(
     experiment: Path, store: PolicyStore
 ) -> None:
     first = run(experiment, store.url, "--workers", 2)
-    assert (first.returncode, first.stderr) == (0, "")
-    assert "[6/6] PPO_" in first.stdout
-    assert first.stdout.endswith("\n18 versions added, 0 there already\n")
-    assert run(experiment, store.url).stdout.endswith("\n0 versions added, 18 there already\n")
+    assert (first.returncode, first.stdout) == (0, "18 versions added, 0 there already\n")
+    assert "[6/6] PPO_" in first.stderr
+    assert run(experiment, store.url).stdout == "0 versions added, 18 there already\n"
 
 
-def test_the_command_takes_policies_and_a_name(experiment: Path, store: PolicyStore) -> None:
-    done = run(experiment / "PPO_b", store.url, "--policies", "p0", "p2", "--name", "league")
-    assert done.stdout.endswith("\n6 versions added, 0 there already\n")
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], store: PolicyStore) -> Command:
+    return Command(capsys, store.url)
+
+
+def test_the_command_takes_policies_and_a_name(
+    experiment: Path, store: PolicyStore, shell: Command
+) -> None:
+    done = shell.run(
+        "import", experiment / "PPO_b", "--policy", "p0", "--policy", "p2", "--name", "league"
+    )
+    assert done.out == "6 versions added, 0 there already\n"
     assert store.names() == ["league/p0", "league/p2"]
 
 
-def test_the_command_fails_with_one_line_for_a_typed_error(tmp_path: Path) -> None:
-    done = run(tmp_path / "nothing", tmp_path / "store")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.endswith("there is no such folder, or it is empty\n")
-    assert done.stderr.count("\n") == 1
+def test_the_command_fails_with_one_line_for_a_typed_error(tmp_path: Path, shell: Command) -> None:
+    done = shell.run("import", tmp_path / "nothing")
+    assert (done.code, done.out) == (3, "")
+    assert done.error.startswith("error: ")
+    assert done.error.endswith("there is no such folder, or it is empty")
 
 
 def test_the_command_fails_after_a_checkpoint_that_it_cannot_read(
-    experiment: Path, store: PolicyStore
+    experiment: Path, shell: Command
 ) -> None:
     damage(experiment)
-    done = run(experiment, store.url)
-    assert done.returncode == 1
-    assert done.stdout.endswith(
-        "\n17 versions added, 0 there already, 1 checkpoints not imported\n"
-    )
-    assert "checkpoint_000001" in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_a_wrong_command_line_and_help(tmp_path: Path) -> None:
-    for wrong in ([], [tmp_path], [tmp_path, tmp_path, "--workers", "0"],
-                  [tmp_path, tmp_path, "--workers", "2", "--ray", "auto"]):  # fmt: skip
-        done = run(*wrong)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "usage: python -m policystore.checkpoints EXPERIMENT STORE" in done.stderr
-    shown = run("--help")
-    assert shown.returncode == 0
-    for word in ("--name", "--policies", "--workers", "--ray", "exit status", "examples:"):
-        assert word in shown.stdout
+    done = shell.run("import", experiment, "--workers", 1)
+    assert done.code == 1
+    assert done.out == "17 versions added, 0 there already, 1 checkpoints not imported\n"
+    (line,) = (each for each in done.err.splitlines() if not each.startswith("["))
+    assert line.startswith("not imported: PPO_b/checkpoint_000001: ")
+    document = shell.json("import", experiment, "--workers", 1, code=1)
+    assert (document["added"], document["present"], len(document["errors"])) == (0, 17, 1)
 
 
 def start(experiment: Path, store: PolicyStore) -> subprocess.Popen[str]:
@@ -252,8 +316,8 @@ def start(experiment: Path, store: PolicyStore) -> subprocess.Popen[str]:
         # What a shell starts in the background ignores interrupts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("[1/")
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("[1/")
     return process
 
 
@@ -272,7 +336,10 @@ def test_a_command_that_was_interrupted_goes_on(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
     if sent == signal.SIGINT:
-        assert stderr == "interrupted: the same command goes on where this one ended\n"
+        assert stderr.splitlines()[-2:] == [
+            "the same command goes on where this one ended",
+            "interrupted; the store is valid",
+        ]
 
     report = import_experiment(experiment, store)
     assert report.added > 0

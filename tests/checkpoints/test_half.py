@@ -180,6 +180,25 @@ def test_what_stands_in_place_of_a_file(data: bytes, said: str, name: str, tmp_p
         read_checkpoint(tmp_path)
 
 
+def test_inspect_says_that_pointers_stand_in_place_of_weights(tmp_path: Path) -> None:
+    for kind, name in (
+        ("old", "policies/p1/policy_state.pkl"),
+        ("new", "learner_group/learner/rl_module/p1/module_state.pkl"),
+    ):
+        there = tmp_path / kind
+        shutil.copytree(LAYOUTS[kind].path, there)
+        (file,) = there.glob(name.replace(".pkl", ".*"))
+        file.write_bytes(POINTER)
+        info = inspect_checkpoint(there)
+        assert list(info.sizes) == ["p0", "p2"], kind
+        assert list(info.missing) == ["p1"], kind
+        assert info.missing["p1"].startswith(f"{file} is a Git LFS pointer"), kind
+        assert "Run `git lfs pull` in the repository" in str(info), kind
+        with pytest.raises(FormatError, match="git lfs pull"):
+            read_checkpoint(there)
+        assert list(read_checkpoint(there, ["p0", "p2"])) == ["p0", "p2"]
+
+
 def test_a_filter_is_never_lost_without_a_word(tmp_path: Path) -> None:
     """Without its statistics a player would act on other observations, so it refuses."""
     for version, gone in (
@@ -222,6 +241,7 @@ def test_a_hybrid_holds_its_weights_twice(tmp_path: Path) -> None:
     shutil.copytree(one.path, there)
     (there / "learner/module_state/p0/module_state_dir/module_state.pt").write_bytes(POINTER)
     snaps = read_checkpoint(there)
+    assert inspect_checkpoint(there).missing == {}
     assert weights_of(snaps) == weights_of(read_checkpoint(one.path))
     assert "git lfs pull" in snaps["p0"].spec.omitted["module"]
 

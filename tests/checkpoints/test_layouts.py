@@ -13,6 +13,7 @@ import pytest
 from policystore import (
     FormatError,
     InvalidInputError,
+    MissingPackageError,
     NotFoundError,
     PolicyStoreError,
     StorageError,
@@ -317,7 +318,7 @@ def test_a_file_that_cannot_be_read(moved: Any) -> None:
 def test_msgpack_is_asked_for_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "msgpack", None)
     assert read_checkpoint(OLD.path)
-    with pytest.raises(InvalidInputError, match="pip install msgpack"):
+    with pytest.raises(MissingPackageError, match="pip install msgpack"):
         read_checkpoint(Given("2.40.0", "ppo_old_msgpack").path)
 
 

@@ -17,5 +17,5 @@ def test_without_pytest_the_import_error_names_pytest() -> None:
     program = "import sys; sys.modules['pytest'] = None; import policystore.testing"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "policystore.testing needs pytest" in done.stderr
+    assert "policystore.testing needs the package pytest" in done.stderr
     assert "pip install pytest" in done.stderr

@@ -78,6 +78,15 @@ def test_changes_add_up_to_what_a_dict_says(steps: list[tuple[str, set[int]]]) -
         assert Mark.from_bytes(record.to_bytes(), "mark") == record
 
 
+def test_only_a_mark_with_force_has_the_field() -> None:
+    forced = dataclasses.replace(MARK, force=True)
+    assert b"force" not in MARK.to_bytes()
+    assert Mark.from_bytes(forced.to_bytes(), "mark") == forced
+    for value in (b"false", b"1", b"null"):
+        with pytest.raises(FormatError, match="malformed mark"):
+            Mark.from_bytes(forced.to_bytes().replace(b'"force":true', b'"force":' + value), "it")
+
+
 def test_a_prune_of_many_versions_is_one_small_record() -> None:
     deleted = with_spans((), [(1, 99_980)], 1)
     assert deleted == (Span(1, 99_980, 1),)

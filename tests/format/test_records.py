@@ -12,7 +12,7 @@ import pytest
 from policystore import Digest, FormatError, InvalidInputError, Version
 from policystore.format.canonical_json import canonical_json
 from policystore.format.keys import MAX_RECORD
-from policystore.format.records import Hint, TagMove, check_marker, marker_bytes
+from policystore.format.records import Hint, Protection, TagMove, check_marker, marker_bytes
 from policystore.format.records.fields import MAX_OBJECTS
 
 D = [Digest(f"{index:064x}") for index in range(4)]
@@ -63,6 +63,49 @@ def test_golden_records() -> None:
         == ('{"digest":"blake3:%s","format":1,"kind":"hint","number":7}' % D[1].hex).encode()
     )
     assert marker_bytes() == b'{"format":1,"kind":"store"}'
+
+
+def test_golden_bytes_of_a_protected_tag() -> None:
+    protected = replace(MOVE, protected=Protection(("ann", "bob"), "eve", TIME))
+    data = MOVE.to_bytes().replace(
+        b'"tag":"best"',
+        b'"protected":{"author":"eve","by":["ann","bob"],"time":"2026-11-21T01:25:37.000123Z"},'
+        b'"tag":"best"',
+    )
+    assert protected.to_bytes() == data
+    assert TagMove.from_bytes(data, "it") == protected
+    assert protected.to_dict()["protected"] == {
+        "by": ["ann", "bob"], "author": "eve", "time": "2026-11-21T01:25:37.000123+00:00",
+    }  # fmt: skip
+    nobody = replace(MOVE, protected=Protection((), "eve", TIME))
+    assert TagMove.from_bytes(nobody.to_bytes(), "it") == nobody
+    assert "nobody may move it" in str(nobody.protected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"by": ["bob", "ann"]}, {"by": ["ann", "ann"]}, {"by": "ann"}, {"by": [1]}, {"by": [""]},
+     {"by": ["x" * 4097]}, {"by": [f"{n:04}" for n in range(700)]}, {"by": None},
+     {"author": None}, {"time": "2026"}, {"more": 1}, None],
+    ids=lambda change: str(change)[:20],
+)  # fmt: skip
+def test_another_protection_is_refused(change: dict[str, Any] | None) -> None:
+    document = json.loads(MOVE.to_bytes())
+    good = {"author": "eve", "by": ["ann", "bob"], "time": "2026-11-21T01:25:37.000123Z"}
+    document["protected"] = good
+    assert TagMove.from_bytes(canonical_json(document), "it").protected is not None
+    document["protected"] = None if change is None else good | change
+    with pytest.raises(FormatError, match="the record"):
+        TagMove.from_bytes(canonical_json(document), "the record")
+
+
+def test_the_longest_move_is_a_record() -> None:
+    text = "\x01" * 4096  # six bytes each in JSON
+    by = tuple(f"{n:04}" for n in range(580))
+    full = replace(MOVE, author=text, protected=Protection(by, text, TIME))
+    assert 50_000 < len(full.to_bytes()) <= MAX_RECORD
+    with pytest.raises(InvalidInputError, match="by is too long"):
+        replace(full, protected=Protection((*by, "x" * 500), text, TIME)).to_bytes()
 
 
 def test_records_read_back_unchanged() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from policystore import PolicyStore, Snapshot, StorageError
 from policystore._util.deadlines import LateError, boottime, deadline, raise_if_late
+from policystore.backends import local
 from policystore.backends.fsspec import FsspecBackend
 from policystore.backends.local import LocalBackend
 from policystore.backends.memory import MemoryBackend
@@ -149,13 +150,13 @@ def test_a_file_that_a_collector_takes_before_the_flush_is_written_again(
 ) -> None:
     backend = LocalBackend(tmp_path)
     backend.put("objects/ab/x", [b"bytes"])
-    holds: Callable[..., bool] = backend._holds
+    holds: Callable[..., bool] = local.holds_bytes
 
-    def holds_then_taken(path: Path, chunks: Any) -> bool:
-        held = holds(path, chunks)
+    def holds_then_taken(root: Path, path: Path, chunks: Any) -> bool:
+        held = holds(root, path, chunks)
         path.unlink()
         return held
 
-    monkeypatch.setattr(backend, "_holds", holds_then_taken)
+    monkeypatch.setattr(local, "holds_bytes", holds_then_taken)
     backend.put("objects/ab/x", [b"bytes"])
     assert backend.get("objects/ab/x") == b"bytes"

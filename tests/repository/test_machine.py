@@ -51,6 +51,7 @@ CHANGES = st.one_of(
     st.builds(model.keep, SEEDS),
     st.builds(model.tag, NAMES, NUMBERS, WORDS),
     st.builds(model.untag, NAMES, WORDS),
+    st.builds(model.annotate, NAMES, NUMBERS, WORDS),
     st.builds(model.delete, NAMES, NUMBERS, st.booleans()),
     st.builds(model.delete_name, NAMES, st.booleans()),
     st.builds(model.restore, NAMES, st.integers(0, 6)),
@@ -125,7 +126,14 @@ class StoreMachine(RuleBasedStateMachine):
             del self.writers[writer]
             return "died"
 
-    def step(self, op: Op, writer: int, plan: Plan | None, other: Op | None = None) -> None:
+    def step(
+        self,
+        op: Op,
+        writer: int,
+        plan: Plan | None,
+        other: Op | None = None,
+        dies_after: int | None = None,
+    ) -> None:
         """Make a call, perhaps with a fault or with the call of another writer in its middle."""
         outcomes: dict[Op, Any] = {}
         if other is not None and plan is not None:
@@ -133,7 +141,7 @@ class StoreMachine(RuleBasedStateMachine):
             def work(other: Op = other) -> None:
                 outcomes[other] = self.make(other, writer + 3, None)
 
-            plan = Plan(plan.at, "another writer", work)
+            plan = Plan(plan.at, "another writer", work, dies_after=dies_after)
         outcomes[op] = self.make(op, writer, plan)
         self.count(op, plan, outcomes)
         seen = observe(self.reader)
@@ -166,6 +174,11 @@ class StoreMachine(RuleBasedStateMachine):
                         *op.outcomes(state),
                         # Two writers may remove a tag at once.
                         *[(None, state)] * (len(outcomes) > 1 and op.label.startswith("untag")),
+                        *[
+                            unseen(state)
+                            for unseen in [op.unseen]
+                            if unseen and "died" in outcomes.values()
+                        ],
                         *[
                             (NotFoundError.__name__, back(state))
                             for back in [op.overtaken]
@@ -214,6 +227,18 @@ class StoreMachine(RuleBasedStateMachine):
         ops = [data.draw(st.sampled_from(taking)), model.tag(name, number, data.draw(WORDS))]
         op, other = ops if first else reversed(ops)
         self.step(op, writer, Plan(at, "another writer"), other)
+
+    @precondition(lambda self: self.state.visible())
+    @rule(data=st.data(), writer=WRITERS, at=PLACES, after=st.integers(0, 6))
+    def die_while_taking_away_beside_a_tag(
+        self, data: st.DataObject, writer: int, at: int, after: int
+    ) -> None:
+        name = data.draw(st.sampled_from(sorted(self.state.visible())))
+        number = data.draw(st.sampled_from(sorted(self.state.standing(name))))
+        taking = (model.prune(name, 1), model.delete(name, number, False),
+                  model.delete_name(name, False))  # fmt: skip
+        op, tag = data.draw(st.sampled_from(taking)), model.tag(name, number, data.draw(WORDS))
+        self.step(op, writer, Plan(at, "another writer"), tag, dies_after=after)
 
     @rule(op=READS, writer=WRITERS, plan=st.none() | PLANS)
     def read(self, op: Op, writer: int, plan: Plan | None) -> None:

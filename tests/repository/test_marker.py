@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from policystore import FormatError, NotFoundError, PolicyStore, Snapshot
+from policystore import FormatError, NotFoundError, PolicyStore, Snapshot, StorageError
 from policystore.backends.memory import MemoryBackend
 from policystore.format.keys import MARKER
-from policystore.repository.marker import repair_marker
+from policystore.repository.lookup.marker import repair_marker
+from tests.support.faults import FaultyBackend, Plan
 
 Make = Callable[..., Snapshot]
 
@@ -22,16 +23,46 @@ def emptied(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a", "b", None])
 def test_a_push_into_an_emptied_store_makes_the_marker_again(
-    name: str | None, tmp_path: Path, make_snapshot: Make
+    name: str | None,
+    tmp_path: Path,
+    make_snapshot: Make,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = PolicyStore(tmp_path)
     store.push(make_snapshot(0), "a")
+    assert caplog.text == ""
     emptied(tmp_path)
     version = store.push(make_snapshot(1), name)
+    assert "put the marker back" in caplog.text
     other = PolicyStore(tmp_path)
     assert other.verify().ok
     assert other.pull(version.digest) == make_snapshot(1)
     assert other.push(make_snapshot(2), "a").number == (2 if name == "a" else 1)
+
+
+@pytest.mark.parametrize("name", ["a", "b", None])
+def test_after_a_failed_push_an_emptied_storage_gets_no_new_store(
+    name: str | None, make_snapshot: Make
+) -> None:
+    backend = MemoryBackend(f"emptied-{name}")
+    faulty = FaultyBackend(backend)
+    store = PolicyStore.over(faulty)
+    store.push(make_snapshot(0), "a")
+    faulty.follow(Plan(0 if name is None else 1, "refused"))
+    with pytest.raises(StorageError):
+        store.push(make_snapshot(1), name)
+    assert store.push(make_snapshot(2), "a").number == 2  # the store is still there
+    faulty.follow(Plan(0 if name is None else 1, "refused"))
+    with pytest.raises(StorageError):
+        store.push(make_snapshot(1), name)
+    backend._space.data.clear()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"is empty, though .* make another PolicyStore"):
+            store.push(make_snapshot(1), name)
+    assert backend._space.data == {}
+    PolicyStore.over(backend).push(make_snapshot(3), "a")
+    store.push(make_snapshot(1), name)
+    assert store.verify().ok
 
 
 def test_a_push_of_version_one_puts_a_deleted_marker_back(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from policystore import (
+    FormatError,
     InvalidInputError,
     NotFoundError,
     PolicyStore,
@@ -25,6 +26,7 @@ from policystore.format.keys import kept_prefix, object_key, version_key
 from policystore.repository import digest_prefixes
 from policystore.repository.upkeep import stats
 from policystore.testing.storage import Intercepted
+from tests.support.league_store import delete_epoch, write_lists
 from tests.support.upkeep import counting, put_mark, to_trash
 
 Make = Callable[..., Snapshot]
@@ -67,6 +69,15 @@ def test_listings_alone(store: PolicyStore) -> None:
     assert (stats.objects, stats.nbytes) == (report.objects, report.nbytes)
     assert (stats.trash_objects, stats.trash_nbytes) == (1, size(store, store.resolve("duo@1")))
     assert (stats.shared_nbytes, stats.garbage_objects, stats.garbage_nbytes) == (None,) * 3
+
+
+@pytest.mark.parametrize("details", [False, True])
+def test_a_prefix_of_no_name_counts_nothing(store: PolicyStore, details: bool) -> None:
+    """The key of ``Soccer`` has ``!soccer``, and no name begins with ``!``."""
+    for prefix in ("!soccer/", "../names/duo", "/"):
+        stats = store.stats(prefix, details=details)
+        assert (stats.names, stats.records, stats.objects or 0) == (0, 0, 0)
+    assert store.stats("Soccer/", details=details).names == 1
 
 
 def test_what_sharing_saves(store: PolicyStore) -> None:
@@ -139,6 +150,39 @@ def test_records_that_cannot_be_read_are_counted(store: PolicyStore) -> None:
     stats = store.stats(details=True)
     assert (stats.versions, stats.unreadable, stats.garbage_objects) == (5, 1, None)
     assert "1 record that cannot be read: verify() names them" in str(stats)
+
+
+@pytest.mark.parametrize(
+    "key", ["names/Soccer/main/@later/1.json", "leagues/x/@y", "kept/ab/x", "deleted/x"]
+)
+def test_what_stops_a_collector_leaves_the_garbage_unknown(store: PolicyStore, key: str) -> None:
+    before = store.stats(details=True)
+    assert before.garbage_objects == store.collect_garbage().moved.count == 0
+    store._backend.replace(key, b"of a newer release")
+    with pytest.raises(FormatError, match="nothing was collected"):
+        store.collect_garbage()
+    counted = store.stats(details=True)
+    assert counted.garbage_objects is None
+    assert (counted.versions, counted.shared_nbytes) == (before.versions, before.shared_nbytes)
+
+
+def test_leagues_are_counted_by_listings_alone(store: PolicyStore) -> None:
+    before = store.stats()
+    assert (before.leagues, before.match_records, before.league_nbytes) == (0, 0, 0)
+    keys = write_lists(store._backend) + write_lists(store._backend, (1,), league="chess")
+    store._backend.replace("leagues/chess/@unknown", b"x")
+    nbytes = sum(len(store._backend.get(key)) for key in keys)
+    counted, reads = counting(store)
+    stats = counted.stats()
+    assert set(reads) == {"policystore.json"}
+    assert (stats.leagues, stats.match_records, stats.league_nbytes) == (2, 8, nbytes)
+    assert stats.records == before.records + 8
+    assert "2 leagues, 8 records of matches, " in str(stats)
+    assert store.stats("duo").leagues is None
+    deletion = delete_epoch(store._backend)
+    nbytes += len(store._backend.get(deletion))
+    stats = store.stats()
+    assert (stats.leagues, stats.match_records, stats.league_nbytes) == (1, 2, nbytes)
 
 
 def test_the_text_and_the_arguments(store: PolicyStore) -> None:

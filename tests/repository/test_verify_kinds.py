@@ -58,7 +58,7 @@ def test_a_store_with_every_kind_of_key_has_no_fault(store: PolicyStore) -> None
     report = store.verify()
     assert report.ok, report
     assert (report.marks, report.kept, report.trash) == (3, 1, 1)
-    assert ", 3 marks, 1 pushes without a name, 1 copies in the trash: ok" in str(report)
+    assert ", 3 marks, 1 push without a name, 1 copy in the trash: ok" in str(report)
 
 
 def test_versions_that_are_deleted_need_no_objects(store: PolicyStore) -> None:

@@ -239,12 +239,22 @@ def test_an_experiment_is_imported_by_tasks_of_a_ray_cluster(
 def test_the_command_names_an_address_without_a_cluster(tmp_path: Path) -> None:
     write_trial(tmp_path / "soccer" / "a", ["2.60.0"])
     done = subprocess.run(
-        [sys.executable, "-m", "policystore.checkpoints", "soccer", "store", "--ray", "nowhere"],
+        [
+            sys.executable,
+            "-m",
+            "policystore",
+            "-s",
+            "store",
+            "import",
+            "soccer",
+            "--ray",
+            "nowhere",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert "error: no Ray cluster at 'nowhere'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -35,6 +35,7 @@ def test_the_blocks_of_the_readme_run_in_one_session(tmp_path: Path):
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith(output)  # the first block's lines
     assert "cartpole/ppo@2" in ran.stdout
+    assert "1210" in ran.stdout  # the annotation, which the search shows
     assert "changed" in ran.stdout  # the second version was trained longer
     assert (tmp_path / "policies" / "policystore.json").is_file()
     assert (tmp_path / "policy.safetensors").is_file()

@@ -37,14 +37,16 @@ from policystore.format.keys import (
 from policystore.format.metadata import TENSOR
 from policystore.format.records import Kept, Mark, TagMove, find_span
 from policystore.format.safetensors import encode_tensors
-from policystore.repository import freshness, stamp
+from policystore.repository import freshness, stamp, tags
 from policystore.repository.collect import collector, sweep
 from policystore.repository.collect.sweep import Sweep
+from policystore.repository.deletion import delete as delete_module
+from policystore.repository.deletion import prune as prune_module
 from policystore.repository.deletion.restore import bring_back
 from policystore.repository.freshness import Freshness
 from policystore.repository.objects import ObjectReader
 from tests.support.collecting import EPOCH, write_mark
-from tests.support.interleavings import Act, Contents, Explorer, Storage
+from tests.support.interleavings import Act, Contents, Ended, Explorer, Storage
 
 HOUR = 3600.0
 GRACE = 2 * HOUR
@@ -429,6 +431,88 @@ def explore(scenario: Scenario, most: int = sys.maxsize) -> Explorer:
     with model_rules():
         explorer.explore()
     return explorer
+
+
+# Tags against deletions
+
+
+def tag_scenarios() -> dict[str, Scenario]:
+    """Return scenarios in which a tag is moved to a version while the version is deleted."""
+    first, second = tag("a@1", "best"), tag("a@2", "best")
+
+    def delete_name(backend: Any, clock: Clock) -> None:
+        opened(backend, clock).delete_name("a", author="")
+
+    return {
+        "first tag, delete": Scenario(two_standing, {"tag": first, "delete": delete("a@1")}),
+        "first tag, prune": Scenario(two_standing, {"tag": first, "prune": prune("a")}),
+        "first tag, delete_name": Scenario(two_standing, {"tag": first, "delete": delete_name}),
+        "moved tag, delete": Scenario(tagged, {"tag": second, "delete": delete("a@2")}),
+        "tag left, delete": Scenario(tagged, {"tag": second, "delete": delete("a@1")}),
+    }
+
+
+def check_tags(contents: Contents, now: float, ends: dict[str, Ended]) -> None:
+    """Check that no tag is on a deleted version after the next prune, whoever has died until now.
+
+    A tag whose call has ended well is on its version, and this version stands. A deletion of this
+    version and the tag do not both end well. If the tag was refused, its version stays deleted.
+    """
+    backend = Storage("the storage of the tags")
+    space = backend._space
+    space.data = {key: data for key, (data, _) in contents.items()}
+    space.times = {key: time for key, (_, time) in contents.items()}
+    store = PolicyStore.over(backend, cache=False)
+    before = {version.number for version in store.log("a", deleted=True) if not version.deleted}
+    with contextlib.suppress(NotFoundError):  # nothing stands, and no tag
+        store.prune("a", keep_last=1000, author="")
+    moves = store._resolver.last_moves("a")
+    standing = {version.number for version in store.log("a", deleted=True) if not version.deleted}
+    for move in moves.values():
+        assert move.target in standing, f"the tag {move.tag} has lost its version {move.target}"
+    tagging, deletion = ends.get("tag"), ends.get("delete")
+    if tagging is not None and tagging.error is None:
+        target = tagging.result.number
+        assert moves["best"].target == target, f"the tag has lost its version {target}"
+        deleted = deletion is not None and deletion.error is None
+        assert not (deleted and before != standing), f"the deletion of {target} has lost its effect"
+    elif tagging is not None:
+        assert before == standing, "a deletion has lost its effect to a tag that was refused"
+
+
+def explore_tags(scenario: Scenario) -> Explorer:
+    """Visit all states of a scenario with a tag; raises LostError as :func:`explore` does."""
+    explorer = Explorer(
+        make_store(scenario.setup),
+        START,
+        scenario.actors,
+        (),
+        lambda contents, now: check_reachable({key: data for key, (data, _) in contents.items()}),
+        check_ends=check_tags,
+    )
+    with model_rules():
+        explorer.explore()
+    return explorer
+
+
+def broken_tag_rules() -> dict[str, tuple[Scenario, Any]]:
+    """Return each rule that tags and deletions keep, with a scenario and a patch that breaks it."""
+    there = tag_scenarios()
+    nothing = mock.Mock(return_value={})
+    return {
+        "a deletion that was cut off is not made up for": (
+            there["first tag, prune"],
+            mock.patch.object(prune_module, "restore_dangling", nothing),
+        ),
+        "the tags are not read again after the mark": (
+            there["first tag, delete"],
+            mock.patch.object(delete_module, "restore_tagged", nothing),
+        ),
+        "the marks are not read after a tag": (
+            there["first tag, delete"],
+            mock.patch.object(tags._Mover, "deleted_error", mock.Mock(return_value=None)),
+        ),
+    }
 
 
 # Rules to break

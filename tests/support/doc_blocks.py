@@ -10,7 +10,7 @@ from tests.support import ROOT
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 """Every page that people read."""
 
 _BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -35,6 +35,17 @@ def run_blocks(kind: str, names: dict[str, Any], page: Path = README) -> None:
     """Run a page's blocks of one kind, one after the other, with these names."""
     for line, code in blocks(kind, page):
         exec(compile("\n" * line + code, str(page), "exec"), names)
+
+
+def page_program(page: Path) -> str:
+    """Return all Python blocks of a page as one program, whatever their kind."""
+    text = page.read_text(encoding="utf-8")
+    return "\n".join(match[2] for match in _BLOCK.finditer(text))
+
+
+def outputs(page: Path) -> list[str]:
+    """Return the blocks of a page that show what a program prints, in order."""
+    return re.findall(r"^```text\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
 def readme_program() -> tuple[str, str]:

@@ -35,12 +35,14 @@ class Plan:
             writer comes first.
         other: the work of the other writer.
         fired: whether the call came.
+        dies_after: after how many more calls the process is killed; None if it is not.
     """
 
     at: int
     kind: Kind
     other: Callable[[], None] | None = None
     fired: bool = False
+    dies_after: int | None = None
 
 
 class FaultyBackend:
@@ -125,6 +127,10 @@ class FaultyBackend:
             plan = self._plan
             mine = plan is not None and self._count == plan.at and not plan.fired
             self._count += 1
+            if plan is not None and plan.fired and plan.dies_after is not None:
+                self._dead = self._count > plan.at + 1 + plan.dies_after
+                if self._dead:
+                    raise DiedError
             if plan is not None and mine:
                 if plan.kind == "own create refused" and name != "create":
                     plan.at += 1  # wait for a creation

@@ -140,6 +140,8 @@ class Explorer:
         jumps: how many seconds the clock jumps, one jump after another, each at any time.
         check: called with each different storage and time; raises an error if something is lost.
         most: how many states to visit at most.
+        check_ends: called with each different storage, time, and ends of actors, by the names of the
+            actors; the other actors may be dead. Raises an error if something is wrong.
     """
 
     def __init__(
@@ -150,7 +152,9 @@ class Explorer:
         jumps: Sequence[float],
         check: Callable[[Contents, float], None],
         most: int = sys.maxsize,
+        check_ends: Callable[[Contents, float, dict[str, Ended]], None] | None = None,
     ) -> None:
+        self._check_ends = check_ends
         self._start = contents, now
         self._names, self._actors = list(actors), list(actors.values())
         self._jumps = list(jumps)
@@ -193,6 +197,7 @@ class Explorer:
             self._checked.add((store, now))
             self.stores += 1
             self._guard(lambda: self._check(contents, now), steps)
+        self._look_at_ends(contents, now, store, nodes, steps)
         schedules = 0
         if self.states < self._most:
             if jumped < len(self._jumps):
@@ -222,6 +227,18 @@ class Explorer:
             if isinstance(then.error, AssertionError):
                 raise LostError(f"{then.error}\n  " + "\n  ".join(steps))
             self.ends.add(type(then.error).__name__)
+
+    def _look_at_ends(
+        self, contents: Contents, now: float, store: Any, nodes: tuple[_Node, ...], steps: list[str]
+    ) -> None:
+        check = self._check_ends
+        named = zip(self._names, nodes, strict=True)
+        ends = {name: node.then for name, node in named if isinstance(node.then, Ended)}
+        errors = tuple((name, type(end.error)) for name, end in ends.items())
+        if check is None or (store, now, errors) in self._checked:
+            return
+        self._checked.add((store, now, errors))
+        self._guard(lambda: check(contents, now, ends), steps)
 
     def _guard(self, check: Callable[[], None], steps: list[str]) -> None:
         try:

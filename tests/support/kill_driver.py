@@ -67,7 +67,8 @@ def ops(kind: str, chance: random.Random, mirror: Callable[[], PolicyStore]) -> 
         push = model.push("a", seed)
         choices = {
             "push": [push, push, model.keep(seed)],
-            "tag": [push, *[model.tag("a", number, "best")] * 3, model.untag("a", "best")],
+            "tag": [push, *[model.tag("a", number, "best")] * 3, model.untag("a", "best"),
+                    *[model.annotate("a", number, "rated")] * 2],
             "delete": [push, push, model.delete("a", number, True), model.restore("a", number),
                        model.delete_name("a", True), model.prune("a", 2)],
             "collect": [push, model.delete("a", number, True), model.restore("a", number),

@@ -278,7 +278,7 @@ def configured(
         .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.1)
         .learners(num_learners=learners, num_cpus_per_learner=0.1)
         .reporting(min_sample_timesteps_per_iteration=0, min_time_s_per_iteration=0)
-        .debugging(log_level="ERROR", seed=1)
+        .debugging(log_level="ERROR", seed=1, log_sys_usage=False)
     )
     if multi:
         config.multi_agent(

@@ -18,6 +18,7 @@ from policystore.rllib.new_stack.player import ModulePlayer
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.snapshot import Snapshot
 from tests.support.new_stack_matrix import TRUST, outputs
+from tests.support.played import as_played
 
 
 def same(one: Any, other: Any) -> bool:
@@ -44,7 +45,9 @@ def replay(snap: Snapshot, expected: dict[str, Any]) -> int:
             last, reward = player.act(event[1]), None
             continue
         _, action, reward, obs = event
-        assert same(last, action), f"step {index}: played {last!r}, the Algorithm {action!r}"
+        assert same(last, as_played(action)), (
+            f"step {index}: played {last!r}, the Algorithm {action!r}"
+        )
         compared += 1
         taken.add(pickle.dumps(tree.map_structure(np.asarray, action)))
         last = player.act(obs, reward=reward)

@@ -51,7 +51,7 @@ def configured(
         )
         .resources(num_gpus=0)
         .reporting(min_sample_timesteps_per_iteration=0, min_time_s_per_iteration=0)
-        .debugging(log_level="ERROR", seed=1)
+        .debugging(log_level="ERROR", seed=1, log_sys_usage=False)
         .training(train_batch_size=20, model={"fcnet_hiddens": [8], **(model or {})})
     )
     if multi:

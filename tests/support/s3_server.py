@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -64,6 +65,18 @@ def error(status: int, code: str) -> Answer:
 Meddle = Callable[[Request], "Answer | None"]
 
 
+def _another_thread_runs(but: set[int]) -> bool:
+    """Return whether a thread of this process runs, or waits for a processor (Linux)."""
+    for thread in Path("/proc/self/task").glob("*"):
+        try:
+            stat = "" if int(thread.name) in but else (thread / "stat").read_text()
+        except OSError:
+            continue  # the thread has ended
+        if stat.rpartition(")")[2].split()[:1] == ["R"]:
+            return True
+    return False
+
+
 class Proxy:
     """Passes requests on to a server, unless ``before`` answers them itself.
 
@@ -72,8 +85,9 @@ class Proxy:
         before: answers instead of the server, or returns None to pass the request on.
         lose: whether an answer is dropped after the server has applied the request.
         after: changes an answer on its way back.
-        quiet: each request waits until this many seconds pass without a new request. So requests
-            that are made at the same time overlap, also on a busy machine.
+        quiet: each request waits until this many seconds pass without a new request, and until no
+            thread of this process is about to run. So requests that are made at the same time
+            overlap, also on a machine that keeps the threads waiting for a processor.
         spans: when each request that was answered began and ended, in seconds.
     """
 
@@ -85,6 +99,7 @@ class Proxy:
         self.after: Callable[[Request, Answer], Answer] = lambda request, answer: answer
         self.quiet = 0.0
         self._last = 0.0
+        self._waiting: set[int] = set()  # ids of the threads that wait for quiet
         self.spans: list[tuple[float, float]] = []
         proxy = self
 
@@ -141,8 +156,12 @@ class Proxy:
         request = Request(handler.command, handler.path, headers, body)
         self.seen.append(request)
         self._last = time.monotonic()
-        while (left := self._last + self.quiet - time.monotonic()) > 0:
-            time.sleep(left)
+        self._waiting.add(threading.get_native_id())
+        while (left := self._last + self.quiet - time.monotonic()) > 0 or (
+            self.quiet and _another_thread_runs(self._waiting)
+        ):
+            time.sleep(max(left, 0.01))
+        self._waiting.discard(threading.get_native_id())
         answer = self.before(request) or self.after(request, self._pass_on(request))
         self.spans.append((started, time.monotonic()))
         if self.lose(request):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import random
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -23,13 +24,24 @@ from policystore.backends.memory import MemoryBackend, _Space
 from policystore.digest import Digest, digest_of
 from policystore.errors import StorageError
 from policystore.format import keys as k
-from policystore.format.records import Hint, Kept, Mark, Span, TagHint, Version, pointer_bytes
+from policystore.format.records import (
+    Annotation,
+    Hint,
+    Kept,
+    Mark,
+    Span,
+    TagHint,
+    Version,
+    pointer_bytes,
+)
 from policystore.testing import make_snapshot
 from tests.support.hostile_bytes import mutated_object, mutated_record
 
 __all__ = ["Figures", "HostileBackend", "Input", "base_store", "fuzz"]
 
-SECONDS = 1.0  # of processor time, for one call
+SECONDS = 1.0  # of processor time, for one call, where times are measured
+STUCK = 60.0  # the same where they are not: the call would never end in practice
+LINUX = sys.platform == "linux"
 MEMORY = 64 << 20  # above the memory before the call and the size of the store
 TIME = datetime.datetime(2026, 11, 21, 1, 25, 37, 123, tzinfo=datetime.timezone.utc)
 NONCE = "0123456789abcdef" * 2
@@ -41,6 +53,8 @@ JUNK = (
     "names/a/@tags/7/0000000001.json", "names/a/@tags/latest/0000000001.json",
     "names/a/@tags/t/0000000002.json", "names/a/@tags/champion/9999999999.json",
     "names/a/@copied/" + NONCE, "names/a/@copied/x", "names/a/@notes/0000000001/x.json",
+    f"names/a/@notes/0000000001/{NONCE}.json", f"names/a/@notes/9999999999/{NONCE}.json",
+    f"names/a/@notes/0000000000/{NONCE}.json", f"names/x/@notes/0000000001/{NONCE}.json",
     "deleted/a/@mark", "deleted/x", "deleted/../@mark", "kept/x", "kept/" + "0" * 64 + "/x.json",
     "kept/" + "0" * 64 + f"/{NONCE}.json", "trash/x", f"trash/00/{'0' * 64}/{NONCE}.safetensors",
     "objects/x", "objects/zz/" + "0" * 64 + ".safetensors", "objects/00/" + "0" * 64 + ".safetensors",
@@ -56,6 +70,7 @@ class HostileBackend(MemoryBackend):
         data: the bytes of each key; the backend changes this dict.
         remote: whether requests seem to go through a network, several at once.
         lies: changes the entries of each listing, if given.
+        name: the name of the place; a copy needs two places.
     """
 
     def __init__(
@@ -64,8 +79,9 @@ class HostileBackend(MemoryBackend):
         *,
         remote: bool = False,
         lies: Callable[[list[Entry]], list[Entry]] | None = None,
+        name: str = "hostile",
     ) -> None:
-        self._name = "hostile"
+        self._name = name
         self._space = _Space()
         self._space.data = data
         self._space.times = defaultdict(TIME.timestamp)
@@ -108,6 +124,11 @@ def base_store() -> Base:
     for target, tag in ((1, "champion"), (4, "champion"), (2, "removed")):
         store.tag(f"a@{target}", tag)
     store.untag("a", "removed")
+    store.protect("a", "champion", ["ann", "bob"], author="ann")
+    for number, nonce in ((1, NONCE), (2, NONCE), (2, NONCE[::-1])):
+        digest = store.resolve(f"a@{number}")
+        note = Annotation("a", number, digest, TIME, "ann", {"elo": 1200.0}, "rated", nonce)
+        data[k.annotation_key("a", number, nonce)] = note.to_bytes()
     for seed in range(3):
         store.push(make_snapshot(seed), "m", parents=["a@1"])
     for seed in range(2):
@@ -123,11 +144,14 @@ def base_store() -> Base:
         (1, "delete", ((2, 3),), (Span(2, 3, 1),)),
         (2, "restore", ((3, 3),), (Span(2, 2, 1),)),
     ):
-        mark = Mark("m", number, action, changed, deleted, previous, TIME, "ann", "bad", NONCE)  # type: ignore[arg-type]
+        mark = Mark(
+            "m", number, action, changed, deleted, previous, TIME, "ann", "bad", NONCE,  # type: ignore[arg-type]
+            force=action == "delete",
+        )  # fmt: skip
         data[k.mark_key("m", number)] = mark.to_bytes()
         previous = digest_of(mark.to_bytes())
     data[k.hint_key("m")] = Hint(3, store.resolve("m@3"), 2, 3).to_bytes()
-    data[k.tag_hint_key("a", "champion")] = TagHint(2, 4, store.resolve("a@4")).to_bytes()
+    data[k.tag_hint_key("a", "champion")] = TagHint(3, 4, store.resolve("a@4")).to_bytes()
     data[k.deleted_key("m")] = pointer_bytes()
     return describe(data, store)
 
@@ -239,7 +263,7 @@ def forge_far(base: Base, made: Input, chance: random.Random) -> None:
     """Let a record, mark, move or hint stand far ahead of the others."""
     number = chance.choice((7, 300, 2**31, 9_999_999_998, 9_999_999_999))
     record = base.data[k.version_key("a", 5)].replace(b'"number":5', b'"number":%d' % number)
-    move = base.data[k.tag_key("a", "champion", 2)]
+    move = base.data[k.tag_key("a", "champion", 3)]
     mark = base.data[k.mark_key("m", 2)].replace(b'"number":2', b'"number":%d' % number)
     digest = Version.from_bytes(base.data[k.version_key("a", 5)], "").digest
     for key, data in chance.sample(
@@ -250,9 +274,9 @@ def forge_far(base: Base, made: Input, chance: random.Random) -> None:
             (k.mark_key("m", number), mark),
             (
                 k.tag_key("a", "champion", number),
-                move.replace(b'"number":2', b'"number":%d' % number),
+                move.replace(b'"number":3', b'"number":%d' % number),
             ),
-            (k.tag_key("a", "champion", 3), move.replace(b'"target":4', b'"target":%d' % number)),
+            (k.tag_key("a", "champion", 4), move.replace(b'"target":4', b'"target":%d' % number)),
             (k.tag_hint_key("a", "champion"), TagHint(number, number, digest).to_bytes()),
         ],
         chance.randrange(1, 4),
@@ -321,7 +345,8 @@ def fuzz(seed: int, numbers: range, *, measure: bool = False) -> Figures:
     Args:
         seed: the seed.
         numbers: the numbers of the inputs.
-        measure: whether to measure the memory of each input (on Linux).
+        measure: whether to measure the time and the memory of each input (memory on Linux alone).
+            Times mean something only where the machine does nothing else.
     """
     base, figures = base_store(), Figures()
     for number in numbers:
@@ -329,9 +354,9 @@ def fuzz(seed: int, numbers: range, *, measure: bool = False) -> Figures:
         made = make_input(base, chance)
         label = f"--seed {seed} --first {number} --count 1: {made.kind}, {sorted(made.changed)[:3]}"
         label = label.encode("ascii", "backslashreplace").decode()
-        before = reset_peak() if measure else 0
-        try_input(base, made, chance, figures, label)
-        if measure:
+        before = reset_peak() if measure and LINUX else 0
+        try_input(base, made, chance, figures, label, SECONDS if measure else STUCK)
+        if measure and LINUX:
             used = peak() - before
             figures.peak = max(figures.peak, (used, label))
             if used > MEMORY + sum(map(len, made.data.values())):
@@ -341,8 +366,10 @@ def fuzz(seed: int, numbers: range, *, measure: bool = False) -> Figures:
     return figures
 
 
-def try_input(base: Base, made: Input, chance: random.Random, figures: Figures, label: str) -> None:
-    """Make several calls on one input."""
+def try_input(
+    base: Base, made: Input, chance: random.Random, figures: Figures, label: str, seconds: float
+) -> None:
+    """Make several calls on one input, of so many seconds of processor time at most."""
     remote, data = chance.random() < 0.3, dict(made.data)
 
     def fresh() -> PolicyStore:
@@ -377,7 +404,7 @@ def try_input(base: Base, made: Input, chance: random.Random, figures: Figures, 
             outcome = f"FAULT {type(error).__name__}: {error}"[:300]
         took = time.process_time() - began
         figures.slowest = max(figures.slowest, (took, label))
-        if took > SECONDS:
+        if took > seconds:
             outcome = f"FAULT {took:.1f} s"
         if outcome.startswith("FAULT"):
             figures.faults.append(f"{outcome}: {label}, ref {ref!r}")
@@ -447,8 +474,13 @@ def other_calls(
         store.names,
         lambda: store.find_acting(snap.acting_digest),
         push_and_pull,
-        lambda: store.tag(f"{name}@{number}", "champion"),
+        lambda: store.tag(f"{name}@{number}", "champion", force=number > 2),
         lambda: store.untag(name, "champion"),
+        lambda: store.protect(name, "champion", force=number > 2),
+        lambda: store.annotate(f"{name}@{number}", metrics={"elo": 1}),
+        lambda: store.annotations(f"{name}@{number}"),
+        lambda: store.version(chance.choice((name, f"{name}@{number}", f"{name}@champion"))),
+        lambda: store.log(name, deleted=True, tags=True, annotations=True),
         lambda: store.delete(f"{name}@{number}", force=number > 2),
         lambda: store.delete_name(name, force=number > 2),
         lambda: store.restore(f"{name}@{number}"),
@@ -486,7 +518,7 @@ def collect(store: PolicyStore) -> Changed:
 
 def copy(store: PolicyStore) -> Changed:
     """Copy a store to an empty one."""
-    target = PolicyStore.over(HostileBackend({}))
+    target = PolicyStore.over(HostileBackend({}, name="copy"))
     store.copy_to(target)
     return Changed(target)
 

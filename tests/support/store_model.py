@@ -32,24 +32,30 @@ class State:
         versions: name -> number -> seed of the policy.
         deleted: name -> number of a deleted version -> which deletion took it, and when, in seconds.
         tags: name -> tag -> number.
+        notes: name and number -> the notes of the version, in any order.
         kept: seeds of the policies that were pushed without a name.
         gone: names and numbers of deleted versions whose objects may be collected.
         now: the clock of the storage, in seconds.
         stands_still: whether all that is written seems to be written at the time 0.
         deletions: how many deletions there were.
+        forced: which of the deletions took tagged versions on purpose.
     """
 
     versions: dict[str, dict[int, int]] = field(default_factory=dict)
     deleted: dict[str, dict[int, tuple[int, float]]] = field(default_factory=dict)
     tags: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: dict[tuple[str, int], list[str]] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
     gone: set[tuple[str, int]] = field(default_factory=set)
     now: float = 0.0
     stands_still: bool = False
     deletions: int = 0
+    forced: set[int] = field(default_factory=set)
 
-    def delete(self, name: str, numbers: list[int]) -> None:
+    def delete(self, name: str, numbers: list[int], *, force: bool = False) -> None:
         self.deletions += 1
+        if force:
+            self.forced.add(self.deletions)
         when = 0.0 if self.stands_still else self.now
         self.deleted.setdefault(name, {}).update(dict.fromkeys(numbers, (self.deletions, when)))
 
@@ -57,6 +63,12 @@ class State:
         for number in numbers:
             del self.deleted[name][number]
             self.gone.discard((name, number))
+
+    def heal(self, name: str) -> None:
+        """Restore tagged versions whose deletion was cut off."""
+        deleted = self.deleted.get(name, {})
+        tagged = {at for at in self.tags.get(name, {}).values() if at in deleted}
+        self.restore(name, [at for at in tagged if deleted[at][0] not in self.forced])
 
     def standing(self, name: str) -> dict[int, int]:
         deleted = self.deleted.get(name, {})
@@ -74,13 +86,17 @@ class State:
             for name, numbers in self.deleted.items()
         }
         ranks = {
-            name: [(at, sorted({s for _, s in pairs}).index(serial)) for at, serial in pairs]
+            name: [
+                (at, sorted({s for _, s in pairs}).index(serial), serial in self.forced)
+                for at, serial in pairs
+            ]
             for name, pairs in serials.items()
             if pairs
         }
         tags = {name: sorted(tags.items()) for name, tags in self.tags.items() if tags}
         versions = {name: numbers for name, numbers in self.versions.items() if numbers}
-        return repr([sorted(each.items()) for each in (versions, ranks, tags)])
+        notes = {place: sorted(texts) for place, texts in self.notes.items()}
+        return repr([sorted(each.items()) for each in (versions, ranks, tags, notes)])
 
     def visible(self) -> dict[str, Any]:
         """Return what a reader sees, in the form of :func:`observe`."""
@@ -88,6 +104,11 @@ class State:
             name: (
                 {number: policy(seed).digest for number, seed in self.standing(name).items()},
                 self.standing_tags(name),
+                {
+                    number: sorted(self.notes[name, number])
+                    for number in self.standing(name)
+                    if (name, number) in self.notes
+                },
             )
             for name in sorted(self.versions)
             if self.standing(name)
@@ -119,14 +140,20 @@ def merged(states: Iterable[State]) -> list[State]:
 
 
 def observe(store: PolicyStore) -> dict[str, Any]:
-    """Return the versions and tags of each name of a store."""
-    return {
-        name: (
-            {version.number: version.digest for version in store.log(name)},
-            {tag: version.number for tag, version in store.tags(name).items()},
+    """Return the versions, tags and notes of each name of a store."""
+    seen: dict[str, Any] = {}
+    for name in store.names():
+        log = store.log(name, tags=True, annotations=True)
+        seen[name] = (
+            {version.number: version.digest for version in log},
+            {tag: version.number for version in log for tag in version.tags or ()},
+            {
+                version.number: sorted(each.note for each in version.annotations)
+                for version in log
+                if version.annotations
+            },
         )
-        for name in store.names()
-    }
+    return seen
 
 
 @dataclass(frozen=True)
@@ -140,6 +167,8 @@ class Op:
         may_fail: whether the call may raise a NotFoundError in place of its effect.
         overtaken: returns the state after the call found that another writer had taken its effect
             away, took it back, and raised a NotFoundError.
+        unseen: returns the outcome and the state after a deletion took place at the same time, and
+            was cut off before it saw the call.
     """
 
     label: str
@@ -147,6 +176,7 @@ class Op:
     apply: Callable[[State], Any]
     may_fail: Callable[[State], bool] = lambda state: False
     overtaken: Callable[[State], State] | None = None
+    unseen: Callable[[State], tuple[Any, State]] | None = None
 
     def outcomes(self, state: State) -> list[tuple[Any, State]]:
         """Return the possible outcomes, each with the state after it."""
@@ -154,7 +184,7 @@ class Op:
         try:
             found = [(self.apply(after), after)]
         except Exception as error:
-            found = [(type(error).__name__, state)]
+            found = [(type(error).__name__, after)]
         if self.may_fail(state):
             found.append((NotFoundError.__name__, state))
         return found
@@ -212,12 +242,33 @@ def tag(name: str, number: int, word: str) -> Op:
             after.tags.get(name, {}).pop(word, None)
         return after
 
+    def unseen(state: State) -> tuple[str, State]:
+        after = copy.deepcopy(state)
+        if number in after.versions.get(name, {}):
+            after.tags.setdefault(name, {})[word] = number
+        return f"{name}@{number}", after
+
     return Op(
         f"tag {name}@{number} {word}",
         lambda store: store.tag(f"{name}@{number}", word).ref,
         apply,
         overtaken=take_back,
+        unseen=unseen,
     )
+
+
+def annotate(name: str, number: int, note: str) -> Op:
+    def apply(state: State) -> str:
+        if number not in state.standing(name):
+            raise NotFoundError("")
+        state.notes.setdefault((name, number), []).append(note)
+        return f"{name}@{number} {note}"
+
+    def run(store: PolicyStore) -> str:
+        made = store.annotate(f"{name}@{number}", note=note)
+        return f"{made.ref} {made.note}"
+
+    return Op(f"annotate {name}@{number} {note}", run, apply)
 
 
 def untag(name: str, word: str) -> Op:
@@ -256,9 +307,11 @@ def delete(name: str, number: int, force: bool) -> Op:
     def apply(state: State) -> str:
         if number not in state.standing(name):
             raise NotFoundError("")
+        if not force:
+            state.heal(name)
         if not force and number in state.tags.get(name, {}).values():
             raise InvalidInputError("")
-        state.delete(name, [number])
+        state.delete(name, [number], force=force)
         return f"{name}@{number}"
 
     def run(store: PolicyStore) -> str:
@@ -270,12 +323,14 @@ def delete(name: str, number: int, force: bool) -> Op:
 
 def delete_name(name: str, force: bool) -> Op:
     def apply(state: State) -> int:
+        if not force:
+            state.heal(name)
         standing = sorted(state.standing(name))
         if not standing:
             raise NotFoundError("")
         if not force and state.standing_tags(name):
             raise InvalidInputError("")
-        state.delete(name, standing)
+        state.delete(name, standing, force=force)
         return len(standing)
 
     return Op(
@@ -316,6 +371,7 @@ def restore(name: str, number: int) -> Op:
 
 def prune(name: str, keep_last: int) -> Op:
     def apply(state: State) -> list[int]:
+        state.heal(name)
         standing = sorted(state.standing(name), reverse=True)
         if not standing:
             raise NotFoundError("")
@@ -334,6 +390,8 @@ def prune(name: str, keep_last: int) -> Op:
 
 def collect() -> Op:
     def apply(state: State) -> None:
+        for name in state.deleted:
+            state.heal(name)
         state.gone |= {
             (name, number)
             for name, numbers in state.deleted.items()

@@ -143,7 +143,7 @@ def test_a_file_that_is_cut_during_the_read_gives_the_bytes_it_has(
 ) -> None:
     """Elsewhere than on this machine's own disk, others may cut a file at any time."""
     path.chmod(0o644)
-    monkeypatch.setattr(files, "_PART", MIB)
+    monkeypatch.setattr(maps, "_PART", MIB)
     plain = os.fstat
 
     def cut_after(descriptor: int) -> os.stat_result:
@@ -156,8 +156,8 @@ def test_a_file_that_is_cut_during_the_read_gives_the_bytes_it_has(
 
 
 def test_parts_of_a_file_arrive_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_PART", MIB // 3)
-    monkeypatch.setattr(files, "_READERS", 4)
+    monkeypatch.setattr(maps, "_PART", MIB // 3)
+    monkeypatch.setattr(maps, "_cores", lambda: 8)
     assert files.read_file(path) == BYTES
 
 
@@ -232,8 +232,27 @@ def test_files_that_are_read_beside_others_get_no_threads_of_their_own(
         seen.append(workers)
         return in_parallel(call, items, workers=workers)
 
-    monkeypatch.setattr(files, "in_parallel", noted)
-    monkeypatch.setattr(files, "_READERS", 4)
+    monkeypatch.setattr(maps, "in_parallel", noted)
+    monkeypatch.setattr(maps, "_cores", lambda: 8)
     files.read_file(path)
     assert in_parallel(files.read_file, [path, path], workers=2) == [BYTES, BYTES]
     assert seen == [4, 1, 1]
+
+
+def test_memory_lives_as_long_as_a_thread_that_was_left_may_write_to_it() -> None:
+    """After an interrupt, a thread may still wait for a disk, and then write what it read."""
+    left: list[memoryview] = []
+
+    def fill(buffer: memoryview) -> int:
+        left.append(buffer[:MIB])
+        raise KeyboardInterrupt
+
+    before = len(maps._LIVE)
+    with pytest.raises(KeyboardInterrupt):
+        maps.protected_memory(4 * MIB, fill)
+    gc.collect()
+    assert len(maps._LIVE) == before + 1
+    left[0][:3] = b"abc"
+    left.clear()
+    gc.collect()
+    assert len(maps._LIVE) == before

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policystore._util.messages import brief, printable, shorten
+from policystore._util.messages import brief, counted, printable, shorten
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
@@ -66,3 +66,10 @@ def test_shorten(text: str, limit: int) -> None:
 def test_printable(text: str) -> None:
     assert printable(text).isprintable()
     assert not text.isprintable() or printable(text) == text
+
+
+def test_a_number_agrees_with_its_noun() -> None:
+    assert [counted(number, "version") for number in (0, 1, 2048)] == [
+        "0 versions", "1 version", "2,048 versions"
+    ]  # fmt: skip
+    assert counted(2, "policy", "policies") == "2 policies"

@@ -31,6 +31,7 @@ __all__ = ["FileData", "FileRef", "Folder", "decode_file", "open_folder", "open_
 
 _MAX_JSON = 16 << 20
 _MAX_FILE = 1 << 36
+_START = 512  # bytes that show whether something else stands in place of a file
 # Files by which users name a checkpoint: save() returned the first kind before Ray 2.1.
 _CHECKPOINT_FILE = re.compile(
     r"(checkpoint-\d+|(algorithm|policy|module|learner)_state\.\w+|rllib_checkpoint\.json"
@@ -173,6 +174,19 @@ class Folder:
     def size(self, name: str) -> int:
         """Return the size of a file in bytes; 0 where there is none."""
         return self._backend.size(self._prefix + name) or 0
+
+    def foreign(self, name: str) -> str | None:
+        """Describe what stands in place of a file's own data, as :func:`describe_foreign` does.
+
+        Only the first bytes of the file are read.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        try:
+            return describe_foreign(self._backend.head(self._prefix + name, _START))
+        except NotFoundError:
+            return None
 
     def read_bytes(self, name: str, limit: int = _MAX_FILE) -> bytes:
         """Read a file.

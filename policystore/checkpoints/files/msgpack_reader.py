@@ -10,7 +10,7 @@ import numpy as np
 
 from policystore.checkpoints.files.pickle_reader import array_of, dtype_of
 from policystore.checkpoints.files.placeholders import UnbuiltObject
-from policystore.errors import FormatError, InvalidInputError
+from policystore.errors import FormatError, MissingPackageError
 
 __all__ = ["read_msgpack"]
 
@@ -27,14 +27,13 @@ def read_msgpack(data: bytes, label: str) -> object:
 
     Raises:
         FormatError: not msgpack, a damaged file, or more than one value.
-        InvalidInputError: the package msgpack is not installed.
+        MissingPackageError: the package msgpack is not installed.
     """
     try:
         import msgpack  # late: only checkpoints with msgpack files need it
     except ImportError:
-        raise InvalidInputError(
-            f"{label}: msgpack checkpoints need the package msgpack, which is not installed: "
-            "pip install msgpack"
+        raise MissingPackageError.of(
+            f"{label}: a msgpack checkpoint", "msgpack", install="msgpack"
         ) from None
     try:
         return msgpack.unpackb(

@@ -3,6 +3,7 @@
 These modules work on bytes; they do not touch storage.
 """
 
+from policystore.format.records.annotations import Annotation
 from policystore.format.records.copied import Copied
 from policystore.format.records.hints import Hint, TagHint
 from policystore.format.records.kept import Kept
@@ -21,17 +22,19 @@ from policystore.format.records.marks import (
     newest_standing,
     with_spans,
 )
-from policystore.format.records.tags import TagMove
+from policystore.format.records.tags import Protection, TagMove
 from policystore.format.records.version import Origin, Version
 
 __all__ = [
     "MAX_MARK",
     "Action",
+    "Annotation",
     "Copied",
     "Hint",
     "Kept",
     "Mark",
     "Origin",
+    "Protection",
     "Span",
     "TagHint",
     "TagMove",

@@ -16,7 +16,13 @@ import numpy as np
 from policystore._util.messages import brief
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
-from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
+from policystore.format.canonical_json import (
+    MAX_DEPTH,
+    Json,
+    JsonObject,
+    canonical_json,
+    parse_canonical,
+)
 from policystore.format.keys import MAX_RECORD
 from policystore.format.metadata import check_format
 from policystore.format.refs import MAX_NUMBER
@@ -141,7 +147,7 @@ def encode_plain(value: Mapping[Any, Any], label: str) -> Json:
     """
     if not isinstance(value, Mapping):
         raise InvalidInputError(f"{label} is a dict, not {type(value).__qualname__}")
-    encoded = encode_value(_without_numpy_scalars(value), label)
+    encoded = encode_value(_without_numpy_scalars(value, 0), label)
     size = len(canonical_json(encoded))
     if size > _MAX_PLAIN:
         raise InvalidInputError(
@@ -151,16 +157,21 @@ def encode_plain(value: Mapping[Any, Any], label: str) -> Json:
     return encoded
 
 
-def _without_numpy_scalars(value: object) -> object:
-    """Replace numpy scalars by Python's numbers, so that a ``float32`` metric stays a number."""
+def _without_numpy_scalars(value: object, depth: int) -> object:
+    """Replace numpy scalars by Python's numbers, so that a ``float32`` metric stays a number.
+
+    What is nested deeper than a record may be stays as it is; the encoder then refuses it.
+    """
     if isinstance(value, np.generic):
         return value.item()
+    if depth > MAX_DEPTH:
+        return value
     if isinstance(value, Mapping):
-        return {key: _without_numpy_scalars(item) for key, item in value.items()}
+        return {key: _without_numpy_scalars(item, depth + 1) for key, item in value.items()}
     if type(value) is list:
-        return [_without_numpy_scalars(item) for item in value]
+        return [_without_numpy_scalars(item, depth + 1) for item in value]
     if type(value) is tuple:
-        return tuple(_without_numpy_scalars(item) for item in value)
+        return tuple(_without_numpy_scalars(item, depth + 1) for item in value)
     return value
 
 

@@ -6,13 +6,14 @@ import datetime
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from policystore._util.messages import printable, shorten
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
-from policystore.format.canonical_json import Json
+from policystore.format.canonical_json import Json, JsonObject
 from policystore.format.metadata import FORMAT
+from policystore.format.plain import plain_fields
 from policystore.format.records.fields import (
     check_text,
     encode_record,
@@ -65,7 +66,9 @@ class Mark:
         previous: BLAKE3 of the bytes of the previous mark; None for mark 1.
         time: when the mark was made, by the clock of the writer, in UTC.
         author, message: who made the mark, and why.
-        nonce: 32 random hexadecimal digits, by which a writer recognises its own record.
+        force: whether the mark deletes versions though tags point to them. Without ``force``, a tag
+            on a version that the mark has deleted means that the deletion was cut off.
+        nonce: 32 random hexadecimal digits, by which a writer recognizes its own record.
     """
 
     name: str
@@ -78,12 +81,17 @@ class Mark:
     author: str
     message: str
     nonce: str = field(default="", repr=False)
+    force: bool = False
 
     def __str__(self) -> str:
         done = {"delete": "deleted", "prune": "pruned", "restore": "restored"}[self.action]
         message = f": {shorten(self.message, 200)}" if self.message else ""
         text = f"{done} by {self.author} at {self.time:%Y-%m-%d %H:%M:%S} UTC{message}"
         return printable(text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as plain values; the ranges of ``changed`` are lists."""
+        return plain_fields(self)
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the record.
@@ -92,23 +100,23 @@ class Mark:
             InvalidInputError: author or message are too long, or the record is longer than
                 :data:`MAX_MARK`, because the deleted versions lie in too many ranges.
         """
-        return encode_record(
-            {
-                "format": FORMAT,
-                "kind": "mark",
-                "name": self.name,
-                "number": self.number,
-                "nonce": self.nonce,
-                "action": self.action,
-                "changed": [[first, last] for first, last in self.changed],
-                "deleted": [[span.first, span.last, span.mark] for span in self.deleted],
-                "previous": None if self.previous is None else str(self.previous),
-                "time": format_time(self.time),
-                "author": check_text(self.author, "author"),
-                "message": check_text(self.message, "message"),
-            },
-            limit=MAX_MARK,
-        )
+        document: JsonObject = {
+            "format": FORMAT,
+            "kind": "mark",
+            "name": self.name,
+            "number": self.number,
+            "nonce": self.nonce,
+            "action": self.action,
+            "changed": [[first, last] for first, last in self.changed],
+            "deleted": [[span.first, span.last, span.mark] for span in self.deleted],
+            "previous": None if self.previous is None else str(self.previous),
+            "time": format_time(self.time),
+            "author": check_text(self.author, "author"),
+            "message": check_text(self.message, "message"),
+        }
+        if self.force:
+            document["force"] = True
+        return encode_record(document, limit=MAX_MARK)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, label: str) -> Mark:
@@ -117,7 +125,7 @@ class Mark:
         Raises:
             FormatError: not a mark of format 1.
         """
-        document = parse_record(data, "mark", _FIELDS, label)
+        document = parse_record(data, "mark", _FIELDS, label, optional={"force"})
         try:
             mark = cls(
                 name=check_name(document["name"]),
@@ -130,7 +138,9 @@ class Mark:
                 author=check_text(document["author"], "author"),
                 message=check_text(document["message"], "message"),
                 nonce=parse_nonce(document["nonce"]),
+                force="force" in document,
             )
+            expect(document.get("force", True) is True, "force")
             expect(mark.action in get_args(Action), "action")
             expect((mark.number == 1) == (mark.previous is None), "previous")
             expect(_ascend(mark.changed), "changed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
+from collections.abc import Callable
 
 from policystore._util.concurrency import in_parallel
 from policystore._util.deadlines import Clock, boottime
@@ -11,12 +12,13 @@ from policystore._util.progress import Meter
 from policystore.errors import InvalidInputError
 from policystore.format.keys import OBJECTS, TEMPORARY, TRASH
 from policystore.repository.collect.counter import Counter
+from policystore.repository.collect.leagues import sweep_leagues
 from policystore.repository.collect.leftovers import MIN_AGE, sweep_leftovers
 from policystore.repository.collect.report import GarbageReport
-from policystore.repository.collect.roots import find_roots
 from policystore.repository.collect.sweep import Sweep
-from policystore.repository.marker import require_store
+from policystore.repository.lookup.marker import require_store
 from policystore.repository.objects import ObjectReader
+from policystore.repository.roots.search import find_roots
 
 __all__ = ["MIN_GRACE", "check_grace", "collect_garbage"]
 
@@ -55,6 +57,7 @@ def collect_garbage(
     dry_run: bool,
     exclusive: bool,
     meter: Meter,
+    heal: Callable[[str], list[int]] = lambda name: [],
     clock: Clock = boottime,
 ) -> GarbageReport:
     """Move objects that nothing needs to the trash, and delete what is old in the trash.
@@ -65,6 +68,8 @@ def collect_garbage(
         dry_run: whether to change nothing.
         exclusive: the promise of the caller that nobody else uses the store.
         meter: counts the names and the parts of the store.
+        heal: restores the versions of a name whose deletion was cut off after a tag was moved to
+            them, and returns their numbers; not called in a dry run.
         clock: measures how long the steps take; it should count the time that the machine sleeps.
 
     Raises:
@@ -96,15 +101,22 @@ def collect_garbage(
         for prefix in backend.prefixes(kind, "/")
     }
     meter.expect(len(parts))
-    sweep = Sweep(backend, roots, before, counter, clock)
+    sweep = Sweep(backend, roots.digests, before, counter, clock)
 
     def run(part: str) -> None:
         sweep.run(part)
         meter.add(1)
 
     in_parallel(run, sorted(parts), workers=min(_PARTS_AT_ONCE, backend.parallel))
+    sweep_leagues(backend, roots.leagues, counter)
     sweep_leftovers(backend, min(before, now - MIN_AGE), counter)
     counter.explain()
+    if not dry_run:
+        for name in sorted(roots.dangling):
+            report.notes += [
+                f"{name}@{number} was restored: a tag points to it, and its deletion was cut off"
+                for number in heal(name)
+            ]
     return report
 
 

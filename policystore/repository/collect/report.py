@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass, field
+from typing import Any
+
+from policystore._util.messages import counted, printable
+from policystore.format.plain import plain_fields
 
 __all__ = ["MOST_NAMED", "GarbageReport", "Tally"]
 
 MOST_NAMED = 20
 """The most keys that could not be deleted and that a report names."""
+
+
+def _span(time: datetime.timedelta) -> str:
+    """Return a time span in whole days or hours: ``7 days``; else as Python prints it."""
+    for unit, hours in (("day", 24), ("hour", 1)):
+        length = datetime.timedelta(hours=hours)
+        if time and time % length == datetime.timedelta():
+            return counted(time // length, unit)
+    return str(time)
 
 
 @dataclass
@@ -42,10 +55,13 @@ class GarbageReport:
         in_trash: copies that stay in the trash; they can be pulled by digest and restored.
         purged: copies that were deleted from the trash. These copies are lost.
         put_back: needed objects that were only in the trash, and were copied back.
+        leagues: records of deleted leagues, and sums of leagues that newer ones have replaced; they
+            were deleted.
         swept: unfinished writes that were deleted. Bytes of unfinished uploads are not counted.
         refused: keys that the storage refuses to delete; at most 20 keys are named.
         refusals: how many deletions the storage has refused.
-        notes: sentences that say what the collector cannot do in this storage.
+        notes: sentences that say what the collector cannot do in this storage, and which versions
+            it has restored because a tag points to them and their deletion was cut off.
         reason: why no object was moved; empty if an object was moved.
     """
 
@@ -59,11 +75,19 @@ class GarbageReport:
     in_trash: Tally = field(default_factory=Tally)
     purged: Tally = field(default_factory=Tally)
     put_back: Tally = field(default_factory=Tally)
+    leagues: Tally = field(default_factory=Tally)
     swept: Tally = field(default_factory=Tally)
     refused: list[str] = field(default_factory=list)
     refusals: int = 0
     notes: list[str] = field(default_factory=list)
     reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as nested plain values, which ``json.dumps`` takes.
+
+        ``grace`` is a number of seconds, and each :class:`Tally` a dict.
+        """
+        return plain_fields(self)
 
     def __repr__(self) -> str:
         return str(self)
@@ -73,11 +97,13 @@ class GarbageReport:
         lines = [
             f"{self.url}: {self.moved} objects {verb} moved to the trash, "
             f"{self.purged} copies {verb} deleted from the trash",
-            f"  needed: {self.needed}; younger than {self.grace}: {self.young}; "
+            f"  needed: {self.needed}; younger than {_span(self.grace)}: {self.young}; "
             f"in the trash: {self.in_trash}",
         ]
         if self.put_back.count:
             lines.append(f"  {self.put_back} needed objects {verb} put back from the trash")
+        if self.leagues.count:
+            lines.append(f"  {self.leagues} records of leagues {verb} deleted")
         if self.swept.count:
             lines.append(f"  {self.swept} unfinished writes {verb} deleted")
         if self.reason:
@@ -90,4 +116,4 @@ class GarbageReport:
             lines += [f"    {key}" for key in self.refused]
             lines += [f"    and {more:,} more"] if more else []
         lines += [f"  {note}" for note in self.notes]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))

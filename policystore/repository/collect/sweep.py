@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from policystore._util.concurrency import in_parallel
 from policystore._util.deadlines import Clock, LateError, deadline
-from policystore.backends.base import Backend, Entry
-from policystore.digest import Digest, digest_of
-from policystore.errors import NotFoundError, ReadOnlyError, StorageError
+from policystore.backends.base import Backend, Entry, get_hashed
+from policystore.digest import Digest
+from policystore.errors import FormatError, NotFoundError, ReadOnlyError, StorageError
 from policystore.format.keys import (
     OBJECTS,
     TRASH,
@@ -143,13 +143,20 @@ class Sweep:
         for entry in copies:
             with suppress(NotFoundError):  # another collector has deleted the copy
                 # Of several copies, some of which are then deleted, one with the right bytes.
-                if len(copies) > 1 and digest_of(self._backend.get(entry.key)) != digest:
+                if len(copies) > 1 and not self._is_whole(entry, digest):
                     continue
                 if not self._counter.dry_run:
                     self._backend.copy(entry.key, object_key(digest))
                 self._counter.add(self._report.put_back, entry.nbytes)
                 return True
         return False
+
+    def _is_whole(self, entry: Entry, digest: Digest) -> bool:
+        """Return whether a copy in the trash has the right bytes."""
+        try:
+            return get_hashed(self._backend, entry.key, limit=entry.nbytes)[1] == digest
+        except FormatError:
+            return False  # it has grown since the listing
 
     def _delete(self, entry: Entry, *, purge: bool) -> bool:
         """Delete a key; False if the storage refuses."""

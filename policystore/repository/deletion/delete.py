@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from policystore.errors import InvalidInputError
+from policystore.errors import InvalidInputError, ProtectedError
 from policystore.format.records import Mark, TagMove
+from policystore.repository.deletion.healing import restore_dangling
 from policystore.repository.deletion.marking import (
     MarkNotes,
     append_mark,
@@ -13,9 +14,10 @@ from policystore.repository.deletion.marking import (
     deleted_by,
 )
 from policystore.repository.lookup.state import NameState, deleted_error, nothing_stands_error
+from policystore.repository.lookup.versions import check_state
 from policystore.repository.resolver import Resolver
 
-__all__ = ["delete_name", "delete_version", "restore_tagged"]
+__all__ = ["delete_name", "delete_version", "protected_moves", "refuse_protected", "restore_tagged"]
 
 _SHOWN = 5  # tags in a message
 
@@ -35,10 +37,17 @@ def delete_version(
     Raises:
         NotFoundError: another writer has deleted the version in the meantime.
         InvalidInputError: a tag points to the version; it stands as before.
+        ProtectedError: a tag that is protected against this author points to the version, and
+            ``force`` is True; the version stands as before.
     """
     name = state.name
-    if not force:
-        _refuse_tagged(name, _tags_on(resolver, name, [number]))
+    moves = resolver.last_moves(name)
+    if force:
+        refuse_protected(name, moves, [number], notes.author)
+    else:
+        if restore_dangling(resolver, state, moves, notes):
+            state = resolver.state(name)
+        _refuse_tagged(name, {tag: each for tag, each in moves.items() if each.target == number})
 
     def change(present: NameState) -> Sequence[tuple[int, int]]:
         span = present.span(number)
@@ -46,7 +55,7 @@ def delete_version(
             raise deleted_error(resolver.backend, name, number, span, present.mark)
         return [(number, number)]
 
-    mark = append_mark(resolver.backend, state, "delete", change, notes)
+    mark = append_mark(resolver.backend, state, "delete", change, notes, force=force)
     if not force:
         _refuse_tagged(name, restore_tagged(resolver, state, mark, notes))
 
@@ -57,17 +66,30 @@ def delete_name(resolver: Resolver, name: str, notes: MarkNotes, *, force: bool)
     Raises:
         NotFoundError: no such name, or no version of it stands.
         InvalidInputError: a tag points to a version that stands; all stand as before.
+        ProtectedError: a tag that is protected against this author points to a version that stands,
+            and ``force`` is True; all stand as before.
     """
-    state = resolver.state(name)
-    if not force:
-        _refuse_tagged(name, _tags_on(resolver, name, state))
+    state = resolver.state(name, standing=False)
+    moves = resolver.last_moves(name) if state.stands else {}
+    if force:
+        targets = (each.target or 0 for each in moves.values())
+        standing_targets = [number for number in targets if state.span(number) is None]
+        refuse_protected(name, moves, standing_targets, notes.author)
+    else:
+        if restore_dangling(resolver, state, moves, notes):
+            state = resolver.state(name)
+        standing = {
+            tag: each for tag, each in moves.items() if state.span(each.target or 0) is None
+        }
+        _refuse_tagged(name, standing)
+    check_state(resolver.backend, state)
 
     def change(present: NameState) -> Sequence[tuple[int, int]]:
         if not present.stands:
             raise nothing_stands_error(resolver.backend, present)
         return present.standing()
 
-    mark = append_mark(resolver.backend, state, "delete", change, notes)
+    mark = append_mark(resolver.backend, state, "delete", change, notes, force=force)
     if not force:
         _refuse_tagged(name, restore_tagged(resolver, state, mark, notes, with_all=True))
     return sum(last - first + 1 for first, last in mark.changed)
@@ -80,7 +102,8 @@ def restore_tagged(
 
     The deletion reads the tags before its mark and again after its mark. A move of a tag reads the
     marks after its record. So if a deletion and a move of a tag come at the same time, at least one
-    of the two calls sees the other call.
+    of the two calls sees the other call. If the deletion is killed between its mark and this call,
+    :func:`~policystore.repository.deletion.healing.restore_dangling` restores the version later.
 
     Args:
         resolver: reads the store.
@@ -112,19 +135,39 @@ def restore_tagged(
     return moves
 
 
-def _tags_on(
-    resolver: Resolver, name: str, numbers: Collection[int] | NameState
-) -> dict[str, TagMove]:
-    """Return the last moves of the tags that point to some versions, or to any that stands."""
+def protected_moves(moves: Mapping[str, TagMove], author: str) -> dict[str, TagMove]:
+    """Return the last moves of the tags that are protected against an author."""
     return {
         tag: move
-        for tag, move in resolver.last_moves(name).items()
-        if (
-            numbers.span(move.target or 0) is None
-            if isinstance(numbers, NameState)
-            else move.target in numbers
-        )
+        for tag, move in moves.items()
+        if move.protected is not None and author not in move.protected.by
     }
+
+
+def refuse_protected(
+    name: str, moves: Mapping[str, TagMove], numbers: Collection[int], author: str
+) -> None:
+    """Check that a deletion with ``force`` takes no version from a protected tag.
+
+    ``force`` allows the deletion of versions with tags. A protection is a stronger wish than a tag,
+    so the protection has to end first.
+
+    Args:
+        name: the name.
+        moves: the last moves of its tags.
+        numbers: the versions that would be deleted.
+        author: who would delete them.
+
+    Raises:
+        ProtectedError: a tag that is protected against the author points to one of the versions.
+    """
+    for tag, move in protected_moves(moves, author).items():
+        if move.target in numbers:
+            raise ProtectedError(
+                f"{author!r} may not delete version {move.target} of {name!r}, because the tag "
+                f"{tag!r} points to it: {move.protected}. Nothing was deleted. First move the tag, "
+                f"or end its protection: store.unprotect({name!r}, {tag!r})"
+            )
 
 
 def _refuse_tagged(name: str, moves: Mapping[str, TagMove]) -> None:

@@ -24,7 +24,7 @@ from policystore.repository.acting import standing_versions
 from policystore.repository.deletion.marking import MarkNotes
 from policystore.repository.deletion.restore import bring_back, needed_objects
 from policystore.repository.freshness import Freshness
-from policystore.repository.marker import require_store
+from policystore.repository.lookup.marker import require_store
 from policystore.repository.resolver import Resolver
 
 __all__ = ["delete_kept", "restore_kept"]

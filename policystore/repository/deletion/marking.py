@@ -5,16 +5,13 @@ from __future__ import annotations
 import datetime
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from policystore._util.log import logger
 from policystore.backends.base import Backend
 from policystore.digest import digest_of
-from policystore.errors import PolicyStoreError
-from policystore.format.keys import MARKER, deleted_key, hint_key
+from policystore.format.keys import MARKER, deleted_key
 from policystore.format.records import (
     Action,
-    Hint,
     Mark,
     find_span,
     marker_bytes,
@@ -22,10 +19,9 @@ from policystore.format.records import (
     pointer_bytes,
     with_spans,
 )
-from policystore.repository.lookup.hints import write_hint
+from policystore.repository.lookup.hints import write_hint_of
 from policystore.repository.lookup.state import NameState, parse_mark
-from policystore.repository.lookup.versions import read_version
-from policystore.repository.record_log import Probe, mark_log, version_log
+from policystore.repository.record_log import Probe, mark_log
 from policystore.repository.stamp import default_author, now
 
 __all__ = ["Change", "MarkNotes", "append_mark", "as_ranges", "deleted_by"]
@@ -64,6 +60,7 @@ def append_mark(
     change: Change,
     notes: MarkNotes,
     *,
+    force: bool = False,
     guard: Guard | None = None,
 ) -> Mark:
     """Append a mark, also while other writers append marks; then write the hint of the name.
@@ -76,6 +73,7 @@ def append_mark(
         action: what the mark does.
         change: returns the versions that the mark changes. If it raises, nothing is written.
         notes: who makes the mark, and why.
+        force: whether the mark deletes versions though tags point to them.
         guard: calls the function that creates the mark, as :meth:`Freshness.call` does.
 
     Raises:
@@ -103,6 +101,7 @@ def append_mark(
             author=notes.author,
             message=notes.message,
             nonce=nonce,
+            force=force,
         )
         data = mark.to_bytes()
         if not newest_standing(mark.deleted, state.newest.number):
@@ -114,24 +113,8 @@ def append_mark(
     newest = Probe(0, None) if last is None else Probe(last.number, last.to_bytes())
     data = mark_log(backend, name).append(make_record, nonce, newest=newest, guard=guard)
     mark = Mark.from_bytes(data, f"the mark of {name}")
-    _write_hint(backend, state, mark)
+    write_hint_of(backend, replace(state, mark=mark))
     return mark
-
-
-def _write_hint(backend: Backend, state: NameState, mark: Mark) -> None:
-    """Write the hint of a name after a mark, or log why it could not be written."""
-    name = state.name
-    try:
-        newest = version_log(backend, name).newest(state.newest)
-        stands = newest_standing(mark.deleted, newest.number)
-        number = stands or newest.number
-        data = newest.data if number == newest.number else None
-        digest = read_version(backend, name, number, data).digest
-    except PolicyStoreError as error:
-        logger.warning("the hint of %s was not written: %s", name, error)
-        return
-    hint = Hint(newest.number, digest, mark.number, stands)
-    write_hint(backend, hint_key(name), hint.to_bytes())
 
 
 def as_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from policystore._util.messages import brief
-from policystore.errors import InvalidInputError
-from policystore.format.records import Mark, Version
-from policystore.repository.deletion.delete import restore_tagged
+from policystore._util.near import close_paths, did_you_mean
+from policystore.errors import InvalidInputError, NotFoundError
+from policystore.format.records import Mark, TagMove, Version
+from policystore.repository.annotations import fill_version
+from policystore.repository.deletion.delete import protected_moves, restore_tagged
+from policystore.repository.deletion.healing import restore_dangling
 from policystore.repository.deletion.marking import MarkNotes, append_mark
 from policystore.repository.deletion.prune_report import PruneReport
+from policystore.repository.lookup.annotations import (
+    Annotations,
+    list_annotations,
+    read_annotations,
+)
 from policystore.repository.lookup.state import NameState
+from policystore.repository.lookup.versions import check_state
 from policystore.repository.resolver import Resolver
 
 __all__ = ["Criteria", "prune"]
@@ -28,7 +37,8 @@ class Criteria:
 
     Attributes:
         keep_last: keeps this many of the newest versions.
-        keep_tagged: whether to keep versions that a tag points to.
+        keep_tagged: whether to keep versions that a tag points to. A tag that is protected against
+            the author keeps its version in any case.
         keep_best: a metric, ``"max"`` or ``"min"``, and how many of the best versions to keep.
         older_than: keeps versions that are not older than this, by the time in their records.
         keep: a function that returns whether to keep a version.
@@ -77,7 +87,11 @@ class Criteria:
         return any(each is not None for each in (self.keep_best, self.older_than, self.keep))
 
     def reasons(
-        self, resolver: Resolver, state: NameState, now: datetime.datetime
+        self,
+        resolver: Resolver,
+        state: NameState,
+        moves: Mapping[str, TagMove],
+        now: datetime.datetime,
     ) -> dict[int, tuple[str, ...]]:
         """Return the versions to keep, newest first, each with the reasons.
 
@@ -86,6 +100,7 @@ class Criteria:
         Args:
             resolver: reads the store.
             state: the state of the name.
+            moves: the last moves of the tags that keep versions: of all, or of protected ones.
             now: the time from which the age of a version counts.
         """
         reasons: dict[int, list[str]] = {}
@@ -98,10 +113,10 @@ class Criteria:
             if rank >= (self.keep_last or 0):
                 break
             keep(number, f"of the last {self.keep_last}")
-        if self.keep_tagged:
-            for tag, move in resolver.last_moves(state.name).items():
-                if move.target is not None and state.span(move.target) is None:
-                    keep(move.target, f"tag {tag!r}")
+        for tag, move in moves.items():
+            if move.target is not None and state.span(move.target) is None:
+                kind = "tag" if self.keep_tagged else "protected tag"
+                keep(move.target, f"{kind} {tag!r}")
         if self._need_records:
             self._read_records(resolver, state, now, keep)
         return {number: tuple(reasons[number]) for number in sorted(reasons, reverse=True)}
@@ -115,21 +130,41 @@ class Criteria:
     ) -> None:
         """Call ``keep`` for each version that ``older_than``, ``keep`` or ``keep_best`` keeps."""
         values: list[tuple[float, int]] = []
-        for version in resolver.read_versions(state.name, state.numbers()):
-            number = version.number or 0
+        metrics: set[str] = set()
+        annotated: Annotations = {}
+        if self.keep is not None or self.keep_best is not None:
+            annotated = _annotations(resolver, state)
+        for record in resolver.read_versions(state.name, state.numbers()):
+            number = record.number or 0
+            version = fill_version(record, None, {number: annotated.get(number, ())})
             if self.older_than is not None and now - version.time <= self.older_than:
                 keep(number, f"not older than {self.older_than}")
             if self.keep is not None and self.keep(version):
                 keep(number, "keep returned True")
             if self.keep_best is not None:
-                value = version.metrics.get(self.keep_best[0])
+                metrics.update(map(str, version.all_metrics))
+                value = version.all_metrics.get(self.keep_best[0])
                 is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if value is not None and is_number and math.isfinite(value):
                     values.append((-value if self.keep_best[1] == "max" else value, -number))
         if self.keep_best is not None:
             metric, _, count = self.keep_best
+            if metrics and metric not in metrics:
+                raise NotFoundError(
+                    f"keep_best: no version of {state.name!r} has the metric {metric!r}. Its "
+                    "versions have "
+                    f"{', '.join(sorted(metrics)[:20])}."
+                    f"{did_you_mean(close_paths(str(metric), metrics))} Nothing was deleted."
+                )
             for _, number in sorted(values)[:count]:
                 keep(-number, f"of the best {count} by {metric!r}")
+
+
+def _annotations(resolver: Resolver, state: NameState) -> Annotations:
+    """Read the annotations of the versions of a name that stand, by the number of the version."""
+    listed = list_annotations(resolver.backend, state.name)
+    numbers = [number for number in listed.nonces if state.span(number) is None]
+    return read_annotations(resolver.backend, listed, numbers, workers=resolver.workers)
 
 
 def prune(
@@ -148,16 +183,23 @@ def prune(
         dry_run: whether to write nothing.
 
     Raises:
-        NotFoundError: no such name, or no version of it stands.
+        NotFoundError: no such name, or no version of it stands; or no version has the metric of
+            ``keep_best``, and some have other metrics.
     """
     while True:
-        state = resolver.state(name)
-        kept = criteria.reasons(resolver, state, notes.time)
+        state = resolver.state(name, standing=dry_run)
+        moves = resolver.last_moves(name)
+        if not criteria.keep_tagged:
+            moves = protected_moves(moves, notes.author)
+        if not dry_run and criteria.keep_tagged and restore_dangling(resolver, state, moves, notes):
+            continue
+        check_state(resolver.backend, state)
+        kept = criteria.reasons(resolver, state, moves, notes.time)
         pruned = list(_without(state.standing(), sorted(kept)))
         if dry_run or not pruned:
             return PruneReport(name, pruned, kept, dry_run)
         try:
-            mark = _append(resolver, state, pruned, notes)
+            mark = _append(resolver, state, pruned, notes, force=not criteria.keep_tagged)
         except _ChangedError:
             continue
         if criteria.keep_tagged:
@@ -185,7 +227,12 @@ def _without(
 
 
 def _append(
-    resolver: Resolver, state: NameState, pruned: Sequence[tuple[int, int]], notes: MarkNotes
+    resolver: Resolver,
+    state: NameState,
+    pruned: Sequence[tuple[int, int]],
+    notes: MarkNotes,
+    *,
+    force: bool,
 ) -> Mark:
     """Append the mark of a prune, if the marks are still those of ``state``."""
 
@@ -194,7 +241,7 @@ def _append(
             raise _ChangedError
         return pruned
 
-    return append_mark(resolver.backend, state, "prune", change, notes)
+    return append_mark(resolver.backend, state, "prune", change, notes, force=force)
 
 
 class _ChangedError(Exception):

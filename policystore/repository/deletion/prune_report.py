@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from policystore._util.messages import counted
+from policystore.format.plain import plain_fields
 
 __all__ = ["PruneReport"]
 
@@ -39,12 +43,19 @@ class PruneReport:
         """How many versions were pruned."""
         return sum(last - first + 1 for first, last in self.ranges)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes and ``count`` as plain values, which ``json.dumps`` takes.
+
+        The keys of ``kept``, numbers of versions, are texts, because keys in JSON are texts.
+        """
+        return {**plain_fields(self), "count": self.count}
+
     def __repr__(self) -> str:
         return str(self)
 
     def __str__(self) -> str:
         done = "would be pruned" if self.dry_run else "pruned"
-        lines = [f"{self.name}: {self.count:,} versions {done}, {len(self.kept):,} kept"]
+        lines = [f"{self.name}: {counted(self.count, 'version')} {done}, {len(self.kept):,} kept"]
         if self.ranges:
             lines.append(f"  {done}: {_written(self.ranges)}")
         reasons: dict[str, list[_Range]] = {}
@@ -62,5 +73,6 @@ class PruneReport:
 
 def _written(ranges: Iterable[_Range]) -> str:
     """Write ascending ranges, the newest first."""
-    texts = [str(last) if first == last else f"{first} to {last}" for first, last in ranges][::-1]
+    texts = [f"@{last}" if first == last else f"@{first} to @{last}" for first, last in ranges]
+    texts.reverse()
     return ", ".join(texts[:_SHOWN]) + (", …" if texts[_SHOWN:] else "")

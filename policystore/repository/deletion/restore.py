@@ -45,7 +45,12 @@ def deleted_last(state: NameState) -> list[tuple[int, int]]:
 
 
 def restore_versions(
-    resolver: Resolver, state: NameState, ranges: Sequence[tuple[int, int]], notes: MarkNotes
+    resolver: Resolver,
+    state: NameState,
+    ranges: Sequence[tuple[int, int]],
+    notes: MarkNotes,
+    *,
+    mark: int | None = None,
 ) -> list[Version]:
     """Bring versions of a name back, after all their objects were found or brought back.
 
@@ -54,9 +59,10 @@ def restore_versions(
         state: the state of the name.
         ranges: the versions, all of them deleted, as ascending ranges.
         notes: who restores them, and why.
+        mark: the number of the mark that has to have deleted them; None for any.
 
     Raises:
-        InvalidInputError: one of the versions stands.
+        InvalidInputError: one of the versions stands, or another mark has deleted it.
         NotFoundError: an object of a version was collected and is not in the trash any more;
             nothing was written.
     """
@@ -68,7 +74,7 @@ def restore_versions(
     ):
         objects |= each
     what = versions[0].ref if len(versions) == 1 else f"{len(versions)} versions of {state.name}"
-    _check_and_mark(resolver, state, ranges, objects, what, notes)
+    _check_and_mark(resolver, state, ranges, objects, what, notes, mark)
     return versions
 
 
@@ -79,16 +85,20 @@ def _check_and_mark(
     objects: Mapping[Digest, int],
     what: str,
     notes: MarkNotes,
+    mark: int | None,
 ) -> None:
     """Bring the objects of versions back, then append the mark; if it comes late, check again."""
 
     def change(present: NameState) -> Sequence[tuple[int, int]]:
         for first, last in ranges:
             for number in range(first, last + 1):
-                if present.span(number) is None:
+                span = present.span(number)
+                if span is None:
                     raise InvalidInputError(
                         f"{state.name}@{number} stands, so there is nothing to restore"
                     )
+                if mark not in (None, span.mark):
+                    raise InvalidInputError(f"{state.name}@{number} was deleted again")
         return ranges
 
     change(state)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from policystore.digest import Digest
 from policystore.errors import AmbiguousError, NotFoundError
 from policystore.format.keys import object_key
-from policystore.format.policy import check_object
-from policystore.repository.marker import require_store
+from policystore.format.policy import ParsedPolicy, decode_object
+from policystore.repository.lookup.marker import require_store
 from policystore.repository.objects import ObjectReader, StoredPolicy
 
 __all__ = ["find_digest", "policy_by_digest"]
@@ -59,4 +59,5 @@ def policy_by_digest(objects: ObjectReader, digits: str) -> StoredPolicy:
 
 def _is_policy(objects: ObjectReader, digest: Digest) -> bool:
     data = objects.read(digest, limit=None)
-    return check_object(data, objects.backend.location(object_key(digest))) == "policy"
+    content = decode_object(data, objects.backend.location(object_key(digest)))
+    return isinstance(content, ParsedPolicy)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from itertools import islice
 
 from policystore._util.concurrency import in_parallel
+from policystore._util.near import close_names, did_you_mean
 from policystore.backends.base import Backend
 from policystore.errors import FormatError, IntegrityError, NotFoundError
 from policystore.format.keys import tag_of_prefix, tags_prefix
@@ -99,9 +99,9 @@ def tags_advice(backend: Backend, name: str, tag: str) -> str:
     """
     keys = islice(backend.prefixes(tags_prefix(name), "/"), _LISTED)
     known = sorted({found for key in keys if (found := tag_of_prefix(key, name)) is not None})
-    close = difflib.get_close_matches(tag, known, n=3)
+    close = close_names(tag, known)
     if close := [each for each in close if _is_set(backend, name, each)]:
-        return " Did you mean " + " or ".join(map(repr, close)) + "?"
+        return did_you_mean(close)
     shown = [each for each in known[:_SHOWN] if _is_set(backend, name, each)]
     more = ", and more" if len(known) > _SHOWN else ""
     return f" Its tags are: {', '.join(shown)}{more}" if shown else " It has no tags."

@@ -14,13 +14,13 @@ from policystore.errors import FormatError, IntegrityError, NotFoundError, Stora
 from policystore.format.keys import version_key
 from policystore.format.records import Version
 from policystore.repository.lookup.listing import names_advice
+from policystore.repository.lookup.marker import require_store
 from policystore.repository.lookup.state import (
     NameState,
     nothing_stands_error,
     read_mark,
     read_state,
 )
-from policystore.repository.marker import require_store
 from policystore.repository.record_log import version_log
 
 __all__ = ["check_state", "named_state", "read_version", "read_versions", "with_marks"]

@@ -26,10 +26,11 @@ from policystore.format.keys import (
     TRASH,
 )
 from policystore.format.records import marker_bytes
-from policystore.repository.marker import require_store, store_exists
+from policystore.repository.lookup.marker import require_store, store_exists, store_inside
+from policystore.repository.mirror.leagues import copy_leagues
 from policystore.repository.mirror.names import NameCopier
 from policystore.repository.mirror.objects import ObjectCopier
-from policystore.repository.mirror.others import copy_digest, copy_kept, copy_leagues, copy_notes
+from policystore.repository.mirror.others import copy_digest, copy_kept, copy_notes
 from policystore.repository.mirror.report import CopyReport, NameCopy
 from policystore.repository.mirror.selection import Selection, select
 from policystore.repository.mirror.sides import Sides, kinds_of
@@ -40,6 +41,7 @@ from policystore.repository.resolver import Resolver
 __all__ = ["copy_store"]
 
 _NAMES_AT_ONCE = 8
+_MAX_LOOKED = 20  # unknown folders that are looked at for a store inside
 _KINDS = {"@versions", "@marks", "@tags", "@notes", "@copied"}
 _FOLDERS = {OBJECTS, NAMES, KEPT, DELETED, LEAGUES, TRASH, TEMPORARY}
 
@@ -130,18 +132,19 @@ def _copy_name(
     versions = NameCopier(sides, name, copied)
     if not versions.newest:
         return
+    kinds = kinds_of(sides.source, name)
     if numbers is not None:
         versions.copy_versions(numbers)
-        return
-    kinds = kinds_of(sides.source, name)
-    versions.copy_list()
-    if "@tags" in kinds:
-        copy_tags(sides, name, versions, copied)
+    else:
+        versions.copy_list()
+        if "@tags" in kinds:
+            copy_tags(sides, name, versions, copied)
+        report.unknown += [f"{NAMES}{name}/{kind}/" for kind in sorted(kinds - _KINDS)]
     if "@notes" in kinds:
-        copy_notes(sides, name, versions, report)
-    report.unknown += [f"{NAMES}{name}/{kind}/" for kind in sorted(kinds - _KINDS)]
+        copy_notes(sides, name, versions, report, numbers)
     if not kinds:
-        copied.skipped.append("tags and annotations: the source cannot be listed")
+        what = "tags and annotations" if numbers is None else "annotations"
+        copied.skipped.append(f"{what}: the source cannot be listed")
 
 
 def _copy_others(
@@ -152,6 +155,10 @@ def _copy_others(
     if selection.everything:
         folders = set(sides.source.prefixes("", "/"))
         report.unknown += folders - _FOLDERS
+        for folder in sorted(folders - _FOLDERS)[:_MAX_LOOKED]:
+            inside = store_inside(sides.source, folder)
+            if inside is not None:
+                report.stores_inside[folder] = inside
         calls += [partial(copy_kept, sides, report)] if KEPT in folders else []
         calls += [partial(copy_leagues, sides, report)] if LEAGUES in folders else []
     failures = [_damage_in(call) for call in calls]

@@ -256,6 +256,7 @@ class MarkCopier:
                 author=default_author(),
                 message=_MESSAGE if action == "delete" else "",
                 nonce=nonce,
+                force=action == "delete",
             )
             if action == "delete":
                 self._sides.write_pointer(self._name)

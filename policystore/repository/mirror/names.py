@@ -19,6 +19,7 @@ from policystore.errors import (
 )
 from policystore.format.keys import MAX_RECORD, hint_key, version_key
 from policystore.format.records import Hint, Version, find_span, newest_standing
+from policystore.repository.lookup.hints import bring_hint_forward
 from policystore.repository.mirror.cursors import Cursors
 from policystore.repository.mirror.marks import MarkCopier
 from policystore.repository.mirror.objects import Needs
@@ -364,3 +365,5 @@ class NameCopier:
         except (StorageError, ReadOnlyError) as error:
             # The versions are there; the next copy or push writes the hint again.
             logger.warning("the hint of %s could not be written: %s", self._name, error)
+            return
+        bring_hint_forward(self._sides.target, self._name, hint)

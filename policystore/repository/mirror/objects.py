@@ -9,8 +9,8 @@ from typing import TypeVar
 from policystore._util.concurrency import in_parallel
 from policystore._util.deadlines import Clock, LateError, boottime, deadline
 from policystore._util.progress import Meter, ObjectProgress
-from policystore.backends.base import Backend
-from policystore.digest import Digest, digest_of
+from policystore.backends.base import Backend, get_hashed
+from policystore.digest import Digest
 from policystore.errors import FormatError, NotFoundError, StorageError
 from policystore.format.keys import object_key
 from policystore.format.metadata import parse_external, parse_metadata
@@ -168,7 +168,7 @@ class ObjectCopier:
     def create(self, needs: Iterable[Needs], create: Callable[[], _Out]) -> _Out:
         """Call a function that creates a record, while the check of its objects is fresh.
 
-        The function may be called again. It has to recognise the record of its first call.
+        The function may be called again. It has to recognize the record of its first call.
 
         Args:
             needs: the objects of the record, which were checked before.
@@ -222,10 +222,10 @@ class ObjectCopier:
         if self._target.is_remote or self._dry_run:
             return True
         try:
-            data = self._target.get(key, limit=size, share=True)
+            data, actual = get_hashed(self._target, key, limit=size)
         except (NotFoundError, FormatError):
             return False  # taken away or replaced at this moment
-        if digest_of(data) != digest:
+        if actual != digest:
             return False
         # The process that wrote the object may not have flushed it yet; this call does.
         self._target.put(key, [data])

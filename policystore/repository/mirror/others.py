@@ -1,38 +1,35 @@
-"""Copy what does not belong to the versions of a name: kept policies, annotations, leagues."""
+"""Copy what does not belong to the versions of a name: kept policies and annotations."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 
 from policystore._util.concurrency import in_parallel
 from policystore.digest import Digest
-from policystore.errors import FormatError, IntegrityError
+from policystore.errors import FormatError, IntegrityError, NotFoundError
 from policystore.format.keys import (
     KEPT,
-    LEAGUES,
     MAX_RECORD,
+    annotation_key,
+    annotation_of_key,
+    annotations_prefix,
     digest_of_kept,
     kept_key,
     kept_prefix,
-    versions_prefix,
 )
 from policystore.format.records import Kept
+from policystore.repository.lookup.annotations import parse_annotation
 from policystore.repository.mirror.names import NameCopier
 from policystore.repository.mirror.objects import Needs
 from policystore.repository.mirror.report import CopyReport
 from policystore.repository.mirror.sides import Sides
 from policystore.repository.stamp import default_author, now
 
-__all__ = ["copy_digest", "copy_kept", "copy_leagues", "copy_notes"]
+__all__ = ["copy_digest", "copy_kept", "copy_notes"]
 
 _WINDOW = 256
-# A key of another form is not written: from a hostile source, it might lead out of the target.
-_NOTE = re.compile(r"([0-9]{10})/[0-9a-f]{32}\.json")
-_LEAGUE = re.compile(r"leagues(?:/[@!]?[a-z0-9_-](?:[a-z0-9_.!-]*[a-z0-9_-])?)+\.json")
-# A record comes after the records that it names.
-_LEAGUE_KINDS = ("@bodies", "@matches", "@summaries", "@deleted")
 
 
 def copy_kept(sides: Sides, report: CopyReport, prefix: str = KEPT) -> None:
@@ -94,59 +91,88 @@ def _read_kept(sides: Sides, key: str) -> tuple[bytes, Kept]:
     return data, kept
 
 
-def copy_notes(sides: Sides, name: str, versions: NameCopier, report: CopyReport) -> None:
-    """Copy the annotations of versions that have the same number on both sides, byte by byte."""
-    prefix = versions_prefix(name).replace("@versions/", "@notes/")
-    known = set(sides.target.keys(prefix))
-    new, apart = [], 0
-    for key in sorted(sides.source.keys(prefix)):
-        match = _NOTE.fullmatch(key, len(prefix))
-        if match is None:
+def copy_notes(
+    sides: Sides,
+    name: str,
+    versions: NameCopier,
+    report: CopyReport,
+    numbers: Sequence[int] | None = None,
+) -> None:
+    """Copy the annotations of a name, under the numbers that their versions have in the target.
+
+    A copied annotation keeps its nonce, by which a later copy knows it.
+
+    Args:
+        sides: the two stores.
+        name: the name.
+        versions: has copied the versions of the name.
+        report: gets what was done.
+        numbers: copy only the annotations of these versions of the source; None for all.
+
+    Raises:
+        FormatError: an annotation in the source is damaged; all others were copied.
+    """
+    prefixes = [annotations_prefix(name)]
+    if numbers is not None:
+        prefixes = [annotations_prefix(name, number) for number in numbers]
+    keys = sorted(key for prefix in prefixes for key in sides.source.keys(prefix))
+    known = {
+        found
+        for key in (sides.target.keys(annotations_prefix(name)) if keys else ())
+        if (found := annotation_of_key(key, name)) is not None
+    }
+    nonces = {nonce for _, nonce in known}
+    new: list[_Note] = []
+    places: dict[int, int | None] = {}
+    left = 0
+    for key in keys:
+        found = annotation_of_key(key, name)
+        if found is None:
             report.unknown.append(key)
-        elif int(match.group(1)) > versions.same:
-            apart += 1
-        elif key not in known:
-            new.append(key)
-    create = partial(_copy_record, sides, limit=MAX_RECORD)
-    copied = report.names[name]
-    copied.notes += sum(in_parallel(create, new, workers=sides.workers))
-    if apart:
-        copied.skipped.append(f"{apart} annotations of versions with other numbers in the target")
-
-
-def copy_leagues(sides: Sides, report: CopyReport) -> None:
-    """Copy the records of leagues byte by byte, each list in its order."""
-    sizes = {entry.key: entry.nbytes for entry in sides.source.entries(LEAGUES)}
-    known = set(sides.target.keys(LEAGUES)) if sizes else set()
-    lists: dict[str, list[list[str]]] = {kind: [] for kind in _LEAGUE_KINDS}
-    for folder, members in groupby(sorted(sizes), key=lambda key: key.rpartition("/")[0]):
-        keys = list(members)
-        kind = next((part for part in folder.split("/") if part.startswith("@")), "")
-        if kind in lists and all(_LEAGUE.fullmatch(key) for key in keys):
-            lists[kind].append(keys)
+            continue
+        number, nonce = found
+        if number > versions.newest:
+            continue  # the version was pushed after the copy began: the next copy takes both
+        if found in known if number <= versions.same else nonce in nonces:
+            continue
+        if number not in places:
+            places[number] = versions.number_in_target(number)
+        place = places[number]
+        if place is None:
+            left += 1
         else:
-            report.unknown.append(f"{folder}/")
-
-    def copy(keys: list[str]) -> int:
-        # One record after the other, so that the numbers of a list stay without gaps.
-        new = [key for key in keys if key not in known]
-        there = [key for key in keys if key in known]
-        if new and there and not sides.equal(there[-1], limit=sizes[there[-1]]):
-            report.conflicts.append(f"{there[-1]}: the target has another record under this key")
-            return 0
-        for count, key in enumerate(new):
-            with sides.objects.budget.hold(sizes[key]):
-                copied = _copy_record(sides, key, limit=sizes[key])
-            if not copied:
-                report.conflicts.append(f"{key}: the target has another record under this key")
-                return count
-        return len(new)
-
-    for kind in _LEAGUE_KINDS:
-        report.leagues += sum(in_parallel(copy, lists[kind], workers=sides.workers))
+            new.append(_Note(name, number, nonce, place))
+    copied = report.names[name]
+    results = in_parallel(partial(_copy_note, sides), new, workers=sides.workers)
+    copied.notes += sum(result is True for result in results)
+    if left:
+        copied.skipped.append(f"{left} annotations of versions that the target does not have")
+    damage = [result for result in results if isinstance(result, FormatError)]
+    if damage:
+        more = f" (and {len(damage) - 1} more annotations)" if damage[1:] else ""
+        raise FormatError(f"{damage[0]}{more}")
 
 
-def _copy_record(sides: Sides, key: str, *, limit: int) -> bool:
-    """Copy a record byte by byte; return False if the target has another one there."""
-    data = bytes(sides.source.get(key, limit=limit))
-    return sides.create(key, data) or sides.equal(key, limit=limit)
+@dataclass(frozen=True)
+class _Note:
+    """Name an annotation to copy: name, number and nonce, and its number in the target."""
+
+    name: str
+    number: int
+    nonce: str
+    place: int
+
+
+def _copy_note(sides: Sides, note: _Note) -> bool | FormatError:
+    """Copy one annotation; return whether it was written, or the error if it is damaged."""
+    key = annotation_key(note.name, note.number, note.nonce)
+    try:
+        data = bytes(sides.source.get(key, limit=MAX_RECORD))
+        annotation = parse_annotation(sides.source, note.name, note.number, note.nonce, data)
+    except NotFoundError:
+        return False  # somebody has removed the record by hand since the listing
+    except FormatError as error:
+        return error
+    if note.place != note.number:
+        data = replace(annotation, number=note.place).to_bytes()
+    return sides.create(annotation_key(note.name, note.place, note.nonce), data)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from policystore._util.messages import printable, shorten
+from policystore.format.plain import plain_fields
 
 __all__ = ["CopyReport", "NameCopy", "show_numbers"]
 
@@ -85,6 +87,8 @@ class CopyReport:
         conflicts: records outside of names that differ between the two stores.
         unknown: keys, or starts of keys, of a kind that this policystore does not know. They were
             not copied.
+        stores_inside: the URL of a store that lies inside the source, for each key of ``unknown``
+            below which one was found.
     """
 
     source: str
@@ -97,6 +101,7 @@ class CopyReport:
     nbytes: int = 0
     conflicts: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    stores_inside: dict[str, str] = field(default_factory=dict)
 
     @property
     def versions(self) -> int:
@@ -116,6 +121,18 @@ class CopyReport:
         return not (
             self.conflicts or self.unknown or any(copy.conflicts or copy.skipped for copy in copies)
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as nested plain values, which ``json.dumps`` takes.
+
+        ``versions``, ``changed`` and ``complete`` are in the dict, too.
+        """
+        return {
+            **plain_fields(self),
+            "versions": self.versions,
+            "changed": self.changed,
+            "complete": self.complete,
+        }
 
     def __repr__(self) -> str:
         return str(self)
@@ -139,7 +156,14 @@ class CopyReport:
                 quiet += 1
         lines += [f"  {quiet:,} names without anything new"] if quiet else []
         lines += [f"  conflict: {line}" for line in self.conflicts]
-        lines += [f"  unknown, not copied: {shorten(key, 200)}" for key in self.unknown]
+        for key in self.unknown:
+            inside = self.stores_inside.get(key)
+            lines.append(
+                f"  unknown, not copied: {shorten(key, 200)}"
+                if inside is None
+                else f"  a store lies inside this store, at {inside}, and was not copied: copy it "
+                "by itself"
+            )
         return "\n".join(printable(line) for line in lines)
 
 

@@ -13,6 +13,7 @@ from policystore.digest import digest_of
 from policystore.errors import FormatError, NotFoundError
 from policystore.format.keys import MAX_RECORD, tag_hint_key, tag_key, tag_of_prefix, tags_prefix
 from policystore.format.records import TagHint, TagMove, find_span
+from policystore.repository.lookup.hints import bring_tag_hint_forward
 from policystore.repository.mirror.names import NameCopier
 from policystore.repository.mirror.report import NameCopy
 from policystore.repository.mirror.sides import Sides, find_newest
@@ -152,6 +153,8 @@ class _TagCopier:
             return
         hint = TagHint(move.number, move.target, move.digest)
         self._sides.replace(tag_hint_key(self._name, self._tag), hint.to_bytes())
+        if not self._sides.dry_run:
+            bring_tag_hint_forward(self._sides.target, self._name, self._tag, hint)
         marks = self._versions.marks
         if move.target is None or (
             move.target <= self._versions.same and marks.is_deleted(move.target)

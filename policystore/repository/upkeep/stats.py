@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import TypeVar
 
 from policystore._util.batches import batches
 from policystore._util.concurrency import in_parallel
+from policystore._util.progress import Meter
 from policystore.backends.base import Backend, Entry
-from policystore.errors import FormatError, IntegrityError, InvalidInputError, NotFoundError
+from policystore.errors import FormatError, InvalidInputError, NotFoundError
 from policystore.format.keys import (
     KEPT,
-    MAX_RECORD,
+    LEAGUES,
     OBJECTS,
     TRASH,
+    annotation_of_key,
     digest_of_kept,
     digest_of_key,
     digest_of_trash,
@@ -34,14 +34,14 @@ from policystore.format.keys import (
     tags_prefix,
     version_key,
 )
-from policystore.format.records import MAX_MARK, Kept, Mark, Span, TagMove, Version, find_span
-from policystore.repository.digest_prefixes import DigestPrefixes
+from policystore.format.league_keys import parse_league_key
+from policystore.format.records import MAX_MARK, Mark
+from policystore.repository.lookup.listing import can_start_a_name
 from policystore.repository.objects import ObjectReader
+from policystore.repository.roots.search import Roots, find_roots
 from policystore.repository.upkeep.stats_report import StatsProgress, StoreStats
 
 __all__ = ["count_store"]
-
-_Record = TypeVar("_Record")
 
 # The keys of one name follow each other.
 _name_of_prefix = lru_cache(1024)(name_of_prefix)
@@ -75,38 +75,6 @@ def count_store(
     return _Count(backend, prefix, time.time() - grace.total_seconds(), progress).run(details)
 
 
-@dataclass
-class _Tag:
-    """The moves of a tag.
-
-    Attributes:
-        newest: the number of the newest move.
-        first_recent: the first move within the grace; 0 if there is none.
-    """
-
-    newest: int = 0
-    first_recent: int = 0
-
-
-@dataclass
-class _Seen:
-    """What the listing of the names showed.
-
-    Attributes:
-        marks: the newest mark of each name that has marks.
-        recent_marks: the marks within the grace, as name and number.
-        tags: the moves of each tag, by name and tag.
-        deleted: the deleted versions of each name.
-        tagged: versions to which a tag points, or has pointed within the grace.
-    """
-
-    marks: dict[str, int] = field(default_factory=dict)
-    recent_marks: set[tuple[str, int]] = field(default_factory=set)
-    tags: dict[tuple[str, str], _Tag] = field(default_factory=dict)
-    deleted: dict[str, tuple[Span, ...]] = field(default_factory=dict)
-    tagged: set[tuple[str, int]] = field(default_factory=set)
-
-
 class _Count:
     """One count; arguments as in :func:`count_store`, and ``recent``: when the grace begins."""
 
@@ -117,24 +85,21 @@ class _Count:
         self.prefix = prefix
         self.recent = recent
         self.stats = StoreStats(backend.url, prefix)
-        self.seen = _Seen()
-        self.reader = ObjectReader(backend)
-        self.needed = DigestPrefixes()
-        self.needed_nbytes = 0
+        self.marks: dict[str, int] = {}  # the newest mark of each name that has marks
         self._progress = progress
 
     def run(self, details: bool) -> StoreStats:
         stats, whole = self.stats, not self.prefix
-        for entry in self._listed(names_prefix(self.prefix)):
-            self._add_record(entry)
+        if can_start_a_name(self.prefix):
+            for entry in self._listed(names_prefix(self.prefix)):
+                self._add_record(entry)
         self._read_marks()
-        if details:
-            self._read_tags()
-            self._read_versions()
+        roots = self._find_roots() if details else None
         if whole:
-            self._count_kept(details)
-        if whole or details:
-            self._count_objects(details)
+            self._count_kept()
+            self._count_leagues()
+        if whole or roots is not None:
+            self._count_objects(roots)
         if whole:
             stats.trash_objects = stats.trash_nbytes = 0
             for entry in self._listed(TRASH):
@@ -157,122 +122,93 @@ class _Count:
         """Count one key below ``names/``."""
         prefix, separator, _ = entry.key.partition("/@")
         number, name = number_of(entry.key), _name_of_prefix(prefix + separator)
-        if number is None or name is None or not separator:
-            return  # a hint, or a key that is not of a store
-        stats, seen = self.stats, self.seen
-        tag = None
-        if entry.key.startswith(tags_prefix(name)):
+        if name is None or not separator:
+            return  # a key that is not of a store
+        stats, tag = self.stats, None
+        if number is None:
+            if annotation_of_key(entry.key, name) is not None:
+                stats.annotations += 1
+                stats.records += 1
+            return  # an annotation, a hint, or a key that is not of a store
+        if "/@tags/" in entry.key and entry.key.startswith(tags_prefix(name)):
             tag = tag_of_prefix(entry.key.rpartition("/")[0] + "/", name)
         if entry.key == version_key(name, number):
             stats.versions += 1
             stats.names += number == 1
         elif entry.key == mark_key(name, number):
-            seen.marks[name] = max(number, seen.marks.get(name, 0))
-            if self._is_recent(entry):
-                seen.recent_marks.add((name, number))
+            self.marks[name] = max(number, self.marks.get(name, 0))
         elif tag is not None and entry.key == tag_key(name, tag, number):
             stats.tags += number == 1
-            moves = seen.tags.setdefault((name, tag), _Tag())
-            moves.newest = max(moves.newest, number)
-            if self._is_recent(entry):
-                moves.first_recent = min(number, moves.first_recent or number)
         else:
             return
         stats.records += 1
 
-    def _read(
-        self, keys: list[str], parse: Callable[[bytes | memoryview, str], _Record], limit: int
-    ) -> list[_Record]:
-        """Read records at the same time, and count those that cannot be read."""
+    def _read_marks(self) -> None:
+        """Read the newest mark of each name that has marks, and count those that are damaged."""
 
-        def read(key: str) -> _Record | None:
+        def read(key: str) -> Mark | None:
             try:
-                return parse(self.backend.get(key, limit=limit), key)
+                return Mark.from_bytes(self.backend.get(key, limit=MAX_MARK), key)
             except (FormatError, NotFoundError):
                 return None
 
-        records = in_parallel(read, keys, workers=self.backend.parallel)
-        good = [record for record in records if record is not None]
-        self.stats.unreadable += len(records) - len(good)
-        return good
-
-    def _read_marks(self) -> None:
-        """Read the newest mark of each name that has marks."""
-        keys = (mark_key(name, number) for name, number in self.seen.marks.items())
+        keys = (mark_key(name, number) for name, number in self.marks.items())
         for page in batches(keys, _PAGE):
-            for mark in self._read(page, Mark.from_bytes, MAX_MARK):
-                self.seen.deleted[mark.name] = mark.deleted
-                self.stats.deleted += sum(span.last - span.first + 1 for span in mark.deleted)
+            for mark in in_parallel(read, page, workers=self.backend.parallel):
+                if mark is None:
+                    self.stats.unreadable += 1
+                else:
+                    self.stats.deleted += sum(s.last - s.first + 1 for s in mark.deleted)
 
-    # What needs the records
+    def _find_roots(self) -> Roots:
+        """Find what a collector would keep, and count the records that cannot be read."""
 
-    def _read_tags(self) -> None:
-        """Find the versions that a tag points to, or has pointed to within the grace."""
-        keys = (
-            tag_key(name, tag, number)
-            for (name, tag), moves in self.seen.tags.items()
-            # The first recent move has taken the tag away from the target of the move before.
-            for number in range(
-                max(1, (moves.first_recent or moves.newest + 1) - 1), moves.newest + 1
-            )
+        def report(done: int, total: int) -> None:
+            if self._progress is not None:
+                self._progress(self.stats)
+
+        roots = find_roots(
+            ObjectReader(self.backend),
+            self.recent,
+            Meter(report),
+            prefix=self.prefix,
+            only_count=True,
         )
-        for page in batches(keys, _PAGE):
-            for move in self._read(page, TagMove.from_bytes, MAX_RECORD):
-                if move.target is not None:
-                    self.seen.tagged.add((move.name, move.target))
-
-    def _is_needed(self, key: str) -> bool:
-        """Return whether a key is the record of a version whose objects a collector keeps."""
-        prefix, separator, rest = key.partition("/@")
-        name = _name_of_prefix(prefix + separator) if rest.startswith("versions/") else None
-        number = number_of(key)
-        if name is None or number is None:
-            return False
-        span = find_span(self.seen.deleted.get(name, ()), number)
-        if span is None or (name, number) in self.seen.tagged:
-            return True
-        return (name, span.mark) in self.seen.recent_marks
-
-    def _read_versions(self) -> None:
-        """Add up the objects of all versions whose objects a collector keeps."""
-        listed = self._listed(names_prefix(self.prefix))
-        keys = (entry.key for entry in listed if self._is_needed(entry.key))
-        for page in batches(keys, _PAGE):
-            for version in self._read(page, Version.from_bytes, MAX_RECORD):
-                self._need(version)
-
-    def _need(self, record: Version | Kept) -> None:
-        """Add the objects of a policy to those that are needed."""
-        objects = record.objects
-        if objects is None:
-            try:
-                policy = self.reader.policy(record.digest)
-            except (NotFoundError, IntegrityError, FormatError):
-                self.stats.unreadable += 1
-                return
-            objects = {item.digest: item.size for item in policy.parsed.external.values()}
-            objects[record.digest] = policy.nbytes
-        for digest, nbytes in objects.items():
-            self.needed.add(digest)
-            self.needed_nbytes += nbytes
+        self.stats.unreadable = roots.unreadable
+        return roots
 
     # Objects
 
-    def _count_kept(self, details: bool) -> None:
+    def _count_kept(self) -> None:
         """Count the pushes without a name."""
-        stats, kept = self.stats, 0
-        for page in batches(self._listed(KEPT), _PAGE):
-            keys = [entry.key for entry in page if digest_of_kept(entry.key) is not None]
-            kept += len(keys)
-            stats.kept = kept
-            if details:
-                for record in self._read(keys, Kept.from_bytes, MAX_RECORD):
-                    self._need(record)
-        stats.kept = kept
-        stats.records += kept
+        keys = (entry.key for entry in self._listed(KEPT))
+        self.stats.kept = sum(digest_of_kept(key) is not None for key in keys)
+        self.stats.records += self.stats.kept
 
-    def _count_objects(self, details: bool) -> None:
-        """Count the objects; with details, tell needed objects from garbage."""
+    def _count_leagues(self) -> None:
+        """Count the leagues, and the records and bytes of their present epochs."""
+        stats = self.stats
+        stats.leagues = stats.match_records = stats.league_nbytes = 0
+        epochs: dict[str, int] = {}  # the present epoch of each league that was deleted
+        counts: dict[tuple[str, int], int] = {}
+        for entry in self._listed(LEAGUES):
+            key = parse_league_key(entry.key)
+            if key is None:
+                continue  # a key that is not of a store
+            stats.records += 1
+            stats.league_nbytes += max(0, entry.nbytes)
+            if key.kind == "deleted":
+                epochs[key.league] = max(key.number + 1, epochs.get(key.league, 1))
+            elif key.kind == "matches":
+                place = key.league, key.epoch
+                counts[place] = counts.get(place, 0) + 1
+        for (league, epoch), count in counts.items():
+            if epoch >= epochs.get(league, 1):
+                stats.leagues += 1
+                stats.match_records += count
+
+    def _count_objects(self, roots: Roots | None) -> None:
+        """Count the objects; with the roots, tell needed objects from garbage."""
         stats, whole = self.stats, not self.prefix
         stats.objects = stats.nbytes = 0
         needed_nbytes = garbage = garbage_nbytes = 0
@@ -280,9 +216,9 @@ class _Count:
             objects = [(digest_of_key(entry.key), entry) for entry in page]
             known = [(digest, entry) for digest, entry in objects if digest is not None]
             needed = (
-                self.needed.contain([digest for digest, _ in known])
-                if details
-                else [whole] * len(known)
+                [whole] * len(known)
+                if roots is None
+                else roots.digests.contain([digest for digest, _ in known])
             )
             for (_, entry), is_needed in zip(known, needed, strict=True):
                 if whole or is_needed:
@@ -293,7 +229,7 @@ class _Count:
                 elif not self._is_recent(entry):
                     garbage += 1
                     garbage_nbytes += entry.nbytes
-        if details:
-            stats.shared_nbytes = max(0, self.needed_nbytes - needed_nbytes)
-            if whole and not stats.unreadable:
+        if roots is not None:
+            stats.shared_nbytes = max(0, roots.nbytes - needed_nbytes)
+            if whole and roots.is_complete:
                 stats.garbage_objects, stats.garbage_nbytes = garbage, garbage_nbytes

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
+
+from policystore._util.messages import counted
+from policystore.display.words import show_size
+from policystore.format.plain import plain_fields
 
 __all__ = ["StatsProgress", "StoreStats"]
 
@@ -20,7 +25,8 @@ class StoreStats:
         versions: how many versions these names have.
         deleted: how many of the versions are deleted.
         tags: how many tags the names have, including removed tags.
-        records: how many records there are: versions, marks, tag moves, pushes without a name.
+        records: how many records there are: versions, marks, tag moves, annotations, pushes without
+            a name, and all records of leagues.
         kept: how many pushes without a name there are; None with a prefix.
         objects, nbytes: how many objects there are, and how many bytes they have. With a prefix,
             only the objects that versions below the prefix need; None without ``details``.
@@ -31,6 +37,12 @@ class StoreStats:
             nothing needs these objects, and they are older than the grace. Both numbers are
             estimates; None without ``details``, with a prefix, and if a record cannot be read.
         unreadable: how many records could not be read; ``verify`` names them.
+        annotations: how many annotations the versions have.
+        leagues: how many leagues have matches; None with a prefix.
+        match_records: how many records of matches these leagues have: batches, and the ends of
+            writers' lists. A batch has any number of matches. None with a prefix.
+        league_nbytes: how many bytes all records of leagues have, also those of deleted leagues;
+            None with a prefix.
     """
 
     url: str
@@ -49,11 +61,19 @@ class StoreStats:
     garbage_objects: int | None = None
     garbage_nbytes: int | None = None
     unreadable: int = 0
+    annotations: int = 0
+    leagues: int | None = None
+    match_records: int | None = None
+    league_nbytes: int | None = None
 
     @property
     def standing(self) -> int:
         """How many versions are not deleted."""
         return self.versions - self.deleted
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes and ``standing`` as plain values, which ``json.dumps`` takes."""
+        return {**plain_fields(self), "standing": self.standing}
 
     def __repr__(self) -> str:
         return str(self)
@@ -61,9 +81,10 @@ class StoreStats:
     def __str__(self) -> str:
         below = f" below {self.prefix!r}" if self.prefix else ""
         lines = [
-            f"{self.url}{below}: {_count(self.names, 'name')}, {_count(self.versions, 'version')}"
+            f"{self.url}{below}: {counted(self.names, 'name')}, {counted(self.versions, 'version')}"
             + (f" ({self.deleted:,} deleted)" if self.deleted else "")
-            + f", {_count(self.tags, 'tag')}"
+            + f", {counted(self.tags, 'tag')}"
+            + (f", {counted(self.annotations, 'annotation')}" if self.annotations else "")
             + (f", {self.kept:,} pushes without a name" if self.kept else "")
         ]
         if self.objects is not None and self.nbytes is not None:
@@ -72,20 +93,26 @@ class StoreStats:
                 if self.shared_nbytes is not None
                 else ""
             )
-            lines.append(f"  {_count(self.objects, 'object')}, {_bytes(self.nbytes)}{saved}")
+            lines.append(f"  {counted(self.objects, 'object')}, {_bytes(self.nbytes)}{saved}")
+        if self.league_nbytes:
+            lines.append(
+                f"  {counted(self.leagues or 0, 'league')}, "
+                f"{counted(self.match_records or 0, 'record')} of matches, "
+                f"{_bytes(self.league_nbytes)}"
+            )
         if self.garbage_objects is not None and self.garbage_nbytes is not None:
             lines.append(
                 f"  garbage that collect_garbage() would take: "
-                f"{_count(self.garbage_objects, 'object')}, {_bytes(self.garbage_nbytes)}"
+                f"{counted(self.garbage_objects, 'object')}, {_bytes(self.garbage_nbytes)}"
             )
         if self.trash_objects is not None and self.trash_nbytes is not None:
             lines.append(
-                f"  trash: {_count(self.trash_objects, 'copy', 'copies')}, "
+                f"  trash: {counted(self.trash_objects, 'copy', 'copies')}, "
                 f"{_bytes(self.trash_nbytes)}"
             )
         if self.unreadable:
             lines.append(
-                f"  {_count(self.unreadable, 'record')} that cannot be read: verify() names them, "
+                f"  {counted(self.unreadable, 'record')} that cannot be read: verify() names them, "
                 "and a collection moves nothing"
             )
         return "\n".join(lines)
@@ -95,15 +122,4 @@ StatsProgress: TypeAlias = Callable[[StoreStats], None]
 """Called with the numbers so far."""
 
 
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _bytes(number: int) -> str:
-    """Return a number of bytes in a unit that is easy to read: powers of 1000."""
-    value, unit = float(number), "bytes"
-    for larger in ("KB", "MB", "GB", "TB", "PB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{number} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+_bytes = partial(show_size, smallest="bytes")

@@ -11,9 +11,13 @@ from policystore.digest import Digest
 from policystore.errors import StorageError
 from policystore.format.keys import (
     KEPT,
+    LEAGUES,
+    MARKER,
     NAMES,
     OBJECTS,
     TRASH,
+    annotation_of_key,
+    annotations_prefix,
     copied_prefix,
     digest_of_kept,
     digest_of_key,
@@ -34,9 +38,19 @@ from policystore.format.keys import (
     version_key,
     versions_prefix,
 )
+from policystore.format.league_keys import LeagueKey, parse_league_key
+from policystore.repository.lookup.annotations import PackedAnnotations
 from policystore.repository.verify.report import Fault
 
-__all__ = ["Inventory", "ListedName", "Numbers", "kept_key_of", "list_store", "trash_key_of"]
+__all__ = [
+    "Inventory",
+    "ListedLeague",
+    "ListedName",
+    "Numbers",
+    "kept_key_of",
+    "list_store",
+    "trash_key_of",
+]
 
 FOREIGN = "policystore never writes a key of this form, or this key is in the wrong place"
 
@@ -74,9 +88,10 @@ class ListedName:
         tags: the numbers of the moves of each tag.
         has_hint: whether the name has a hint.
         tag_hints: the tags that have a hint.
+        annotations: the annotations that are new enough to be checked.
     """
 
-    __slots__ = ("has_hint", "marks", "tag_hints", "tags", "versions")
+    __slots__ = ("annotations", "has_hint", "marks", "tag_hints", "tags", "versions")
 
     def __init__(self) -> None:
         self.versions = Numbers()
@@ -84,6 +99,37 @@ class ListedName:
         self.tags: dict[str, Numbers] = {}
         self.has_hint = False
         self.tag_hints: list[str] = []
+        self.annotations = PackedAnnotations()
+
+
+class ListedLeague:
+    """The keys of one league.
+
+    Attributes:
+        lists: epoch and writer -> the numbers of the writer's list of matches.
+        summaries: epoch -> the numbers of its summaries.
+        bodies: the bytes of the digest of each body -> whether the body is new.
+        deletions: the epochs that were deleted.
+    """
+
+    __slots__ = ("bodies", "deletions", "lists", "summaries")
+
+    def __init__(self) -> None:
+        self.lists: dict[tuple[int, str], Numbers] = {}
+        self.summaries: dict[int, Numbers] = {}
+        self.bodies: dict[bytes, bool] = {}
+        self.deletions = Numbers()
+
+    def add(self, key: LeagueKey, is_new: bool) -> None:
+        """Add one key of the listing."""
+        if key.kind == "matches":
+            self.lists.setdefault((key.epoch, key.writer), Numbers()).add(key.number, is_new)
+        elif key.kind == "summary":
+            self.summaries.setdefault(key.epoch, Numbers()).add(key.number, is_new)
+        elif key.kind == "deleted":
+            self.deletions.add(key.number, is_new)
+        elif key.digest is not None:
+            self.bodies[_bytes_of(key.digest)] = is_new
 
 
 @dataclass
@@ -97,6 +143,7 @@ class Inventory:
         kept: the digest and the nonce of each push without a name, as 48 bytes.
         trash: the digest and the nonce of each copy in the trash, as 48 bytes -> its size.
         pointers: the names that have a pointer to their marks.
+        leagues: the keys of each league.
         faults: keys that are not of a store, and what could not be listed.
     """
 
@@ -106,6 +153,7 @@ class Inventory:
     kept: list[bytes] = field(default_factory=list)
     trash: dict[bytes, int] = field(default_factory=dict)
     pointers: list[str] = field(default_factory=list)
+    leagues: dict[str, ListedLeague] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
 
     def add_fault(self, key: str, problem: str) -> None:
@@ -130,9 +178,29 @@ def list_store(backend: Backend, since: float | None) -> Inventory:
             _add(inventory, entry, is_new)
     except StorageError as error:
         problems.append(("", str(error)))
+    _join_stores_inside(inventory, backend)
     for key, problem in problems:
         inventory.faults[key] = Fault(key, problem, "storage")
     return inventory
+
+
+def _join_stores_inside(inventory: Inventory, backend: Backend) -> None:
+    """Replace the faults of all keys of a store that lies inside this one by one fault."""
+    markers = {key for key in inventory.faults if key.endswith(f"/{MARKER}")}
+    folders = tuple(key.removesuffix(MARKER) for key in markers)
+    if not folders:
+        return
+    for key in [key for key in inventory.faults if key.startswith(folders)]:
+        del inventory.faults[key]
+    for folder in folders:
+        if not any(folder != outer and folder.startswith(outer) for outer in folders):
+            place = backend.location(folder.rstrip("/"))
+            inventory.add_fault(
+                folder + MARKER,
+                f"a store lies inside this store, at {place}: a push to that path made it. If its "
+                f"policies are needed, copy them with PolicyStore({place!r}).copy_to(…). Then "
+                "delete that folder",
+            )
 
 
 def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
@@ -159,6 +227,11 @@ def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
         if digest is not None:
             if is_new:
                 inventory.kept.append(_bytes_of(digest) + _nonce_of(key))
+            return
+    elif key.startswith(LEAGUES):
+        place = parse_league_key(key)
+        if place is not None:
+            inventory.leagues.setdefault(place.league, ListedLeague()).add(place, is_new)
             return
     else:
         name = name_of_deleted(key)
@@ -199,6 +272,12 @@ def _add_of_name(inventory: Inventory, key: str, is_new: bool) -> bool:
             return False
     elif key == hint_key(name):
         listed.has_hint = True
+    elif key.startswith(annotations_prefix(name)):
+        place = annotation_of_key(key, name)
+        if place is None:
+            return False
+        if is_new:
+            listed.annotations.add(*place)
     elif not (key.startswith(copied_prefix(name)) and is_key(key)):
         return False
     if numbers is not None and number:

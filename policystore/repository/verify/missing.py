@@ -22,13 +22,12 @@ from policystore.format.keys import (
     object_key,
     trash_prefix,
 )
-from policystore.format.policy import check_object, decode_policy
+from policystore.format.policy import ParsedPolicy, decode_object
 from policystore.format.records import MAX_MARK, Mark, Span, find_span
 from policystore.repository.verify.listing import trash_key_of
-from policystore.repository.verify.reading import read_exactly
 from policystore.repository.verify.repair import repair_object
 from policystore.repository.verify.report import Fault, FaultKind
-from policystore.repository.verify.run import Need, Run, read_key
+from policystore.repository.verify.run import Need, Run, read_exactly, read_key
 
 __all__ = ["check_copy", "check_missing"]
 
@@ -128,14 +127,14 @@ def _need_tensors(run: Run, digest: Digest, data: bytes | memoryview, needs: lis
     """Look for the tensors of a policy that was put back."""
     key = object_key(digest)
     try:
-        if check_object(data, key) == "tensor":
-            return
-        parsed = decode_policy(data, key, inline=False)
+        content = decode_object(data, key)
     except PolicyStoreError as error:
         run.add_fault(key, str(error), "damaged")
         return
+    if not isinstance(content, ParsedPolicy):
+        return
     run.inventory.objects.setdefault(bytes.fromhex(digest.hex), memoryview(data).nbytes)
-    for item in parsed.external.values():
+    for item in content.external.values():
         for need in needs:
             run.need(bytes.fromhex(item.digest.hex), need)
 

@@ -9,6 +9,7 @@ from policystore.digest import Digest
 from policystore.errors import NotFoundError
 from policystore.format.keys import (
     MAX_RECORD,
+    annotation_key,
     deleted_key,
     hint_key,
     mark_key,
@@ -18,6 +19,7 @@ from policystore.format.keys import (
 )
 from policystore.format.records import (
     MAX_MARK,
+    Annotation,
     Hint,
     Kept,
     Mark,
@@ -30,6 +32,7 @@ from policystore.format.records import (
 )
 from policystore.repository.verify.chain import ChainForm, check_chain
 from policystore.repository.verify.claims import Claims
+from policystore.repository.verify.leagues import check_leagues
 from policystore.repository.verify.listing import ListedName, Numbers, kept_key_of
 from policystore.repository.verify.run import Answer, Need, Run, Task
 
@@ -64,6 +67,7 @@ class RecordCheck:
             Task(partial(self._pointer, name), deleted_key(name), MAX_RECORD)
             for name in sorted(self.run.inventory.pointers)
         )
+        check_leagues(self.run, only_new=self.only_new)
 
     def _names(self) -> Iterator[Task]:
         names = self.run.inventory.names
@@ -99,7 +103,7 @@ class _NameCheck:
 
     Attributes:
         mark: the newest mark that was read.
-        wanted: a version -> the tag moves to it: their keys and digests.
+        wanted: a version -> the tag moves to it, and its annotations: their keys and digests.
     """
 
     def __init__(self, records: RecordCheck, name: str, listed: ListedName) -> None:
@@ -131,6 +135,9 @@ class _NameCheck:
             yield from check_chain(
                 self.run, self._tag_form(tag), listed.tags[tag], self._first(listed.tags[tag])
             )
+        for number, nonce in listed.annotations:
+            key = annotation_key(name, number, nonce)
+            yield Task(partial(self._annotation, number, nonce), key, MAX_RECORD)
         if listed.versions.listed:
             report.names += 1
         yield from check_chain(
@@ -199,32 +206,44 @@ class _NameCheck:
         else:
             self.records.claims.retire(version.digest)
 
-    def _compare(self, number: int, moves: list[tuple[str, Digest]], version: Version) -> None:
-        for key, digest in moves:
+    def _compare(self, number: int, places: list[tuple[str, Digest]], version: Version) -> None:
+        for key, digest in places:
             if digest != version.digest:
                 problem = f"the recorded digest is not that of {self.name}@{number}"
                 self.run.add_fault(key, problem)
 
+    def _annotation(self, number: int, nonce: str, answer: Answer) -> None:
+        key = annotation_key(self.name, number, nonce)
+        annotation = self.run.parse(Annotation.from_bytes, key, MAX_RECORD, answer)
+        if annotation is None:
+            return
+        self.run.report.annotations += 1
+        if (annotation.name, annotation.number, annotation.nonce) == (self.name, number, nonce):
+            self.wanted.setdefault(number, []).append((key, annotation.digest))
+        else:
+            problem = "the record belongs to another key: it was moved or copied to this key"
+            self.run.add_fault(key, problem)
+
     def _ask_for_wanted(self, answer: Answer) -> None:
-        """Read the versions that tags point to and that were not read, after all names."""
+        """Read the versions of tags and annotations that were not read, after all names."""
         first = self._first(self.listed.versions)
         read = {number for number in self.listed.versions.listed if number >= first}
-        for number, moves in self.wanted.items():
+        for number, places in self.wanted.items():
             if number in read:
                 continue  # the version cannot be read, and that was reported
             key = version_key(self.name, number)
-            self.records.late.append(Task(partial(self._late, number, moves), key, MAX_RECORD))
+            self.records.late.append(Task(partial(self._late, number, places), key, MAX_RECORD))
 
-    def _late(self, number: int, moves: list[tuple[str, Digest]], answer: Answer) -> None:
+    def _late(self, number: int, places: list[tuple[str, Digest]], answer: Answer) -> None:
         key = version_key(self.name, number)
         if isinstance(answer, NotFoundError) and not self.run.exists(key):
-            for move, _ in moves:
-                problem = f"missing: the tag points to version {number}, which does not exist"
-                self.run.add_fault(move, problem, "missing")
+            for place, _ in places:
+                problem = f"missing: the record is about version {number}, which does not exist"
+                self.run.add_fault(place, problem, "missing")
             return
         version = self.run.parse(Version.from_bytes, key, MAX_RECORD, answer)
         if version is not None:
-            self._compare(number, moves, version)
+            self._compare(number, places, version)
 
     def _hint(self, answer: Answer) -> None:
         key = hint_key(self.name)

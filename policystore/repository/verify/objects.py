@@ -13,15 +13,15 @@ from policystore.errors import (
     PolicyStoreError,
     StorageError,
 )
+from policystore.format.arrays import Array
 from policystore.format.keys import object_key
-from policystore.format.policy import MAX_POLICY, ParsedPolicy, check_object, decode_policy
+from policystore.format.policy import MAX_POLICY, ParsedPolicy, decode_object
 from policystore.repository.verify.claims import Claims, PolicyFacts
 from policystore.repository.verify.missing import check_copy
 from policystore.repository.verify.parts import WaitingPolicy
-from policystore.repository.verify.reading import read_exactly
 from policystore.repository.verify.repair import repair_object
 from policystore.repository.verify.report import Fault, FaultKind
-from policystore.repository.verify.run import Need, Run
+from policystore.repository.verify.run import Need, Run, read_exactly
 from policystore.snapshot import Snapshot
 
 __all__ = ["ObjectCheck"]
@@ -194,13 +194,13 @@ class ObjectCheck:
 
     def _check_policy(self, digest: bytes, data: bytes | memoryview) -> None:
         """Check a policy that a record names."""
-        key, kind = object_key(Digest(digest.hex())), self._count_kind(digest, data)
-        if kind == "tensor":
+        key, parsed = object_key(Digest(digest.hex())), self._decode(digest, data)
+        if parsed is None:
+            return
+        if not isinstance(parsed, ParsedPolicy):
             for need in self.claims.needs(digest):
                 self.run.add_fault(need.key, f"it names {key}, which is a tensor, not a policy")
-        if kind != "policy":
             return
-        parsed = self._count_policy(digest, data)
         if parsed.external:
             policy = WaitingPolicy(Digest(digest.hex()), memoryview(data).nbytes, parsed)
             self._waiting.append(policy)
@@ -213,30 +213,26 @@ class ObjectCheck:
 
     def _check_other(self, digest: bytes, data: bytes | memoryview) -> None:
         """Check an object that no record names as a policy."""
-        if self._count_kind(digest, data) != "policy":
-            return
-        key, parsed = object_key(Digest(digest.hex())), self._count_policy(digest, data)
-        if digest not in self.claims.retired:
+        key, parsed = object_key(Digest(digest.hex())), self._decode(digest, data)
+        if isinstance(parsed, ParsedPolicy) and digest not in self.claims.retired:
             for item in parsed.external.values():
                 self.run.need(bytes.fromhex(item.digest.hex), Need(key))
 
-    def _count_kind(self, digest: bytes, data: bytes | memoryview) -> str | None:
-        """Return the kind of an object, and count a tensor; None for bytes that are damaged."""
+    def _decode(self, digest: bytes, data: bytes | memoryview) -> ParsedPolicy | Array | None:
+        """Return the content of an object, and count the object; None for bytes that are wrong."""
         key = object_key(Digest(digest.hex()))
         try:
-            kind = check_object(data, self.run.backend.location(key))
+            content = decode_object(data, self.run.backend.location(key))
         except FormatError as error:
             self.run.add_fault(key, str(error), "damaged")
             return None
-        self.run.report.tensors += kind == "tensor"
-        return kind
-
-    def _count_policy(self, digest: bytes, data: bytes | memoryview) -> ParsedPolicy:
-        key = object_key(Digest(digest.hex()))
+        if not isinstance(content, ParsedPolicy):
+            self.run.report.tensors += 1
+            return content
         self.run.report.policies += 1
         if memoryview(data).nbytes > MAX_POLICY:
             self.run.add_fault(key, f"a policy object of more than {MAX_POLICY} bytes", "damaged")
-        return decode_policy(data, key, inline=False)
+        return content
 
     # Tensors of policies
 
@@ -265,14 +261,7 @@ class ObjectCheck:
         self._waiting, self._waiting_bytes = [], 0
 
     def _check_tensor(self, digest: bytes, data: bytes | memoryview) -> bool:
-        key = object_key(Digest(digest.hex()))
-        try:
-            if check_object(data, self.run.backend.location(key)) == "tensor":
-                self.run.report.tensors += 1
-            else:
-                self.run.report.policies += 1
-        except FormatError as error:
-            self.run.add_fault(key, str(error), "damaged")
+        if self._decode(digest, data) is None:
             self.sizes[digest] = _BAD
             return False
         return True

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from policystore._util.messages import counted, printable
+from policystore.display.html import block, line, table, text
 from policystore.errors import IntegrityError
+from policystore.format.plain import plain_fields
 
 __all__ = ["Fault", "FaultKind", "VerifyProgress", "VerifyReport"]
+
+_MOST_ROWS = 60  # faults that a notebook shows
 
 FaultKind: TypeAlias = Literal[
     "damaged", "missing", "in trash", "record", "foreign", "storage", "trash"
@@ -32,6 +37,10 @@ class Fault:
     key: str
     problem: str
     kind: FaultKind = "record"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as plain values."""
+        return plain_fields(self)
 
 
 @dataclass(repr=False)
@@ -60,6 +69,11 @@ class VerifyReport:
         total_objects, total_nbytes: how many objects and copies in the trash this run reads, and
             how many bytes they have, by the listing. Both numbers are 0 until the listing is done.
         cursor: where a later run can go on, for the argument ``resume``; None if nothing is left.
+        annotations: how many annotations were read.
+        leagues: how many leagues there are, also deleted ones.
+        match_records: how many records of matches were read.
+        matches: how many matches these records have.
+        summaries: how many summaries of leagues were read.
     """
 
     url: str
@@ -79,11 +93,20 @@ class VerifyReport:
     total_objects: int = 0
     total_nbytes: int = 0
     cursor: str | None = None
+    annotations: int = 0
+    leagues: int = 0
+    match_records: int = 0
+    matches: int = 0
+    summaries: int = 0
 
     @property
     def ok(self) -> bool:
         """Whether the store has no fault, or had only faults that were repaired."""
         return not self.faults
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes and ``ok`` as nested plain values, which ``json.dumps`` takes."""
+        return {"ok": self.ok, **plain_fields(self)}
 
     def raise_if_bad(self) -> None:
         """Raise IntegrityError with the whole report if the store has a fault."""
@@ -93,20 +116,41 @@ class VerifyReport:
     def __repr__(self) -> str:
         return str(self)
 
+    def _repr_html_(self) -> str:
+        head, *others = str(self).splitlines()
+        shown = (self.faults + self.repaired)[:_MOST_ROWS]
+        parts = [line(text(head), heading=True)]
+        if shown:
+            rows = [
+                (fault.kind, fault.key, fault.problem, "repaired" if i >= len(self.faults) else "")
+                for i, fault in enumerate(shown)
+            ]
+            wrong = range(min(len(self.faults), len(rows)))
+            parts.append(table(("fault", "key", "", ""), rows, wrong=wrong))
+        hidden = len(self.faults) + len(self.repaired) - len(shown)
+        parts += [line(f"and {hidden:,} more", faint=True)] if hidden else []
+        if self.uncompared:
+            parts.append(line(others[0], faint=True))
+        return block(parts).source
+
     def __str__(self) -> str:
         more = {
-            "marks": self.marks,
-            "pushes without a name": self.kept,
-            "copies in the trash": self.trash,
+            ("mark", "marks"): self.marks,
+            ("annotation", "annotations"): self.annotations,
+            ("push without a name", "pushes without a name"): self.kept,
+            ("copy in the trash", "copies in the trash"): self.trash,
+            ("league", "leagues"): self.leagues,
+            ("match", "matches"): self.matches,
         }
         lines = [
-            f"{self.url}: {self.objects} objects ({self.nbytes:,} bytes: {self.policies} policies, "
-            f"{self.tensors} tensors), {self.names} names, {self.versions} versions, "
-            f"{self.tags} tags"
-            + "".join(f", {count} {what}" for what, count in more.items() if count)
-            + (f", {len(self.repaired)} faults repaired" if self.repaired else "")
+            f"{self.url}: {counted(self.objects, 'object')} ({counted(self.nbytes, 'byte')}: "
+            f"{counted(self.policies, 'policy', 'policies')}, {counted(self.tensors, 'tensor')}), "
+            f"{counted(self.names, 'name')}, {counted(self.versions, 'version')}, "
+            f"{counted(self.tags, 'tag')}"
+            + "".join(f", {counted(count, *noun)}" for noun, count in more.items() if count)
+            + (f", {counted(len(self.repaired), 'fault')} repaired" if self.repaired else "")
             + ": "
-            + ("ok" if self.ok else f"{len(self.faults)} faults")
+            + ("ok" if self.ok else counted(len(self.faults), "fault"))
         ]
         if self.uncompared:
             lines.append(
@@ -115,7 +159,7 @@ class VerifyReport:
             )
         lines += [f"  {fault.key}: {fault.problem}" for fault in self.faults]
         lines += [f"  repaired: {fault.key}: {fault.problem}" for fault in self.repaired]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 VerifyProgress: TypeAlias = Callable[[VerifyReport], None]

@@ -1,4 +1,7 @@
-"""Hold what all parts of one run of verify share, and read records in waves."""
+"""Hold what all parts of one run of verify share, and read keys: records in waves, and objects.
+
+Pulls look into the trash if an object is not in its place. A check of the store must not do that.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from typing import TypeAlias, TypeVar
 
 from policystore._util.batches import batches
 from policystore._util.concurrency import in_parallel
-from policystore.backends.base import Backend
-from policystore.errors import FormatError, NotFoundError, PolicyStoreError
+from policystore.backends.base import Backend, get_hashed
+from policystore.digest import Digest
+from policystore.errors import FormatError, IntegrityError, NotFoundError, PolicyStoreError
+from policystore.format.safetensors import MAX_HEADER, declared_size
 from policystore.repository.verify.listing import Inventory
 from policystore.repository.verify.report import (
     Fault,
@@ -20,9 +25,14 @@ from policystore.repository.verify.report import (
 )
 from policystore.repository.verify.selection import Selection
 
-__all__ = ["Answer", "Need", "Run", "Task", "read_key"]
+__all__ = ["Answer", "Need", "Run", "Task", "read_exactly", "read_key"]
 
 _WAVE = 512  # records that are read before the next ones are begun
+_LARGE = 64 << 20  # above this size, the header is read first: it says how many bytes to expect
+_ADVICE = (
+    "Restore the object from a backup, repair it with verify(repair_from=…), or push the same "
+    "policy again"
+)
 
 _Out = TypeVar("_Out")
 
@@ -118,13 +128,18 @@ class Run:
         if self._progress is not None:
             self._progress(self.report)
 
-    def read(self, tasks: Iterable[Task]) -> None:
-        """Read the keys of tasks in waves, and handle the answers in order."""
-        for wave in batches(tasks, _WAVE):
+    def read(self, tasks: Iterable[Task], *, wave: int = _WAVE) -> None:
+        """Read the keys of tasks in waves, and handle the answers in order.
+
+        Args:
+            tasks: the tasks.
+            wave: how many keys are read, and in memory, at once.
+        """
+        for some in batches(tasks, wave):
             answers = in_parallel(
-                partial(_answer, self.backend), wave, workers=self.backend.parallel
+                partial(_answer, self.backend), some, workers=self.backend.parallel
             )
-            for task, answer in zip(wave, answers, strict=True):
+            for task, answer in zip(some, answers, strict=True):
                 task.handle(answer)
             self.tell()
 
@@ -160,6 +175,37 @@ def read_key(backend: Backend, key: str, limit: int) -> bytes | PolicyStoreError
         return bytes(backend.get(key, limit=limit))
     except PolicyStoreError as error:
         return error
+
+
+def read_exactly(backend: Backend, key: str, digest: Digest, size: int) -> bytes | memoryview:
+    """Read the bytes of a key, and check them.
+
+    Args:
+        backend: the storage.
+        key: the key of an object, or of a copy in the trash.
+        digest: the digest of the object.
+        size: how many bytes the key has, by a listing.
+
+    Raises:
+        NotFoundError: the key does not exist.
+        IntegrityError: the bytes have another digest, or are more than ``size``.
+        StorageError: the storage failed.
+    """
+    location = backend.location(key)
+    try:
+        if size > _LARGE:
+            declared = declared_size(backend.head(key, 8 + MAX_HEADER), location)
+            if declared != size:
+                raise FormatError(f"its header declares {declared} bytes, and it has {size}")
+        data, actual = get_hashed(backend, key, limit=size, size=size)
+    except FormatError as error:
+        raise IntegrityError(f"{location} is damaged: {error}. {_ADVICE}") from None
+    if actual != digest:
+        raise IntegrityError(
+            f"{location} is damaged: its {memoryview(data).nbytes} bytes have the digest "
+            f"{actual.short}, not {digest.short}. {_ADVICE}"
+        )
+    return data
 
 
 def _answer(backend: Backend, task: Task) -> Answer:

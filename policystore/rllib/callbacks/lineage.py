@@ -34,10 +34,11 @@ from policystore._util.log import logger
 from policystore.digest import Digest
 from policystore.rllib.workers.compat import is_new_stack
 
-__all__ = ["Ancestor", "Follower", "Lineage", "Restore", "Tracker"]
+__all__ = ["Ancestor", "Follower", "Lineage", "Restore", "Tracker", "start_of"]
 
 _KEY = "policystore_publish"
 _TRACKER = "_policystore_lineage"
+_START = "_policystore_start"
 
 _T = TypeVar("_T")
 
@@ -67,11 +68,19 @@ class Lineage:
         origin: what the lineage was restored from, as plain values; None if it began without a
             checkpoint.
         ancestors: policy id -> ancestors of the policy's next version, newest first.
+        start: policy id -> the policy from which the first version was trained, for a run that
+            began with weights from a store.
     """
 
     id: str = ""
     origin: Mapping[str, Any] | None = None
     ancestors: dict[str, list[Ancestor]] = field(default_factory=dict)
+    start: Mapping[str, Ancestor] = field(default_factory=dict)
+
+    def ancestors_of(self, policy_id: str) -> list[Ancestor]:
+        """Return the ancestors of a policy's next version, newest first."""
+        start = [self.start[policy_id]] if policy_id in self.start else []
+        return list(self.ancestors.get(policy_id, start))
 
     def source(self) -> dict[str, Any]:
         """Return what the ``source`` of a version says of the lineage."""
@@ -87,15 +96,27 @@ class Restore:
         own: whether the checkpoint is one of the same run.
         run: the run that saved the checkpoint; None if the checkpoint does not say so.
         iteration: the iteration from which training continues.
+        notes: what :meth:`Tracker.note` functions had returned when the checkpoint was saved.
     """
 
     lineage: Lineage
     own: bool
     run: str | None
     iteration: int
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.run or 'unknown run'}, iteration {self.iteration}"
+
+
+def start_of(algorithm: Algorithm) -> dict[str, Ancestor]:
+    """Return the policies with which an Algorithm began, by policy id; empty until they are known.
+
+    ``warm_start`` adds entries to this dict when it has loaded the weights, and that may be after
+    ``publish`` has begun. Each entry has iteration 0.
+    """
+    start: dict[str, Ancestor] = vars(algorithm).setdefault(_START, {})
+    return start
 
 
 class Follower(Protocol):
@@ -118,6 +139,7 @@ class Tracker:
         self.run = run
         self._algorithm = algorithm
         self._followers: list[Follower] = []
+        self._notes: dict[str, Callable[[], Any]] = {}
         self._id = ""
         self._origin: dict[str, Any] | None = None
         if is_new_stack(algorithm):
@@ -145,6 +167,13 @@ class Tracker:
     def follow(self, follower: Follower) -> None:
         """Tell a ``publish`` about all later restores, and ask it for its copies at each save."""
         self._followers.append(follower)
+
+    def note(self, key: str, read: Callable[[], Any]) -> None:
+        """Add to the record of each checkpoint what a function returns: plain values of JSON.
+
+        A restore gives the values to all followers, as :attr:`Restore.notes`.
+        """
+        self._notes[key] = read
 
     # Saving --------------------------------------------------------------------------------------
 
@@ -181,6 +210,9 @@ class Tracker:
                 ]
                 for policy_id, ancestors in copies.items()
             },
+            **(
+                {"notes": {key: read() for key, read in self._notes.items()}} if self._notes else {}
+            ),
         }
 
     # Restoring -----------------------------------------------------------------------------------
@@ -220,21 +252,23 @@ class Tracker:
         for follower in self._followers:
             lineage = Lineage(self._id, self._origin, dict(ancestors))
             try:
-                run = None if saved is None else saved.run
-                follower.restored(self._algorithm, Restore(lineage, own, run, iteration))
+                run, notes = (None, {}) if saved is None else (saved.run, saved.notes)
+                restore = Restore(lineage, own, run, iteration, notes)
+                follower.restored(self._algorithm, restore)
             except Exception as error:
                 logger.warning("publish: the next versions may lack their parents: %r", error)
 
 
 @dataclass(frozen=True)
 class _Record:
-    """What a checkpoint says: run, lineage and iteration, and the newest copies of each policy."""
+    """What a checkpoint says: run, lineage and iteration, the newest copies, and notes."""
 
     run: str
     lineage: str
     origin: dict[str, Any] | None
     iteration: int
     copies: dict[str, list[Ancestor]]
+    notes: dict[str, Any]
 
 
 def _read(record: Any) -> _Record | None:
@@ -254,6 +288,7 @@ def _read(record: Any) -> _Record | None:
                 ]
                 for policy_id, ancestors in record["copies"].items()
             },
+            notes=_expect(record.get("notes", {}), dict),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         logger.warning(

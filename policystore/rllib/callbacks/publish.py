@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import os
 import re
 import uuid
@@ -17,21 +17,21 @@ from policystore._util.log import logger
 from policystore.errors import InvalidInputError, NotFoundError, PolicyStoreError, StorageError
 from policystore.rllib.api import snapshot
 from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker
-from policystore.rllib.callbacks.lineage import Ancestor, Lineage, Restore, Tracker
-from policystore.rllib.callbacks.publish_settings import LONGEST_TRIAL, TRIAL, checked_settings
+from policystore.rllib.callbacks.lineage import Ancestor, Lineage, Restore, Tracker, start_of
+from policystore.rllib.callbacks.publish_settings import checked_settings
 from policystore.rllib.callbacks.restore import block_until_restored, restore_added_policies
-from policystore.rllib.callbacks.results import Metric, add_to_result
+from policystore.rllib.callbacks.results import IterationResult, Metric, add_to_result, facts_of
+from policystore.rllib.callbacks.trial import TRIAL, TrialParams, trial_of
 from policystore.rllib.callbacks.upload_history import Copy
 from policystore.rllib.callbacks.upload_queue import Uploader
 from policystore.rllib.live.checks.filters import AgentIds
 from policystore.rllib.live.session import remember_refs
-from policystore.rllib.workers.compat import storage_name
+from policystore.rllib_schema.trials import name_part
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 
 __all__ = ["publish"]
 
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 
 
@@ -59,19 +59,24 @@ def publish(
     not stop the training. A push is tried up to 6 times, over about 15 s. If copies are made
     faster than the store takes them, the oldest waiting copy is dropped, but never the best copy.
 
-    Training results show the progress, under ``policystore/publish/<policy id>``: ``name``,
-    ``pushed`` (the number of the newest version that is known to be in the store), ``digest``,
-    ``best``, ``waiting``, ``skipped``, ``failed``, ``error``, ``repeated``, ``lineage`` and
-    ``restored_from``. If an error
-    cannot be solved by a retry, such as a store that refuses writes, the next ``train()`` raises
-    the error. ``algorithm.stop()`` waits for the remaining pushes. Each copy that was not pushed by
-    then is logged with the reason. After the workers were stopped, ``algorithm.stop()`` raises
-    StorageError for these copies. (In Tune the copies are only logged, because Tune ignores errors
-    at the end of a trial.)
+    Training results show the progress, under ``policystore/publish/<policy id>``: ``store``,
+    ``name``, ``run``, ``pushed`` (the number of the newest version that is known to be in the
+    store), ``digest``, ``best``, ``waiting``, ``skipped``, ``failed``, ``error``, ``repeated``,
+    ``lineage`` and ``restored_from``. :func:`~policystore.rllib.published` finds the versions of a
+    result. If an error cannot be solved by a retry, such as a store that refuses writes, the next
+    ``train()`` raises the error.
+
+    ``algorithm.stop()`` copies the last iteration if no copy was made of it, and waits for the
+    remaining pushes. The end of a trial in Tune does the same. If the process is killed, nothing
+    more is pushed. Each copy that was not pushed within ``timeout`` is logged with the reason.
+    After the workers were stopped, ``algorithm.stop()`` raises StorageError for these copies. (In
+    Tune the copies are only logged, because Tune ignores errors at the end of a trial.)
 
     Each version has the iteration, the metric and the number of environment steps as ``metrics``,
-    and run, policy and iteration as ``source``. The ``parents`` of a version are the digest of the
-    version from which it was trained: the previous version of the same lineage.
+    and the run, the policy and the iteration as ``source``. In Tune, ``source`` also has the
+    hyperparameters that Tune has chosen, as ``params``. ``parents`` has the digest of the policy
+    from which the version was trained: the previous version of the same lineage, or for the first
+    version the policy of the ``warm_start``. Without a warm start, the first version has no parent.
 
     A restore from a checkpoint of the same run continues the checkpoint's lineage. The run does not
     push an iteration that is already in the store for a second time, unless the new copy is better
@@ -128,6 +133,10 @@ def publish(
             meaning; the message says what to do.
     and in its first ``train()``, unless it is restored from a checkpoint:
         StorageError, FormatError: the store cannot be reached, or the folder is no store.
+        ReadOnlyError: the store exists, and this user may not write to its storage.
+    and in the first ``train()`` after which an episode has ended:
+        NotFoundError: no training result will have the metric; the message lists similar ones.
+        InvalidInputError: the metric is not a number.
     """
     settings = checked_settings(
         store=store,
@@ -181,18 +190,20 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         self._uploader: Uploader | None = None
         self._run = ""
         self._lineage = Lineage()
+        self._uncopied: IterationResult | None = None
         self._restored_from: str | None = None
         self._names: dict[str, str] = {}
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **_: Any) -> None:
         """Start the uploader after the workers were made, before they sample or are restored."""
         restore_added_policies(algorithm)
-        experiment, trial = _trial_of(algorithm)
+        experiment, trial = trial_of(algorithm)
         tracker = Tracker.of(algorithm, f"{experiment}/{trial}" if trial else uuid.uuid4().hex)
         self._run = tracker.run
-        run_part = _name_part(trial or self._run)
+        run_part = name_part(trial or self._run)
         names = {pid: name.replace(TRIAL, run_part) for pid, name in self._policies.items()}
         self._names = names
+        self._lineage = Lineage(start=start_of(algorithm))
         self._uploader = Uploader(
             self._store,
             names,
@@ -202,9 +213,11 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
             keep_last=self._keep_last,
             # Without a time in the folder name, versions may come from another run of that name.
             resumes=bool(trial and _TIME.search(self._run)),
+            trial_source=TrialParams(algorithm).source,
         )
         tracker.follow(self)
-        algorithm.cleanup = self._flushing(algorithm.cleanup, in_tune=bool(trial))
+        algorithm.step = self._forgetting(algorithm.step)
+        algorithm.cleanup = self._flushing(algorithm, in_tune=bool(trial))
         try:
             for policy_id in self._names:
                 self._check_snapshot(algorithm, policy_id)
@@ -216,6 +229,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
             block_until_restored(algorithm, described)
             return
         try:
+            self._store._check_storage()
             for name in self._names.values():
                 self._check_reachable(name)
         except PolicyStoreError as error:
@@ -232,6 +246,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         """Continue with the lineage of a restored checkpoint."""
         lineage = self._lineage = restore.lineage
         self._restored_from = str(restore)
+        self._uncopied = None
         if self._uploader is not None and restore.own:
             self._uploader.restored(restore.iteration)
         for policy_id in self._names:
@@ -247,31 +262,67 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         if uploader is None:
             return
         uploader.raise_fatal()
+        try:
+            self._metric.check(result, self._names, facts_of(algorithm, self._names))
+        except PolicyStoreError as error:
+            raise error.within(self._description()) from None
         iteration = int(result.get("training_iteration", algorithm.iteration))
+        trained = IterationResult(
+            iteration, {pid: self._metric.read(result, pid) for pid in self._names}
+        )
         if iteration % self._interval == 0:
-            for policy_id, name in self._names.items():
-                value, metrics = self._metric.read(result, policy_id)
-                try:
-                    snap = self._snapshot(algorithm, policy_id)
-                except StorageError as error:
-                    reason = f"policy {policy_id!r} of iteration {iteration}: {error}"
-                    uploader.note_lost(policy_id, reason)
-                    logger.warning("no copy was made of %s", reason)
-                    continue
-                uploader.put(
-                    Copy(policy_id, name, snap, self._run, iteration, value, metrics, self._lineage)
-                )
+            self._copy(algorithm, uploader, trained)
+        else:
+            self._uncopied = trained
         remember_refs(algorithm, uploader.refs())
         repeated = uploader.repeated()
-        restores = {"lineage": self._lineage.id, "restored_from": self._restored_from}
+        shared = {
+            "store": self._store.url,
+            "run": self._run,
+            "lineage": self._lineage.id,
+            "restored_from": self._restored_from,
+        }
         add_to_result(
             result,
             "publish",
             {
-                policy_id: {**status, "repeated": repeated[policy_id], **restores}
+                policy_id: {**status, "repeated": repeated[policy_id], **shared}
                 for policy_id, status in uploader.status().items()
             },
         )
+
+    def _copy(self, algorithm: Algorithm, uploader: Uploader, trained: IterationResult) -> None:
+        """Copy all policies, and add the copies to the queue."""
+        for policy_id, name in self._names.items():
+            value, metrics = trained.metrics[policy_id]
+            try:
+                snap = self._snapshot(algorithm, policy_id)
+            except StorageError as error:
+                self._note_lost(uploader, policy_id, trained, error)
+                continue
+            copy = Copy(
+                policy_id, name, snap, self._run, trained.iteration, value, metrics, self._lineage
+            )
+            uploader.put(copy)
+
+    def _note_lost(
+        self, uploader: Uploader, policy_id: str, trained: IterationResult, error: Exception
+    ) -> None:
+        reason = f"policy {policy_id!r} of iteration {trained.iteration}: {error}"
+        uploader.note_lost(policy_id, reason)
+        logger.warning("no copy was made of %s", reason)
+
+    def _copy_last(self, algorithm: Algorithm) -> None:
+        """Copy the policies of the last iteration, if no copy was made of it."""
+        trained, self._uncopied = self._uncopied, None
+        uploader = self._uploader
+        if trained is None or uploader is None:
+            return
+        try:
+            self._copy(algorithm, uploader, trained)
+        except Exception as error:  # whatever it is, the workers have to be stopped
+            for policy_id in self._names:
+                self._note_lost(uploader, policy_id, trained, error)
 
     def _snapshot(self, algorithm: Algorithm, policy_id: str) -> Snapshot:
         """Copy a policy. All copies that are published are made here."""
@@ -303,8 +354,25 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         wanted = ", ".join(f"{pid!r} to {name!r}" for pid, name in self._names.items())
         return f"publish of {wanted} in {self._store.url}"
 
-    def _flushing(self, cleanup: Callable[[], None], *, in_tune: bool) -> Callable[[], None]:
-        def flush_after_cleanup() -> None:
+    def _forgetting(self, step: Callable[[], Any]) -> Callable[[], Any]:
+        """Return a ``step`` that forgets the last iteration first.
+
+        If ``step`` raises an error, the weights belong to no iteration, and no last copy is made.
+        """
+
+        @functools.wraps(step)
+        def forget_and_step() -> Any:
+            self._uncopied = None
+            return step()
+
+        return forget_and_step
+
+    def _flushing(self, algorithm: Algorithm, *, in_tune: bool) -> Callable[[], None]:
+        """Return a ``cleanup`` that makes the last copy, and waits until all copies are pushed."""
+        cleanup: Callable[[], None] = algorithm.cleanup
+
+        def copy_clean_and_flush() -> None:
+            self._copy_last(algorithm)
             try:
                 cleanup()
             finally:
@@ -312,7 +380,7 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
             if lost and not in_tune:
                 raise StorageError(lost)
 
-        return flush_after_cleanup
+        return copy_clean_and_flush
 
     def _flush(self) -> str:
         lost = self._uploader.finish(self._timeout) if self._uploader is not None else []
@@ -323,21 +391,3 @@ class Publish(DefaultCallbacks):  # type: ignore[misc]
         )
         logger.error("%s", text)
         return text
-
-
-def _trial_of(algorithm: Algorithm) -> tuple[str, str]:
-    """Return the folder names of a Tune experiment and trial; both are empty outside of Tune.
-
-    The folder names stay the same when a trial restarts. The trial's id is not available, because
-    RLlib does not pass the id on: ``Algorithm.trial_id`` is "default".
-    """
-    return storage_name(algorithm, "experiment") or "", storage_name(algorithm, "trial") or ""
-
-
-def _name_part(trial: str) -> str:
-    """Turn the name of a trial's folder, often a long list of parameters, into part of a name."""
-    safe = _NOT_IN_NAMES.sub("_", trial)
-    if len(safe) <= LONGEST_TRIAL:
-        return safe
-    digits = hashlib.blake2s(trial.encode(), digest_size=5).hexdigest()
-    return f"{safe[: LONGEST_TRIAL - len(digits) - 1]}-{digits}"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from policystore.errors import InvalidInputError
 from policystore.format.refs import check_name
 from policystore.rllib.callbacks.factory import open_store
+from policystore.rllib.callbacks.results import POLICY
+from policystore.rllib.callbacks.trial import TRIAL
 from policystore.rllib.live.checks.filters import AgentIds, agents_by_policy
+from policystore.rllib_schema.trials import LONGEST_TRIAL
 from policystore.store import PolicyStore
 
-__all__ = ["LONGEST_TRIAL", "TRIAL", "checked_settings"]
+__all__ = ["checked_settings"]
 
-TRIAL = "{trial}"
-LONGEST_TRIAL = 60  # characters; a part of a name may have 100
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
 def checked_settings(
@@ -50,6 +53,7 @@ def checked_settings(
             raise InvalidInputError(
                 f"policy ids and names are strings, not {policy_id!r}: {name!r}"
             )
+        _check_placeholders("a name", name, TRIAL)
         check_name(name.replace(TRIAL, "t" * LONGEST_TRIAL))
     names = list(policies.values())
     if len(set(names)) < len(names):
@@ -71,6 +75,10 @@ def checked_settings(
             "metric is a path in training results, such as 'env_runners/episode_return_mean', not "
             f"{metric!r}"
         )
+    if metric is not None:
+        _check_placeholders("metric", metric, POLICY)
+    elif mode != "max":
+        raise InvalidInputError(f"mode={mode!r} says which values of metric= are better: give both")
     opened._check_writable("publish")
     return {
         "store": opened,
@@ -95,6 +103,15 @@ def _listed_omit(omit: object) -> tuple[str, ...]:
     if names is None or not all(isinstance(name, str) for name in names):
         raise InvalidInputError(f"omit is a list of names, such as ['MeanStdFilter'], not {omit!r}")
     return names
+
+
+def _check_placeholders(label: str, text: str, known: str) -> None:
+    for placeholder in _PLACEHOLDER.findall(text):
+        if placeholder != known:
+            raise InvalidInputError(
+                f"{label} may have the placeholder {known}, and no other one; found {placeholder} "
+                f"in {text!r}"
+            )
 
 
 def _check_count(argument: str, value: object) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER_GROUP
@@ -31,6 +31,7 @@ from policystore.rllib.workers.compat import is_new_stack
 __all__ = ["block_until_restored", "restore_added_policies"]
 
 _SETTINGS = "_policystore_restores"
+_BLOCKED_BY = "_policystore_blocked_by"  # the error; None after a restore
 _BLOCKED_METHODS = ("step", "training_step", "evaluate", "save_checkpoint", "save_to_path")
 _TIMEOUT = 60.0
 _ADVICE = (
@@ -114,17 +115,27 @@ def _checked(only: object) -> frozenset[str] | None:
 
 def block_until_restored(algo: Algorithm, error: PolicyStoreError) -> None:
     """Make an Algorithm raise an error when it trains, evaluates or saves, until it is restored."""
+    is_gated = _BLOCKED_BY in vars(algo)
+    setattr(algo, _BLOCKED_BY, error)
+    if not is_gated:
+        for name in _BLOCKED_METHODS:
+            setattr(algo, name, _gated(algo, getattr(algo, name)))
 
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise error.with_traceback(None)
 
-    for name in _BLOCKED_METHODS:
-        setattr(algo, name, refuse)
+def _gated(algo: Algorithm, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def refuse_or_call(*args: Any, **kwargs: Any) -> Any:
+        error: PolicyStoreError | None = getattr(algo, _BLOCKED_BY)
+        if error is not None:
+            raise error.with_traceback(None)
+        return method(*args, **kwargs)
+
+    return refuse_or_call
 
 
 def _unblock(algo: Algorithm) -> None:
-    for name in _BLOCKED_METHODS:
-        vars(algo).pop(name, None)
+    if _BLOCKED_BY in vars(algo):
+        setattr(algo, _BLOCKED_BY, None)
 
 
 def _restoring_path(algo: Algorithm, settings: _Settings) -> Callable[..., None]:

@@ -14,6 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 from ray.rllib.policy.policy import PolicySpec
 
 from policystore._util.log import logger
+from policystore._util.near import close_names, did_you_mean
 from policystore.errors import MismatchError, NotFoundError
 from policystore.rllib.live.resync import keep_weights
 from policystore.rllib.live.session import Session
@@ -150,7 +151,8 @@ def _choose(
     if unknown:
         raise NotFoundError(
             f"only= names {', '.join(map(repr, unknown))}, and {checkpoint} has "
-            f"{', '.join(map(repr, saved))}. {_NOTHING}"
+            f"{', '.join(map(repr, saved))}.{did_you_mean(close_names(unknown[0], saved))} "
+            f"{_NOTHING}"
         )
     lacking = [pid for pid in saved if pid not in there]
     excluded = [] if only is None else [pid for pid in lacking if pid not in only]

@@ -32,6 +32,8 @@ class Copy:
         value: the number by which copies are compared; None if the result had no such number.
         metrics: metrics of the version.
         lineage: the lineage of the run at that iteration.
+        message: message of the version.
+        source: what the source of the version says beside run, policy and iteration.
     """
 
     policy: str
@@ -42,6 +44,8 @@ class Copy:
     value: float | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Lineage = field(default_factory=Lineage)
+    message: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"policy {self.policy!r} of iteration {self.iteration} to {self.name!r}"

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from policystore._util.log import logger
@@ -42,6 +42,8 @@ class Uploader:
         lowest: whether the best value is the lowest one instead of the highest.
         resumes: whether an earlier process may have pushed for this run.
         keep_last: how many of the newest versions of each name to keep; None for all.
+        trial_source: returns what the source of each version says of Tune's trial; None while that
+            is not known. The first push then waits, as long as no copy has to be dropped.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Uploader:
         lowest: bool,
         resumes: bool = False,
         keep_last: int | None = None,
+        trial_source: Callable[[], Mapping[str, Any] | None] = dict,
     ) -> None:
         self._store = store
         self._max_pending = max_pending
@@ -66,8 +69,9 @@ class Uploader:
             lowest=lowest,
             resumes=resumes,
             keep_last=keep_last,
+            trial_source=trial_source,
             lock=self._changed,
-            pause=self._pause_for_parent,
+            pause=self._pause_unless_full,
         )
         self._thread: threading.Thread | None = None
         self._under_way: Copy | None = None
@@ -154,7 +158,7 @@ class Uploader:
             for policy, uploads in self._uploads.items():
                 copies = [copy for copy in under_way if copy.policy == policy] + uploads.waiting
                 waiting = [copy for copy in reversed(copies) if copy.lineage is lineage]
-                found[policy] = waiting, list(lineage.ancestors.get(policy, ()))
+                found[policy] = waiting, lineage.ancestors_of(policy)
         # A digest takes a while to compute, and the other thread may go on in the meantime.
         return {
             policy: [Ancestor(copy.iteration, copy.snap.digest, False) for copy in waiting] + pushed
@@ -265,7 +269,7 @@ class Uploader:
         uploads.error = why
         self._lost.append(why)
 
-    def _pause_for_parent(self, uploads: PolicyUploads, seconds: float) -> bool:
+    def _pause_unless_full(self, uploads: PolicyUploads, seconds: float) -> bool:
         """Wait, unless that would cost a copy; return whether it waited."""
         if len(uploads.waiting) >= self._max_pending or not self._may_wait(seconds):
             return False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from policystore._util.log import logger
 from policystore.errors import NotFoundError, PolicyStoreError
@@ -25,6 +26,7 @@ BEST = "best"
 PRUNED_AFTER = 10  # pushes of a name
 # How long a push waits for its parent, which another process may be pushing at the same time.
 _PARENT_PAUSE, _PARENT_PATIENCE = 0.25, 5.0  # seconds
+_TRIAL_PAUSE = 0.25  # seconds
 
 
 class Pusher:
@@ -35,6 +37,8 @@ class Pusher:
         lowest: whether the best value is the lowest one instead of the highest.
         resumes: whether an earlier process may have pushed for this run.
         keep_last: how many of the newest versions of each name to keep; None for all.
+        trial_source: returns what the source of each version says of Tune's trial; None while that
+            is not known.
         lock: is held while a value is changed that another thread reads.
         pause: waits for a number of seconds, and returns whether it waited.
     """
@@ -46,6 +50,7 @@ class Pusher:
         lowest: bool,
         resumes: bool,
         keep_last: int | None,
+        trial_source: Callable[[], Mapping[str, Any] | None],
         lock: threading.Condition,
         pause: Callable[[PolicyUploads, float], bool],
     ) -> None:
@@ -53,6 +58,7 @@ class Pusher:
         self._lowest = lowest
         self._resumes = resumes
         self._keep_last = keep_last
+        self._trial_source = trial_source
         self._lock = lock
         self._pause = pause
 
@@ -109,19 +115,24 @@ class Pusher:
 
     def _push_with_parent(self, uploads: PolicyUploads, copy: Copy) -> Version:
         """Push a copy. Its parent is its newest ancestor that is in the store."""
+        while (of_trial := self._trial_source()) is None and self._pause(uploads, _TRIAL_PAUSE):
+            pass
         end = time.monotonic() + _PARENT_PATIENCE
         while True:
-            ancestors = copy.lineage.ancestors.get(copy.policy, [])
+            ancestors = copy.lineage.ancestors_of(copy.policy)
             try:
                 return self._store.push(
                     copy.snap,
                     copy.name,
+                    message=copy.message,
                     metrics={"iteration": copy.iteration, **copy.metrics},
                     source={
                         "run": copy.run,
                         "policy": copy.policy,
                         "iteration": copy.iteration,
+                        **copy.source,
                         **copy.lineage.source(),
+                        **(of_trial or {}),
                     },
                     parents=[each.digest for each in ancestors[:1]],
                 )

@@ -19,6 +19,7 @@ from policystore.errors import InvalidInputError, MismatchError, PolicyStoreErro
 from policystore.format.spec import Spec
 from policystore.snapshot import Snapshot
 from policystore.snapshot_advice import instead_of_snapshot
+from policystore.torch.random_numbers import own_random_numbers
 
 __all__ = ["building", "check_snapshot", "guarded", "lost_config"]
 
@@ -46,6 +47,54 @@ def lost_config(spec: Spec) -> list[str]:
     return sorted(key for key in spec.omitted if key.startswith("config."))
 
 
+class _Limit:
+    """Counts what a build registers, up to what the weights of its snapshot allow."""
+
+    def __init__(self, snap: Snapshot) -> None:
+        self._snap = snap
+        self._bytes = self._tensors = 0
+
+    def count(self, tensor: torch.Tensor) -> None:
+        """Count a tensor.
+
+        Raises:
+            MismatchError: it is too much.
+        """
+        snap = self._snap
+        self._bytes += tensor.numel() * tensor.element_size()
+        self._tensors += 1
+        if (
+            self._bytes > 4 * snap.nbytes + _SPARE_BYTES
+            or self._tensors > 8 * len(snap.weights) + _SPARE_TENSORS
+        ):
+            raise MismatchError(
+                f"{snap!r}: its config makes a network of more than {self._bytes:,} bytes in "
+                f"{self._tensors} tensors, and its weights have {snap.nbytes:,} bytes in "
+                f"{len(snap.weights)}: they do not belong together, and nothing was built"
+            )
+
+
+_OWN = threading.local()  # limits: those of the builds that this thread is in
+
+
+def _limits() -> tuple[_Limit, ...]:
+    limits: tuple[_Limit, ...] = getattr(_OWN, "limits", ())
+    return limits
+
+
+def _count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+    limits = _limits()
+    if limits and tensor is not None and not is_lazy(tensor):
+        for limit in limits:
+            limit.count(tensor)
+
+
+# Torch calls these hooks in all threads. They stay for ever, because a thread that makes a module
+# while another one adds or removes a hook fails.
+register_module_parameter_registration_hook(_count)
+register_module_buffer_registration_hook(_count)
+
+
 @contextlib.contextmanager
 def building(snap: Snapshot) -> Iterator[None]:
     """Build the network of a snapshot inside this context, within bounds.
@@ -54,7 +103,8 @@ def building(snap: Snapshot) -> Iterator[None]:
     that a network registers, before torch touches their memory. The limit is four times the bytes
     of the snapshot's weights, because there may be target networks, and constructors that cast to
     smaller dtypes afterwards. Torch's random numbers continue afterwards as if nothing had been
-    built.
+    built, unless a constructor seeds torch. Several threads may build at the same time; threads
+    that do not build notice nothing.
 
     A warning is logged if the snapshot could not hold some parts of the config: if the class reads
     these parts, the policy acts in another way than the original.
@@ -75,35 +125,13 @@ def building(snap: Snapshot) -> Iterator[None]:
             ", ".join(lost),
         )
     was_running = ray.is_initialized()
-    max_bytes = 4 * snap.nbytes + _SPARE_BYTES
-    max_tensors = 8 * len(snap.weights) + _SPARE_TENSORS
-    thread = threading.get_ident()
-    registered_bytes = registered_tensors = 0
-
-    def count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
-        nonlocal registered_bytes, registered_tensors
-        # Torch's hooks are global; other threads of the process are not limited.
-        if tensor is None or threading.get_ident() != thread or is_lazy(tensor):
-            return
-        registered_bytes += tensor.numel() * tensor.element_size()
-        registered_tensors += 1
-        if registered_bytes > max_bytes or registered_tensors > max_tensors:
-            raise MismatchError(
-                f"{snap!r}: its config makes a network of more than {registered_bytes:,} bytes in "
-                f"{registered_tensors} tensors, and its weights have {snap.nbytes:,} bytes in "
-                f"{len(snap.weights)}: they do not belong together, and nothing was built"
-            )
-
-    hooks = [
-        register_module_parameter_registration_hook(count),
-        register_module_buffer_registration_hook(count),
-    ]
+    outer = _limits()
+    _OWN.limits = (*outer, _Limit(snap))
     try:
-        with torch.random.fork_rng(devices=[]):
+        with own_random_numbers():
             yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        _OWN.limits = outer
     if ray.is_initialized() and not was_running:
         raise InvalidInputError(f"the constructor of {snap.spec.cls} started Ray; it must not")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from policystore._util.near import close_names, did_you_mean
 from policystore.errors import InvalidInputError, NotFoundError
 
 __all__ = ["pick_id"]
@@ -37,7 +38,10 @@ def pick_id(
     listed = ", ".join(map(repr, known)) or "none"
     if given is not None:
         if given not in known:
-            raise NotFoundError(f"{owner} has no {kind} {given!r}; it has {listed}")
+            advice = did_you_mean(close_names(str(given), known))
+            raise NotFoundError(
+                f"{owner} has no {kind} {given!r}; it has {listed}" + (advice and f".{advice}")
+            )
         return given
     if len(known) == 1:
         return known[0]

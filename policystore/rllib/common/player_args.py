@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import gymnasium as gym
 import numpy as np
 from ray.rllib.utils.typing import AgentID
 
+from policystore.digest import Digest
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.build_guard import check_snapshot
 from policystore.rllib.common.ids import pick_id
@@ -23,6 +24,7 @@ from policystore.spaces import space_from_json
 
 __all__ = [
     "EnvSpaces",
+    "NanHandling",
     "PlayerArguments",
     "check_actions",
     "check_stack",
@@ -30,10 +32,14 @@ __all__ = [
     "observation_mismatch",
     "player_arguments",
     "refuse_omitted_connectors",
+    "spaces_mismatch",
 ]
 
 EnvSpaces: TypeAlias = tuple[gym.Space[Any], gym.Space[Any]]
 """Observation and action space of an environment; a list of the two is taken as well."""
+
+NanHandling: TypeAlias = Literal["error", "allow"]
+"""What a player does with observations that have NaN."""
 
 _PLAYERS = {"old": "PolicyPlayer", "new": "ModulePlayer"}
 # An observation that flattens to more numbers than this is a mistake, or an attack.
@@ -46,6 +52,8 @@ class PlayerArguments:
 
     Attributes:
         observation_space, action_space: the environment's (one agent's).
+        digest: the digest of the snapshot.
+        algorithm: RLlib's name of the algorithm; None if the snapshot does not tell.
         trust: prefixes and classes that the caller trusts.
         module_id: the module to act through; None where the snapshot holds a single one.
         agent: the agent to act as, as the caller gave it.
@@ -53,16 +61,20 @@ class PlayerArguments:
             modules.
         normalize_actions, clip_actions: whether actions are unsquashed, and whether they are
             clipped, before the environment gets them.
+        allow_nan: whether observations may have NaN.
     """
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
+    digest: Digest
+    algorithm: str | None
     trust: tuple[Any, ...]
     module_id: str | None
     agent: AgentID | None
     per_agent: bool
     normalize_actions: bool
     clip_actions: bool
+    allow_nan: bool
 
 
 def check_stack(snap: object, stack: str) -> None:
@@ -93,6 +105,7 @@ def player_arguments(
     module_id: str | None,
     normalize_actions: bool | None,
     clip_actions: bool | None,
+    nan: NanHandling,
 ) -> PlayerArguments:
     """Check a player's arguments, and complete them with what the snapshot records.
 
@@ -102,6 +115,8 @@ def player_arguments(
         NotFoundError: a module that the snapshot does not hold.
     """
     trusted = listed(trust)
+    if nan not in ("error", "allow"):
+        raise InvalidInputError(f"nan is 'error' or 'allow', not {nan!r}")
     observation_space, action_space = _env_spaces(snap, env_spaces)
     _check_size(observation_space)
     normalize, clip = _action_handling(snap, action_space, normalize_actions, clip_actions)
@@ -120,12 +135,15 @@ def player_arguments(
     return PlayerArguments(
         observation_space=observation_space,
         action_space=action_space,
+        digest=snap.digest,
+        algorithm=snap.spec.algorithm,
         trust=trusted,
         module_id=module_id,
         agent=agent,
         per_agent=per_agent,
         normalize_actions=normalize,
         clip_actions=clip,
+        allow_nan=nan == "allow",
     )
 
 
@@ -283,5 +301,45 @@ def observation_mismatch(
     return InvalidInputError(
         f"{snap!r} takes observations in {needed}, but the environment's {env_space} is turned "
         f"into {made}: either the policy is not for this environment, or connectors are missing. "
-        "Pass the right env_spaces=, or connectors= with what the policy was trained behind"
+        "Pass rebuild_player the right env_spaces=, or connectors= with what the policy was "
+        "trained behind"
     )
+
+
+class _Spaces(Protocol):
+    """What has the spaces of an environment."""
+
+    @property
+    def observation_space(self) -> gym.Space[Any]: ...
+
+    @property
+    def action_space(self) -> gym.Space[Any]: ...
+
+
+def spaces_mismatch(present: _Spaces, new: _Spaces) -> str:
+    """Return why clients of one player cannot go on with another one; "" if they can.
+
+    Bounds of Boxes in observations may differ: no player looks at these bounds.
+    """
+    if _unbounded(present.observation_space) != _unbounded(new.observation_space):
+        return (
+            f"observations were in {present.observation_space}, and the new policy takes "
+            f"observations in {new.observation_space}"
+        )
+    if present.action_space != new.action_space:
+        return (
+            f"actions were in {present.action_space}, and the new policy decides on actions in "
+            f"{new.action_space}"
+        )
+    return ""
+
+
+def _unbounded(space: gym.Space[Any]) -> object:
+    """Return what decides whether an observation has the form of a space, to be compared."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _unbounded(inner) for key, inner in space.spaces.items()}
+    if isinstance(space, gym.spaces.Tuple):
+        return [_unbounded(inner) for inner in space.spaces]
+    if isinstance(space, gym.spaces.Box):
+        return "Box", space.shape, str(space.dtype)
+    return space

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
+from policystore.play import calls
+from policystore.rllib.playing.engine import Slot
+from policystore.rllib.playing.session import Session
 
-__all__ = ["check_explore", "check_rewards", "check_row", "check_rows"]
+__all__ = [
+    "check_explore",
+    "check_rewards",
+    "check_sessions",
+    "session_rewards",
+]
 
 
 def check_explore(explore: object) -> bool:
@@ -40,64 +48,50 @@ def check_rewards(rewards: object, count: int) -> list[float] | None:
         raise InvalidInputError(f"rewards is a list of numbers, not {rewards!r}") from None
     if len(values) != count:
         raise InvalidInputError(f"{len(values)} rewards for {count} observations")
-    return [_reward(value, row) for row, value in enumerate(values)]
+    return [_reward(value, f"reward {row}") for row, value in enumerate(values)]
 
 
-def _reward(value: Any, row: int) -> float:
+def _reward(value: Any, label: str) -> float:
     if isinstance(value, (str, bytes)):
-        raise InvalidInputError(f"reward {row}: expected a number, found {value!r}")
+        raise InvalidInputError(f"{label}: expected a number, found {value!r}")
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise InvalidInputError(f"reward {row}: expected a number, found {value!r}") from None
+        raise InvalidInputError(f"{label}: expected a number, found {value!r}") from None
 
 
-def check_row(row: object, count: int, call: str) -> int:
-    """Return a row number as an int.
-
-    Args:
-        row: any integer, such as numpy's.
-        count: how many rows there are.
-        call: the call that got the row, for the message.
-
-    Raises:
-        InvalidInputError: not an integer from 0 to ``count - 1``.
-    """
-    index: int | None = None
-    if not isinstance(row, (bool, np.bool_)):
-        try:
-            index = operator.index(row)  # type: ignore[arg-type]
-        except TypeError:
-            index = None
-    if index is None or not 0 <= index < count:
-        raise InvalidInputError(
-            f"{call}: {row!r} is no row; the last act or act_batch had {count} rows, numbered from "
-            "0"
-        )
-    return index
-
-
-def check_rows(rows: object, count: int) -> list[int]:
-    """Return the rows of a ``keep_rows`` as a list of ints.
+def check_sessions(observations: object, player: object) -> list[Slot]:
+    """Return the slots of the sessions that are to act, in order.
 
     Args:
-        rows: an iterable of integers, such as a list or the result of ``numpy.flatnonzero``.
-        count: how many rows there are.
+        observations: the argument of ``act_many``.
+        player: the player whose sessions these have to be.
 
     Raises:
-        InvalidInputError: not rows from 0 to ``count - 1``, or a row that is named twice.
+        InvalidInputError: not a mapping of open sessions of the player.
     """
-    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
-        raise InvalidInputError(f"keep_rows takes a list of rows: keep_rows([0, 2]), not {rows!r}")
-    try:
-        listed = list(rows)
-    except TypeError:  # such as an array without axes
+    return [session._slot_of(player) for session in calls.check_sessions(observations, Session)]
+
+
+def session_rewards(rewards: object, observations: Mapping[Session, Any]) -> list[float | None]:
+    """Return the reward of each session that is to act, in the order of the observations.
+
+    Raises:
+        InvalidInputError: not a mapping of these sessions to numbers.
+    """
+    if rewards is None:
+        return [None] * len(observations)
+    if not isinstance(rewards, Mapping):
         raise InvalidInputError(
-            f"keep_rows takes a list of rows: keep_rows([0, 2]), not {rows!r}"
-        ) from None
-    indices = [check_row(row, count, "keep_rows") for row in listed]
-    if len(set(indices)) < len(indices):
-        raise InvalidInputError(
-            f"keep_rows({indices}): an episode goes on in one row, so name each row once"
+            "rewards is a dict of sessions and the rewards of their previous actions, {session: "
+            f"reward}}, not {brief(rewards)}"
         )
-    return indices
+    others = [session for session in rewards if session not in observations]
+    if others:
+        raise InvalidInputError(
+            f"rewards has {brief(others[0])}, and this call has no observation of it"
+        )
+    return [
+        _reward(rewards[session], f"the reward of session {index}") if session in rewards else None
+        for index, session in enumerate(observations)
+    ]

@@ -29,7 +29,11 @@ Trust: TypeAlias = Iterable[str | Callable[..., object]]
 
 _FREE = "ray.rllib."
 # policystore's own classes that a spec may name.
-_OWN = ("policystore.rllib.new_stack.catalogs.LinearEncoderCatalog",)
+_OWN = (
+    "policystore.rllib.convert.modules.TanhSACTorchRLModule",
+    "policystore.rllib.new_stack.cast.CastObservations",
+    "policystore.rllib.new_stack.catalogs.LinearEncoderCatalog",
+)
 # Examples and tests are programs: some start Ray, download, or unpickle files when they are
 # imported or built. The parts of the examples that are made for use in other programs are imported
 # freely, except two modules.

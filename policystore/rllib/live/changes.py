@@ -173,6 +173,7 @@ def run_changes(stack: Stack[Any]) -> SyncReport:
     request, notes = stack.filters(changes.load, request)
     notes = (*(note for each in prepared.values() for note in each.notes), *notes)
     notes += tuple(note for each in additions.values() for note in each.notes)
+    notes += _optimizer_notes(stack)
     notes += _check_mappings(stack, {pid: each.info.spaces for pid, each in additions.items()})
     reports: list[SyncReport] = []
     entries: list[ReplayEntry] = []
@@ -224,6 +225,20 @@ def _prove(
         transaction.replay_of(request, payload, function if function is stack.add else None)
     )
     return report
+
+
+def _optimizer_notes(stack: Stack[Any]) -> tuple[str, ...]:
+    """Return a note if training goes on from loaded weights with an optimizer of other weights."""
+    before, changes = stack.before, stack.changes
+    to_train = changes.steering.policies_to_train
+    trained = [repr(pid) for pid in changes.load if before.is_trained(pid, to_train)]
+    if not trained or not stack.algo.iteration:  # an optimizer that did no step has no state
+        return ()
+    return (
+        f"training goes on from the loaded weights of {', '.join(trained)} with the optimizer as "
+        "it was, with moments from the earlier weights; a policy that is not among "
+        "policies_to_train keeps the loaded weights",
+    )
 
 
 def _check_training(before: WorkerInfo, changes: Changes, left: list[str]) -> None:

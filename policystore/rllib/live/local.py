@@ -11,57 +11,26 @@ a module last until the next update only.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from policystore.digest import Digest
-from policystore.errors import InvalidInputError, MismatchError, NotFoundError
-from policystore.format.policy import part_digest
+from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.common.build_guard import check_snapshot
+from policystore.rllib.live.checks.own_weights import OwnWeights, check_no_filters, prepare_own
 from policystore.rllib.worker_code.compat import is_learner, is_old_worker
-from policystore.rllib.worker_code.filters import policy_filter, runner_filters
 from policystore.rllib.worker_code.state_lock import StateLock, install, lock_of, take_off
 from policystore.rllib.worker_code.tensors import (
     PolicyAccess,
-    TensorEntry,
-    acting_names,
     tensors_of,
     write_bits,
 )
-from policystore.rllib_schema.weight_names import todays_weights
 from policystore.snapshot import Snapshot
-from policystore.spaces import space_from_json
 
 if TYPE_CHECKING:
-    from ray.rllib.core.rl_module.rl_module import RLModule
     from ray.rllib.env.env_runner import EnvRunner
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
-    from ray.rllib.policy.policy import Policy
 
 __all__ = ["load_local", "unlock_local"]
-
-
-class _Prepared(NamedTuple):
-    """The weights of a snapshot that fits a module.
-
-    Attributes:
-        bits: by name, views of the snapshot's arrays in the form in which they are written.
-        shapes: torch dtype and shape of all tensors of the module, by name.
-        digest: digest of the weights that acting needs.
-    """
-
-    bits: dict[str, np.ndarray[Any, Any]]
-    shapes: dict[str, tuple[str, tuple[int, ...]]]
-    digest: Digest
-
-
-# A runner loads the same snapshots again and again, so each is checked and hashed once per module.
-_PREPARED: weakref.WeakKeyDictionary[Snapshot, weakref.WeakKeyDictionary[Any, _Prepared]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 def load_local(
@@ -112,8 +81,8 @@ def load_local(
     prepared = {}
     for pid, snap in snaps.items():
         if filters == "refuse":
-            _check_filters(access, pid, snap)
-        prepared[pid] = _prepare(access, pid, snap)
+            check_no_filters(access, pid, snap)
+        prepared[pid] = prepare_own(access, pid, snap)
         if lock_of(access, pid) is None:
             _check_lockable(access, pid)
     for pid, each in prepared.items():
@@ -182,7 +151,8 @@ def _labels(snaps: object, refs: Mapping[str, str] | None) -> dict[str, list[str
                 f"{snap!r} is of modules that share weights; one env runner cannot have some of "
                 "these modules to itself. Use load_into()."
             )
-    known = {pid: [snap.ref] for pid, snap in snaps.items() if snap.ref is not None}
+    refs_of = {pid: snap._named_ref for pid, snap in snaps.items()}
+    known = {pid: [ref] for pid, ref in refs_of.items() if ref is not None}
     if refs is None:
         return known
     if not isinstance(refs, Mapping) or not all(isinstance(ref, str) for ref in refs.values()):
@@ -247,116 +217,7 @@ def _tensor_ids(access: PolicyAccess, pid: str) -> set[int]:
     return set() if network is None else {t.data_ptr() for t in tensors_of(network).values()} - {0}
 
 
-def _check_filters(access: PolicyAccess, pid: str, snap: Snapshot) -> None:
-    """Refuse a snapshot that was trained on observations that were normalised in another way."""
-    if access.is_old:
-        connectors = snap.state.get("connectors", {}).get("agent", {})
-        with_filter = any("running_stats" in state for state in connectors.values())
-        has = policy_filter(access.holder(pid)) is not None
-        known = bool(snap.spec.connectors)
-    else:
-        with_filter = bool(snap.state)
-        counts, _ = runner_filters(access.worker)
-        has = counts is not None
-        omitted = any(place.startswith("connectors.") for place in snap.spec.omitted)
-        known = bool(snap.spec.connectors) and not omitted
-    advice = " To load the weights alone, pass filters='ignore'. Nothing was changed."
-    if with_filter:
-        raise MismatchError(
-            f"{snap!r} for {pid!r} has filter statistics. RLlib merges the statistics of all env "
-            "runners, so one env runner cannot have its own: the module would see observations "
-            "that are normalised in another way than in its training." + advice
-        )
-    if has and known:
-        raise MismatchError(
-            f"{snap!r} has no filter statistics, and this env runner normalises the observations "
-            f"of {pid!r}: the module would see other observations than it was trained on." + advice
-        )
-
-
-def _prepare(access: PolicyAccess, pid: str, snap: Snapshot) -> _Prepared:
-    """Check that the weights of a snapshot fit a module, once for each snapshot and module.
-
-    Raises:
-        MismatchError: they do not fit; the message lists the differences.
-    """
-    holder, entries = access.holder(pid), access.entries(pid)
-    by_holder = _PREPARED.setdefault(snap, weakref.WeakKeyDictionary())
-    known = by_holder.get(holder)
-    shapes = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
-    if known is not None and known.shapes == shapes:
-        return known
-    _check_target(holder, pid, snap, "old" if access.is_old else "new")
-    weights = todays_weights(snap.spec.cls, snap.weights)
-    all_act = access.is_old or access.network(pid) is None
-    acting = list(entries) if all_act else acting_names(holder, entries)
-    loaded = weights.keys() & shapes.keys()
-    wrong = {
-        name: f"the module needs {shapes[name][0]}{list(shapes[name][1])}, the snapshot has "
-        f"{weights[name].dtype.name}{list(weights[name].shape)}"
-        for name in loaded
-        if (weights[name].dtype.name, weights[name].shape) != shapes[name]
-    }
-    missing = set(acting) - weights.keys()
-    unexpected = weights.keys() - shapes.keys() - _needless(holder, snap, weights)
-    if missing or unexpected or wrong:
-        raise MismatchError(
-            f"{snap!r} into {pid!r} of this env runner: the weights do not fit; nothing was "
-            "changed.",
-            missing=missing,
-            unexpected=unexpected,
-            wrong=wrong,
-        )
-    by_holder[holder] = _Prepared(
-        bits={name: _bits(entries[name], weights[name]) for name in loaded},
-        shapes=shapes,
-        digest=part_digest({name: weights[name] for name in acting}),
-    )
-    return by_holder[holder]
-
-
-def _check_target(holder: Policy | RLModule, pid: str, snap: Snapshot, stack: str) -> None:
-    """Refuse a snapshot of the other API stack or of other spaces."""
-    spec = snap.spec
-    if spec.stack not in (stack, "none", "torch"):
-        raise MismatchError(
-            f"{snap!r} into {pid!r}: the snapshot is of stack {spec.stack!r}, and the env runner "
-            f"of RLlib's {stack} API stack. Nothing was changed."
-        )
-    wrong = []
-    for kind, described, needed in (
-        ("observation", spec.observation_space, holder.observation_space),
-        ("action", spec.action_space, holder.action_space),
-    ):
-        space = None if described is None else space_from_json(described)
-        if space is not None and needed is not None and space != needed:
-            wrong.append(f"its {kind} space is {space}, and the module's is {needed}")
-    if wrong:
-        raise MismatchError(
-            f"{snap!r} into {pid!r}: {'; '.join(wrong)}. Nothing was changed. A module of other "
-            "spaces needs an id of its own: add_policy()."
-        )
-
-
-def _needless(holder: Policy | RLModule, snap: Snapshot, names: Iterable[str]) -> set[str]:
-    """Return names of weights that acting does not need, by the snapshot or by RLlib."""
-    acting = snap.spec.acting
-    needless = set()
-    if acting is not None:
-        needless = set(names) - set(todays_weights(snap.spec.cls, dict.fromkeys(acting)))
-    if hasattr(holder, "get_non_inference_attributes"):
-        left = holder.get_non_inference_attributes()
-        needless |= {n for n in names if any(n == a or n.startswith(a + ".") for a in left)}
-    return needless
-
-
-def _bits(entry: TensorEntry, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return a view of an array in the form in which bits are written."""
-    carriers = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
-    return array if entry.dtype == "bool" else array.view(carriers[array.dtype.itemsize])
-
-
-def _write(access: PolicyAccess, pid: str, prepared: _Prepared) -> None:
+def _write(access: PolicyAccess, pid: str, prepared: OwnWeights) -> None:
     """Write weights into a module, also past a lock."""
     if access.network(pid) is None:
         access.write_own(pid, prepared.bits)

@@ -54,9 +54,10 @@ def load_into(
 
     With IMPALA and APPO, the call waits for updates that are under way. The weights get a number
     far above the numbers of older weights that are still on their way, so runners drop the older
-    weights (``env/multi_agent_env_runner.py:771``). Optimizers keep their moments. A
-    lock of ``load_local`` ends. If a snapshot
-    has no target networks, the target networks become copies of their networks.
+    weights (``env/multi_agent_env_runner.py:771``). Optimizers keep their moments; a note
+    says so if training updates the policy and the Algorithm has trained before. A lock of
+    ``load_local`` ends. If a snapshot has no target networks, the target networks become copies of
+    their networks.
 
     Args:
         algo: an Algorithm of either API stack, while ``train()`` does not run.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from policystore.digest import Digest, digest_of
+from policystore.display.html import block, line, table
+from policystore.display.pretty import print_text
 from policystore.errors import SyncError
 from policystore.rllib.worker_code.messages.answers import PolicyDigest, WorkerDigests, WorkerInfo
 from policystore.rllib.workers.answers import NO_ANSWER, Answer, Answers
@@ -125,13 +128,37 @@ class SyncReport:
     def __len__(self) -> int:
         return len(self.rows)
 
+    _repr_pretty_ = print_text
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._table()
+        counts = Counter(row.status for row in self.rows)
+        listed = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no rows"
+        wrong = {i for i, row in enumerate(self.rows) if row in self.bad}
+        marked = {i for i, row in enumerate(self.rows) if row.status == "own"}
+        return block(
+            [
+                line(listed if self.ok else f"not in sync: {listed}", heading=True),
+                table(head, rows, wrong=wrong, marked=marked),
+                *(line(f"note: {note}") for note in self.notes),
+            ]
+        ).source
+
     def __str__(self) -> str:
+        lines = self._table()
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        shown = [
+            "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+            for cells in lines
+        ]
+        return "\n".join([*shown, *(f"note: {note}" for note in self.notes)])
+
+    def _table(self) -> list[list[str]]:
+        """Return the head and a line for each row, without the columns that say nothing."""
         head = ("worker", "policy", "status", "digest", "ref", "seq", "targets", "filters", "")
         lines = [head, *(_cells(row) for row in self.rows)]
-        used = [i for i in range(len(head)) if any(line[i] for line in lines[1:]) or i < 4]
-        widths = {i: max(len(line[i]) for line in lines) for i in used}
-        shown = ["  ".join(line[i].ljust(widths[i]) for i in used).rstrip() for line in lines]
-        return "\n".join([*shown, *(f"note: {note}" for note in self.notes)])
+        used = [i for i in range(len(head)) if any(cells[i] for cells in lines[1:]) or i < 4]
+        return [[cells[i] for i in used] for cells in lines]
 
 
 def _cells(row: WorkerStatus) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError, StorageError
+from policystore.rllib.live.checks.arguments import check_timeout
 from policystore.rllib.live.checks.compatibility import plan_of
 from policystore.rllib.live.report import SyncReport, status_rows
 from policystore.rllib.live.restart_guard import gate
@@ -59,7 +60,7 @@ class Session:
     """
 
     def __init__(self, algo: Algorithm, timeout: float) -> None:
-        self.deadline = _deadline_of(timeout)
+        self.deadline = Deadline(check_timeout(timeout))
         self.algo = algo
         self.workers = workers_of(algo)
 
@@ -164,10 +165,3 @@ class Session:
         )
         rows = status_rows(self.workers, info, answers, unnumbered=unnumbered)
         return SyncReport(rows).with_refs(known_refs(self.algo))
-
-
-def _deadline_of(timeout: object) -> Deadline:
-    """Return the deadline for a timeout that the caller gave."""
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise InvalidInputError(f"timeout is a number of seconds above 0, not {timeout!r}")
-    return Deadline(float(timeout))

@@ -21,6 +21,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.typing import AgentID
 
+from policystore._util.near import close_names, did_you_mean
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.common.runner_states import pieces_of_runner, require_merged
 from policystore.rllib.new_stack.connector_state import (
@@ -34,7 +35,7 @@ from policystore.rllib.worker_code.compat import is_multi_agent, runner_pipeline
 from policystore.rllib_schema.env_interface import PIPELINES, EnvInterface
 from policystore.spaces import space_to_json
 
-__all__ = ["default_pipelines", "read_env_interface"]
+__all__ = ["default_pipelines", "read_env_interface", "stateful_connectors"]
 
 _NamedPieces: TypeAlias = Sequence[tuple[str, ConnectorV2]]
 _Spaces: TypeAlias = tuple[gym.Space[Any] | None, gym.Space[Any] | None]
@@ -121,6 +122,14 @@ def read_env_interface(
     )
 
 
+def stateful_connectors(algorithm: Algorithm) -> list[str]:
+    """Return the names of the user's connectors of an Algorithm that keep state."""
+    pipelines = _pipelines(algorithm)
+    user = {name: _user_pieces(algorithm.config, name, pipelines[name]) for name in PIPELINES}
+    pieces = walk(piece for name in PIPELINES for piece in user[name])
+    return [name for name, piece in pieces if has_state(piece)]
+
+
 def _states_of_runner(
     algorithm: Algorithm, pipelines: Mapping[str, ConnectorPipelineV2], from_runner: int
 ) -> dict[int, Any]:
@@ -148,6 +157,7 @@ def _omitted_pieces(pieces: _NamedPieces, omit: Sequence[str]) -> dict[str, Conn
     if unknown:
         raise NotFoundError(
             f"omit names {unknown}, but the connectors are {sorted(known) or 'none'}"
+            + did_you_mean(close_names(unknown[0], known))
         )
     return {name: known[name] for name in omit}
 

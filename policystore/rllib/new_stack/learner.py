@@ -14,10 +14,15 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from policystore.errors import InvalidInputError, StorageError
 from policystore.format.arrays import Array
 from policystore.rllib.common.trust import path_of
-from policystore.rllib.worker_code.messages.answers import ModuleContent, MultiModuleContent
+from policystore.rllib.worker_code.messages.answers import (
+    ModuleContent,
+    ModuleLinks,
+    MultiModuleContent,
+)
 from policystore.rllib.worker_code.read_modules import (
     read_ids,
     read_learner,
+    read_links,
     read_module,
     read_multi,
 )
@@ -29,6 +34,7 @@ from policystore.torch.tensors import to_numpy
 __all__ = [
     "ModuleContents",
     "MultiModuleContents",
+    "learner_links",
     "learner_module_ids",
     "read_contents",
     "read_learner_modules",
@@ -133,6 +139,15 @@ def learner_module_ids(algorithm: Algorithm) -> tuple[tuple[str, ...], bool]:
     answer = _ask_learner(algorithm, read_ids)
     # RLlib keeps policies in sets, whose order changes from process to process.
     return tuple(sorted(answer.ids)), answer.plain
+
+
+def learner_links(algorithm: Algorithm, ids: Iterable[str]) -> dict[str, ModuleLinks]:
+    """Return by module id which weights of an Algorithm's learner belong together.
+
+    Raises:
+        StorageError: the learner is gone or does not answer.
+    """
+    return _ask_learner(algorithm, read_links, list(ids))
 
 
 def _ask_learner(algorithm: Algorithm, function: Callable[..., T], *args: Any) -> T:

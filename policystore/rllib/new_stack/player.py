@@ -1,31 +1,30 @@
 """New API stack: play a snapshot, raw observation in, environment action out.
 
-RLlib's own pipelines run here as in its env runners (``env/single_agent_env_runner.py:_sample``),
-around episodes that hold only as much of the past as connectors may look back to.
+This module builds the parts of a player. What plays them is in ``playing/``.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+import tree as dm_tree
 from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import FlattenObservations, PrevActionsPrevRewards
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
-from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
-from ray.rllib.utils.typing import AgentID, EnvActionType, EnvObsType
+from ray.rllib.utils.typing import AgentID
 
 from policystore.rllib.common.build_guard import guarded
 from policystore.rllib.common.player import Player
 from policystore.rllib.common.player_args import (
     EnvSpaces,
+    NanHandling,
     PlayerArguments,
     check_actions,
     check_stack,
@@ -33,20 +32,18 @@ from policystore.rllib.common.player_args import (
     refuse_omitted_connectors,
 )
 from policystore.rllib.common.trust import Trust
+from policystore.rllib.new_stack.cast import CastObservations
 from policystore.rllib.new_stack.connectors import walk
 from policystore.rllib.new_stack.env_interface import default_pipelines
-from policystore.rllib.new_stack.episodes import (
-    EpisodeRows,
-    MultiAgentRows,
-    SingleAgentRows,
-    as_vectorized,
-)
 from policystore.rllib.new_stack.player_checks import (
     check_connectors,
     check_observations,
     pick_agent,
 )
 from policystore.rllib.new_stack.player_pieces import Pieces, own_pieces, recorded_pieces
+from policystore.rllib.new_stack.playing.direct import direct_engine
+from policystore.rllib.new_stack.playing.episodes import MultiAgentEpisodes, SingleAgentEpisodes
+from policystore.rllib.new_stack.playing.pipelines import PipelineEngine
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib_schema.env_interface import PIPELINES
 from policystore.snapshot import Snapshot
@@ -55,15 +52,13 @@ __all__ = ["ModulePlayer"]
 
 _MODULE_ID = "module"
 _EXAMPLE = "connectors=[…]"
-# Exploration schedules (DQN's epsilon) depend on the number of steps sampled so far. A snapshot
-# does not hold this number, so a player explores as at the end of the schedule.
-_LATE = 10**12
 # Pieces that remember nothing of an episode. From env_to_module/flatten_observations.py RLlib
 # exports the class itself in Ray 2.40, and a functools.partial of it in Ray 2.60.
-_MEMORYLESS = (getattr(FlattenObservations, "func", FlattenObservations), MeanStdFilter)
-# RLlib's pieces take several multi-agent episodes at once in the versions that have vectorized
-# multi-agent environments. In earlier versions (Ray 2.40) they assert that there is one episode.
-_VECTORIZED = importlib.util.find_spec("ray.rllib.env.vector") is not None
+_MEMORYLESS = (
+    getattr(FlattenObservations, "func", FlattenObservations),
+    MeanStdFilter,
+    CastObservations,
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class ModulePlayer(Player):
     Deterministic actions are those that the Algorithm's env runner takes with ``explore=False``.
     Filters apply their statistics and do not update them. Recurrent state, stacked frames and
     previous actions are kept between calls until :meth:`reset`; memory stays bounded however long
-    the episode. A player is for one thread at a time, and cannot be pickled.
+    the episode.
 
     The arguments are those of :class:`policystore.rllib.old_stack.player.PolicyPlayer`. The stacks
     differ in three points. ``connectors`` holds pieces of the new stack. ``agent`` and
@@ -112,6 +107,7 @@ class ModulePlayer(Player):
         normalize_actions: whether Box actions are unsquashed to the action space's bounds,
             for a snapshot that does not say.
         clip_actions: whether Box actions are clipped, for a snapshot that does not say.
+        nan: ``"error"`` to refuse observations with NaN, ``"allow"`` to play them.
 
     Attributes:
         module: the rebuilt module; of a multi-agent snapshot, the MultiRLModule that holds it.
@@ -140,6 +136,7 @@ class ModulePlayer(Player):
         module_id: str | None = None,
         normalize_actions: bool | None = None,
         clip_actions: bool | None = None,
+        nan: NanHandling = "error",
     ) -> None:
         check_stack(snap, "new")
         with guarded(f"making a player of {snap!r}"):
@@ -152,103 +149,43 @@ class ModulePlayer(Player):
                 module_id=module_id,
                 normalize_actions=normalize_actions,
                 clip_actions=clip_actions,
+                nan=nan,
             )
-            super().__init__(arguments)
-            around = _around(snap, arguments, connectors)
+            own = None if connectors is None else own_pieces(connectors)
+            super().__init__(
+                snap,
+                arguments,
+                {
+                    "trust": arguments.trust,
+                    "env_spaces": env_spaces,
+                    "connectors": own,
+                    "agent": agent,
+                    "module_id": module_id,
+                    "normalize_actions": normalize_actions,
+                    "clip_actions": clip_actions,
+                    "nan": nan,
+                },
+            )
+            around = _around(snap, arguments, own)
             self.agent = around.agent
             self._pipelines = _pipelines(snap, arguments, around)
             self.module = _playable_module(snap, arguments, around, self._pipelines)
-            self._reads_rewards = any(
-                isinstance(piece, PrevActionsPrevRewards) and piece.n_prev_rewards
-                for _, piece in walk(around.pieces["env_to_module"])
+            # Always there: what plays a module that the direct engine does not play.
+            self._pipeline_engine = _pipeline_engine(
+                snap, arguments, around, self.module, self._pipelines
             )
-            self._remembers = self.module.is_stateful() or any(
-                type(piece) not in _MEMORYLESS
-                for name in PIPELINES
-                for _, piece in walk(around.pieces[name])
+            direct = direct_engine(
+                self._pipeline_engine,
+                around.pieces,
+                normalize_actions=arguments.normalize_actions,
+                clip_actions=arguments.clip_actions,
             )
-            self._new_rows = _rows_factory(snap, arguments, around)
-            # Episodes that go through the pipelines together, and the data that the pipelines share
-            # about these episodes. Usually each list has one element for all rows; if RLlib takes
-            # one episode at a time, it has one element for each row.
-            self._episode_rows: list[EpisodeRows[Any]] = []
-            self._shared_data: list[dict[str, Any]] = []
-            self._one_by_one = arguments.per_agent and not _VECTORIZED
-
-    def _observation(self, obs: Any, label: str) -> EnvObsType:
-        checked = super()._observation(obs, label)
-        if self.agent is not None:  # RLlib's multi-agent environments do not cast observations
-            return checked
-        return as_vectorized(checked, self.observation_space, label)
-
-    def _forget(self) -> None:
-        self._episode_rows.clear()
-        self._shared_data.clear()
-
-    def _forget_row(self, row: int) -> None:
-        if self._one_by_one:
-            self._episode_rows[row] = self._new_rows()
-            self._shared_data[row].clear()
-        else:
-            self._episode_rows[0].restart(row)
-
-    def _keep(self, rows: list[int]) -> None:
-        # RLlib's connectors find an episode's memory in the episode, or by the episode's id. What
-        # the pipelines share is written anew in each step.
-        if self._one_by_one:
-            self._episode_rows = [self._episode_rows[row] for row in rows]
-            self._shared_data = [self._shared_data[row] for row in rows]
-        else:
-            self._episode_rows[0].keep(rows)
-
-    def _step(
-        self, observations: list[EnvObsType], explore: bool, rewards: list[float] | None
-    ) -> list[EnvActionType]:
-        if not self._one_by_one:
-            return self._step_together(0, observations, explore, rewards)
-        return [
-            self._step_together(row, [obs], explore, None if rewards is None else [rewards[row]])[0]
-            for row, obs in enumerate(observations)
-        ]
-
-    def _step_together(
-        self, index: int, observations: list[EnvObsType], explore: bool, rewards: list[float] | None
-    ) -> list[EnvActionType]:
-        """Take one step in environments that go through RLlib's pipelines together.
-
-        Args:
-            index: the place of their episodes in ``_episode_rows``.
-            observations, explore, rewards: as for :meth:`_step`, of these environments.
-        """
-        if index == len(self._episode_rows):
-            self._episode_rows.append(self._new_rows())
-            self._shared_data.append({})
-        rows, shared_data = self._episode_rows[index], self._shared_data[index]
-        episodes = rows.observe(observations, rewards)
-        batch = self._pipelines["env_to_module"](
-            rl_module=self.module,
-            batch={},
-            episodes=episodes,
-            explore=explore,
-            shared_data=shared_data,
-        )
-        if explore:
-            output = self.module.forward_exploration(batch, t=_LATE)
-        else:
-            output = self.module.forward_inference(batch)
-        output = self._pipelines["module_to_env"](
-            rl_module=self.module,
-            batch=output,
-            episodes=episodes,
-            explore=explore,
-            shared_data=shared_data,
-        )
-        actions = output.pop(Columns.ACTIONS)
-        env_actions = output.pop(Columns.ACTIONS_FOR_ENV, actions)
-        return rows.take(actions, env_actions, output)
+            self._engine = direct or self._pipeline_engine
 
 
-def _around(snap: Snapshot, arguments: PlayerArguments, connectors: Pieces | None) -> _Around:
+def _around(
+    snap: Snapshot, arguments: PlayerArguments, own: Mapping[str, list[ConnectorV2]] | None
+) -> _Around:
     """Return the parts around the module, with the connectors that are given or recorded."""
     observation_space, action_space = arguments.observation_space, arguments.action_space
     agent = None
@@ -257,11 +194,11 @@ def _around(snap: Snapshot, arguments: PlayerArguments, connectors: Pieces | Non
         observation_space, action_space = (
             gym.spaces.Dict({agent: space}) for space in (observation_space, action_space)
         )
-    if connectors is None:
+    if own is None:
         refuse_omitted_connectors(snap, _EXAMPLE)
         pieces = recorded_pieces(snap, observation_space, action_space, agent, arguments.trust)
     else:
-        pieces = own_pieces(connectors)
+        pieces = dict(own)
     return _Around(
         observation_space=observation_space,
         action_space=action_space,
@@ -322,15 +259,43 @@ def _playable_module(
     return multi
 
 
-def _rows_factory(
-    snap: Snapshot, arguments: PlayerArguments, around: _Around
-) -> Callable[[], EpisodeRows[Any]]:
-    rows = MultiAgentRows if arguments.per_agent else SingleAgentRows
-    return functools.partial(
-        rows,
-        around.observation_space,
-        around.action_space,
-        around.agent,
-        around.module_id,
-        int(snap.spec.connectors.get("lookback", 1)),
+def _pipeline_engine(
+    snap: Snapshot,
+    arguments: PlayerArguments,
+    around: _Around,
+    module: RLModule,
+    pipelines: Mapping[str, ConnectorPipelineV2],
+) -> PipelineEngine:
+    """Return what plays a module through RLlib's pipelines."""
+    pieces = [piece for name in PIPELINES for _, piece in walk(around.pieces[name])]
+    keeps_episodes = MultiAgentEpisodes if arguments.per_agent else SingleAgentEpisodes
+    return PipelineEngine(
+        module,
+        pipelines,
+        keeps_episodes(
+            around.observation_space,
+            around.action_space,
+            around.agent,
+            around.module_id,
+            int(snap.spec.connectors.get("lookback", 1)),
+        ),
+        (arguments.observation_space, arguments.action_space),
+        remembers=module.is_stateful() or any(type(piece) not in _MEMORYLESS for piece in pieces),
+        reads_rewards=any(
+            isinstance(piece, PrevActionsPrevRewards) and piece.n_prev_rewards for piece in pieces
+        ),
+        memory_layout=_memory_layout(module, around, pieces),
+        allow_nan=arguments.allow_nan,
     )
+
+
+def _memory_layout(module: RLModule, around: _Around, pieces: list[ConnectorV2]) -> object:
+    """Return what decides whether a module can go on with the episodes of another one.
+
+    Episodes hold recurrent state, and what RLlib's own connectors look back to. A connector of the
+    caller's own may keep anything anywhere: None.
+    """
+    if not all(type(piece).__module__.startswith("ray.rllib.") for piece in pieces):
+        return None
+    states = dm_tree.map_structure(np.shape, module.get_initial_state())
+    return [type(piece) for piece in pieces], around.agent, around.module_id, states

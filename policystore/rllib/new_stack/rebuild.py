@@ -21,6 +21,7 @@ from policystore.format.canonical_json import JsonObject
 from policystore.format.spec import Spec
 from policystore.format.values import Tagged
 from policystore.rllib.common.build_guard import building, check_snapshot, guarded, lost_config
+from policystore.rllib.common.stacks import conversion_advice
 from policystore.rllib.common.supplied import check_complete, policy_space
 from policystore.rllib.common.trust import Trust, listed
 from policystore.rllib.new_stack.model_config import model_config_from_plain, resolve_class
@@ -124,7 +125,8 @@ def _check_new_stack(snap: Snapshot) -> None:
     if snap.spec.stack != "new":
         raise InvalidInputError(
             f"{snap!r} is no RLModule of the new API stack but of stack {snap.spec.stack!r}; "
-            "rebuild_policy is for the old stack, policystore.torch.load_into for plain modules"
+            "rebuild_policy is for the old stack, policystore.torch.load_into for plain modules."
+            + conversion_advice(snap.spec.stack, "new")
         )
 
 

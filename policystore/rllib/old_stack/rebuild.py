@@ -16,6 +16,7 @@ from policystore.errors import FormatError, InvalidInputError, MismatchError, Po
 from policystore.format.arrays import Weights
 from policystore.format.spec import Spec
 from policystore.rllib.common.build_guard import building, check_snapshot, lost_config
+from policystore.rllib.common.stacks import conversion_advice
 from policystore.rllib.common.supplied import check_complete, policy_space, with_classes
 from policystore.rllib.common.trust import Trust, listed, resolve
 from policystore.rllib.old_stack.config_restore import full_config
@@ -70,7 +71,9 @@ def rebuild_policy(
         other = {"new": "rebuild_module", "torch": "policystore.torch.load_into"}.get(spec.stack)
         raise InvalidInputError(
             f"rebuild_policy takes snapshots of old-stack policies; this one has stack "
-            f"{spec.stack!r}" + (f": use {other}" if other else "")
+            f"{spec.stack!r}"
+            + (f": use {other}." if other else ".")
+            + conversion_advice(spec.stack, "old")
         )
     snap, trust = with_classes(
         snap,

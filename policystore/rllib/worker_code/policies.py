@@ -91,8 +91,6 @@ def add_policy(
 
 def build(worker: RolloutWorker, recipe: PolicyRecipe) -> Policy:
     """Return a policy with random weights, built for a worker; the worker is not changed."""
-    import torch
-
     running = worker.config.to_dict()
     config = copy.deepcopy(recipe.config)
     config.update({key: running[key] for key in recipe.running_keys if key in running})
@@ -103,8 +101,7 @@ def build(worker: RolloutWorker, recipe: PolicyRecipe) -> Policy:
     # filters on all workers (utils/filter_manager.py:63). So the key names the filter of the
     # pipeline.
     config["observation_filter"] = recipe.filter_name
-    with torch.random.fork_rng(devices=[]):
-        policy = recipe.cls(*recipe.spaces, config)
+    policy = recipe.cls(*recipe.spaces, config)
     if recipe.config_class is not None:
         # A restarted worker reads a dict by the running Algorithm's class, whose training() may not
         # take its keys (algorithms/algorithm_config.py:843). RLlib takes a config object as it is.

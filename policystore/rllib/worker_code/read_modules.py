@@ -8,16 +8,25 @@ from policystore.rllib.worker_code.learner_thread import require_idle
 from policystore.rllib.worker_code.messages.answers import (
     ModuleContent,
     ModuleIds,
+    ModuleLinks,
     MultiModuleContent,
 )
 from policystore.rllib.worker_code.tensors import PolicyAccess, access_to, acting_names, tensors_of
 
 if TYPE_CHECKING:
+    import torch
     from ray.rllib.core.learner.learner import Learner
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
     from ray.rllib.core.rl_module.rl_module import RLModule
 
-__all__ = ["read_ids", "read_learner", "read_module", "read_multi"]
+__all__ = [
+    "links_of_network",
+    "read_ids",
+    "read_learner",
+    "read_links",
+    "read_module",
+    "read_multi",
+]
 
 
 def read_module(wrapped: RLModule) -> ModuleContent:
@@ -120,3 +129,42 @@ def read_ids(learner: Learner | PolicyAccess) -> ModuleIds:
 
     multi = access_to(learner).worker.module
     return ModuleIds(ids=list(multi.keys()), plain=type(multi) is MultiRLModule)
+
+
+def read_links(learner: Learner | PolicyAccess, ids: list[str]) -> dict[str, ModuleLinks]:
+    """Return by module id which weights of a learner's modules belong together."""
+    access = access_to(learner)
+    return {
+        module_id: ModuleLinks(copies=[], tied=[])
+        if network is None
+        else links_of_network(network, access.target_pairs(module_id))
+        for module_id in ids
+        for network in [access.network(module_id)]
+    }
+
+
+def links_of_network(
+    network: torch.nn.Module, pairs: list[tuple[torch.nn.Module, torch.nn.Module]]
+) -> ModuleLinks:
+    """Return which weights of a torch module belong together.
+
+    Args:
+        network: the module.
+        pairs: networks inside of the module, each with its target network.
+    """
+    # With keep_vars, one tensor under several names is the same object each time.
+    kept = network.state_dict(keep_vars=True).values()
+    by_tensor: dict[int, list[str]] = {}
+    for name, tensor in zip(tensors_of(network), kept, strict=True):
+        by_tensor.setdefault(id(tensor), []).append(name)
+    copies = []
+    for source, target in pairs:
+        sources = source.state_dict(keep_vars=True)
+        names = [
+            (by_tensor.get(id(tensor)), by_tensor.get(id(sources.get(local))))
+            for local, tensor in target.state_dict(keep_vars=True).items()
+        ]
+        copies.append([(mine[0], theirs[0]) for mine, theirs in names if mine and theirs])
+    return ModuleLinks(
+        copies=copies, tied=[names for names in by_tensor.values() if len(names) > 1]
+    )

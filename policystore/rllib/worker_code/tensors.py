@@ -32,6 +32,7 @@ __all__ = [
     "keep_network",
     "plain_digest",
     "read_bits",
+    "target_pairs_of",
     "tensors_of",
     "write_bits",
 ]
@@ -140,12 +141,7 @@ class PolicyAccess:
             models = list(getattr(holder, "target_models", {}).values())
             models = models or [getattr(holder, "target_model", None)]
             return [(holder.model, model) for model in models if isinstance(model, torch.nn.Module)]
-        if not hasattr(holder, "get_target_network_pairs"):
-            return []
-        try:
-            return list(holder.get_target_network_pairs())
-        except AttributeError:  # not made: only learners call make_target_networks()
-            return []
+        return target_pairs_of(holder)
 
     def is_trained(self, pid: str) -> bool:
         """Return whether training updates a policy; True if that depends on a batch."""
@@ -167,6 +163,16 @@ class PolicyAccess:
     def seq(self) -> int | None:
         """Number of the learner's update that made the weights; None if RLlib counts no updates."""
         return weights_seq(self.worker)
+
+
+def target_pairs_of(module: RLModule) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
+    """Return the pairs of a network and its target network that a module has."""
+    if not hasattr(module, "get_target_network_pairs"):
+        return []
+    try:
+        return list(module.get_target_network_pairs())
+    except AttributeError:  # not made: only learners call make_target_networks()
+        return []
 
 
 def access_to(worker: AnyWorker | PolicyAccess) -> PolicyAccess:
@@ -293,12 +299,17 @@ def read_bits(entry: TensorEntry) -> np.ndarray[Any, Any]:
 
 
 def write_bits(entry: TensorEntry, new: np.ndarray[Any, Any]) -> None:
-    """Write bits into a tensor, on the device where it is."""
+    """Write bits into a tensor, on the device where it is.
+
+    torch counts the write, as each of its own (``Tensor._version``).
+    """
     import numpy as np
     import torch
 
     if entry.bits is not None:
         np.copyto(entry.bits, new)
+        if entry.tensor is not None and not entry.tensor.is_inference():
+            torch.autograd.graph.increment_version(entry.tensor)
     elif entry.tensor is not None:
         with torch.no_grad():
             # A copy: memory of Ray's object store is read-only, which torch warns of.

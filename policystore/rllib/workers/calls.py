@@ -48,6 +48,11 @@ class Calls(Generic[T]):
         self._references = references
         self._answers = answers
 
+    @property
+    def workers(self) -> list[Worker]:
+        """The workers that were called."""
+        return [*self._answers, *self._references]
+
     def collect(self, deadline: Deadline, skip: Iterable[Worker] = ()) -> Answers[T]:
         """Wait until a deadline; return for each worker its answer, or why there is none.
 

@@ -16,6 +16,7 @@ import ray
 from policystore.rllib.worker_code.compat import learner_thread, runner_pipeline
 
 if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
     from ray.actor import ActorHandle
     from ray.rllib.algorithms.algorithm import Algorithm
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -36,6 +37,7 @@ __all__ = [
     "complete_spec",
     "env_to_module_of",
     "env_to_module_of_driver",
+    "experiment_folder",
     "forget_old_policy",
     "groups_of",
     "has_evaluation_mapping",
@@ -203,6 +205,14 @@ def storage_name(algorithm: Algorithm, level: str) -> str | None:
     storage = getattr(algorithm, "_storage", None)
     name: str | None = getattr(storage, f"{level}_dir_name", None)
     return name
+
+
+def experiment_folder(algorithm: Algorithm) -> tuple[FileSystem, str] | None:
+    """Return the folder of the Tune experiment, in its filesystem; None outside of Tune."""
+    storage = getattr(algorithm, "_storage", None)
+    filesystem = getattr(storage, "storage_filesystem", None)
+    path = getattr(storage, "experiment_fs_path", None)
+    return None if filesystem is None or path is None else (filesystem, path)
 
 
 def runs_in_tune(algorithm: Algorithm) -> bool:

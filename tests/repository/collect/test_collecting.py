@@ -58,7 +58,7 @@ def test_what_is_named_tagged_or_kept_stays_for_ever() -> None:
     tagged = timed.store.push(policy(4), "b/c")
     timed.store.tag(tagged, "best")
     timed.store.push(policy(5), "b/c")
-    write_mark(timed.backend, "b/c", "delete", [(2, 2)])
+    timed.store.delete("b/c@2", force=True)
     before = timed.everything()
     for _ in range(3):
         timed.wait(100)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.support.cells import sampled
-from tests.support.collector_model import broken_rules, explore, scenarios
+from tests.support.collector_model import (
+    broken_rules,
+    broken_tag_rules,
+    explore,
+    explore_tags,
+    scenarios,
+    tag_scenarios,
+)
 from tests.support.interleavings import LostError
 
 QUICK = {"push, one of two objects is there", "reader, put back"}
@@ -37,3 +44,18 @@ def test_a_broken_rule_is_noticed(rule: str) -> None:
     scenario, broken = broken_rules()[rule]
     with broken, pytest.raises(LostError, match="lost"):
         explore(scenario)
+
+
+@pytest.mark.parametrize("name", sampled(tag_scenarios(), "first tag, prune"))
+def test_a_tag_and_a_deletion_see_each_other_whoever_dies(name: str) -> None:
+    explorer = explore_tags(tag_scenarios()[name])
+    print(f"{name}: {explorer.states} states, {explorer.schedules:.3g} schedules")
+    assert explorer.states > 50
+    assert explorer.ends <= {"NoneType", "NotFoundError", "InvalidInputError"}
+
+
+@pytest.mark.parametrize("rule", broken_tag_rules())
+def test_a_broken_rule_of_tags_is_noticed(rule: str) -> None:
+    scenario, broken = broken_tag_rules()[rule]
+    with broken, pytest.raises(LostError, match="lost"):
+        explore_tags(scenario)

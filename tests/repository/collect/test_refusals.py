@@ -13,6 +13,8 @@ from policystore.backends.base import Chunks, Entry, Problems
 from policystore.backends.memory import MemoryBackend
 from policystore.format.keys import (
     OBJECTS,
+    annotation_key,
+    annotations_prefix,
     deleted_key,
     mark_key,
     object_key,
@@ -40,6 +42,7 @@ def full_store() -> TimedStore:
     timed.backend.replace(tag_hint_key("a", "best"), b"any bytes")
     timed.backend.replace(deleted_key("c"), pointer_bytes())
     timed.backend.replace("names/a/@copied/" + "0" * 32, b"any bytes")
+    timed.store.annotate("a@2", note="n")
     write_mark(timed.backend, "a", "delete", [(1, 1)])
     timed.wait(100)
     return timed
@@ -50,7 +53,8 @@ def kept_record(timed: TimedStore) -> str:
 
 
 UNKNOWN = [
-    "names/a/@notes/0000000001/" + "0" * 32 + ".json",
+    "names/a/@notes/0000000001/" + "0" * 31 + ".json",
+    "names/a/@notes/0000000000/" + "0" * 32 + ".json",
     "names/a/@future/0000000001.json",
     "names/a/@versions/1.json",
     "names/a/@versions/0000000000.json",
@@ -105,12 +109,17 @@ def too_long(timed: TimedStore, key: str) -> str:
     return key
 
 
+def annotation_record(timed: TimedStore) -> str:
+    return next(iter(timed.backend.keys(annotations_prefix("a"))))
+
+
 RECORDS: list[Callable[[TimedStore], str]] = [
     lambda timed: version_key("a", 2),
     lambda timed: version_key("a/b", 1),
     lambda timed: mark_key("a", 1),
     lambda timed: tag_key("a", "best", 1),
     kept_record,
+    annotation_record,
 ]
 
 
@@ -149,6 +158,25 @@ def test_a_record_in_the_place_of_another_stops_the_collector(source: str, targe
     with pytest.raises(FormatError, match="moved or copied") as caught:
         timed.collect()
     assert target in str(caught.value)
+
+
+def test_an_annotation_in_the_place_of_another_stops_the_collector() -> None:
+    timed = full_store()
+    timed.backend.copy(annotation_record(timed), annotation_key("a", 1, "0" * 32))
+    with pytest.raises(FormatError, match="moved or copied"):
+        timed.collect()
+
+
+def test_an_annotation_keeps_no_objects() -> None:
+    timed = full_store()
+    timed.store.annotate("a@2", metrics={"elo": 1.0})
+    timed.store.delete("a@2", force=True)
+    timed.store.untag("a", "best")
+    timed.wait(100)
+    digest = timed.store.log("a", deleted=True)[0].digest
+    timed.collect()
+    assert timed.backend.size(object_key(digest)) is None
+    assert timed.store.verify().ok
 
 
 def test_a_kept_record_in_the_place_of_another_stops_the_collector() -> None:

@@ -29,6 +29,7 @@ from policystore.format.records import Kept
 from policystore.testing import make_snapshot
 from tests.support import fsspec_clouds
 from tests.support.fsspec_clouds import Attic
+from tests.support.league_store import write_lists
 from tests.support.mirrors import Watched, backend_of, content, faults, over, version
 
 MakeStore = Callable[[], PolicyStore]
@@ -67,6 +68,10 @@ def fill(store: PolicyStore) -> None:
     store.tag("soccer/Main@2", "champion")
     store.tag("duo/p0@1", "Best")
     store.untag("duo/p0", "Best")
+    store.annotate("soccer/Main@2", metrics={"elo": 1200.0}, author="ann")
+    store.annotate("soccer/Main@2", note="rated", author="bob")
+    store.protect("soccer/Main", "champion", ["ann"])
+    write_lists(backend_of(store))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,9 @@ def test_a_copy_has_the_same_bytes(
     assert faults(theirs) == []
     assert theirs.pull("soccer/Main@champion") == make_snapshot(1, large=True)
     assert (report.versions, report.kept, report.objects, report.complete) == (4, 1, 7, True)
+    assert report.names["soccer/Main"].notes == 2
+    assert len(theirs.annotations("soccer/Main@2")) == 2
+    assert theirs.tag_history("soccer/Main", "champion")[0].protected is not None
     assert report.nbytes == sum(
         len(data) for key, data in content(theirs).items() if key.startswith("objects/")
     )
@@ -386,37 +394,6 @@ def test_kinds_of_records_that_nobody_knows_are_named(make_store: MakeStore) -> 
     assert not set(extra) & set(content(theirs))
 
 
-def test_annotations_and_leagues_are_copied_as_bytes(make_store: MakeStore) -> None:
-    ours, theirs = make_store(), make_store()
-    fill(ours)
-    batch = "leagues/soccer/@matches/1/ab/{:010}.json"
-    extra = {
-        f"names/duo/p0/@notes/0000000001/{'ab' * 16}.json": b"note",
-        "leagues/soccer/@bodies/cd.json": b"body",
-        "leagues/soccer/@summaries/1/0000000001.json": b"summary",
-        batch.format(1): b"one",
-        batch.format(2): b"two",
-    }
-    for key, data in extra.items():
-        backend_of(ours).replace(key, data)
-    watched = Watched(backend_of(theirs))
-    report = ours.copy_to(over(watched))
-    assert content(theirs) == content(ours)
-    assert (report.names["duo/p0"].notes, report.leagues) == (1, 4)
-    order = [key for key in watched.writes if key.startswith("leagues/")]
-    assert order[0].startswith("leagues/soccer/@bodies/")
-    assert order[-1].startswith("leagues/soccer/@summaries/")
-    assert not ours.copy_to(theirs).changed
-    # A list that goes on differently in the target stays as it is there.
-    backend_of(theirs).replace(batch.format(4), b"theirs")
-    for number in (3, 4, 5):
-        backend_of(ours).replace(batch.format(number), b"ours")
-    report = ours.copy_to(theirs)
-    assert report.leagues == 0
-    assert report.conflicts == [f"{batch.format(4)}: the target has another record under this key"]
-    assert batch.format(5) not in content(theirs)
-
-
 def test_a_report_is_text(make_store: MakeStore) -> None:
     ours, theirs = make_store(), make_store()
     fill(ours)
@@ -425,11 +402,12 @@ def test_a_report_is_text(make_store: MakeStore) -> None:
     assert repr(report) == str(report)
     lines = str(report).splitlines()
     assert lines[0].endswith(
-        f"copied 4 versions, 1 policies without a name, 7 objects ({report.nbytes:,} bytes)"
+        "copied 4 versions, 1 policies without a name, 6 records of leagues, 7 objects "
+        f"({report.nbytes:,} bytes)"
     )
     assert lines[1:] == [
         "  duo/p0: copied 1; tags Best",
-        "  soccer/Main: copied 1-3; tags champion",
+        "  soccer/Main: copied 1-3; tags champion; 2 annotations",
     ]
 
 

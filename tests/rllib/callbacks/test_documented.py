@@ -24,10 +24,16 @@ def test_the_blocks(tmp_path: Path) -> None:
     store = PolicyStore(tmp_path)
     algo = PPOConfig().environment("CartPole-v1").env_runners(num_env_runners=0).build_algo()
     try:
-        pushed = store.push(snapshot(algo), "cartpole/ppo")
+        snap = snapshot(algo)
+        pushed = store.push(snap, "cartpole/ppo")
     finally:
         algo.stop()
-    names: dict[str, Any] = {"store": store, "PPOConfig": PPOConfig, "MyCallbacks": MyCallbacks}
+    names: dict[str, Any] = {
+        "store": store,
+        "snap": snap,
+        "PPOConfig": PPOConfig,
+        "MyCallbacks": MyCallbacks,
+    }
     try:
         run_blocks("rllib", names, README.parent / "docs" / "callbacks.md")
         assert snapshot(names["algo"]).weights_digest == pushed.weights_digest

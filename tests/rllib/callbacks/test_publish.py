@@ -23,8 +23,8 @@ from policystore import (
     StorageError,
 )
 from policystore.rllib import check_sync, publish, snapshot_all, warm_start
-from policystore.rllib.callbacks import publish as publishing
 from policystore.rllib.callbacks import upload_queue
+from tests.support import waiting
 from tests.support.cells import sampled
 
 BY_POLICY = {"new": "module_episode_returns_mean", "old": "policy_reward_mean"}
@@ -65,6 +65,22 @@ class Waits(RLlibCallback):
         while self._name not in self._store.names():
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+class Pushed(RLlibCallback):
+    """Goes on in an iteration when two policies of all earlier iterations were pushed."""
+
+    def __init__(self, url: str, iteration: int) -> None:
+        super().__init__()
+        self._store, self._iteration = PolicyStore(url), iteration
+
+    def on_train_result(self, *, algorithm: Any, **_: Any) -> None:
+        if algorithm.iteration == self._iteration:
+            waiting.until(self._all_are_there)
+
+    def _all_are_there(self) -> bool:
+        pushed = [len(self._store.log(name)) for name in self._store.names()]
+        return sum(pushed) >= 2 * (self._iteration - 1)
 
 
 def until(algo: Any, condition: Any) -> Any:
@@ -124,8 +140,7 @@ def test_what_is_pushed_is_what_was_held(
 def test_reports_name_what_was_pushed(own: Any, store: PolicyStore, stack: str) -> None:
     made = publish(store, {"main": "duo/main", "foe": "duo/foe"})
     with own.built(own.configured().callbacks(made)) as algo:
-        # Copies are pushed in their order, so a second version of one means a first one of both.
-        until(algo, lambda status: (status["pushed"] or 0) >= 2)
+        until(algo, lambda _: set(store.names()) == {"duo/main", "duo/foe"})
         algo.train()
         for row in check_sync(algo, ["foe"]):
             assert row.ref is not None
@@ -246,18 +261,15 @@ def test_a_store_that_refuses_ends_the_training(own: Any, store: PolicyStore, sl
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stack", ["new"])
-def test_a_metric_that_is_not_there(own: Any, store: PolicyStore, caplog: Any) -> None:
-    made = publish(
-        store, {"main": "duo/main"}, metric="env_runners/epsode_return_mean", max_pending=9
-    )
-    with own.built(own.configured().callbacks(made)) as algo:
-        for _ in range(4):
-            algo.train()
-    assert store.tags("duo/main") == {}
-    assert len(store.log("duo/main")) == 4
-    (line,) = (record for record in caplog.records if "epsode_return_mean" in record.message)
-    assert "episode_return_mean" in line.message
+@STACKS
+def test_a_metric_that_is_not_there(own: Any, store: PolicyStore) -> None:
+    made = publish(store, {"main": "duo/main"}, metric="env_runners/epsode_return_mean")
+    with (
+        own.built(own.configured().callbacks(made)) as algo,
+        pytest.raises(NotFoundError, match="Did you mean 'env_runners/episode_return_mean'"),
+    ):
+        algo.train()
+    assert not store.names()
 
 
 @pytest.mark.long
@@ -286,7 +298,8 @@ def test_wrong_arguments(store: PolicyStore, tmp_path: Path) -> None:
         ({"main": "a", "foe": "a"}, {}), ({"main": "{run}"}, {}),
         (names, {"interval": 0}), (names, {"interval": 1.5}), (names, {"interval": True}),
         (names, {"max_pending": 0}), (names, {"mode": "best"}), (names, {"metric": 3}),
-        ({"main": "a" * 50 + "{trial}"}, {}), (names, {"metric": ""}), (names, {"timeout": -1}), (names, {"timeout": "1"}),
+        (names, {"mode": "min"}), (names, {"metric": "env_runners/{policy_id}"}),
+        ({"main": "a" * 50 + "{trial}"}, {}), ({"main": "duo/{trail}"}, {}), (names, {"metric": ""}), (names, {"timeout": -1}), (names, {"timeout": "1"}),
         (names, {"callbacks": 3}),
     ]  # fmt: skip
     for policies, options in wrong:
@@ -298,8 +311,8 @@ def test_wrong_arguments(store: PolicyStore, tmp_path: Path) -> None:
 
 @STACKS
 def test_a_policy_that_the_config_lacks(own: Any, store: PolicyStore) -> None:
-    config = own.configured().callbacks(publish(store, {"nobody": "duo/main"}))
-    with pytest.raises(NotFoundError, match="publish of 'nobody' to 'duo/main' in .*'foe'"):
+    config = own.configured().callbacks(publish(store, {"fo": "duo/main"}))
+    with pytest.raises(NotFoundError, match="publish of 'fo' to 'duo/main' in .* mean 'foe'"):
         config.build_algo()
 
 
@@ -328,7 +341,8 @@ def test_a_trial_that_crashes_pushes_nothing_twice(
             {"main": "duo/main", "foe": "duo/{trial}/foe"},
             metric="score",
             max_pending=9,
-            callbacks=[Scores, parts.crash(tmp_path, 4)],
+            # What waits in the process that dies would be lost.
+            callbacks=[Scores, partial(Pushed, store.url, 4), parts.crash(tmp_path, 4)],
         )
     )
     (result,) = parts.run(config, tmp_path / "tune", 6, failures=1)
@@ -366,14 +380,6 @@ def test_a_trial_that_begins_anew_pushes_nothing_twice(
     (foe,) = (name for name in store.names() if name.endswith("/foe"))
     for name in ("duo/main", foe):
         assert [version.metrics["iteration"] for version in store.log(name)] == [2, 1]
-
-
-def test_trials_keep_their_own_names() -> None:
-    long = "PPO_Duo_79fa0_00000_0_" + "lr=0.0001," * 12
-    made = [publishing._name_part(long + end) for end in ("a", "b")]
-    assert len(set(made)) == 2
-    assert all(len(name) <= 60 and name.startswith("PPO_Duo_79fa0_00000_0_lr_") for name in made)
-    assert publishing._name_part("PPO_Duo_79fa0_00000") == "PPO_Duo_79fa0_00000"
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 import tests.support.tune_runs as parts
-from policystore import MismatchError, NotFoundError, PolicyStore, Snapshot
+from policystore import MismatchError, PolicyStore, Snapshot, StorageError
 from policystore.rllib import add_policy, check_sync, load_into, snapshot, snapshot_all
 from policystore.rllib.callbacks.factory import CallbackFactory
 from policystore.rllib.callbacks.restore import restore_added_policies
@@ -164,7 +164,7 @@ def test_a_checkpoint_needs_its_store_no_more(life: Life, tmp_path: Path, runner
     with life.own.built(config) as fresh:
         save = functools.partial(fresh.save, str(tmp_path / "held"))
         for call in (fresh.train, fresh.evaluate, save, fresh.training_step, fresh.train):
-            with pytest.raises(NotFoundError, match="warm start of 'foe' from 'duo/foe' in .*away"):
+            with pytest.raises(StorageError, match="warm start of 'foe' from .*away is gone"):
                 call()
         fresh.restore(str(tmp_path / "checkpoint"))
         fresh.train()

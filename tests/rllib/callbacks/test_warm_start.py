@@ -218,12 +218,21 @@ def test_refs_that_mean_nothing(pushed: Pushed, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"store comes first.*warm_start\(store, \{'main'"):
         warm_start({"main": "duo/main"}, store)  # type: ignore[arg-type]
     snaps: Any = pushed.snaps
-    with pytest.raises(InvalidInputError, match=r"Push it first: version = store\.push\(snap, "):
-        warm_start(store, snaps)
     with pytest.raises(
         InvalidInputError, match=r"warm_start\(store, \{'main': 'soccer/main@7'\}\)"
     ):
         warm_start(store, snaps["main"])
+    for words, given in {
+        "agent_ids names the policies \\['mian'\\].* Did you mean 'main'": {
+            "agent_ids": {"mian": ["a"]}
+        },
+        "agent_ids is a list": {"agent_ids": "a"},
+        "timeout is a number": {"timeout": "60"},
+        "spaces is": {"spaces": "any"},
+    }.items():
+        options: Any = given
+        with pytest.raises(InvalidInputError, match=words):
+            warm_start(store, {"main": "duo/main"}, **options)
     for beside in (Counting(), "Counting", [7]):
         with pytest.raises(InvalidInputError, match="callback classes"):
             warm_start(store, {"main": "duo/main"}, callbacks=beside)
@@ -232,8 +241,10 @@ def test_refs_that_mean_nothing(pushed: Pushed, tmp_path: Path) -> None:
 @STACKS
 def test_a_policy_that_the_config_lacks(pushed: Pushed) -> None:
     config = pushed.own.configured()
-    config.callbacks(warm_start(pushed.store, {"nobody": "duo/main", "main": "duo/main"}))
-    with pytest.raises(NotFoundError, match="warm start of 'nobody' from 'duo/main'.* in .*'foe'"):
+    config.callbacks(warm_start(pushed.store, {"fo": "duo/main", "main": "duo/main"}))
+    with pytest.raises(
+        NotFoundError, match="warm start of 'fo' from 'duo/main'.* in .* Did you mean 'foe'"
+    ):
         config.build_algo()
 
 

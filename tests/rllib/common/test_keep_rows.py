@@ -102,7 +102,9 @@ def several_agents(together: bool) -> Callable[[], Player]:
     def make() -> Player:
         player: Any = new(snap.replace(spec=spec))()
         # Ray 2.40 takes one multi-agent episode at a time, as with this flag.
-        player._one_by_one = player._one_by_one or not together
+        if not together:
+            player._engine = player._pipeline_engine
+            player._engine.one_by_one = True
         return player
 
     return make
@@ -213,7 +215,7 @@ def test_a_policy_with_memory_asks_for_the_rows_that_stay(stack: str) -> None:
         player.act_batch(rows[:2])
     player.keep_rows(row for row in (2, 0))
     assert len(player.act_batch(rows[:2])) == 2
-    with pytest.raises(InvalidInputError, match=r"3 observations for 2 .*a player of their own"):
+    with pytest.raises(InvalidInputError, match=r"3 observations for 2 .*play them with sessions"):
         player.act_batch(rows)
     player.keep_rows(np.flatnonzero([False, True]))
     player.act(rows[0])
@@ -289,7 +291,7 @@ def test_after_a_call_that_failed_halfway_only_a_reset_helps(
     obs = np.zeros(4, np.float32)
     player.act_batch([obs] * 2)
     with monkeypatch.context() as patch:
-        patch.setattr(player, "_step", lambda *_: 1 / 0)
+        patch.setattr(player._engine, "step", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             player.act_batch([obs] * 2)
     with pytest.raises(InvalidInputError, match=r"failed halfway.*reset\(\)"):

@@ -126,7 +126,7 @@ def test_an_unrecorded_handling_of_actions_is_asked_for_and_followed() -> None:
             rebuild_player(snap, env_spaces=(VECTOR, FORCES), normalize_actions=normalize).act(OBS)
             for normalize in (False, True)
         )
-        np.testing.assert_allclose(scaled, 2.0 * raw, rtol=1e-5)
+        np.testing.assert_allclose(scaled, 2.0 * raw, rtol=1e-5, atol=1e-6)
 
 
 def test_a_spec_that_is_told_the_environment_needs_no_arguments() -> None:
@@ -255,7 +255,7 @@ def single_observations() -> dict[str, tuple[gym.Space[Any], list[Any]]]:
     )
     return {
         "box": (VECTOR, [OBS, OBS.tolist(), tuple(OBS), torch.tensor(OBS)]),
-        "image": (gym.spaces.Box(0, 255, (3, 4), np.uint8), [np.zeros((3, 4), np.uint8)]),
+        "image": (gym.spaces.Box(0, 255, (3, 5), np.uint8), [np.zeros((3, 5), np.uint8)]),
         "discrete": (gym.spaces.Discrete(5), [3, np.int64(3), np.array(3)]),
         "dict": (NESTED, [{"far": OBS[:3], "kind": 1}, {"far": OBS[:3], "kind": np.array(1)}]),
         "dict of equal lengths": (near, [{"a": OBS[:3], "b": np.ones(3, np.int8)}]),
@@ -350,20 +350,29 @@ def test_rewards_and_rows_may_be_numpys(stack: str) -> None:
 def test_a_call_that_fails_inside_asks_for_a_reset(
     stack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    player: Any = pair("plain").player(stack)
+    player: Any = pair("recurrent").player(stack)
     player.act(OBS)
-    holder, name = {
-        "old": (getattr(player, "policy", None), "compute_actions_from_input_dict"),
-        "new": (getattr(player, "module", None), "forward_inference"),
-    }[stack]
     with monkeypatch.context() as patch:
-        patch.setattr(holder, name, lambda *_args, **_kwargs: 1 / 0)
+        patch.setattr(player._engine, "step", lambda *_args, **_kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             player.act(OBS)
     with pytest.raises(InvalidInputError, match=r"failed halfway.*reset\(\)"):
         player.act(OBS)
     player.reset()
     player.act(OBS)
+
+
+@pytest.mark.parametrize("stack", CLASSES)
+def test_a_policy_without_memory_goes_on_after_a_call_that_failed_inside(
+    stack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    player: Any = pair("plain").player(stack)
+    expected = player.act(OBS)
+    with monkeypatch.context() as patch:
+        patch.setattr(player._engine, "step", lambda *_args, **_kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            player.act(OBS)
+    assert player.act(OBS) == expected
 
 
 def test_both_remember_and_begin_anew_in_the_same_way() -> None:
@@ -385,3 +394,12 @@ def test_no_ray_is_started() -> None:
     for stack in CLASSES:
         pair("plain").player(stack).act(OBS)
     assert ray.is_initialized() == before
+
+
+def test_a_repr_ends_with_the_digest_if_no_algorithm_is_recorded() -> None:
+    for stack, cls in CLASSES.items():
+        snap = pair("plain").snaps[stack]
+        snap = snap.replace(spec=snap.spec.replace(algorithm=None))
+        player = rebuild_player(snap, **pair("plain").arguments[stack])
+        assert repr(player) == f"<{cls.__name__} of {snap.digest.short}>"
+        assert repr(player.session()) == f"<session of {player!r}>"

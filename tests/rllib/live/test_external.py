@@ -268,7 +268,7 @@ def test_one_policy_in_a_policy_client_by_a_server_of_ones_own(
             client.env.join(10)
             with client.env._results_avail_condition:
                 client.env._results_avail_condition.notify_all()
-            client.inference_thread.join(10)
+            client.inference_thread.join(60)
         assert not client.inference_thread.is_alive()
     # An ordinary environment is wrapped by RLlib, and then refused by it.
     plain = names["server_of"](snap, config, parts.Solo)

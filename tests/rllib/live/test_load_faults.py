@@ -114,6 +114,16 @@ def test_nan_is_allowed_and_told(running: Any) -> None:
     assert load_into(algo, {"foe": good}).notes == ()
 
 
+def test_a_note_tells_that_training_goes_on_with_the_optimizer(running: Any) -> None:
+    parts, algo = running
+    good = {pid: snapshot(algo, pid) for pid in ("main", "foe")}
+    (note,) = load_into(algo, good).notes
+    assert "loaded weights of 'main' with the optimizer as it was" in note
+    assert load_into(algo, {"foe": good["foe"]}).notes == ()
+    with parts.built(parts.configured(runners=0)) as fresh:  # whose optimizers did no step
+        assert load_into(fresh, good).notes == ()
+
+
 def asleep(worker: Any, seconds: float) -> None:
     time.sleep(seconds)
 

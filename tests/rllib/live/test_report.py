@@ -6,6 +6,7 @@ import pytest
 
 from policystore import Digest, SyncError
 from policystore.rllib import SyncReport, WorkerStatus
+from tests.support.html_page import HOSTILE, SHOWN, Page
 
 ONE = Digest("1" * 64)
 TWO = Digest("2" * 64)
@@ -82,3 +83,16 @@ def test_it_is_a_sequence_of_rows() -> None:
     found = report("ok", "bad")
     assert len(found) == 2
     assert list(found) == list(found.rows)
+
+
+def test_a_notebook_shows_the_rows_that_are_wrong() -> None:
+    hostile = WorkerStatus("train 9", HOSTILE, "bad", note=HOSTILE)
+    rows = (*report("ok", "own").rows, hostile)
+
+    page = Page(SyncReport(rows, (HOSTILE,))._repr_html_())
+
+    assert page.has_only_harmless_elements()
+    assert page.texts[0] == "not in sync: 1 ok, 1 own, 1 bad"
+    assert page.texts.count(SHOWN) == 2
+    assert f"note: {SHOWN}" in page.texts
+    assert Page(report("ok", "behind")._repr_html_()).texts[0] == "1 ok, 1 behind"

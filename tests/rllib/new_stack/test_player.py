@@ -24,6 +24,7 @@ from policystore.rllib.new_stack.player import ModulePlayer
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from policystore.rllib.new_stack.snapshot import snapshot_from_algorithm, snapshot_module
 from policystore.snapshot import Snapshot
+from tests.support.html_page import Page
 
 SPACES = (cells.VECTOR, cells.THREE)
 BOXES = (cells.VECTOR, cells.UNEVEN)
@@ -66,8 +67,8 @@ def test_filter_is_applied_and_does_not_go_on_learning(filtered: Snapshot) -> No
 def test_module_sees_the_normalised_observation(filtered: Snapshot) -> None:
     player = ModulePlayer(filtered)
     seen = []
-    forward = player.module.forward_inference
-    player.module.forward_inference = lambda batch: seen.append(batch) or forward(batch)
+    forward = player.module._forward_inference
+    player.module._forward_inference = lambda batch: seen.append(batch) or forward(batch)
     obs = np.array([21.0, 25.0, 29.0, 30.0], np.float32)
     player.act(obs)
     stats = filtered.state["MeanStdFilter"][None]["running_stats"][0]
@@ -80,6 +81,7 @@ def test_module_sees_the_normalised_observation(filtered: Snapshot) -> None:
 def test_recurrent_state_survives_long_episodes_in_bounded_memory() -> None:
     snap = bare("module-lstm-separate")
     player = ModulePlayer(snap, env_spaces=BOXES, normalize_actions=False, clip_actions=False)
+    player._engine = player._pipeline_engine  # the other engine keeps no episodes
     module = rebuild_module(snap)
     state = {
         actor: {key: torch.as_tensor(value)[None] for key, value in parts_.items()}
@@ -92,7 +94,7 @@ def test_recurrent_state_survives_long_episodes_in_bounded_memory() -> None:
         state = out[Columns.STATE_OUT]
         mean = out[Columns.ACTION_DIST_INPUTS][0, 0, :2].numpy()
         np.testing.assert_array_equal(player.act(obs), mean)
-    assert len(player._episode_rows[0]._episodes[0]) <= 256
+    assert len(player._rows[0].memory.episode) <= 256
     player.reset()
     again = player.act(observations(1)[0])
     player.reset()
@@ -108,10 +110,11 @@ def test_long_episodes_of_one_of_several_agents_stay_bounded(ray_session: Any) -
         algorithm.stop()
     player = ModulePlayer(snap)
     fresh = ModulePlayer(snap)
+    player._engine = player._pipeline_engine  # the other engine keeps no episodes
     for obs in observations(600):
         fresh.reset()
         assert player.act(obs) == fresh.act(obs)
-    assert len(player._episode_rows[0]._episodes[0]) <= 256
+    assert len(player._rows[0].memory.episode) <= 256
 
 
 def test_one_row_of_a_batch_begins_anew_and_the_others_go_on() -> None:
@@ -181,12 +184,12 @@ def test_observation_of_another_space_changes_nothing() -> None:
 
 
 def test_call_that_fails_inside_asks_for_a_reset() -> None:
-    player = ModulePlayer(bare("module-discrete-shared"), env_spaces=SPACES)
+    player = ModulePlayer(bare("module-lstm-separate"), env_spaces=BOXES, normalize_actions=False)
     player.act(observations(1)[0])
-    forward, player.module.forward_inference = player.module.forward_inference, None
+    forward, player.module._forward_inference = player.module._forward_inference, None
     with pytest.raises(TypeError):
         player.act(observations(1)[0])
-    player.module.forward_inference = forward
+    player.module._forward_inference = forward
     with pytest.raises(InvalidInputError, match="reset"):
         player.act(observations(1)[0])
     player.reset()
@@ -306,3 +309,16 @@ def test_agents_of_different_spaces(ray_session: Any) -> None:
     assert ModulePlayer(named).act(obs) == ModulePlayer(unnamed, env_spaces=spaces).act(obs)
     with pytest.raises(InvalidInputError, match="takes observations in"):
         ModulePlayer(unnamed, env_spaces=SPACES)
+
+
+def test_what_a_player_shows_of_itself(filtered: Snapshot) -> None:
+    player = ModulePlayer(filtered)
+    page = Page(player._repr_html_())
+
+    assert player.digest == filtered.digest
+    assert repr(player) == f"<ModulePlayer of {filtered.digest.short}: PPO>"
+    assert page.has_only_harmless_elements()
+    for shown in (str(player), " ".join(page.texts)):
+        assert "PPO" in shown
+        assert str(player.observation_space) in shown
+        assert "actions are unsquashed" in shown

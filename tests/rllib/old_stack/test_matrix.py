@@ -23,6 +23,7 @@ from tests.support.checkpoint_compare import check_checkpoint
 from tests.support.old_stack_configs import TRAINING_WARNINGS
 from tests.support.old_stack_matrix import BARE, TRAINED, made
 from tests.support.old_stack_replay import seed, through_rllib
+from tests.support.played import as_played
 
 pytestmark = TRAINING_WARNINGS
 CELLS = [*TRAINED, *BARE]
@@ -159,6 +160,6 @@ def test_a_fresh_process_gives_the_same_outputs(played: Mapping[str, Any], name:
         return
     actions = [action for action, _ in expected["inference"]]
     assert same(got["inference"], expected["inference"])  # logits, bit for bit
-    assert same(got["actions"], actions)
+    assert same(got["actions"], as_played(actions))
     if expected["algorithm"] is not None:
-        assert same(got["actions"], expected["algorithm"])
+        assert same(got["actions"], as_played(expected["algorithm"]))

@@ -16,9 +16,9 @@ from ray.rllib.connectors.agent.state_buffer import StateBufferConnector
 from ray.rllib.connectors.agent.view_requirement import ViewRequirementAgentConnector
 
 from policystore.errors import InvalidInputError
-from policystore.rllib.common.player_observations import as_observation, rows_of
 from policystore.rllib.old_stack.player import PolicyPlayer
 from policystore.rllib.old_stack.snapshot import snapshot_policy
+from policystore.rllib.playing.observations import as_observation, rows_of
 from tests.support.old_stack_configs import TRAINING_WARNINGS, build, ppo
 from tests.support.old_stack_matrix import BARE
 from tests.support.old_stack_zoo import FORCES, SPACES, VECTOR, DiaryEnv, Shift
@@ -127,6 +127,7 @@ def test_it_filters_as_the_rollout_worker_did(ray_session: None, name: str) -> N
 
 def test_without_a_reset_a_policy_with_memory_goes_on() -> None:
     player = player_of("model:lstm")
+    player._engine = player._connector_engine  # whose output shows the distribution
     obs = some(VECTOR, 1)[0]
 
     def dist() -> Any:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from ray.rllib.utils.metrics import ALL_MODULES
 
+from policystore._util.near import close_names, did_you_mean
 from policystore.errors import InvalidInputError, NotFoundError
 from policystore.rllib.common.build_guard import check_snapshot
 from policystore.rllib.common.trust import Trust
@@ -25,6 +26,7 @@ __all__ = [
     "check_known",
     "check_new_id",
     "check_overrides",
+    "check_timeout",
     "check_to_train",
     "given_snapshots",
     "listed_ids",
@@ -165,6 +167,7 @@ def check_known(policy_ids: Iterable[str], info: WorkerInfo, advice: str = "") -
     """
     unknown = [pid for pid in policy_ids if pid not in info.ids]
     if unknown:
+        advice = did_you_mean(close_names(unknown[0], info.ids)) + advice
         raise NotFoundError(
             f"the Algorithm has no policy {', '.join(map(repr, unknown))}; it has "
             f"{', '.join(map(repr, info.ids))}" + (f".{advice}" if advice else "")
@@ -236,9 +239,11 @@ def check_to_train(policies_to_train: object, known: Collection[str]) -> None:
     assert isinstance(policies_to_train, (list, tuple, set))  # noqa: S101 (check_functions)
     unknown = [pid for pid in policies_to_train if pid not in known]
     if unknown:
+        advice = did_you_mean(close_names(str(unknown[0]), known))
         raise NotFoundError(
             f"policies_to_train names {unknown!r}, which the Algorithm would not have; it would "
-            f"have {', '.join(map(repr, known))}. Nothing was changed."
+            f"have {', '.join(map(repr, known))}.{advice} Nothing was "
+            "changed."
         )
 
 
@@ -262,3 +267,14 @@ def check_compare(spaces: object) -> None:
     """Refuse other values of ``spaces=`` than ``"exact"`` and ``"shape"``."""
     if spaces not in ("exact", "shape"):
         raise InvalidInputError(f'spaces is "exact" or "shape", not {spaces!r}')
+
+
+def check_timeout(timeout: object) -> float:
+    """Return a number of seconds above 0 that the caller gave.
+
+    Raises:
+        InvalidInputError: something else.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise InvalidInputError(f"timeout is a number of seconds above 0, not {timeout!r}")
+    return float(timeout)

@@ -15,6 +15,7 @@ from policystore.errors import InvalidInputError, MismatchError
 from policystore.format.arrays import CODES, Array, raw
 from policystore.format.safetensors import header_layout
 from policystore.format.spec import Spec
+from policystore.rllib.common.stacks import conversion_advice
 from policystore.rllib.worker_code.messages.answers import PolicyInfo, Spaces
 from policystore.rllib.worker_code.messages.requests import DigestPlan
 from policystore.rllib_schema.weight_names import todays_weights
@@ -22,7 +23,7 @@ from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
 from policystore.spaces.bounds import without_bounds
 
-__all__ = ["Compare", "PreparedWeights", "plan_of", "prepare"]
+__all__ = ["Compare", "PreparedWeights", "digest_plan", "plan_of", "prepare"]
 
 Compare: TypeAlias = Literal["exact", "shape"]
 """How a snapshot's spaces are compared with a policy's: all of them, or all but Box bounds."""
@@ -57,7 +58,12 @@ _NAMES = {dtype: dtype.name for dtype in CODES}
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(shapes: tuple[tuple[str, str, tuple[int, ...]], ...]) -> DigestPlan:
+def digest_plan(shapes: tuple[tuple[str, str, tuple[int, ...]], ...]) -> DigestPlan:
+    """Return how to compute the digest of weights.
+
+    Args:
+        shapes: name, torch dtype and shape of each tensor.
+    """
     named = {name: (dtype, shape) for name, dtype, shape in shapes}
     layout = header_layout(
         {name: (_DTYPES[dtype], shape) for name, (dtype, shape) in named.items()}, None
@@ -77,7 +83,7 @@ def plan_of(info: PolicyInfo) -> DigestPlan:
         raise InvalidInputError(
             f"{strange[:5]} are of {tensors[strange[0]][0]}, which has no form in a snapshot"
         )
-    return _plan(tuple((name, *tensors[name]) for name in sorted(info.acting)))
+    return digest_plan(tuple((name, *tensors[name]) for name in sorted(info.acting)))
 
 
 def prepare(
@@ -136,7 +142,7 @@ def prepare(
         expected=_expected(plan, weights),
         acting=frozenset(info.acting),
         notes=tuple(f"{policy_id!r}: {note}" for note in notes) + _notes(policy_id, weights),
-        ref=snap.ref,
+        ref=snap._named_ref,
     )
 
 
@@ -184,7 +190,7 @@ def _check_stack(snap: Snapshot, stack: str, load: _Load) -> None:
         return
     raise MismatchError(
         f"{load}: the snapshot is of stack {snap.spec.stack!r} and the Algorithm of RLlib's "
-        f"{stack} API stack. Nothing was sent."
+        f"{stack} API stack. Nothing was sent." + conversion_advice(snap.spec.stack, stack)
     )
 
 
@@ -232,8 +238,9 @@ def _check_spaces(spec: Spec, target: Spaces, load: _Load, compare: Compare) -> 
     remedy = (
         'Only bounds differ. If the same weights are meant for both, pass spaces="shape".'
         if only_bounds
-        else "add_policy() adds a policy of other spaces under a new id. If the spaces have the "
-        "same meaning, put the target's spaces into the snapshot: snap.replace(spec="
-        "snap.spec.replace(observation_space=…, action_space=…))."
+        else "add_policy() adds a policy of other spaces under a new id. adapt(snap, algorithm, "
+        "keep=[…]) makes a snapshot that fits, with the target's own tensors where shapes differ. "
+        "If the spaces have the same meaning, put the target's spaces into the snapshot: "
+        "snap.replace(spec=snap.spec.replace(observation_space=…, action_space=…))."
     )
     raise MismatchError(f"{load}: {wrong}. Nothing was sent. {remedy}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from policystore._util.near import close_names, did_you_mean
 from policystore.errors import FormatError, InvalidInputError, MismatchError
 from policystore.rllib.common.running_stats import running_stat
 from policystore.rllib.new_stack.connector_state import is_filter, new_filter_state
@@ -17,7 +18,7 @@ from policystore.rllib.new_stack.connectors import walk
 from policystore.rllib.worker_code.compat import is_multi_agent, squares_name
 from policystore.rllib.worker_code.filters import policy_filter, read_old_filter
 from policystore.rllib.worker_code.messages.requests import FilterStats
-from policystore.rllib.workers.compat import env_to_module_of
+from policystore.rllib.workers.compat import env_to_module_of, is_new_stack
 from policystore.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -25,10 +26,23 @@ if TYPE_CHECKING:
     from ray.rllib.connectors.connector_v2 import ConnectorV2
     from ray.rllib.evaluation.rollout_worker import RolloutWorker
 
-__all__ = ["AgentIds", "agents_by_policy", "new_stack_filters", "old_stack_filters"]
+__all__ = [
+    "AgentIds",
+    "agents_by_policy",
+    "has_filter",
+    "new_stack_filters",
+    "old_stack_filters",
+]
 
 AgentIds: TypeAlias = "Mapping[str, Iterable[Any]] | Iterable[Any] | None"
 """Ids of agents by policy, or of the agents of one policy."""
+
+
+def has_filter(algorithm: Algorithm) -> bool:
+    """Return whether the env runners of an Algorithm normalise observations by their statistics."""
+    if is_new_stack(algorithm):
+        return any(is_filter(piece) for piece in _pieces(algorithm).values())
+    return bool(algorithm.config.observation_filter != "NoFilter")
 
 
 def new_stack_filters(
@@ -113,7 +127,7 @@ def agents_by_policy(
         if unknown:
             raise InvalidInputError(
                 f"agent_ids names the policies {unknown!r}, but the call is about "
-                f"{sorted(policy_ids)}"
+                f"{sorted(policy_ids)}.{did_you_mean(close_names(str(unknown[0]), policy_ids))}"
             )
         return {pid: _listed(of_policy) for pid, of_policy in agent_ids.items()}
     if len(policy_ids) != 1:

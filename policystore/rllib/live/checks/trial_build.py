@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.rllib.connectors.agent.clip_reward import ClipRewardAgentConnector
@@ -22,6 +21,7 @@ from ray.rllib.utils.policy import create_policy_for_framework
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.build_guard import guarded
+from policystore.rllib.common.stacks import conversion_advice
 from policystore.rllib.common.trust import Trust
 from policystore.rllib.old_stack.config_restore import full_config
 from policystore.rllib.old_stack.connectors import PIPELINES, default_connectors
@@ -35,6 +35,7 @@ from policystore.rllib.worker_code.weights import describe
 from policystore.rllib.workers.compat import complete_spec, has_multi_gpu_thread
 from policystore.rllib_schema.config_keys import is_dropped
 from policystore.snapshot import Snapshot
+from policystore.torch.random_numbers import own_random_numbers
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -73,6 +74,7 @@ def recipe_of(
         raise InvalidInputError(
             f"{snap!r} is of stack {spec.stack!r}, and the Algorithm is of RLlib's old API stack: "
             f"only a snapshot of an old-stack policy can be added to it. {_NOTHING}"
+            + conversion_advice(spec.stack, "old")
         )
     running = algo.config.to_dict()
     if running["framework"] != "torch":
@@ -197,7 +199,7 @@ def build_on_driver(
         InvalidInputError: RLlib cannot build the policy, or cannot build it again from its state.
     """
     policy_id = recipe.policy_id
-    with guarded(f"building {snap!r} for this Algorithm"):
+    with guarded(f"building {snap!r} for this Algorithm"), own_random_numbers():
         policy: Policy = build(local, recipe)
     decide = local.is_policy_to_train if policies_to_train is None else policies_to_train
     if decide is not None and not callable(decide):
@@ -218,7 +220,7 @@ def build_on_driver(
             spec.policy_class, spec.observation_space, spec.action_space, spec.config
         )
         for way in (spec, complete_spec(local, policy_id, plain)):
-            with torch.random.fork_rng(devices=[]):
+            with own_random_numbers():
                 again = create_policy_for_framework(
                     policy_id,
                     way.policy_class,

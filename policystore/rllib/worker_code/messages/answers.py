@@ -18,6 +18,7 @@ __all__ = [
     "MappingAnswer",
     "ModuleContent",
     "ModuleIds",
+    "ModuleLinks",
     "MultiModuleContent",
     "PolicyDigest",
     "PolicyInfo",
@@ -208,6 +209,20 @@ class ModuleIds(Message):
     plain: bool
 
 
+@dataclass(eq=False, repr=False)
+class ModuleLinks(Message):
+    """Which weights of a module belong together.
+
+    Attributes:
+        copies: for each target network, pairs of the name of a weight of the target network and the
+            name of the weight that it follows.
+        tied: groups of names under which one and the same tensor stands.
+    """
+
+    copies: list[list[tuple[str, str]]]
+    tied: list[list[str]]
+
+
 ANSWERS: dict[str, type[Message]] = {
     cls.__name__: cls
     for cls in (
@@ -219,6 +234,7 @@ ANSWERS: dict[str, type[Message]] = {
         ModuleContent,
         MultiModuleContent,
         ModuleIds,
+        ModuleLinks,
     )
 }
 """Messages that the driver receives, by name."""

@@ -1,0 +1,1 @@
+"""Check what a store needs, for ``policystore doctor``."""

@@ -1,0 +1,1 @@
+"""Play matches between stored policies, outside of a training."""

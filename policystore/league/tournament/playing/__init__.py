@@ -1,0 +1,1 @@
+"""Plays groups of episodes: environments, players, outcomes, and the processes that play."""

@@ -1,0 +1,1 @@
+"""Write a page that shows a store: its names, versions, metrics, lineage, tags, sizes, layers."""

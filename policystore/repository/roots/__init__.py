@@ -1,0 +1,1 @@
+"""Find the objects that the records of a store need."""

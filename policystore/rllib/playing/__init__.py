@@ -1,0 +1,1 @@
+"""What players of both API stacks play with: engines, sessions, locks, observations and actions."""

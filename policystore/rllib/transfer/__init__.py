@@ -1,0 +1,1 @@
+"""Fit the weights of one policy to another policy: ``adapt`` and ``adapted``."""

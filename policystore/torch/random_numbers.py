@@ -1,0 +1,106 @@
+"""Give a block of code random numbers of its own, so that those of other threads stay as they are.
+
+Torch has one generator of random numbers for all threads of a process. Code that copies the
+generator's state and puts it back later (``torch.random.fork_rng``) takes other threads back, too:
+they draw again the numbers that they drew meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
+
+__all__ = ["own_random_numbers"]
+
+_CPU = torch.device("cpu")
+
+
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Draw torch's random numbers on the CPU from a generator of this ``with`` block alone.
+
+    Inside, the calling thread draws the numbers that torch's own generator would give now. Torch's
+    own generator is neither advanced nor set back, whatever other threads do. Outside of this are:
+    other devices than the CPU, threads that the block starts, calls with ``generator=``, the few
+    operations that take no generator (such as ``torch.native_dropout``), and the generators of
+    numpy and Python.
+
+    A block that seeds torch (``torch.manual_seed``) seeds torch's own generator for the whole
+    process, and then draws the numbers of that seed.
+    """
+    mode = _OwnNumbers()
+    _push_mode(mode)  # "with mode:" would also set a mark for the whole process
+    try:
+        yield
+    finally:
+        _pop_mode(None)
+
+
+class _OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees each operation of the thread in which it is active; a mode is not active inside itself.
+
+    The generator begins as a copy of torch's own.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._generator = torch.Generator()
+        self._copy_global()
+
+    def _copy_global(self) -> None:
+        self._seen = torch.get_rng_state()
+        self._seed = torch.initial_seed()
+        self._generator.set_state(self._seen)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given: dict[str, Any] = kwargs or {}
+        drawing = _taking_generator(func, args, given)
+        if drawing is None:
+            return func(*args, **given)
+        if self._was_seeded():
+            drawn = func(*args, **given)
+            self._copy_global()  # it is no longer as after a seed, so that the next seed is noticed
+            return drawn
+        return drawing(*args, **{**given, "generator": self._generator})
+
+    def _was_seeded(self) -> bool:
+        """Return whether torch's own generator was seeded since the last draw."""
+        state = torch.get_rng_state()
+        if torch.equal(state, self._seen):
+            return False
+        self._seen = state
+        seed = torch.initial_seed()
+        return seed != self._seed or torch.equal(
+            state, torch.Generator().manual_seed(seed).get_state()
+        )
+
+
+def _taking_generator(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    """Return the form of a drawing operation that takes ``generator=``.
+
+    Returns:
+        None if the operation draws no numbers, or was given a generator, or is not for the CPU, or
+        has no such form.
+    """
+    if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
+        return None
+    device = given.get("device")
+    if device is None:
+        tensors = (each for each in (*args, given.get("out")) if isinstance(each, torch.Tensor))
+        device = next((tensor.device for tensor in tensors), _CPU)
+    if torch.device(device) != _CPU or given.get("generator") is not None:
+        return None
+    names = [argument.name for argument in func._schema.arguments]
+    if "generator" in names:
+        return func if names.index("generator") >= len(args) else None
+    # rand.default has the form rand.generator, randint.low the form randint.low_generator, ….
+    forms = func.overloadpacket
+    return forms if any("generator" in name for name in forms.overloads()) else None
