@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,12 +39,53 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path, 2.0))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Leave what there is after the imports out of garbage collections, and collect nothing before.
+
+    Each full collection of a test would take most of a second: Ray, torch and thousands of tests.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is kept in the cache of whoever runs the tests, nor found there; each has its own."""
     caches = tmp_path_factory.getbasetemp() / "caches"
     caches.mkdir(exist_ok=True)
     monkeypatch.setenv("POLICYSTORE_CACHE", str(caches / uuid.uuid4().hex))
+
+
+_shared_ray = False
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One small Ray for all tests of a process that need one."""
+    global _shared_ray
+    from tests.support.ray_session import small_ray
+
+    with small_ray():
+        _shared_ray = True
+        yield
+        _shared_ray = False
+
+
+@pytest.fixture(autouse=True)
+def _ray_stays() -> Iterator[None]:
+    """Let a test that starts or ends the Ray of its process fail itself, and not the next hundred."""
+    yield
+    ray = sys.modules.get("ray")
+    running = ray is not None and ray.is_initialized()
+    if running and not _shared_ray:
+        ray.shutdown()
+    assert running == _shared_ray, "the test starts or ends a Ray of its own: take ray_session"
 
 
 @pytest.fixture
