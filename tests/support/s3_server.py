@@ -85,10 +85,11 @@ class Proxy:
         before: answers instead of the server, or returns None to pass the request on.
         lose: whether an answer is dropped after the server has applied the request.
         after: changes an answer on its way back.
-        quiet: each request waits until this many seconds pass without a new request, and until no
-            thread of this process is about to run. So requests that are made at the same time
-            overlap, also on a machine that keeps the threads waiting for a processor.
-        spans: when each request that was answered began and ended, in seconds.
+        quiet: if not 0, requests pass in rounds. A round begins when all requests of the one before
+            have their answers, this many seconds have passed without a new request, and no thread
+            of this process is about to run. It takes all requests that wait then. So the number of
+            rounds is the length of the longest chain of requests that each need an answer to the
+            one before, also on a machine that keeps the threads waiting for a processor.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -99,8 +100,10 @@ class Proxy:
         self.after: Callable[[Request, Answer], Answer] = lambda request, answer: answer
         self.quiet = 0.0
         self._last = 0.0
-        self._waiting: set[int] = set()  # ids of the threads that wait for quiet
-        self.spans: list[tuple[float, float]] = []
+        self._turn = threading.Lock()  # of what follows
+        self._waiting: set[int] = set()  # ids of the threads whose requests wait for a round
+        self._passed: set[int] = set()  # of the threads whose requests are in the present round
+        self._rounds = 0
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -136,18 +139,32 @@ class Proxy:
         return lines
 
     def rounds(self) -> int:
-        """Return the length of the longest chain of requests that did not overlap in time.
-
-        Only requests since the last call of this method count."""
-        spans, self.spans = sorted(self.spans, key=lambda span: span[1]), []
-        count, ended = 0, 0.0
-        for start, end in spans:
-            if start >= ended:
-                count, ended = count + 1, end
+        """Return the number of rounds since the last call of this method."""
+        with self._turn:
+            count, self._rounds = self._rounds, 0
         return count
 
+    def _wait_for_a_round(self) -> None:
+        me = threading.get_native_id()
+        with self._turn:
+            self._waiting.add(me)
+            self._last = time.monotonic()
+        while True:
+            with self._turn:
+                if me in self._passed:
+                    return
+                left = self._last + self.quiet - time.monotonic()
+                if not self._passed and left <= 0 and not _another_thread_runs(self._waiting):
+                    self._passed, self._waiting = self._waiting, set()
+                    self._rounds += 1
+            time.sleep(min(max(left, 0.005), 0.05))
+
+    def _answered(self) -> None:
+        with self._turn:
+            self._passed.discard(threading.get_native_id())
+            self._last = time.monotonic()
+
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
-        started = time.monotonic()
         headers = {name.lower(): value for name, value in handler.headers.items()}
         if headers.get("expect", "").lower() == "100-continue":
             handler.send_response_only(100)
@@ -155,15 +172,12 @@ class Proxy:
         body = handler.rfile.read(int(headers.get("content-length", 0)))
         request = Request(handler.command, handler.path, headers, body)
         self.seen.append(request)
-        self._last = time.monotonic()
-        self._waiting.add(threading.get_native_id())
-        while (left := self._last + self.quiet - time.monotonic()) > 0 or (
-            self.quiet and _another_thread_runs(self._waiting)
-        ):
-            time.sleep(max(left, 0.01))
-        self._waiting.discard(threading.get_native_id())
-        answer = self.before(request) or self.after(request, self._pass_on(request))
-        self.spans.append((started, time.monotonic()))
+        if self.quiet:
+            self._wait_for_a_round()
+        try:
+            answer = self.before(request) or self.after(request, self._pass_on(request))
+        finally:
+            self._answered()
         if self.lose(request):
             handler.close_connection = True
             handler.connection.close()

@@ -44,7 +44,7 @@ def test_tasks_give_what_one_process_gives(tmp_path: Any) -> None:
 def test_without_a_cluster_nothing_is_started(tmp_path: Any) -> None:
     program = f"""
 import ray
-from policystore import PolicyStore
+from policystore import InvalidInputError, PolicyStore
 from policystore.league import League
 from policystore.league.tournament.play import play
 from tests.support.tournament import Numbers
