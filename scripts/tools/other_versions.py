@@ -118,7 +118,8 @@ def make_environment(program: str, version: str, ray: str | None) -> Path:
         run([*pip, TORCH])
         run([*pip, f"ray[rllib]=={ray}", TORCH])
     extra = "[s3,cli,play]" if ray is None else "[s3,cli,rllib]"
-    run([*pip, "--group", "test", "-e", f"{ROOT}{extra}", *([TORCH] if ray else [])])
+    groups = ["--group", "test", *(["--group", "games", TORCH] if ray else [])]
+    run([*pip, *groups, "-e", f"{ROOT}{extra}"])
     stamp.write_text(wanted, encoding="utf-8")
     return python
 

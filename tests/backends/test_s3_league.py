@@ -17,7 +17,7 @@ from tests.support.league_writers import seeds_of
 
 PROGRAM = ROOT / "tests" / "support" / "league_writers.py"
 FEW = pytest.param(3, 8, marks=pytest.mark.long)
-MANY = pytest.param(16, 500, marks=pytest.mark.ceph)
+MANY = pytest.param(16, 500, marks=[pytest.mark.ceph, pytest.mark.wide])
 SOME = pytest.param(16, 60, marks=pytest.mark.ceph)
 
 

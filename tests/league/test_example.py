@@ -48,6 +48,7 @@ def run(folder: Path, until: int) -> dict[int, int]:
 
 
 @pytest.mark.long
+@pytest.mark.wide
 def test_the_example_is_killed_and_goes_on(tmp_path: Path) -> None:
     first = run(tmp_path, 7)
     league = League(PolicyStore(tmp_path / "store", cache=False), "connect-four")

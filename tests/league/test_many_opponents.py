@@ -31,6 +31,7 @@ def figures(*opponents: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.long
+@pytest.mark.wide
 def test_two_thousand_opponents_are_as_light_as_ten() -> None:
     few, many = figures(10, 2000)
     # The learner's own first snapshot is one more.

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import pytest
 import ray
 import torch
 from ray.rllib.connectors import connector_v2
@@ -37,13 +38,11 @@ def small_ray() -> Iterator[None]:
     """Run a small Ray of this machine, whose workers import the tests' environments and models."""
     # By name, and not by a runtime_env: Ray starts its workers through a shell then, unquoted, and
     # a path with a space hangs.
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
-    with forked_workers():
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Ray's workers are as nice as 15 by default, and would wait for all other processes of tests.
+    with pytest.MonkeyPatch.context() as patch, forked_workers():
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("RAY_worker_niceness", "0")
         ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
         yield
         ray.shutdown()
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before

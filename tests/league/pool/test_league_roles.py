@@ -14,6 +14,7 @@ from tests.support import ROOT
 
 
 @pytest.mark.long
+@pytest.mark.wide
 def test_the_three_roles_train_and_a_second_run_goes_on(tmp_path: Path) -> None:
     script = ROOT / "scripts/examples/league_roles.py"
     league = League(tmp_path / "store", "duel")

@@ -25,6 +25,7 @@ from tests.support.league_oracle import by_return
 from tests.support.new_stack_algorithms import built
 
 pytestmark = pytest.mark.long
+WIDE = pytest.mark.wide
 
 FOUR = ("a", "b", "c", "d")
 TEAMS = {"a": "north", "b": "north", "c": "south", "d": "south"}
@@ -76,6 +77,8 @@ CASES: dict[str, dict[str, Any]] = {
     "two learners": {"game": {}, "learners": ("main", "exploiter")},
 }
 
+IN_CI = {"two", "turns", "dying", "teams", "shared slots", "two learners"}
+
 
 def _play(
     cell: str,
@@ -120,7 +123,9 @@ def _play(
     return driver
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=[] if case in IN_CI else WIDE) for case in CASES
+])  # fmt: skip
 @pytest.mark.parametrize("cell", ["old PPO", "new PPO"])
 def test_games_are_recorded_as_they_were_played(cell: str, case: str, tmp_path: Path) -> None:
     driver = _play(cell, tmp_path, **CASES[case])
@@ -130,7 +135,7 @@ def test_games_are_recorded_as_they_were_played(cell: str, case: str, tmp_path: 
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("cell", ["new IMPALA", "new APPO"])
+@pytest.mark.parametrize("cell", ["new IMPALA", pytest.param("new APPO", marks=WIDE)])
 def test_asynchronous_algorithms_are_recorded_as_they_played(cell: str, tmp_path: Path) -> None:
     _play(cell, tmp_path, game={}, verdict={"history": None}, iterations=8, lone=False, fragment=10)
 
@@ -184,6 +189,7 @@ def test_a_restored_algorithm_records_no_episode_twice(cell: str, tmp_path: Path
         assert driver.verdict(tmp_path / "log", history=None).faults == []
 
 
+@WIDE
 @pytest.mark.parametrize("cell", ["old PPO", "new PPO"])
 def test_a_thousand_swaps_take_no_memory(cell: str, tmp_path: Path) -> None:
     driver = _play(

@@ -30,7 +30,9 @@ class Arranged(NamedTuple):
     log: Path
 
 
-@pytest.fixture(scope="module", params=["old PPO", "new PPO", "new APPO"])
+@pytest.fixture(
+    scope="module", params=["old PPO", "new PPO", pytest.param("new APPO", marks=pytest.mark.wide)]
+)
 def distributed(
     request: pytest.FixtureRequest, ray_session: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Arranged]:

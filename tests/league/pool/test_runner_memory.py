@@ -26,6 +26,7 @@ def resident() -> float:
 
 
 @pytest.mark.long
+@pytest.mark.wide
 def test_memory_is_flat_over_a_thousand_swaps(tmp_path: Path) -> None:
     store = PolicyStore(tmp_path / "store", cache=tmp_path / "cache")
     table = Table(store, env={"lengths": [1]}, opponents=40, cached_bytes=3000)

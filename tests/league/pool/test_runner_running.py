@@ -60,7 +60,7 @@ class Played:
         return restarts.ask(self.algo, name, function, *arguments)
 
 
-@pytest.fixture(scope="module", params=sampled(CELLS, "PPO", wide=("APPO", "SAC")))
+@pytest.fixture(scope="module", params=sampled(CELLS, "PPO", wide=("PPO alone", "APPO", "SAC")))
 def cell(request: Any) -> str:
     return str(request.param)
 
