@@ -23,136 +23,27 @@ import logging
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
-from ray.rllib.connectors.env_to_module import FlattenObservations, MeanStdFilter
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.models.preprocessors import get_preprocessor
 
-from policystore.rllib import rebuild_player, snapshot
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-ROWS = 64
-VECTOR = Box(-1.0, 1.0, (4,), np.float32)
-FORCES = Box(-2.0, 2.0, (2,), np.float32)
-NESTED = Dict({"far": Box(-1.0, 1.0, (6,), np.float32), "kind": Discrete(4)})
-NET = {"fcnet_hiddens": [256, 256]}
-
-
-class Cell(NamedTuple):
-    """One policy of the table."""
-
-    name: str
-    observations: gym.Space[Any]
-    actions: gym.Space[Any]
-    model: dict[str, Any]
-    pieces: Callable[[], list[Any]] | None = None
-    flat: int = 0  # how many numbers the connectors make of an observation
-
-
-def filtered() -> list[Any]:
-    """A filter with statistics, which it does not change."""
-    piece = MeanStdFilter(update_stats=False)
-    piece.input_action_space, piece.input_observation_space = FORCES, VECTOR
-    piece._init_new_filters()
-    for row in np.random.default_rng(0).normal(size=(9, 4)):
-        piece._filters[None].running_stats.push(row)
-    return [piece]
-
-
-NEW = [
-    Cell("fc 64x64, Discrete", VECTOR, Discrete(2), {"fcnet_hiddens": [64, 64]}),
-    Cell("fc 256x256, Discrete", VECTOR, Discrete(2), NET),
-    Cell("fc 256x256, Box and filter", VECTOR, FORCES, NET, filtered),
-    Cell("fc 256x256, Dict", NESTED, Discrete(3), NET, lambda: [FlattenObservations()], 10),
-    Cell(
-        "conv 42x42, float32",
-        Box(0.0, 1.0, (42, 42, 2), np.float32),
-        Discrete(4),
-        {"conv_filters": [[8, 8, 4], [16, 4, 2]], "head_fcnet_hiddens": [64]},
-    ),
-    Cell(
-        "LSTM 64, Discrete",
-        VECTOR,
-        Discrete(2),
-        {"fcnet_hiddens": [64], "use_lstm": True, "lstm_cell_size": 64, "max_seq_len": 8},
-    ),
-]
-OLD = [
-    *NEW[:2],
-    Cell("fc 256x256, Box", VECTOR, FORCES, NET),
-    Cell("fc 256x256, Dict", NESTED, Discrete(3), NET),
-    Cell(
-        "conv 42x42, uint8",
-        Box(0, 255, (42, 42, 2), np.uint8),
-        Discrete(4),
-        {"conv_filters": [[8, [8, 8], 4], [16, [4, 4], 2], [64, [6, 6], 1]]},
-    ),
-    NEW[-1],
-]
-
-
-def new_player(cell: Cell) -> tuple[Any, Callable[[Any], Any], Any]:
-    """Return a player, its network, and the engine that goes through the pipelines."""
-    space = Box(-np.inf, np.inf, (cell.flat,), np.float32) if cell.flat else cell.observations
-    spec = RLModuleSpec(
-        module_class=DefaultPPOTorchRLModule,
-        observation_space=space,
-        action_space=cell.actions,
-        model_config=DefaultModelConfig(**cell.model),
-    )
-    player: Any = rebuild_player(
-        snapshot(spec.build()),
-        env_spaces=(cell.observations, cell.actions),
-        normalize_actions=True,
-        connectors=None if cell.pieces is None else cell.pieces(),
-    )
-    module = player.module
-
-    def forward(rows: int) -> Callable[[], Any]:
-        batch = {"obs": torch.zeros(rows, *space.shape, dtype=torch.float32)}
-        if module.is_stateful():
-            state = {
-                name: value.unsqueeze(0).expand(rows, *value.shape).contiguous()
-                for name, value in module.get_initial_state().items()
-            }
-            batch = {"obs": batch["obs"].unsqueeze(1), "state_in": state}
-        return lambda: module._forward_inference(batch)
-
-    return player, forward, player._pipeline_engine
-
-
-def old_player(cell: Cell) -> tuple[Any, Callable[[Any], Any], Any]:
-    """Return a player, its network, and the engine that goes through the connectors."""
-    config = PPOConfig().api_stack(
-        enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
-    )
-    config.training(model=cell.model)
-    space = get_preprocessor(cell.observations)(cell.observations, config.model).observation_space
-    policy = PPOTorchPolicy(space, cell.actions, config.to_dict())
-    player: Any = rebuild_player(snapshot(policy), env_spaces=(cell.observations, cell.actions))
-    model = player.policy.model
-
-    def forward(rows: int) -> Callable[[], Any]:
-        dtype = torch.uint8 if space.dtype == np.uint8 else torch.float32
-        batch = {"obs": torch.zeros(rows, *space.shape, dtype=dtype)}
-        states = [
-            torch.zeros(rows, *np.shape(state)) for state in player.policy.get_initial_state()
-        ]
-        lengths = torch.ones(rows, dtype=torch.long)
-        return lambda: model(dict(batch), states, lengths)
-
-    return player, forward, player._connector_engine
+from scripts.benchmarks.lines.acting import (
+    NEW,
+    OLD,
+    ROWS,
+    Cell,
+    alone,
+    batch_of,
+    new_player,
+    old_player,
+)
 
 
 def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -179,25 +70,13 @@ def with_threads(call: Callable[[], Any], threads: int) -> Callable[[], Any]:
     return run
 
 
-def alone(call: Callable[[], Any], threads: int) -> Callable[[], Any]:
-    def run() -> Any:
-        torch.set_num_threads(threads)
-        with torch.inference_mode():
-            return call()
-
-    return run
-
-
 def measure(cell: Cell, make: Callable[[Cell], Any], rounds: int, threads: int) -> None:
     """Print the lines of one policy."""
     player, forward, slow = make(cell)
     fast = player._engine
     single = cell.observations.sample()
     rows = [cell.observations.sample() for _ in range(ROWS)]
-    tools = gym.vector.utils
-    batch = tools.concatenate(
-        cell.observations, rows, tools.create_empty_array(cell.observations, n=ROWS)
-    )
+    batch = batch_of(cell, rows)
 
     for label, count, call in (
         ("act", 1, lambda: player.act(single)),

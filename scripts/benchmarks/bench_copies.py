@@ -22,7 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from build_store import Shape, files_below, fill, peak
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.benchmarks.lines.harness.machine import peak
+from scripts.benchmarks.lines.harness.store_files import Shape, files_below, fill
 
 KEY, SECRET = "AKIDOFTHETESTS", "SECRETOFTHETESTS"
 NAMES = 100

@@ -1,12 +1,8 @@
-"""Time load_local against load_state_dict, and verified pulls from a folder against torch.load.
+"""Time load_local against load_state_dict.
 
 ``load_local`` runs once per episode, out of a pool of opponents. Both calls write the same weights
 into the same module of one env runner, alternately, in one run. The tensors for ``load_state_dict``
 are made beforehand, and this call checks and proves nothing.
-
-``--folder [MIB …]`` pulls policies of these sizes instead, of one tensor and of 20, from a folder
-that other users may write to and from a private folder. ``torch.load(weights_only=True)`` reads the
-same tensors from a file, alternately, and checks no byte. All files are in the page cache.
 """
 
 from __future__ import annotations
@@ -14,11 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads these when it is imported
@@ -31,7 +23,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 
-from policystore import PolicyStore, Snapshot
+from policystore import Snapshot
 from policystore.rllib import load_local, snapshot
 
 
@@ -94,70 +86,12 @@ def measure(algo: Any, stack: str, loads: int) -> None:
     )
 
 
-def measure_folders(sizes: list[float], rounds: int) -> None:
-    """Print the times of pulls and of torch.load, for a shared folder and a private one."""
-    os.umask(0o022)
-    torch.set_num_threads(1)
-    for mib in sizes:
-        for count in (1, 20):
-            rng = np.random.default_rng(0)
-            tensors = {
-                f"w{number}": rng.standard_normal(int(mib * 2**18) // count, dtype=np.float32)
-                for number in range(count)
-            }
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "weights.pt"
-                torch.save({name: torch.from_numpy(w) for name, w in tensors.items()}, file)
-                calls: dict[str, Callable[[], object]] = {
-                    "torch.load": partial(torch.load, file, weights_only=True)
-                }
-                for kind, mode in (("shared", 0o2777), ("private", 0o755)):
-                    root = Path(folder) / kind
-                    root.mkdir()
-                    root.chmod(mode)
-                    store = PolicyStore(root)
-                    digest = store.push(Snapshot(weights=tensors)).digest
-                    calls[f"pull, {kind} folder"] = partial(store.pull, digest)
-                # A small policy is read more often, so that all sizes take about the same time.
-                compare(f"{mib:g} MiB, {count} tensors", calls, int(rounds * min(20, 200 / mib)))
-
-
-def compare(label: str, calls: dict[str, Callable[[], object]], rounds: int) -> None:
-    """Make each call in turn, and print medians and ratios to the first call.
-
-    Time is that on the clock. Processor time is that of all threads of this process, and depends
-    less on other programs.
-    """
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            began, used = time.perf_counter(), time.process_time()
-            call()
-            times[name].append((time.perf_counter() - began, time.process_time() - used))
-    first, *others = times
-    columns = {name: list(zip(*each, strict=True)) for name, each in times.items()}
-    medians = {name: [statistics.median(each) for each in two] for name, two in columns.items()}
-    print(f"{label}: {first} {medians[first][0] * 1e3:.2f} ms")
-    for name in others:
-        clock, used = (one / two for one, two in zip(medians[name], medians[first], strict=True))
-        least = min(columns[name][0]) / min(columns[first][0])
-        print(
-            f"  {name}: {medians[name][0] * 1e3:.2f} ms, ratio of the medians {clock:.2f}, of the "
-            f"minima {least:.2f}, of the medians of processor time {used:.2f}"
-        )
-
-
 def main() -> None:
-    """Measure both API stacks, with small and large networks; or pulls from folders."""
+    """Measure both API stacks, with small and large networks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loads", type=int, default=2000)
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--folder", type=float, nargs="*", metavar="MIB")
-    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    if arguments.folder is not None:
-        measure_folders(arguments.folder or [0.5, 8, 200], arguments.rounds)
-        return
     torch.set_num_threads(1)
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
     for stack in ("new", "old"):

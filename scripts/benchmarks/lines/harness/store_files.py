@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import datetime
 import os
-import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+__all__ = ["NONCE", "TIME", "Shape", "Write", "files_below", "fill"]
 
 NONCE = "0" * 32
 TIME = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
@@ -116,8 +117,3 @@ def files_below(root: Path) -> Write:
         path.write_bytes(data)
 
     return write
-
-
-def peak() -> float:
-    """Return the most memory that this process has had so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

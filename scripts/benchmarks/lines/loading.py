@@ -1,14 +1,11 @@
-"""Compare load_into, which checks all workers, with RLlib's cheapest calls that reach all workers.
+"""load_into, which checks all workers, against RLlib's cheapest calls that reach all workers.
 
-    ./.venv/bin/python scripts/benchmarks/bench_sync.py [--quick] [--cells new:20:2:0:0,…]
-        [--profile]
-
-The script prints a Markdown table of medians. RLlib's calls and load_into are measured in turn,
-after a ``train()``, on two Algorithms of the same config. Two Algorithms are needed, because after
-load_into an Algorithm is guarded against restarts, which makes later calls of RLlib slower. Each
-round loads other weights than the round before. Making the arrays and Snapshots of a round is not
-measured. Before the measurement the script checks that each of RLlib's ways reaches all learners
-and workers: a function of this file runs in each of them and returns checksums of the weights.
+RLlib's calls and load_into are measured in turn, after a ``train()``, on two Algorithms of the same
+config. Two Algorithms are needed, because after load_into an Algorithm is guarded against restarts,
+which makes later calls of RLlib slower. Each round loads other weights than the round before.
+Making the arrays and Snapshots of a round is not measured. Before the measurement, each way is
+shown to reach all learners and workers: a function of this file runs in each of them and returns
+checksums of the weights.
 
 These calls of RLlib reach all workers after ``train()`` has run (Ray 2.60, paths in ``ray/rllib``):
 
@@ -25,90 +22,68 @@ with one call to each group. The way ``sync_weights`` is ``Policy.set_weights`` 
 the local worker, and then ``EnvRunnerGroup.sync_weights`` from the local worker, with a timeout of
 None. (With another timeout, RLlib's ``sync_weights`` does not wait for the workers.)
 
-The ratio in each cell compares load_into with the fastest of these ways.
+The ratio compares load_into with the fastest of these ways.
 """
 
 from __future__ import annotations
 
-import argparse
-import cProfile
 import functools
-import logging
-import os
-import pstats
-import statistics
-import sys
-import time
-import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads these when it is imported
-os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-
 import numpy as np
 import ray
-import torch
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from ray.rllib.examples.envs.classes.multi_agent import MultiAgentCartPole
 
 from policystore import Snapshot
 from policystore.rllib import load_into, snapshot_all
+from scripts.benchmarks.lines.harness.networks import algorithm, cluster
+from scripts.benchmarks.lines.harness.rows import InconsistentError, Report
+from scripts.benchmarks.lines.harness.settings import Settings
+from scripts.benchmarks.lines.harness.times import Prepared, in_turn
+
+__all__ = ["measure"]
 
 Weights = dict[str, dict[str, Any]]
 Plain = Callable[[Any, Weights], None]
-WARM_UP = 5
+_WARM_UP = 5
 
 
-class Cell(NamedTuple):
+class _Cell(NamedTuple):
     """One Algorithm of the table."""
 
     stack: str
     policies: int
     runners: int
-    eval_runners: int
-    learners: int
+    eval_runners: int = 0
+    learners: int = 0
 
     def __str__(self) -> str:
-        return ":".join(map(str, self))
+        parts = [f"{self.stack} stack", _several(self.policies, "policy", "policies"),
+                 _several(self.runners, "env runner"),
+                 _several(self.eval_runners, "eval runner") if self.eval_runners else "",
+                 _several(self.learners, "remote learner") if self.learners else ""]  # fmt: skip
+        return ", ".join(filter(None, parts))
 
 
-CELLS = [
-    *(Cell(s, p, r, 0, 0) for s in ("new", "old") for p in (1, 20) for r in (0, 2, 4)),
-    *(Cell(s, p, 2, 2, 0) for s in ("new", "old") for p in (1, 20)),
-    *(Cell("new", p, 2, 0, 2) for p in (1, 20)),
+def _several(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+_CELLS = [
+    *(_Cell(s, p, r) for s in ("new", "old") for p in (1, 20) for r in (0, 2, 4)),
+    *(_Cell(s, 20, 2, eval_runners=2) for s in ("new", "old")),
+    *(_Cell("new", p, 2, learners=2) for p in (1, 20)),
 ]
-QUICK = [
-    *(Cell(s, p, 2, 0, 0) for s in ("new", "old") for p in (1, 20)),
-    Cell("new", 20, 2, 0, 2),
-]
+_QUICK = [_Cell("new", 2, 1), _Cell("old", 2, 0)]
 
 
-def build(cell: Cell) -> Any:
-    ids = [f"p{number}" for number in range(cell.policies)]
-    config = (
-        PPOConfig()
-        .environment(MultiAgentCartPole, env_config={"num_agents": 2})
-        .multi_agent(
-            policies=set(ids), policy_mapping_fn=lambda *_a, **_k: "p0", policies_to_train=["p0"]
-        )
-        .env_runners(num_env_runners=cell.runners, num_cpus_per_env_runner=0.1)
-        .debugging(seed=0, log_level="ERROR")
-    )
-    if cell.eval_runners:
-        config.evaluation(evaluation_num_env_runners=cell.eval_runners, evaluation_interval=None)
-    if cell.stack == "new":
-        config.training(train_batch_size_per_learner=80, minibatch_size=40, num_epochs=1)
-        config.learners(num_learners=cell.learners, num_cpus_per_learner=0.1)
-        config.rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64]))
-        return config.build_algo()
-    config.api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
-    config.training(
-        train_batch_size=80, minibatch_size=40, num_epochs=1, model={"fcnet_hiddens": [64, 64]}
-    )
-    return config.build_algo()
+def measure(settings: Settings, report: Report) -> None:
+    with cluster(4):
+        for cell in _QUICK if settings.quick else _CELLS:
+            _one_cell(settings, report, cell)
+    if settings.quick:
+        report.omit("20 policies, more workers, remote learners (--quick)")
 
 
 # Plain RLlib -------------------------------------------------------------------------------------
@@ -186,7 +161,7 @@ def _sync_weights(algo: Any, weights: Weights) -> None:
             evaluation.local_env_runner.set_weights(weights)
 
 
-PLAIN: dict[str, dict[str, Plain]] = {
+_PLAIN: dict[str, dict[str, Plain]] = {
     "new": {
         "apply": functools.partial(_set_state, argument=False, part=False),
         "apply, acting part": functools.partial(_set_state, argument=False, part=True),
@@ -219,11 +194,11 @@ def _sums(worker: Any, ids: list[str]) -> Any:
         return f"{type(error).__name__}: {error}"
 
 
-def show_all_reached(algo: Any, weights: Weights, way: str) -> int:
+def _show_reached(algo: Any, weights: Weights, way: str) -> int:
     """Return the number of learners and workers, all of which hold exactly these weights.
 
     Raises:
-        SystemExit: one of them does not.
+        InconsistentError: one of them does not.
     """
     ids = list(weights)
     expected = {
@@ -248,54 +223,54 @@ def show_all_reached(algo: Any, weights: Weights, way: str) -> int:
             for pid, held in answer.items()
         )
         if not same:
-            raise SystemExit(f"{way!r} does not reach all workers: {str(answer)[:300]}")
+            raise InconsistentError(f"{way!r} does not reach all workers: {str(answer)[:300]}")
     return len(answers)
 
 
 # Times -------------------------------------------------------------------------------------------
 
 
-class Times(NamedTuple):
-    """Medians of one cell, in seconds."""
-
-    way: str
-    plain: float
-    ours: float
-    reached: int
-
-
-def measure(cell: Cell, rounds: int, profile: bool) -> Times:
-    plain_algo, algo = build(cell), build(cell)
+def _one_cell(settings: Settings, report: Report, cell: _Cell) -> None:
+    """Measure all ways, and add the row of the fastest of RLlib's."""
+    algos = [algorithm(*cell[:2], runners=cell.runners, eval_runners=cell.eval_runners,
+                       learners=cell.learners) for _ in (0, 1)]  # fmt: skip
     try:
-        plain_algo.train()
-        algo.train()
-        material = _Material(algo)
-        ways: dict[str, Callable[[], tuple[Any, Callable[[Any, Any], Any], Any]]] = {
-            way: functools.partial(lambda plain: (plain_algo, plain, material.weights()), plain)
-            for way, plain in PLAIN[cell.stack].items()
-        }
-        ways["load_into"] = lambda: (algo, load_into, material.snaps())
-        reached = _show_all(ways)
-        taken: dict[str, list[float]] = {way: [] for way in ways}
-        order = list(ways)
-        for _ in range(WARM_UP + rounds):
-            order.append(order.pop(0))  # so that no way is always measured after the same way
-            for way in order:
-                target, call, given = ways[way]()
-                _wait_until_idle(plain_algo)
-                _wait_until_idle(algo)
-                started = time.perf_counter()
-                call(target, given)
-                taken[way].append(time.perf_counter() - started)
-        if profile:
-            _profile(algo, [material.snaps() for _ in range(rounds)])
+        for algo in algos:
+            algo.train()
+        material = _Material(algos[1])
+
+        def prepared(target: Any, make: Callable[[], Any], call: Any) -> Prepared:
+            def prepare() -> Any:
+                for algo in algos:
+                    _wait_until_idle(algo)
+                return make()
+
+            return Prepared(prepare, lambda given: call(target, given))
+
+        ways = {way: prepared(algos[0], material.weights, plain)
+                for way, plain in _PLAIN[cell.stack].items()}  # fmt: skip
+        ways["load_into"] = prepared(algos[1], material.snaps, load_into)
+        reached = {_reached(way, algos[way == "load_into"], each) for way, each in ways.items()}
+        report.check(len(reached) == 1, f"{cell}: the ways reach {reached} workers")
+        times = in_turn(ways, settings.rounds(40), warm_up=settings.rounds(_WARM_UP))
     finally:
-        plain_algo.stop()
-        algo.stop()
-    medians = {way: statistics.median(each[WARM_UP:]) for way, each in taken.items()}
-    ours = medians.pop("load_into")
-    best = min(medians, key=lambda way: medians[way])
-    return Times(best, medians[best], ours, reached)
+        for algo in algos:
+            algo.stop()
+    ours = times.pop("load_into")
+    best = min(times, key=lambda way: times[way].median)
+    report.compare(
+        f"load_into, with proof: {cell}", "the cheapest correct calls of RLlib", ours, times[best],
+        limit=2.0 if cell.learners else 1.3, note=f"{reached.pop()} workers; RLlib: {best}",
+    )  # fmt: skip
+
+
+def _reached(way: str, algo: Any, each: Prepared) -> int:
+    """Load once, and return how many workers hold what was loaded, which all have to."""
+    given = each.prepare()
+    each.call(given)
+    weights = {pid: dict(held.weights) if isinstance(held, Snapshot) else held
+               for pid, held in given.items()}  # fmt: skip
+    return _show_reached(algo, weights, way)
 
 
 class _Material:
@@ -325,69 +300,6 @@ class _Material:
         }
 
 
-def _show_all(ways: Any) -> int:
-    reached = set()
-    for way, prepare in ways.items():
-        target, call, given = prepare()
-        call(target, given)
-        weights = {
-            pid: dict(each.weights) if isinstance(each, Snapshot) else each
-            for pid, each in given.items()
-        }
-        reached.add(show_all_reached(target, weights, way))
-    if len(reached) != 1:
-        raise SystemExit(f"the Algorithms have different numbers of workers: {reached}")
-    return reached.pop()
-
-
 def _wait_until_idle(algo: Any) -> None:
     """Wait for the calls that the last way has sent, so that they do not slow down the next way."""
     ray.get([actor.apply.remote(lambda _worker: None) for _, actor in _actors(algo)])
-
-
-def _profile(algo: Any, given: list[dict[str, Snapshot]]) -> None:
-    profiler = cProfile.Profile()
-    profiler.enable()
-    for snaps in given:
-        load_into(algo, snaps)
-    profiler.disable()
-    pstats.Stats(profiler, stream=sys.stderr).sort_stats("cumtime").print_stats(45)
-    pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(25)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="five cells, fewer rounds")
-    parser.add_argument("--rounds", type=int, help="how often each way is taken (40, quick: 15)")
-    parser.add_argument("--cells", help="stack:policies:runners:eval:learners, comma-separated")
-    parser.add_argument("--profile", action="store_true", help="of load_into, to stderr")
-    options = parser.parse_args()
-    rounds = options.rounds or (15 if options.quick else 40)
-    cells = QUICK if options.quick else CELLS
-    if options.cells:
-        parts = [text.split(":") for text in options.cells.split(",")]
-        cells = [Cell(stack, *map(int, numbers)) for stack, *numbers in parts]
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # RLlib warns of its own deprecated calls
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    print(f"Ray {ray.__version__}, torch {torch.__version__}; medians of {rounds} rounds\n")
-    print("| stack | policies | env runners | eval runners | remote learners | reached ", end="")
-    print("| plain RLlib | load_into | ratio | plain calls |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    try:
-        for cell in cells:
-            times = measure(cell, rounds, options.profile)
-            shown = " | ".join(map(str, cell))
-            print(
-                f"| {shown} | {times.reached} | {times.plain * 1e3:.2f} ms "
-                f"| {times.ours * 1e3:.2f} ms | {times.ours / times.plain:.2f} | {times.way} |",
-                flush=True,
-            )
-    finally:
-        ray.shutdown()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What all sections of the benchmarks share: times, rows, processes, servers, tables and charts."""
