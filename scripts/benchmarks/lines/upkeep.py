@@ -111,8 +111,9 @@ def _versions(report: Report, folder: Path, versions: int, rounds: int) -> None:
 def _in_turn(calls: list[str], root: Path, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Run each call in a process of its own, once in each round."""
     found: dict[str, list[dict[str, Any]]] = {call: [] for call in calls}
-    for number in range(rounds):
-        for call in calls[number % len(calls) :] + calls[: number % len(calls)]:
+    for number in range(rounds if calls else 0):
+        first = number % len(calls)
+        for call in calls[first:] + calls[:first]:
             found[call].append(in_child(run, call=call, root=str(root)))
     return found
 
