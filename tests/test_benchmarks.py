@@ -23,6 +23,8 @@ from scripts.benchmarks.lines.harness.tables import as_text, with_table
 from scripts.benchmarks.lines.harness.times import Prepared, Times, in_turn
 from tests.support import ROOT
 
+PAGE = ROOT / "docs" / "benchmarks.md"
+
 
 def test_a_row_compares_medians_and_has_the_larger_spread() -> None:
     ours, theirs = Times((1.0, 2.0, 3.0, 4.0, 90.0)), Times((2.0, 2.0, 2.0, 2.0, 2.0))
@@ -114,6 +116,31 @@ def test_every_section_has_a_module_with_measure() -> None:
         assert (
             "def measure(settings: Settings, report: Report)" in (folder / f"{name}.py").read_text()
         )
+
+
+def test_the_page_has_the_figures_of_the_last_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without figures, the page has no table."""
+    page, figures = PAGE.read_text(), PAGE.parent / "assets" / "benchmarks.json"
+    if not figures.exists():
+        assert with_table(page, "") == page
+        return
+    options = ["--page", str(PAGE), "--charts", str(figures.parent), "--check"]
+    assert run.main(["--read", str(figures), *options]) == 0, capsys.readouterr().out[-200:]
+
+
+def test_a_run_writes_the_page_and_the_check_sees_another(tmp_path: Path) -> None:
+    page, figures = tmp_path / "page.md", tmp_path / "figures.json"
+    page.write_text(with_table(PAGE.read_text(), ""))
+    report = Report("pull", [Row("pull", "pull 8 MB", "load", 3.0, 1.0, "s", 1.0)], ["200 MB"])
+    result = {"quick": False, "machine": {"disk": "ext4"}, "sections": [report.to_json()]}
+    figures.write_text(json.dumps(result))
+    options = ["--read", str(figures), "--page", str(page)]
+    assert run.main([*options, "--check"]) == 1
+    assert run.main(options) == 0
+    assert "| pull 8 MB | load | 3 s | 1 s | 3 | 1 | **no** |" in page.read_text()
+    assert "| disk | ext4 |" in page.read_text()
+    assert "- pull: 200 MB" in page.read_text()
+    assert run.main([*options, "--check"]) == 0
 
 
 def test_a_page_without_markers_is_refused() -> None:

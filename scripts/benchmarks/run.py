@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.benchmarks.lines import SECTIONS
-from scripts.benchmarks.lines.harness.charts import draw
+from scripts.benchmarks.lines.harness.charts import TITLES, draw
 from scripts.benchmarks.lines.harness.machine import machine
 from scripts.benchmarks.lines.harness.processes import run_section
 from scripts.benchmarks.lines.harness.rows import Report
@@ -45,24 +46,30 @@ def main(arguments: list[str] | None = None) -> int:
     print(as_text(reports))
     if given.out:
         given.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    if given.charts:
+    if given.charts and not given.check:
         for path in draw(reports, given.charts):
             print(f"wrote {path}")
     if given.page:
         now = given.page.read_text()
-        wanted = with_table(now, as_markdown(result["machine"], reports))
+        wanted = _with_figures(now, given, result["machine"], reports)
         if given.check:
-            return _compare_page(given.page, now, wanted)
+            print(f"{given.page} {'has' if now == wanted else 'lacks'} the figures")
+            return 0 if now == wanted else 1
         given.page.write_text(wanted)
         print(f"wrote {given.page}")
     return 1 if any(report.error for report in reports) else 0
 
 
-def _compare_page(page: Path, now: str, wanted: str) -> int:
-    """Say whether the page has this table, and return the exit status."""
-    same = now == wanted
-    print(f"{page} {'has' if same else 'lacks'} the figures")
-    return 0 if same else 1
+def _with_figures(
+    page: str, given: argparse.Namespace, machine: dict[str, str], reports: list[Report]
+) -> str:
+    """Return the page with these figures, and with the charts that are in the folder of charts."""
+    charts = {
+        os.path.relpath(given.charts / name, given.page.parent): title
+        for name, title in TITLES.items()
+        if given.charts and (given.charts / name).exists()
+    }
+    return with_table(page, as_markdown(machine, reports, charts))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -25,6 +25,7 @@ __all__ = ["measure"]
 
 _BYTES = 36_000  # of a policy with two layers of 64 units
 _DELAY = 0.02
+_COUNTING_DELAY = 0.1  # a request that a busy machine delays by less is still in its round
 _THREADS = 64
 _A_REQUEST = 1.3  # how much longer than boto3's one request each request in a row may take
 _REQUESTS = {"pull by name": 4, "pull by tag": 4, "push": 7}
@@ -41,7 +42,7 @@ class _Counted(NamedTuple):
 def measure(settings: Settings, report: Report) -> None:
     for kind, endpoint in settings.s3.items():
         with delaying(endpoint, _DELAY) as slow:
-            _one_server(settings, report, kind, endpoint, slow)
+            _one_server(settings, report, kind, endpoint, slow.url)
     if not settings.s3:
         report.omit("S3: no server (--s3 none)")
 
@@ -55,12 +56,13 @@ def _one_server(settings: Settings, report: Report, kind: str, endpoint: str, sl
     first = next(snaps)
     store.push(first, _NAME)
     store.tag(_NAME, "best")
-    counted = _count(_opened(slow.url, bucket), slow, snaps)
+    with delaying(endpoint, _COUNTING_DELAY) as proxy:
+        counted = _count(_opened(proxy.url, bucket), proxy, snaps, settings.rounds(4))
     for call, at_most in _REQUESTS.items():
         report.limited(f"requests of a {call}, {kind}", counted[call].requests, at_most,
                        "requests", note=f"{counted[call].rounds} of them in a row")  # fmt: skip
     with ExitStack() as stack:
-        for where, url in (("loopback", endpoint), (f"{_DELAY * 1e3:.0f} ms more", slow.url)):
+        for where, url in (("loopback", endpoint), (f"{_DELAY * 1e3:.0f} ms more", slow)):
             pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
             site = _Site(f"{kind}, {where}", _opened(url, bucket), client_of(url, _THREADS),
                          bucket, pool)  # fmt: skip
@@ -96,7 +98,9 @@ def _snapshots() -> Iterator[Snapshot]:
         yield Snapshot(weights=arrays_of(_BYTES, seed, tensors=6))
 
 
-def _count(store: PolicyStore, slow: Proxy, snaps: Iterator[Snapshot]) -> dict[str, _Counted]:
+def _count(
+    store: PolicyStore, proxy: Proxy, snaps: Iterator[Snapshot], repeats: int
+) -> dict[str, _Counted]:
     """Count requests of calls that were made before: a process proves once what a server does."""
     digest = store.resolve(_TAG)
     calls: dict[str, Callable[[], object]] = {
@@ -109,10 +113,10 @@ def _count(store: PolicyStore, slow: Proxy, snaps: Iterator[Snapshot]) -> dict[s
     for name, call in calls.items():
         call()
         found = []
-        for _ in range(5):
-            slow.seen()
+        for _ in range(repeats):
+            proxy.seen()
             call()
-            seen = slow.seen()
+            seen = proxy.seen()
             found.append(_Counted(len(seen), rounds_of(seen)))
         # A busy machine can delay a request until another has its answer, but never the reverse.
         counted[name] = _Counted(

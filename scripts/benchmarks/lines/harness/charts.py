@@ -8,7 +8,15 @@ from typing import Any
 
 from scripts.benchmarks.lines.harness.rows import Report, Row
 
-__all__ = ["draw"]
+__all__ = ["TITLES", "draw"]
+
+TITLES = {
+    "benchmarks-lines.svg": "The ratio of each row, relative to its line",
+    "benchmarks-pull.svg": "Pulls from a private folder, median times",
+    "benchmarks-loading.svg": "load_into with proof, median times",
+    "benchmarks-acting.svg": "Actions of players, median times",
+}
+"""The charts that there can be: the name of each file, and its title."""
 
 _OURS, _THEIRS, _MISSED = "#00897b", "#9e9e9e", "#d84315"
 _SALT = "policystore"  # of the ids in the file, which would be random
@@ -27,16 +35,13 @@ def draw(reports: list[Report], folder: Path) -> list[Path]:
     mpl.rcParams.update({"svg.hashsalt": _SALT, "svg.fonttype": "path", "font.size": 9})
     folder.mkdir(parents=True, exist_ok=True)
     rows = {report.section: report.rows for report in reports}
-    made = [
-        _lines(reports, folder / "benchmarks-lines.svg"),
-        _pairs(
-            rows.get("pull", []), "Pull from a private folder, median time",
-            folder / "benchmarks-pull.svg", lambda row: "shared" not in row.what,
-        ),
-        _pairs(rows.get("loading", []), "load_into with proof, median time",
-               folder / "benchmarks-loading.svg"),
-        _pairs(rows.get("acting", []), "Actions, median time", folder / "benchmarks-acting.svg"),
-    ]  # fmt: skip
+    first, *others = TITLES
+    made = [_lines(reports, folder / first)]
+    sections = ("pull", "loading", "acting")
+    made += [
+        _pairs(rows.get(section, []), folder / name)
+        for section, name in zip(sections, others, strict=True)
+    ]
     return [path for path in made if path is not None]
 
 
@@ -72,11 +77,11 @@ def _label(row: Row) -> str:
     return text if len(text) <= 95 else text[:94] + "…"
 
 
-def _pairs(rows: list[Row], title: str, path: Path, keep: Any = lambda _row: True) -> Path | None:
+def _pairs(rows: list[Row], path: Path) -> Path | None:
     """Draw two bars for each row: policystore's value and the other's."""
     import matplotlib.pyplot as plt
 
-    rows = [row for row in rows if row.unit == "s" and keep(row)]
+    rows = [row for row in rows if row.unit == "s" and "shared" not in row.what]
     if not rows:
         return None
     figure, axes = plt.subplots(figsize=(9, 1 + 0.42 * len(rows)))
@@ -89,7 +94,7 @@ def _pairs(rows: list[Row], title: str, path: Path, keep: Any = lambda _row: Tru
     axes.set_yticks(places, [f"{row.what}\n{row.against}" for row in rows], fontsize=6)
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds")
-    axes.set_title(title)
+    axes.set_title(TITLES[path.name])
     axes.legend(fontsize=7)
     return _save(figure, path)
 

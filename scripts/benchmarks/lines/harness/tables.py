@@ -31,10 +31,20 @@ def as_text(reports: list[Report]) -> str:
     return "\n\n".join([*blocks, summary(reports)])
 
 
-def as_markdown(machine: Mapping[str, str], reports: list[Report]) -> str:
-    """Return what stands between the markers of the page."""
-    facts = [f"| {name} | {value} |" for name, value in machine.items()]
-    lines = [summary(reports), "", "| machine | |", "|---|---|", *facts]
+def as_markdown(
+    machine: Mapping[str, str], reports: list[Report], charts: Mapping[str, str]
+) -> str:
+    """Return what stands between the markers of the page.
+
+    Args:
+        machine: facts about the machine, by their names.
+        reports: what the sections found.
+        charts: the title of each chart, by its path relative to the page.
+    """
+    lines = [summary(reports), ""]
+    lines += [f"![{title}]({path})" for path, title in charts.items()] + [""] * bool(charts)
+    lines += ["| machine | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in machine.items()]
     for report in reports:
         lines += ["", f"### {report.section}", ""]
         if report.error:
@@ -70,7 +80,8 @@ def with_table(page: str, table: str) -> str:
     _, end, after = rest.partition(_END)
     if not begin or not end:
         raise SystemExit(f"error: the page lacks the markers {_BEGIN} and {_END}")
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
+    between = f"\n\n{table}\n\n" if table else "\n"
+    return f"{before}{begin}{between}{end}{after}"
 
 
 def _cells(row: Row) -> list[str]:
