@@ -58,9 +58,20 @@ def test_contenders_take_turns_and_each_round_begins_with_another() -> None:
     assert {name: len(each.seconds) for name, each in times.items()} == {"a": 2, "b": 2, "c": 2}
 
 
+def test_a_section_that_hangs_is_stopped(sections: str, tmp_path: Path) -> None:
+    (report,) = run.run_sections({"hangs": 0}, Settings(False, str(tmp_path)), sections)
+    assert report.error.startswith("stopped: longer than 0 s")
+
+
+def test_an_interrupted_section_keeps_its_rows(sections: str, tmp_path: Path) -> None:
+    (report,) = run.run_sections({"interrupted": 60}, Settings(False, str(tmp_path)), sections)
+    assert [row.what for row in report.rows] == ["bytes"]
+    assert report.error.endswith("KeyboardInterrupt")
+
+
 @pytest.fixture
 def sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package of sections: two that work, one that raises, one that ends its process."""
+    """A package of sections: two that work, and others that fail in different ways."""
     package = tmp_path / "tried_sections"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -69,6 +80,8 @@ def sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "first": count,
         "wrong": f"{count}; report.check(1 == 2, 'other bytes')",
         "gone": "import os; print('last words', flush=True); os._exit(3)",
+        "hangs": "import time; time.sleep(600)",
+        "interrupted": f"{count}; raise KeyboardInterrupt",
         "last": f"report.omit('the rest'); {count}",
     }
     for name, body in bodies.items():

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[4]
 _START = "import sys; from scripts.benchmarks.lines.harness import processes; processes."
 _SECTION = _START + "work(*sys.argv[1:])"
 _CALL = _START + "_call(*sys.argv[1:])"
+_LAST_SECONDS = 20.0  # for a section that is stopped
 _LINES = 15  # of the output of a section that failed
 
 
@@ -64,6 +65,9 @@ def run_section(module: str, settings: Settings, timeout: float) -> Report:
                 process.wait(timeout)
             except subprocess.TimeoutExpired:
                 stopped = f"stopped: longer than {timeout:.0f} s\n"
+                process.send_signal(signal.SIGINT)  # so that it writes what it has measured
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_LAST_SECONDS)
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # and what the section left behind
@@ -71,9 +75,10 @@ def run_section(module: str, settings: Settings, timeout: float) -> Report:
         report = Report(name)
         if result.exists():
             report = Report.of_json(json.loads(result.read_text()))
-        if (stopped or process.returncode) and not report.error:
+        if process.returncode and not report.error:
             last = log.read_text(errors="replace").splitlines()[-_LINES:]
-            report.error = stopped + "\n".join([f"exit status {process.returncode}", *last])
+            report.error = "\n".join([f"exit status {process.returncode}", *last])
+        report.error = stopped + report.error
         report.seconds = time.monotonic() - began
         return report
 
