@@ -27,7 +27,7 @@ from policystore.league.pool.driving.settings import DriverSettings, Learner
 from policystore.league.pool.messages import Draws, RunnerAnswer, RunnerRequest
 from policystore.league.pool.roles import Role
 from policystore.league.pool.runner import PoolCallbacks, PoolMapping, PoolSettings, exchange
-from policystore.league.pool.runner.settings import Outcome, sides_of
+from policystore.league.pool.runner.settings import Outcome, check_env, sides_of
 from policystore.league.pool.samplers import Sampler, check_sampler, prioritised
 from policystore.league.pool.triggers import Trigger, check_trigger, when_better
 from policystore.rllib.callbacks.factory import CallbackFactory, CallbackMaker
@@ -227,8 +227,9 @@ class OpponentPool(CallbackFactory):
 
         Raises:
             InvalidInputError: the config has callbacks, which ``config.callbacks(pool)`` would
-                replace; or it has no policy of a heuristic.
+                replace; it has no policy of a heuristic; or its environment is for one agent.
         """
+        check_env(config.env)
         if config.callbacks_class is not AlgorithmConfig().callbacks_class:
             raise InvalidInputError(
                 f"the config has callbacks, {config.callbacks_class!r}, which those of the pool "

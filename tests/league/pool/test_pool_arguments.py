@@ -30,7 +30,7 @@ from policystore.league.pool import (
     uniform,
     when_better,
 )
-from tests.support.envs import Duo
+from tests.support.envs import Duo, Solo
 
 
 @pytest.fixture
@@ -167,6 +167,13 @@ def test_configure_replaces_no_callbacks(league: League) -> None:
     pool = OpponentPool(league, "main", ["opponent_0"])
     with pytest.raises(InvalidInputError, match=r"callbacks=MyCallbacks"):
         pool.configure(PPOConfig().callbacks(Mine))
+
+
+def test_configure_refuses_an_environment_of_a_single_agent(league: League) -> None:
+    pool = OpponentPool(league, "main", ["opponent_0"])
+    with pytest.raises(InvalidInputError, match=r"envs\.Solo is for a single agent"):
+        pool.configure(PPOConfig().environment(Solo))
+    pool.configure(PPOConfig().environment("a registered name"))
 
 
 def test_all_public_names_of_pools_are_names_of_policystore_league() -> None:

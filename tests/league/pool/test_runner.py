@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.rllib.algorithms.ppo import PPOConfig
 
 import tests.support.league_runner as league
 from policystore import InvalidInputError, PolicyStore
@@ -25,6 +26,7 @@ from policystore.league.pool.runner import (
     exchange,
     reasons,
 )
+from tests.support.envs import Duo, Solo
 from tests.support.league_runner import (
     LEARNER,
     RANDOM,
@@ -328,15 +330,23 @@ def test_an_env_runner_without_a_pool_answers_without_a_life(store: PolicyStore)
     assert exchange(object.__new__(type("Runner", (), {})), RunnerRequest(None)).life == ""
 
 
-def test_a_single_agent_algorithm_is_refused(store: PolicyStore) -> None:
-    from ray.rllib.algorithms.ppo import PPOConfig
-
+def test_a_single_agent_algorithm_is_left_to_the_driver(store: PolicyStore) -> None:
+    """An error in the process of an env runner would reach the user as the end of an actor."""
     callbacks = PoolCallbacks(league.settings_of(store))
     runner = type("Runner", (), {"config": PPOConfig()})()
-    with pytest.raises(InvalidInputError, match="multi-agent"):
-        callbacks.on_environment_created(env_runner=runner)
-    with pytest.raises(InvalidInputError, match="multi-agent"):
-        callbacks.on_sub_environment_created(worker=runner)
+    callbacks.on_environment_created(env_runner=runner)
+    callbacks.on_sub_environment_created(worker=runner)
+    assert exchange(runner, RunnerRequest(None)).life == ""
+
+
+def test_an_environment_of_a_single_agent_is_refused(store: PolicyStore) -> None:
+    """RLlib of the old stack looks at the environment itself, later."""
+    callbacks = PoolCallbacks(league.settings_of(store))
+    config = PPOConfig().multi_agent(policies={"main", "slot"})
+    worker = type("Worker", (), {"config": config})()
+    with pytest.raises(InvalidInputError, match=r"envs\.Solo is for a single agent"):
+        callbacks.on_sub_environment_created(worker=worker, sub_environment=Solo())
+    callbacks.on_sub_environment_created(worker=worker, sub_environment=Duo())
 
 
 def test_settings_pickle(store: PolicyStore) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policystore import PolicyStore, Snapshot
-from policystore.errors import InvalidInputError, MismatchError, NotFoundError
+from policystore.errors import InvalidInputError, MismatchError, NotFoundError, StorageError
 from policystore.league.pool import anchored, every, keep_all, keep_last, latest, uniform
 from policystore.league.pool.driving.architecture import architecture_of, differences
 from policystore.league.pool.driving.members import ARCHITECTURE, Members
@@ -118,6 +118,41 @@ def test_a_deleted_version_leaves_and_a_restored_one_comes_back(
     assert known() == ["duo/main@3", "duo/main@5"]
 
 
+def test_a_store_that_ends_between_two_learners_changes_nothing(
+    store: PolicyStore, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"main": "duo/main", "other": "duo/other"}
+    for seed, name in enumerate(names.values()):
+        store.push(make_snapshot(seed), name)
+
+    def known() -> dict[str, list[str]]:
+        found = {pid: [each.candidate.ref for each in members.of([pid])] for pid in names}
+        found["all"] = [each.candidate.ref for each in members.of(None)]
+        assert all(members.has(ref) for refs in found.values() for ref in refs)
+        return found
+
+    members = Members(store, names, (), {}, {"": make_snapshot(9)})
+    members.refresh()
+    store.push(make_snapshot(7), "duo/main")
+    read = members._new_versions
+
+    def fails(name: str, known: Any) -> Any:
+        if name == "duo/other":
+            raise StorageError("the store ended")
+        return read(name, known)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(members, "_new_versions", fails)
+        with pytest.raises(StorageError):
+            members.refresh()
+    both = ["duo/main@1", "duo/other@1"]
+    assert known() == {"main": both[:1], "other": both[1:], "all": both}
+    assert not members.has("duo/main@2")
+    members.refresh()
+    assert known()["main"] == ["duo/main@1", "duo/main@2"]
+    assert members.has("duo/main@2")
+
+
 def test_a_version_that_was_deleted_at_the_start_can_be_restored(
     store: PolicyStore, make_snapshot: Make
 ) -> None:
@@ -167,6 +202,18 @@ def test_policies_that_fit_no_slot_are_listed_and_are_no_members(
     assert isinstance(error, MismatchError)
     assert "duo/main@2: more is" in str(error)
     assert differences(other, other) == []
+
+
+def test_how_often_a_policy_acts_at_random_is_no_part_of_its_network(make_snapshot: Make) -> None:
+    def of(**model: Any) -> Snapshot:
+        snap = make_snapshot(1)
+        return snap.replace(spec=snap.spec.replace(config={"model_config": model}))
+
+    one, other = of(hiddens=[8], epsilon=1.0), of(hiddens=[8], epsilon=[[0, 1.0], [9, 0.1]])
+    assert differences(one, other) == []
+    assert architecture_of(one) == architecture_of(other)
+    assert differences(one, of(hiddens=[4])) == ["model setting hiddens=[8], the slot has [4]"]
+    assert architecture_of(one) != architecture_of(of(hiddens=[4]))
 
 
 def test_kinds_of_slots_are_found_by_the_network(store: PolicyStore, make_snapshot: Make) -> None:

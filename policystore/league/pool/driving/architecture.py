@@ -81,8 +81,13 @@ def _model(snap: Snapshot) -> dict[str, Any]:
     for key in ("model_config", "model"):
         model = config.get(key) if isinstance(config, Mapping) else None
         if isinstance(model, Mapping):
-            # How weights began says nothing of what they are now.
-            return {key: each for key, each in model.items() if "initializer" not in key}
+            # How weights began says nothing of what they are now, and how often a policy of DQN
+            # takes a random action nothing of what it takes otherwise.
+            return {
+                key: each
+                for key, each in model.items()
+                if "initializer" not in key and key != "epsilon"
+            }
     return {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from policystore._util.near import close_names, did_you_mean
 from policystore.errors import InvalidInputError, PolicyStoreError
 from policystore.league.pool.driving.architecture import differences
-from policystore.rllib.api import snapshot
+from policystore.league.pool.driving.policies import parts_of_agents, snapshot_of
 from policystore.rllib.live.checks.filters import has_filter
 from policystore.rllib.worker_code.compat import is_multi_agent
 from policystore.rllib.workers.compat import actor_manager, groups_of, is_new_stack
@@ -19,6 +20,8 @@ from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 
 __all__ = ["Checked", "check_algorithm"]
+
+_OF_SNAPSHOT = re.compile(r"\b(agent_ids|omit|from_runner)=")
 
 
 @dataclass
@@ -29,7 +32,6 @@ class Checked:
         problems: what is wrong, each with what to do.
         warnings: what works, but not as a user may expect.
         slots: kind -> what a slot of this kind holds at the start.
-        kinds: id of a learner -> kinds of slots that fit it.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -152,14 +154,25 @@ def _is_trained(config: Any, pid: str) -> bool | None:
 
 
 def _check_filters(checked: Checked, algorithm: Algorithm, filters: str) -> None:
-    if filters == "refuse" and has_filter(algorithm):
+    if filters == "ignore":
+        return
+    if has_filter(algorithm):
         where = "env_to_module_connector=" if is_new_stack(algorithm) else "observation_filter="
         checked.problems.append(
             "the env runners normalise observations with a MeanStdFilter. RLlib merges its "
             "statistics over all env runners, so an opponent cannot have the statistics of its "
             f"training. Leave the filter out of {where} and normalise in the environment, or "
             "pass filters='ignore': opponents then see observations that are normalised with the "
-            "statistics of this training"
+            "statistics of this training, and on the new API stack snapshots have no statistics"
+        )
+        return
+    parts = parts_of_agents(algorithm)
+    if parts:
+        checked.problems.append(
+            f"the connectors {', '.join(parts)} have a state that belongs to agents, and agents "
+            "play another policy in each episode, so an opponent cannot have the state of its "
+            "training. Leave these connectors out of the config, or pass filters='ignore': "
+            "opponents then play with the state of this training, and snapshots have none"
         )
 
 
@@ -237,7 +250,10 @@ def _check_architectures(
 
 def _snapshot_or_problem(checked: Checked, algorithm: Algorithm, pid: str) -> Snapshot | None:
     try:
-        return snapshot(algorithm, pid)
+        return snapshot_of(algorithm, pid)
     except PolicyStoreError as error:
-        checked.problems.append(f"no snapshot of {pid!r} can be made: {error}")
+        text = f"no snapshot of {pid!r} can be made: {error}"
+        if _OF_SNAPSHOT.search(text):
+            text += " (A pool takes no such arguments of snapshot(): change the config.)"
+        checked.problems.append(text)
         return None

@@ -104,13 +104,15 @@ class Members:
 
         Raises:
             NotFoundError: a fixed opponent does not exist.
-            StorageError: the store cannot be read. Then the members are as before.
+            StorageError: the store cannot be read. Then the members are as before, of all
+                learners.
         """
         if self._fixed is None:
             own = {*self._names.values()} if before_first else set()
             later = [ref for ref in self._fixed_refs if ref.partition("@")[0] in own]
             now = [self._fixed_member(ref) for ref in self._fixed_refs if ref not in later]
             self._fixed = None if later else now
+        by_learner: dict[str, dict[str, Member]] = {}
         for learner, name in self._names.items():
             standing, versions = self._new_versions(name, self._read[learner])
             unknown = [each for each in versions if self._kind_noted(each) is None]
@@ -130,7 +132,9 @@ class Members:
                     # Of equal policies the newest version gives the name.
                     found.pop(member.candidate.player, None)
                     found[member.candidate.player] = member
-            self._found[learner] = found
+            by_learner[learner] = found
+        # Only now: a store that ends in between leaves no learner ahead of the others.
+        self._found = by_learner
         self._lists.clear()
         snapshots = [each for found in self._found.values() for each in found.values()]
         self._by_name = {

@@ -13,7 +13,7 @@ from policystore._util.log import logger
 from policystore.errors import StorageError
 from policystore.league.pool.driving.architecture import architecture_of
 from policystore.league.pool.driving.members import ARCHITECTURE
-from policystore.rllib.api import snapshot
+from policystore.league.pool.driving.policies import snapshot_of
 from policystore.rllib.callbacks.lineage import Ancestor, Lineage, Restore
 from policystore.rllib.callbacks.upload_history import Copy
 from policystore.rllib.callbacks.upload_queue import Uploader
@@ -126,7 +126,7 @@ class Snapshots:
         Raises:
             StorageError: no copy could be made, because a worker does not answer.
         """
-        snap = snapshot(algorithm, learner)
+        snap = snapshot_of(algorithm, learner)
         self._uploader.put(
             Copy(
                 learner,

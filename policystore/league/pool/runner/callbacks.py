@@ -7,12 +7,11 @@ from typing import Any
 
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 
-from policystore.errors import InvalidInputError
 from policystore.league.pool.runner import new_stack, old_stack
 from policystore.league.pool.runner.mapping import announce
 from policystore.league.pool.runner.pool import RunnerPool
 from policystore.league.pool.runner.registry import register
-from policystore.league.pool.runner.settings import PoolSettings, check_learner_agents
+from policystore.league.pool.runner.settings import PoolSettings, check_env, check_learner_agents
 from policystore.rllib.worker_code.compat import (
     agents_of_env,
     is_multi_agent,
@@ -46,11 +45,10 @@ class PoolCallbacks(DefaultCallbacks):  # type: ignore[misc]
         """Let the driver find the pool of this env runner, before its first episode.
 
         Raises:
-            InvalidInputError: the Algorithm has a single agent, or a learner may play only agents
-                that the environment does not have.
+            InvalidInputError: a learner may play only agents that the environment does not have.
         """
-        self._register(env_runner)
-        check_learner_agents(self._settings, single_env(env_runner).possible_agents)
+        if self._register(env_runner):
+            check_learner_agents(self._settings, single_env(env_runner).possible_agents)
 
     def on_sub_environment_created(
         self, *, worker: Any, sub_environment: Any = None, **kwargs: Any
@@ -58,10 +56,12 @@ class PoolCallbacks(DefaultCallbacks):  # type: ignore[misc]
         """Let the driver find the pool of this worker of the old API stack.
 
         Raises:
-            InvalidInputError: as :meth:`on_environment_created`.
+            InvalidInputError: as :meth:`on_environment_created`; or the environment is for a
+                single agent.
         """
-        self._register(worker)
-        check_learner_agents(self._settings, agents_of_env(sub_environment))
+        if self._register(worker):
+            check_env(sub_environment)
+            check_learner_agents(self._settings, agents_of_env(sub_environment))
 
     def on_episode_created(
         self, *, episode: Any, env_runner: Any = None, worker: Any = None, env_index: int, **kw: Any
@@ -98,13 +98,12 @@ class PoolCallbacks(DefaultCallbacks):  # type: ignore[misc]
         runner = _runner(env_runner, worker)
         _stack(runner).end(self._pool, runner, episode, env_index, prev_episode_chunks or ())
 
-    def _register(self, runner: Any) -> None:
-        if not is_multi_agent(runner.config):
-            raise InvalidInputError(
-                "an opponent pool needs a multi-agent Algorithm: name the learner and the slots in "
-                "config.multi_agent(policies=…), and set policy_mapping_fn=pool.policy_mapping_fn"
-            )
-        register(runner, self._pool)
+    def _register(self, runner: Any) -> bool:
+        """Register a runner; return False for one of a single agent, which the driver refuses."""
+        if is_multi_agent(runner.config):
+            register(runner, self._pool)
+            return True
+        return False
 
 
 def _runner(env_runner: Any, worker: Any) -> Any:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import gymnasium as gym
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
 from policystore.errors import InvalidInputError
 from policystore.store import PolicyStore
 
@@ -126,6 +129,23 @@ class PoolSettings:
             raise InvalidInputError(
                 f"first_episodes is a whole number of at least 1, not {self.first_episodes!r}"
             )
+
+
+def check_env(env: object) -> None:
+    """Check that an environment, or a class of environments, has several agents.
+
+    Args:
+        env: the environment or class; anything else, such as a registered name, is let through.
+
+    Raises:
+        InvalidInputError: it is one of gymnasium's, and not RLlib's ``MultiAgentEnv``.
+    """
+    kind = env if isinstance(env, type) else type(env)
+    if issubclass(kind, gym.Env) and not issubclass(kind, MultiAgentEnv):
+        raise InvalidInputError(
+            f"the environment {kind.__module__}.{kind.__qualname__} is for a single agent, and an "
+            "opponent needs an agent of its own: an opponent pool takes a MultiAgentEnv of RLlib"
+        )
 
 
 def check_learner_agents(settings: PoolSettings, agents: Iterable[Any]) -> None:
