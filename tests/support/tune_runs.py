@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ray import tune
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 from ray.rllib.algorithms.ppo import PPO
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from policystore import Snapshot
+from policystore import PolicyStore, Snapshot
 from policystore.rllib import snapshot_all
 from tests.support import new_stack_algorithms, old_stack_algorithms
 from tests.support.added_modules import Trio
+from tests.support.new_stack_algorithms import until
 
 PARTS = {"new": new_stack_algorithms, "old": old_stack_algorithms}
 Prints = dict[str, dict[str, str]]
@@ -104,6 +106,30 @@ class Crash(DefaultCallbacks):
         except FileExistsError:
             return
         os._exit(1)
+
+
+class CrashAfterPush(Crash):
+    """Ends the process of a trial once, when the store has a version of the iteration.
+
+    Each process draws its actions with a seed of its own, so that a repeated iteration learns other
+    weights.
+    """
+
+    def __init__(self, flag: str, iteration: int, store: PolicyStore, name: str) -> None:
+        super().__init__(flag, iteration)
+        self._store, self._name = store, name
+
+    def on_algorithm_init(self, *, algorithm: Any, **_: Any) -> None:
+        torch.manual_seed(os.getpid())
+
+    def on_train_result(self, *, algorithm: Any, **kwargs: Any) -> None:
+        if algorithm.iteration == self._iteration:
+            until(self._has_version, "the snapshot is pushed")
+        super().on_train_result(algorithm=algorithm, **kwargs)
+
+    def _has_version(self) -> bool:
+        newest = self._store.log(self._name, limit=1)[0]
+        return bool(newest.source["iteration"] == self._iteration)
 
 
 class PauseOnce(FIFOScheduler):  # type: ignore[misc]

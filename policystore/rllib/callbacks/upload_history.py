@@ -34,6 +34,8 @@ class Copy:
         lineage: the lineage of the run at that iteration.
         message: message of the version.
         source: what the source of the version says beside run, policy and iteration.
+        again: whether the copy is pushed although the run has pushed another policy of the same
+            iteration and lineage before, as a run does that repeats an iteration after a crash.
     """
 
     policy: str
@@ -46,6 +48,7 @@ class Copy:
     lineage: Lineage = field(default_factory=Lineage)
     message: str = ""
     source: Mapping[str, Any] = field(default_factory=dict)
+    again: bool = False
 
     def __str__(self) -> str:
         return f"policy {self.policy!r} of iteration {self.iteration} to {self.name!r}"
@@ -109,12 +112,14 @@ class PolicyUploads:
         """Return the version of a copy's iteration that this run has pushed before.
 
         A version with the same digest, of any lineage; otherwise the newest version of the copy's
-        lineage; None if there is none.
+        lineage, unless the copy is pushed ``again``; None if there is none.
         """
         versions = self.known.get(copy.iteration, [])
         same = [each for each in versions if each.digest == copy.snap.digest]
-        of_lineage = [each for each in versions if _lineage_of(each) == copy.lineage.id]
-        return next(iter([*same, *of_lineage]), None)
+        if same or copy.again:
+            return next(iter(same), None)
+        of_lineage = (each for each in versions if _lineage_of(each) == copy.lineage.id)
+        return next(of_lineage, None)
 
 
 def read_back(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -117,6 +118,19 @@ def test_a_restart_repeats_only_its_own_lineage(store: PolicyStore) -> None:
         first.put(copy(n, seed=30 + n))
     assert first.finish(FOREVER) == []
     assert iterations(store)[10:] == [7]
+
+
+def test_a_copy_that_others_name_is_pushed_although_its_iteration_was(store: PolicyStore) -> None:
+    """After a crash, a run repeats iteration 3 with other weights, and then with the same ones."""
+    pushed(store, *(copy(n) for n in (1, 2, 3)))
+    uploader = uploader_to(store, max_pending=9, resumes=True)
+    uploader.restored(2)
+    for seed in (13, 3):
+        uploader.put(dataclasses.replace(copy(3, seed=seed), again=True))
+    assert uploader.finish(FOREVER) == []
+    assert iterations(store) == [1, 2, 3, 3]
+    assert store.log("a")[0].digest == copy(3, seed=13).snap.digest
+    assert uploader.repeated() == {"main": 1}
 
 
 def test_the_very_same_copy_is_there_once(store: PolicyStore) -> None:

@@ -138,6 +138,7 @@ class Snapshots:
                 lineage=self._lineages[learner],
                 message=message,
                 source={"league": self._league, ARCHITECTURE: architecture_of(snap)},
+                again=True,  # matches are booked under the very policy
             )
         )
         head = self.heads[learner]
