@@ -28,6 +28,7 @@ from policystore.league.pool.messages import Draws
 from policystore.league.pool.pool import driver_of
 from policystore.rllib import check_sync
 from policystore.testing import make_snapshot
+from tests.support.envs import Solo
 from tests.support.new_stack_algorithms import until
 from tests.support.pool_parts import PARTS, configured, open_lists, shown
 
@@ -144,12 +145,13 @@ def test_a_killed_env_runner_gets_the_tables_again_and_its_episodes_are_unknown(
         assert set(unknown) <= {LOST}
 
 
-def test_everything_wrong_is_refused_at_once(tmp_path: Path) -> None:
+@STACKS
+def test_everything_wrong_is_refused_at_once(tmp_path: Path, stack: str) -> None:
     league = league_of(tmp_path)
     pool = OpponentPool(
         league, "mian", ["opponent_0", "main"], heuristics={"random": "random_policy"}
     )
-    config = configured("new").multi_agent(
+    config = configured(stack).multi_agent(
         policies={"main", "opponent_0"}, policy_mapping_fn=lambda *_, **__: "main"
     )
     with pytest.raises(InvalidInputError, match="cannot begin") as raised:
@@ -160,14 +162,17 @@ def test_everything_wrong_is_refused_at_once(tmp_path: Path) -> None:
     assert "no policy 'random_policy', which is a heuristic" in text
 
     pool = OpponentPool(league, "main", ["opponent_0"])
-    config = configured("new").multi_agent(
+    config = configured(stack).multi_agent(
         policies={"main", "opponent_0"},
         policy_mapping_fn=lambda *_, **__: "main",
         policies_to_train=["opponent_0"],
     )
-    config.env_runners(
-        env_to_module_connector=lambda env, spaces, device: MeanStdFilter(multi_agent=True)
-    )
+    if stack == "old":
+        config.env_runners(observation_filter="MeanStdFilter")
+    else:
+        config.env_runners(
+            env_to_module_connector=lambda env, spaces, device: MeanStdFilter(multi_agent=True)
+        )
     with pytest.raises(InvalidInputError, match="cannot begin") as raised:
         config.callbacks(pool).build_algo()
     text = str(raised.value)
@@ -175,7 +180,29 @@ def test_everything_wrong_is_refused_at_once(tmp_path: Path) -> None:
     assert "'opponent_0' would be trained" in text
     assert "policy_mapping_fn is not the pool's" in text
     assert "MeanStdFilter" in text
+
+    config = configured(stack).multi_agent(
+        policies={"main", "opponent_0"},
+        policy_mapping_fn=pool.policy_mapping_fn,
+        policies_to_train=None,
+    )
+    with pytest.raises(InvalidInputError, match="'opponent_0' would be trained") as raised:
+        config.callbacks(pool).build_algo()
+    assert str(raised.value).count("\n  - ") == 1
     assert not (tmp_path / "store").exists()
+
+
+@STACKS
+@pytest.mark.parametrize("runners", [0, pytest.param(1, marks=pytest.mark.wide)])
+def test_a_config_of_one_agent_is_refused_with_what_can_be_done(
+    tmp_path: Path, stack: str, runners: int
+) -> None:
+    config = configured(stack, runners=runners).environment(Solo)
+    config.multi_agent(policies_to_train=None).callbacks(OpponentPool(league_of(tmp_path)))
+    with pytest.raises(InvalidInputError, match="cannot begin") as raised:
+        config.build_algo()
+    assert "the config is for a single agent" in str(raised.value)
+    assert "config.multi_agent(" in str(raised.value)
 
 
 def test_stored_opponents_of_another_network_are_refused_before_the_first_sample(
