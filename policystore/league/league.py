@@ -114,7 +114,8 @@ class League:
           their squares. Sums of floats are kept exactly.
         - ``env``, ``env_digest``: id of the environment, and digest of its id and config; ``env``
           may also be an EnvIdentity.
-        - ``seeds``: one for each episode. ``iteration``: of a training.
+        - ``seeds``: one for each episode. ``iteration``: of a training. ``explore``: whether the
+          policies sampled their actions. ``max_steps``: after which episodes were cut off.
         - ``played``: role -> digests of the acting weights at the first and at the last step, for
           a policy in training. ``refs``: role -> label.
 

@@ -118,6 +118,20 @@ def test_golden_bytes(kind: str) -> None:
     assert found == record
 
 
+def test_how_a_match_was_played_stands_in_a_batch_where_it_is_known() -> None:
+    known = replace(MATCH, explore=False, max_steps=200)
+    data = replace(BATCH, matches=(known,)).to_bytes()
+    golden = LINES["batch"][1].replace(
+        b'"episodes":2,"iteration":3,',
+        b'"episodes":2,"explore":false,"iteration":3,"max_steps":200,',
+    )
+    assert data == golden
+    (found,) = parse("batch", data).matches
+    assert (found.explore, found.max_steps) == (False, 200)
+    (found,) = parse("batch", LINES["batch"][1]).matches
+    assert (found.explore, found.max_steps) == (None, None)
+
+
 def test_golden_body() -> None:
     tally = Tally()
     tally.add_record(BATCH)
@@ -202,6 +216,9 @@ def changed(document: Any, path: tuple[Any, ...], value: Any) -> bytes:
         (("matches", 0, "iteration"), -1), (("matches", 0, "teams"), {"red": 0}),
         (("matches", 0, "episode_returns", "red"), [1, 2]), (("matches", 0, "env"), "x"),
         (("matches", 0, "played", "red"), [0]), (("matches", 0, "more"), 1), (("more",), 1),
+        (("matches", 0, "explore"), None), (("matches", 0, "explore"), 1),
+        (("matches", 0, "max_steps"), None), (("matches", 0, "max_steps"), 0),
+        (("matches", 0, "max_steps"), True), (("matches", 0, "max_steps"), 2.0),
     ],
 )  # fmt: skip
 def test_another_batch_is_refused(path: tuple[Any, ...], value: Any) -> None:

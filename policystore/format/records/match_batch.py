@@ -43,8 +43,10 @@ _BATCH = {*_LIST, "texts", "matches", "unknown"}
 _MATCH = {"players", "episodes"}
 _OPTIONAL = {
     "outcomes", "teams", "returns", "env", "env_digest", "seeds", "played", "refs", "iteration",
-    "episode_returns",
+    "episode_returns", "explore", "max_steps",
 }  # fmt: skip
+_SCALARS = ("iteration", "explore", "max_steps")
+"""Optional fields that stand for themselves, also if they are 0 or False."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +190,10 @@ def _encode(match: Match, texts: Mapping[str, int]) -> JsonObject:
     for name, text in (("env", match.env), ("env_digest", match.env_digest)):
         if text:
             document[name] = texts[text]
-    if match.iteration is not None:
-        document["iteration"] = match.iteration
+    for name in _SCALARS:
+        value = getattr(match, name)
+        if value is not None:
+            document[name] = value
     return document
 
 
@@ -229,7 +233,7 @@ class _Parser:
         """Parse one match; raise ValueError or InvalidInputError for another value."""
         expect(isinstance(document, dict), "matches")
         expect(_MATCH <= document.keys() <= _MATCH | _OPTIONAL, "matches")
-        for name in document.keys() & (_OPTIONAL - {"env", "env_digest", "iteration"}):
+        for name in document.keys() & (_OPTIONAL - {"env", "env_digest", *_SCALARS}):
             expect(bool(document[name]), name)
         text = self._text
         match = Match(
@@ -243,14 +247,15 @@ class _Parser:
             seeds=tuple(parse_list(document.get("seeds", []))),
             played=_by_role(document, "played", self._pair),
             refs=_by_role(document, "refs", text),
-            iteration=document.get("iteration"),
+            **{name: document.get(name) for name in _SCALARS},
             time=self._time,
             writer=self._writer,
             episode_returns=_by_role(
                 document, "episode_returns", lambda value: tuple(parse_list(value))
             ),
         )
-        expect("iteration" not in document or match.iteration is not None, "iteration")
+        for name in document.keys() & {*_SCALARS}:
+            expect(document[name] is not None, name)
         expect(normal_match(match) == match, "matches")
         return match
 

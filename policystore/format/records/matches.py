@@ -106,6 +106,10 @@ class Match:
         writer: id of the writer's list; empty before the match is recorded.
         episode_returns: role -> the return of each episode, in their order, so that a replay can
             name the episode that differs. Totals do not have them.
+        explore: whether all policies sampled their actions (True), or took those that they think
+            best (False); None if it is not known, or differs between policies.
+        max_steps: the steps after which episodes were cut off by who played them; None without
+            such a limit, and where it is not known.
     """
 
     players: Mapping[str, str]
@@ -122,6 +126,8 @@ class Match:
     time: str = ""
     writer: str = ""
     episode_returns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    explore: bool | None = None
+    max_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,9 @@ def normal_match(match: Match) -> Match:
     digest = match.env_digest
     if digest != "" and not (isinstance(digest, str) and _DIGEST.match(digest)):
         raise InvalidInputError(f"env_digest: expected 'blake3:…' or '', found {brief(digest)}")
-    iteration = match.iteration
+    iteration, max_steps = match.iteration, match.max_steps
+    if match.explore is not None and not isinstance(match.explore, bool):
+        raise InvalidInputError(f"explore: expected a bool or None, found {brief(match.explore)}")
     return Match(
         players=players,
         episodes=episodes,
@@ -188,6 +196,8 @@ def normal_match(match: Match) -> Match:
         episode_returns=_of_roles(
             match.episode_returns, "episode_returns", players, partial(_floats, episodes)
         ),
+        explore=match.explore,
+        max_steps=None if max_steps is None else check_whole(max_steps, "max_steps", 1, _INT_MAX),
     )
 
 

@@ -60,6 +60,8 @@ def make_match(group: Group, result: GroupResult, rules: Rules) -> Match:
             seeds=group.seeds,
             episode_returns={role: result.returns[role] for role in group.lineup},
             refs={role: ref for role, ref in refs.items() if ref},
+            explore=rules.explore,
+            max_steps=rules.max_steps,
         )
     )
 

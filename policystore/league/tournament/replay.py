@@ -54,7 +54,7 @@ def replay(
     env: object = None,
     outcome: Any = "returns",
     heuristics: Mapping[str, Any] | None = None,
-    explore: bool = False,
+    explore: bool | None = None,
     max_steps: int | None = None,
     trust: Any = (),
     video: str | PathLike[str] | None = None,
@@ -71,8 +71,8 @@ def replay(
         match: a match of ``league.matches()`` or of a report, with seeds.
         env: the environment, as for ``play``, with its config. May be left out if the match names
             an id of gymnasium or a name of RLlib's registry that this process knows, and no config.
-        outcome, heuristics, explore, max_steps: as they were for ``play``; a match does not record
-            them.
+        outcome, heuristics: as they were for ``play``; a match does not record them.
+        explore, max_steps: as they were for ``play``; by default as the match says.
         trust: as for ``rebuild_player``.
         video: path of a film of the first episodes, ``*.mp4`` or ``*.gif``.
         video_episodes: how many episodes the film shows.
@@ -98,8 +98,8 @@ def replay(
         source,
         contenders,
         judge_of(outcome, match.teams),
-        explore=explore,
-        max_steps=max_steps,
+        explore=bool(match.explore) if explore is None else explore,
+        max_steps=match.max_steps if max_steps is None else max_steps,
         film=video_episodes if video is not None else 0,
     )
     group = Group(dict(match.players), tuple(range(match.episodes)), match.seeds)

@@ -30,7 +30,7 @@ Resolve = Callable[[Any], tuple[str, str]]
 
 _FIELDS = (
     "players", "episodes", "wins", "draws", "outcomes", "teams", "returns", "env", "env_digest",
-    "seeds", "played", "refs", "iteration", "episode_returns",
+    "seeds", "played", "refs", "iteration", "episode_returns", "explore", "max_steps",
 )  # fmt: skip
 
 
@@ -132,6 +132,8 @@ def _of_mapping(given: Mapping[Any, Any]) -> Match:
         refs=given.get("refs") or {},
         iteration=given.get("iteration"),
         episode_returns=given.get("episode_returns") or {},
+        explore=given.get("explore"),
+        max_steps=given.get("max_steps"),
     )
 
 

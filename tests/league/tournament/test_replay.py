@@ -97,6 +97,26 @@ def test_a_registered_environment_need_not_be_given(league: League) -> None:
         replay(league, other.matches[0])
 
 
+def test_a_match_says_how_its_actions_were_taken_and_when_it_was_cut_off(league: League) -> None:
+    how: dict[str, Any] = {"explore": True, "max_steps": 4}
+    match = play(league, ["new", "old"], env=Numbers, episodes=8, seed=7, **how).matches[0]
+    assert (match.explore, match.max_steps) == (True, 4)
+    stored = next(each for each in league.matches() if each.seeds == match.seeds)
+    again = replay(league, stored, env=Numbers)
+    assert again.returns == stored.episode_returns
+    assert set(again.lengths) == {4}
+    for other in ({"explore": False}, {"max_steps": 5}):
+        with pytest.raises(MatchError):
+            replay(league, stored, env=Numbers, **other)
+    # A record without the two is played as one without them was.
+    bare = replace(stored, explore=None, max_steps=None)
+    with pytest.raises(MatchError):
+        replay(league, bare, env=Numbers)
+    assert replay(league, bare, env=Numbers, **how).returns == stored.episode_returns
+    plain = play(league, ["new", "old"], env=Numbers, episodes=2, seed=7).matches[0]
+    assert (plain.explore, plain.max_steps) == (False, None)
+
+
 def test_what_cannot_be_replayed_is_refused(league: League) -> None:
     match = play(league, ["new", "old"], env=Numbers, episodes=2, seed=5).matches[0]
     with pytest.raises(InvalidInputError, match="no seeds"):

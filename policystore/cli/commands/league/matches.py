@@ -54,6 +54,8 @@ def _plain(match: Match) -> dict[str, Any]:
         "seeds": list(match.seeds),
         "played": {role: list(digests) for role, digests in match.played.items()},
         "iteration": match.iteration,
+        "explore": match.explore,
+        "max_steps": match.max_steps,
         "writer": match.writer,
     }
 

@@ -156,6 +156,8 @@ def merged(matches: Iterable[Match]) -> list[Match]:
             tuple(sorted(match.returns)),
             match.iteration,
             match.writer,
+            match.explore,
+            match.max_steps,
         )
         groups.setdefault(key, []).append(match)
     return [_joined(group) for group in groups.values()]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from policystore.format.records.matches import Match, Outcome, Returns
 from policystore.league.pool.runner.reasons import NOT_FINITE, OUTCOME_FAILED
 from policystore.league.pool.runner.settings import EndedEpisode, PoolSettings
+from policystore.rllib.worker_code.compat import is_old_worker
 
-__all__ = ["RefusedEpisodeError", "RolePlayer", "match_of", "ranks_of"]
+__all__ = ["RefusedEpisodeError", "RolePlayer", "explores", "match_of", "ranks_of"]
 
 _TOLERANCE = 1e-9  # sums of the same rewards in another order differ by less
 
@@ -48,6 +49,8 @@ def match_of(
     sides: Sequence[Sequence[Any]],
     players: Mapping[Any, RolePlayer],
     ended: EndedEpisode,
+    *,
+    explore: bool | None = None,
 ) -> Match:
     """Return the record of one episode.
 
@@ -58,6 +61,7 @@ def match_of(
         sides: agents that win or lose together.
         players: agent -> who played it.
         ended: the episode.
+        explore: whether all policies sampled their actions; None if that is not known.
 
     Raises:
         RefusedEpisodeError: a return is not finite, or the user's outcome function failed.
@@ -78,7 +82,20 @@ def match_of(
         env_digest=settings.env_digest,
         played={str(a): played for a in agents if (played := players[a].played) is not None},
         refs={str(agent): players[agent].ref for agent in agents if players[agent].ref},
+        explore=explore,
     )
+
+
+def explores(runner: Any, policy_ids: Iterable[str]) -> bool | None:
+    """Tell whether policies of an env runner sample their actions; None if they differ.
+
+    On the old API stack each policy has a config of its own.
+    """
+    if not is_old_worker(runner):
+        return bool(runner.config.explore)
+    configs = [runner.policy_map[pid].config for pid in policy_ids]
+    values = {bool(config.get("explore", True)) for config in configs}
+    return values.pop() if len(values) == 1 else None
 
 
 def _returns(value: float) -> Returns:

@@ -23,7 +23,12 @@ from policystore.league.pool.messages import (
 from policystore.league.pool.runner import mapping, reasons
 from policystore.league.pool.runner.buffer import RecordBuffer
 from policystore.league.pool.runner.draws import Drawer, Drawn, Place
-from policystore.league.pool.runner.matches import RefusedEpisodeError, RolePlayer, match_of
+from policystore.league.pool.runner.matches import (
+    RefusedEpisodeError,
+    RolePlayer,
+    explores,
+    match_of,
+)
 from policystore.league.pool.runner.settings import EndedEpisode, PoolSettings, sides_of
 from policystore.league.pool.runner.slots import Seat, Slots
 from policystore.league.pool.runner.weights import WeightWatch
@@ -238,7 +243,8 @@ class RunnerPool:
             by_policy[pid] = RolePlayer(player, ref, played)
         players = {agent: by_policy[pid] for agent, pid in ended.policies.items()}
         try:
-            match = match_of(self.settings, episode.sides, players, ended)
+            explore = explores(runner, {*ended.policies.values()})
+            match = match_of(self.settings, episode.sides, players, ended, explore=explore)
         except RefusedEpisodeError as error:
             self.slots.tell((error.reason,), str(error))
             return error.reason
