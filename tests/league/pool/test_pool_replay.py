@@ -18,7 +18,7 @@ from tests.support.pool_witness import played, recorded, witness
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 
 
-@pytest.mark.parametrize("kind", [DQNConfig, SACConfig])
+@pytest.mark.parametrize("kind", [DQNConfig, pytest.param(SACConfig, marks=pytest.mark.wide)])
 def test_a_training_from_a_replay_buffer_records_who_really_played(
     tmp_path: Path, kind: Any
 ) -> None:
