@@ -35,10 +35,11 @@ from policystore.format.keys import TEMPORARY
 
 __all__ = ["FsspecBackend"]
 
-_ATTEMPTS = 6
+_ATTEMPTS, _THROTTLED_ATTEMPTS = 6, 12  # the second: while the server asks for fewer requests
 _NOT_OPENED = "cannot be opened with the storage_options given"
 _PARALLEL = 64  # requests at once
-_FIRST_PAUSE = 0.1  # seconds; each pause is twice the one before: about 3 seconds together
+# Seconds; each pause is twice the one before: about 3 seconds together, or 30 for a busy server.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 _Out = TypeVar("_Out")
 
@@ -306,10 +307,10 @@ class FsspecBackend:
             PolicyStoreError: the request failed. No exception of another library is raised.
         """
         failure = Failure("other", "")
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_THROTTLED_ATTEMPTS):
             raise_if_cancelled()
             if attempt:
-                pause = _FIRST_PAUSE * 2 ** (attempt - 1)
+                pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
                 # Writers that were refused at the same time must try again at different times.
                 time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
             raise_if_late()
@@ -317,7 +318,7 @@ class FsspecBackend:
             if not isinstance(outcome, Failure):
                 return outcome
             failure = outcome
-            if not failure.may_pass:
+            if not failure.may_pass or (attempt + 1 >= _ATTEMPTS and not failure.is_throttled):
                 break
         if answers and failure.kind in answers:
             return answers[failure.kind]

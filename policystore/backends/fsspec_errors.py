@@ -160,6 +160,10 @@ _STATUSES: dict[int, Kind] = {
     401: "credentials", 403: "denied", 404: "missing", 408: "busy", 409: "conflict", 412: "taken",
     416: "empty", 429: "busy", 501: "unsupported",
 }  # fmt: skip
+_THROTTLED = (429, 503)
+_THROTTLED_CODES = (
+    "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded",
+)  # fmt: skip
 # Names of classes or of their bases; the first that fits counts.
 _CLASSES: tuple[tuple[str, Kind], ...] = (
     ("ParamValidationError", "options"),
@@ -195,11 +199,15 @@ class Failure:
         kind: what went wrong.
         reason: one line of text from the server or the client library.
         advice: what to do, if the server's answer says it.
+        is_throttled: whether the server answered that there are too many requests now. Such an
+            answer comes at once, and stays the same for as long as many clients ask. A failure of a
+            network or of a server passes sooner, or not at all.
     """
 
     kind: Kind
     reason: str
     advice: str = ""
+    is_throttled: bool = False
 
     @property
     def may_pass(self) -> bool:
@@ -225,7 +233,8 @@ def failure_of(error: BaseException) -> Failure:
     for link in chain:
         status = getattr(link, "status", None)  # aiohttp's
         if type(status) is int and status >= 400:
-            return Failure(_kind_of_status(status), _one_line(f"HTTP status {status}"))
+            reason = _one_line(f"HTTP status {status}")
+            return Failure(_kind_of_status(status), reason, is_throttled=status in _THROTTLED)
         names = {cls.__name__ for cls in type(link).__mro__}
         for name, kind in _CLASSES:
             if name in names:
@@ -243,7 +252,9 @@ def _failure_of_answer(answer: Mapping[str, Any]) -> Failure:
     message = str(fault.get("Message", ""))
     kind, advice = _advice(code or str(status), message)
     kind = kind or _CODES.get(code) or _kind_of_status(status)
-    return Failure(kind, _one_line(f"{code or status}: {message}"), advice)
+    # The answer to a HEAD request has no body, so its code is the status.
+    is_throttled = kind == "busy" and (status in _THROTTLED or code in _THROTTLED_CODES)
+    return Failure(kind, _one_line(f"{code or status}: {message}"), advice, is_throttled)
 
 
 def _advice(code: str, message: str) -> tuple[Kind | None, str]:

@@ -15,6 +15,7 @@ from tests.support.s3_server import Proxy
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(remote, "_LONGEST_PAUSE", 0.01)
 
 
 @pytest.fixture

@@ -97,6 +97,44 @@ def test_a_record_refused_for_a_moment_is_tried_again(
     assert len(store.log("a")) == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "status", "code", "tries"),
+    [("GET", 503, "SlowDown", 12), ("HEAD", 503, "", 12), ("PUT", 429, "TooManyRequests", 12),
+     ("PUT", 500, "InternalError", 6)],
+)  # fmt: skip
+def test_a_server_that_asks_for_fewer_requests_gets_more_tries(
+    method: str, status: int, code: str, tries: int, store: PolicyStore, proxy: Proxy
+) -> None:
+    """Thousands of machines that begin at once are served within half a minute, not three seconds.
+
+    The answer to a HEAD request has no body, and so no code.
+    """
+    backend = store._backend
+    backend.replace("x", b"1")
+    call = {
+        "GET": partial(backend.get, "x"),
+        "HEAD": partial(backend.size, "x"),
+        "PUT": partial(backend.replace, "x", b"1"),
+    }[method]
+    tried: list[Request] = []
+
+    def refuse(request: Request) -> Answer | None:
+        if request.method == method and len(tried) < limit:
+            tried.append(request)
+            return error(status, code) if method != "HEAD" else Answer(status, {}, b"")
+        return None
+
+    proxy.before = refuse
+    limit = tries - 1
+    call()
+    assert len(tried) == limit
+    tried.clear()
+    limit = 100
+    with pytest.raises(StorageError, match="Tried several times"):
+        call()
+    assert len(tried) == tries
+
+
 def test_a_server_that_never_recovers_raises_storage_error(
     store: PolicyStore, proxy: Proxy, s3_bucket: str, s3_endpoint: str, make_snapshot: Make
 ) -> None:

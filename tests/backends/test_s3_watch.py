@@ -31,3 +31,10 @@ def test_a_look_is_one_or_two_requests_without_a_body(
     store.tag("a@2", "t")
     tagged = store.watch("a@t", interval=0.001, timeout=60.0)
     assert next(tagged).number == 2
+    store.tag("a@1", "t")
+    proxy.told()
+    moved = tagged._look()
+    assert moved is not None
+    assert moved.number == 1
+    # Without the hint of the tag, a search for the newest move would make 16 probes.
+    assert len(request_lines(proxy, s3_bucket)) == 11

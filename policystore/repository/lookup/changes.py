@@ -81,10 +81,19 @@ class ChangeDetector:
             newest = self._log.newest(self._log.read_hint() if self._is_tag else hint)
         else:
             known = self.seen.mark
-            newest = self._log.newest(self.seen.newest)
+            newest = self._log.newest(self._start(self.seen.newest))
         if newest.number and newest.data is None:
             newest = Probe(newest.number, self._log.read(newest.number))
         return Seen(newest, self._marks.newest(Probe(known, None)).number)
+
+    def _start(self, seen: Probe) -> Hint | TagHint | Probe:
+        """Return the record at which the search for the newest record begins.
+
+        A change was made a moment ago, so the hint names it or a later one. A search from the
+        record that was seen would make 16 probes, and thousands of watches see the same change.
+        """
+        hint = self._log.read_hint()
+        return hint if hint is not None and hint.number > seen.number else seen
 
     def look(self, *, closely: bool) -> bool:
         """Return whether the ref may mean another version than when :attr:`seen` was read.
