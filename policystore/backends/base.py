@@ -68,8 +68,9 @@ class Backend(Protocol):
 
         If True, the answer to a write may be lost after the write was applied, and the node cache
         keeps copies of objects. From version 2 of a name on, a push writes the hint at the same
-        time as the record of the version, and not after the record. With version 1 it writes no
-        hint: a push that is interrupted must not leave a name with a hint and without versions.
+        time as the record of the version, and not after the record, unless another writer took the
+        number first. With version 1 it writes no hint: a push that is interrupted must not leave a
+        name with a hint and without versions.
         """
 
     @property

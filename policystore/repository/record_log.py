@@ -182,7 +182,7 @@ class RecordLog(Generic[_Hint]):
             newest: the newest number, if the caller has just looked for it.
             write_hint: a function that writes the hint for a number; it must not raise. It is
                 called after the record was created. In a remote store it is called at the same time
-                as each try to create a record, and is not called for number 1.
+                as the first try to create a record, and is not called for number 1.
             guard: calls the function that creates the record, once or several times, and returns
                 its result: such as :meth:`Freshness.call`.
 
@@ -204,21 +204,21 @@ class RecordLog(Generic[_Hint]):
             if guard is not None:
                 create = partial(guard, create)
             # No hint is written at the same time as the first record: if the push was interrupted
-            # between the two, a name without versions would be left.
-            created = (
-                create()
-                if hint_beside is None or number == 1
-                else run_both(
-                    create, partial(hint_beside, number), at_once=self.backend.parallel > 1
-                )[0]
-            )
+            # between the two, a name without versions would be left. And none with a later try,
+            # which often fails, too: many writers of one name would write wrong hints all the time.
+            beside = hint_beside if 1 < number == newest.number + 1 else None
+            if beside is not None:
+                write = partial(beside, number)
+                created = run_both(create, write, at_once=self.backend.parallel > 1)[0]
+            else:
+                created = create()
             if not created:
                 previous = self._read_taken(number)
                 if previous != record and nonce.encode("ascii") not in previous:
                     continue
                 # This writer created the record in an earlier try, whose answer was lost.
                 record = previous
-            if write_hint is not None and hint_beside is None:
+            if write_hint is not None and beside is None and (hint_beside is None or number > 1):
                 write_hint(number)
             return record
         if newest.number + _MAX_TRIES >= MAX_NUMBER:

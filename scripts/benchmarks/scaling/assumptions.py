@@ -75,6 +75,10 @@ class Client:
         interval: seconds between two looks of a watch.
         watch_jitter: the part of the interval by which a pause is shorter or longer.
         hint_first: whether a watch that sees a change reads the hint before it probes.
+        hint_each_try: whether a push writes the hint with each try to create its record, as it did
+            before; otherwise with the first try, or after the record.
+        conflict_pause: seconds, times the number of conflicts so far, up to which a push waits
+            after a conflict; policystore does not wait.
     """
 
     attempts: int = fsspec._ATTEMPTS
@@ -87,6 +91,8 @@ class Client:
     interval: float = WatchSettings().interval
     watch_jitter: float = 0.25
     hint_first: bool = True
+    hint_each_try: bool = False
+    conflict_pause: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ compares each request. Names without deletions only: no call here meets a mark.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -344,8 +345,11 @@ class Calls:
             yield Request("GET", MARKER)
             self.process.known.add("store")
 
-    def push(self, name: str, policy: Policy, nonce: str) -> Call:
-        """Push a version; returns its number and how often another writer took a number first."""
+    def push(self, name: str, policy: Policy, nonce: str, rng: Any = random) -> Call:
+        """Push a version; returns its number and how often another writer took a number first.
+
+        ``rng`` is for a pause after a conflict, which policystore does not make.
+        """
         known = "store" in self.process.known
         _, hint = yield Both([self.ensure_store(), self.get_or_none(hint_key(name))])
         size = policy.nbytes + sum(nbytes for _, nbytes in policy.tensors)
@@ -362,20 +366,25 @@ class Calls:
         conflicts = 0
         while True:
             number += 1
-            mine = Record(policy.digest, nonce)
-            create = Request("CREATE", version_key(name, number), 0, mine)
-            if number == 1:
-                created = yield create
+            create = Request("CREATE", version_key(name, number), 0, Record(policy.digest, nonce))
+            hint_call = self._write_hint(name, Hint(number, policy.digest))
+            # Only with the first try: the number of a later try is often taken, too.
+            beside = number > 1 and (not conflicts or self.client.hint_each_try)
+            if beside:
+                created, _ = yield Both([self._one(create), hint_call])
             else:
-                created, _ = yield Both(
-                    [self._one(create), self._write_hint(name, Hint(number, policy.digest))]
-                )
+                created = yield create
+            if not created:
+                taken = yield Request("GET", version_key(name, number))
+                created = taken.nonce == nonce
             if created:
-                return number, conflicts
-            taken = yield Request("GET", version_key(name, number))
-            if taken.nonce == nonce:
+                if number > 1 and not beside:
+                    yield from hint_call
                 return number, conflicts
             conflicts += 1
+            if self.client.conflict_pause:
+                longest = min(self.client.conflict_pause * conflicts, 2.0)
+                yield Sleep(rng.uniform(0.0, longest))
 
     def _write_hint(self, name: str, hint: Hint) -> Call:
         """Write the hint, and look for a mark, at the same time; failures are logged only."""
