@@ -38,16 +38,18 @@ class Process:
 
     Attributes:
         machine: where it runs.
+        slowness: a factor for the processor time of its requests: a process that stands for a part
+            of itself has less of a processor.
         cpu_free_at: when its client can make the next request.
         requests: how many requests it has made, with retries.
         known: what it remembers between calls: whether the store exists, and so on.
         trace: its requests that wait, if a trace is replayed.
     """
 
-    __slots__ = ("cpu_free_at", "known", "machine", "name", "requests", "trace")
+    __slots__ = ("cpu_free_at", "known", "machine", "name", "requests", "slowness", "trace")
 
-    def __init__(self, machine: Machine, name: str = "") -> None:
-        self.machine, self.name = machine, name
+    def __init__(self, machine: Machine, name: str = "", slowness: float = 1.0) -> None:
+        self.machine, self.name, self.slowness = machine, name, slowness
         self.cpu_free_at = 0.0
         self.requests = 0
         self.known: set[str] = set()
@@ -84,6 +86,9 @@ class Bucket:
         failures: requests that failed at all tries.
         received, sent: bytes of bodies and of answers.
         seconds: requests in each second, with refusals.
+        second_bytes: bytes in each second.
+        refused_seconds: refusals in each second.
+        splits: when partitions were split, and at which key.
         latencies: seconds until each successful answer, retries included; None to keep none.
     """
 
@@ -103,6 +108,7 @@ class Bucket:
         self.received = self.sent = 0
         self.seconds: Counter[int] = Counter()
         self.second_bytes: Counter[int] = Counter()
+        self.refused_seconds: Counter[int] = Counter()
         self.latencies: list[float] | None = None
         self.splits: list[tuple[float, str]] = []
         self._starts = sorted(boundaries)
@@ -132,7 +138,8 @@ class Bucket:
         """Make a request of a task's process for the first time."""
         process, engine = task.owner, self.engine
         process.requests += 1
-        start = max(engine.now, process.cpu_free_at) + self.assumed.client_seconds
+        cpu = self.assumed.client_seconds * process.slowness
+        start = max(engine.now, process.cpu_free_at) + cpu
         process.cpu_free_at = start
         if request.nbytes and request.operation in ("PUT", "CREATE"):
             start = self._moved(process.machine, request.nbytes, start)
@@ -150,6 +157,7 @@ class Bucket:
             engine.at(now + latency, self._answer, request, task, began)
             return
         self.refused[operation] += 1
+        self.refused_seconds[int(now)] += 1
         attempt += 1
         again = now + self.assumed.refusal
         client = self.client
@@ -255,11 +263,11 @@ class Bucket:
         A partition of a single key cannot be split: that is the limit of a hot key.
         """
         part = self._partitions[index]
-        middle = sorted(part.noted)[len(part.noted) // 2] if part.noted else ""
+        noted = sorted(part.noted)
         part.busy_since, part.noted, part.served, part.refused = now, [], 0, 0
-        if not middle or middle in self._starts or middle == min(part.noted, default=""):
+        after = [key for key in noted[len(noted) // 2 :] if key > noted[0]]
+        if not after:
             return
-        bisect.insort(self._starts, middle)
-        fresh = Partition(self.assumed, now)
-        self._partitions.insert(index + 1, fresh)
-        self.splits.append((now, middle))
+        bisect.insort(self._starts, after[0])
+        self._partitions.insert(index + 1, Partition(self.assumed, now))
+        self.splits.append((now, after[0]))

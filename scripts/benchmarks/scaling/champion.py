@@ -23,7 +23,7 @@ WAYS = {
     "ray": "one process for all, Ray's object store",
 }
 ARRIVALS = {"at once": "at once", "watch": "by a watch"}
-WARM = ("names/", "objects/40", "objects/80", "objects/c0")
+WARM = ("objects/", "objects/40/", "objects/80/", "objects/c0/")
 _AT_ONCE = 0.1  # seconds within which all begin
 _LONGEST = 600.0  # seconds after which a runner without the champion counts as failed
 _LOCAL = 0.5  # seconds between two looks of a process at what its machine has found

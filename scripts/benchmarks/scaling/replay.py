@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from policystore.backends.base import Entry
 from policystore.backends.memory import MemoryBackend
 from scripts.benchmarks.scaling.assumptions import Assumptions, Client
 from scripts.benchmarks.scaling.bucket import Bucket, Machine, Process
 from scripts.benchmarks.scaling.engine import Call, Engine, Request, Task
 
 __all__ = ["Made", "RecordingBackend", "Replay", "Trace"]
+
+_PAGE = 1000  # keys in one answer of a listing
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,36 @@ class RecordingBackend(MemoryBackend):
 
     def create(self, key: str, data: bytes) -> bool:
         return self._made("CREATE", key, lambda: super(RecordingBackend, self).create(key, data))
+
+    def _pages(self, prefix: str, count: int) -> None:
+        for _ in range(max(1, -(-count // _PAGE))):
+            self._made("LIST", prefix, lambda: None)
+
+    def entries(self, prefix: str, **options: Any) -> Iterator[Entry]:
+        found = list(super().entries(prefix, **options))
+        self._pages(prefix, len(found))
+        yield from found
+
+    def prefixes(self, prefix: str, delimiter: str, **options: Any) -> Iterator[str]:
+        listed = {
+            entry.key[: end + len(delimiter)]
+            for entry in super().entries(prefix)
+            if (end := entry.key.find(delimiter, len(prefix))) >= 0
+        }
+        self._pages(prefix, len(listed))
+        yield from sorted(listed)
+
+    def delete(self, key: str) -> None:
+        self._made("DELETE", key, lambda: super(RecordingBackend, self).delete(key))
+
+    def copy(self, key: str, target: str) -> None:
+        self._made("HEAD", key, lambda: None)  # as the backend of S3
+        self._made("COPY", key, lambda: super(RecordingBackend, self).copy(key, target))
+
+    def server_time(self) -> float:
+        for operation in ("PUT", "LIST", "DELETE"):
+            self._made(operation, "tmp/x", lambda: None)
+        return super().server_time()
 
     def verify_exclusive_create(self, key: str, data: bytes) -> None:
         if self.create(key, data):
