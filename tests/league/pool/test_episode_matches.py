@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from policystore.format.records.matches import Match, Outcome, Returns
 from policystore.league.pool.runner.matches import (
     RefusedEpisodeError,
     RolePlayer,
+    explores,
     match_of,
     ranks_of,
 )
@@ -147,3 +149,13 @@ def test_wrong_settings_are_refused(store: PolicyStore, changes: Any, message: s
     given: dict[str, Any] = {"learners": ("main",), "slots": {"": ("o0",)}}
     with pytest.raises(InvalidInputError, match=message):
         PoolSettings(store=store, league="soccer", **(given | changes))
+
+
+def test_whether_actions_were_sampled_is_known_where_all_policies_agree() -> None:
+    new = SimpleNamespace(config=SimpleNamespace(explore=False))
+    assert explores(new, ["main", "foe"]) is False
+    policies = {pid: SimpleNamespace(config={"explore": pid != "foe"}) for pid in ("a", "b", "foe")}
+    old = SimpleNamespace(policy_map=policies)
+    assert explores(old, ["a", "b"]) is True
+    assert explores(old, ["foe"]) is False
+    assert explores(old, ["a", "foe"]) is None

@@ -78,6 +78,7 @@ def test_a_training_records_its_matches_and_grows_its_pool(
     assert players(league) <= {str(each.digest) for each in log}
     assert {each.iteration for each in league.matches()} >= {1, 2, 3, 4, 5}
     assert {each.env for each in league.matches()} == {"tests.support.envs:Duo"}
+    assert {each.explore for each in league.matches()} == {True}
     assert set(holding) == {"train 1", "train 2"}
     assert all(held["opponent_0"].startswith("duo/main@") for held in holding.values())
     for name, held in holding.items():
