@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from policystore.torch.random_numbers import own_random_numbers
+from policystore.torch.random_numbers import own_random_numbers, without_own_random_numbers
 
 ONES = torch.ones(2, 2)
 DRAWS: list[Callable[[], Any]] = [
@@ -135,3 +136,30 @@ def test_after_an_error_in_the_block_torch_draws_its_own_numbers_again() -> None
     before = torch.get_rng_state()
     torch.rand(1)
     assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_block_inside_draws_none_of_the_own_numbers() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with own_random_numbers():
+        first = torch.rand(1)
+        with without_own_random_numbers():
+            assert _get_current_dispatch_mode() is None
+            assert torch.ones(2).sum() == 2
+        second = torch.rand(1)
+    assert torch.equal(torch.cat([first, second]), expected)
+    with without_own_random_numbers():
+        torch.manual_seed(3)
+        assert torch.equal(torch.rand(2), expected)
+
+
+def test_after_an_error_in_a_block_inside_own_numbers_are_drawn_again() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    with own_random_numbers():
+        with pytest.raises(ValueError, match="inside"), without_own_random_numbers():
+            raise ValueError("inside")
+        assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(torch.rand(1), expected)

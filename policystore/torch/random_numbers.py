@@ -12,9 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    _pop_mode,
+    _push_mode,
+)
 
-__all__ = ["own_random_numbers"]
+__all__ = ["own_random_numbers", "without_own_random_numbers"]
 
 _CPU = torch.device("cpu")
 
@@ -38,6 +43,24 @@ def own_random_numbers() -> Iterator[None]:
         yield
     finally:
         _pop_mode(None)
+
+
+@contextmanager
+def without_own_random_numbers() -> Iterator[None]:
+    """Leave :func:`own_random_numbers` for a ``with`` block inside of it that draws no numbers.
+
+    Each operation of torch takes ten times as long where own numbers are given. Outside of
+    ``own_random_numbers``, or inside of another mode, nothing changes.
+    """
+    mode = _get_current_dispatch_mode()
+    if not isinstance(mode, _OwnNumbers):
+        yield
+        return
+    _pop_mode(None)
+    try:
+        yield
+    finally:
+        _push_mode(mode)
 
 
 class _OwnNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]

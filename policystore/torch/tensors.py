@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -62,8 +65,14 @@ def _inner_attribute(module: torch.nn.Module) -> str | None:
     return None
 
 
-def plain_names(module: torch.nn.Module) -> dict[str, str]:
+def plain_names(
+    module: torch.nn.Module, entries: Mapping[str, object] | None = None
+) -> dict[str, str]:
     """Map each name in ``state_dict()`` to the name without the prefixes of wrappers, in order.
+
+    Args:
+        module: the module.
+        entries: the ``state_dict()`` of the module, if the caller has just made it.
 
     Raises:
         InvalidInputError: two tensors would have the same name.
@@ -74,7 +83,11 @@ def plain_names(module: torch.nn.Module) -> dict[str, str]:
         if inner is not None:
             wrappers.add(f"{path}.{inner}" if path else inner)
     names: dict[str, str] = {}
-    for name in module.state_dict():
+    if entries is None:
+        entries = module.state_dict()
+    if not wrappers:
+        return {name: name for name in entries}
+    for name in entries:
         parts = name.split(".")
         kept = [
             part for index, part in enumerate(parts) if ".".join(parts[: index + 1]) not in wrappers
@@ -98,7 +111,7 @@ def state_arrays(module: torch.nn.Module) -> dict[str, Array]:
     entries = module.state_dict()
     return {
         plain: to_numpy(entries[name], f"{type(module).__name__}: {plain!r}")
-        for name, plain in plain_names(module).items()
+        for name, plain in plain_names(module, entries).items()
     }
 
 
@@ -112,6 +125,20 @@ def to_numpy(tensor: object, label: str) -> Array:
     Raises:
         InvalidInputError: not a strided tensor of a dtype that can be stored.
     """
+    tensor, dtype = _storable(tensor, label)
+    copied = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return _viewed(copied, dtype)
+
+
+def _viewed(tensor: torch.Tensor, dtype: np.dtype[Any]) -> Array:
+    """Return an array that shares the memory of a contiguous CPU tensor."""
+    if tensor.dtype is torch.bool:
+        return tensor.numpy()
+    return tensor.view(_CARRIER[dtype.itemsize][0]).numpy().view(dtype)
+
+
+def _storable(tensor: object, label: str) -> tuple[torch.Tensor, np.dtype[Any]]:
+    """Return a tensor, and the dtype of the array that :func:`to_numpy` makes; errors as there."""
     if not isinstance(tensor, torch.Tensor):
         raise InvalidInputError(
             f"{label}: expected a tensor, found {type(tensor).__qualname__}. Extra state of "
@@ -128,12 +155,7 @@ def to_numpy(tensor: object, label: str) -> Array:
             f"{label}: a {tensor.layout} tensor of {tensor.dtype} on {tensor.device} cannot be "
             "stored. Storable are dense tensors of " + ", ".join(str(d) for d in _TORCH_TO_CODE)
         )
-    dtype = DTYPES[code]
-    copied = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    if tensor.dtype is torch.bool:
-        return copied.numpy()
-    carrier = _CARRIER[dtype.itemsize][0]
-    return copied.view(carrier).numpy().view(dtype)
+    return tensor, DTYPES[code]
 
 
 def to_tensor(array: Array) -> torch.Tensor:
@@ -175,32 +197,68 @@ def check_fit(weights: Weights, target: Weights, label: str) -> None:
         )
 
 
-def load_arrays(module: torch.nn.Module, weights: Weights, label: str) -> None:
+def load_arrays(
+    module: torch.nn.Module, weights: Weights, label: str, *, is_new: bool = False
+) -> None:
     """Check that weights fit a module, load them, and check that the module holds them.
 
     Args:
         module: the module to load into.
         weights: the weights, by the names of :func:`plain_names`.
         label: how messages name the load.
+        is_new: whether the caller has just built the module, and drops it after an error.
 
     Raises:
         MismatchError: the weights do not fit, or the module changed them while it loaded them. The
-            module has its old weights.
+            module has its old weights, unless it is new.
     """
-    before = state_arrays(module)
+    entries = module.state_dict()
+    names = plain_names(module, entries)
+    before = _shapes_of(module, entries, names) if is_new else state_arrays(module)
     check_fit(weights, before, label)
-    names = plain_names(module)
     module.load_state_dict({name: to_tensor(weights[plain]) for name, plain in names.items()})
+    loaded = module.state_dict()
     changed = {
-        name: "the module held other values after loading"
-        for name, array in state_arrays(module).items()
-        if array.tobytes() != weights[name].tobytes()
+        plain: "the module held other values after loading"
+        for name, plain in plain_names(module, loaded).items()
+        if not _holds(loaded[name], weights[plain], f"{type(module).__name__}: {plain!r}")
     }
-    if changed:
+    if not changed:
+        return
+    rest = "Tied parameters may have different values in the snapshot, or a hook of the module"
+    if not is_new:
         module.load_state_dict({name: to_tensor(before[plain]) for name, plain in names.items()})
-        raise MismatchError(
-            f"{label}: the module changed the weights while it loaded them. It has its old "
-            "weights again. Tied parameters may have different values in the snapshot, or a hook "
-            "of the module changes the weights.",
-            wrong=changed,
-        )
+        rest = f"It has its old weights again. {rest}"
+    raise MismatchError(
+        f"{label}: the module changed the weights while it loaded them. {rest} changes the "
+        "weights.",
+        wrong=changed,
+    )
+
+
+def _shapes_of(
+    module: torch.nn.Module, entries: Mapping[str, object], names: Mapping[str, str]
+) -> dict[str, Array]:
+    """Return an array of the shape and dtype of each tensor, which takes no memory."""
+    shapes = {}
+    for name, plain in names.items():
+        tensor, dtype = _storable(entries[name], f"{type(module).__name__}: {plain!r}")
+        shapes[plain] = np.broadcast_to(np.zeros((), dtype), tuple(tensor.shape))
+    return shapes
+
+
+def _holds(tensor: object, array: Array, label: str) -> bool:
+    """Return whether a tensor has the bits of an array of its shape and dtype.
+
+    Raises:
+        InvalidInputError: as :func:`to_numpy`.
+    """
+    tensor, dtype = _storable(tensor, label)
+    plain = tensor.detach()
+    if plain.device.type != "cpu" or not plain.is_contiguous() or plain.is_conj() or plain.is_neg():
+        return to_numpy(tensor, label).tobytes() == array.tobytes()
+    held = _viewed(plain, dtype)
+    if held.shape != array.shape or held.dtype != array.dtype:
+        return False
+    carrier = _CARRIER[dtype.itemsize][1]
+    return np.array_equal(held.view(carrier), array.view(carrier))

@@ -28,6 +28,7 @@ from policystore.rllib.new_stack.model_config import model_config_from_plain, re
 from policystore.rllib_schema.weight_names import todays_weights
 from policystore.snapshot import Snapshot
 from policystore.spaces import space_from_json
+from policystore.torch.random_numbers import without_own_random_numbers
 from policystore.torch.tensors import check_fit, load_arrays, plain_names
 
 __all__ = ["module_spec", "rebuild_module"]
@@ -250,21 +251,23 @@ def _load(module: RLModule, weights: Mapping[str, Array], label: str) -> None:
     if not isinstance(module, torch.nn.Module):
         _load_without_torch(module, weights, label)
         return
-    missing = weights.keys() - set(plain_names(module).values())
+    names = plain_names(module)
+    missing = weights.keys() - set(names.values())
     if missing and isinstance(module, TargetNetworkAPI) and not module.inference_only:
         # Learners add these after building (core/rl_module/apis/target_network_api.py:22).
         module.make_target_networks()
-    load_arrays(module, {**_constants(module), **weights}, label)
+        names = plain_names(module)
+    with without_own_random_numbers():
+        load_arrays(module, {**_constants(module, names), **weights}, label, is_new=True)
 
 
-def _constants(module: torch.nn.Module) -> dict[str, Array]:
+def _constants(module: torch.nn.Module, names: Mapping[str, str]) -> dict[str, Array]:
     """Return the buffers of RLlib's heads that hold a number of the config and not of training.
 
     Weights without these buffers fit too: modules of Ray 2.37 and before have no such buffers
     (core/models/torch/heads.py:66 of Ray 2.60), so snapshots of checkpoints of these versions have
-    none.
+    none. ``names`` are those of :func:`plain_names`.
     """
-    names = plain_names(module)
     return {
         names[name]: buffer.detach().cpu().numpy()
         for name, buffer in module.named_buffers()

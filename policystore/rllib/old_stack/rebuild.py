@@ -160,7 +160,7 @@ def _load_weights(policy: Policy, snap: Snapshot) -> None:
     label = f"{snap!r} into {type(policy).__name__}"
     model = torch_model(policy)
     if model is not None and own_weights(policy) is None:
-        load_arrays(model, snap.weights, label)
+        load_arrays(model, snap.weights, label, is_new=True)
         _sync_targets(policy, model)
         return
     check_fit(snap.weights, policy_weights(policy, label), label)

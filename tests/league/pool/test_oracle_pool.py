@@ -114,7 +114,7 @@ def _sums(matches: Iterable[Match]) -> dict[Any, Any]:
     return found
 
 
-@pytest.mark.parametrize("cell", ["old PPO", "new PPO"])
+@pytest.mark.parametrize("cell", [pytest.param("old PPO", marks=pytest.mark.wide), "new PPO"])
 def test_the_ledger_has_each_episode_once_after_kill_and_resume(
     cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +148,7 @@ def test_the_ledger_has_each_episode_once_after_kill_and_resume(
     assert any(seen.worker == 1 for seen in read_log(log))
 
 
-@pytest.mark.parametrize("cell", ["old PPO", "new PPO"])
+@pytest.mark.parametrize("cell", ["old PPO", pytest.param("new PPO", marks=pytest.mark.wide)])
 def test_evaluations_alone_are_recorded(
     cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ from tests.support.pool_parts import PARTS, configured, open_lists, shown
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 
 
-@pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("kind", [IMPALAConfig, APPOConfig])
 def test_an_asynchronous_training_records_its_matches(tmp_path: Path, kind: Any) -> None:
     league = League(PolicyStore(tmp_path / "store"), "duo")
     pool = OpponentPool(

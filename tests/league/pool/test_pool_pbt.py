@@ -120,8 +120,9 @@ class Walk:
         return version
 
 
+@pytest.mark.wide
 @pytest.mark.filterwarnings("ignore:Consider boosting PBT performance:UserWarning")
-@pytest.mark.parametrize("stack", ["new", pytest.param("old", marks=pytest.mark.wide)])
+@pytest.mark.parametrize("stack", ["new", "old"])
 def test_the_parents_and_the_matches_are_right_after_exploits(tmp_path: Path, stack: str) -> None:
     random.seed(1)
     np.random.seed(1)

@@ -18,7 +18,8 @@ from tests.support.pool_witness import played, recorded, witness
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 
 
-@pytest.mark.parametrize("kind", [DQNConfig, pytest.param(SACConfig, marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("kind", [DQNConfig, SACConfig])
 def test_a_training_from_a_replay_buffer_records_who_really_played(
     tmp_path: Path, kind: Any
 ) -> None:
