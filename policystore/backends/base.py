@@ -250,8 +250,13 @@ def get_hashed(
     The bytes may be a view of the storage itself, if no other user can change them. Arguments and
     errors are those of :meth:`Backend.get`.
     """
-    if isinstance(backend, HashesReads):
-        return backend.get_hashed(key, limit=limit, share=True, size=size, on_bytes=on_bytes)
+    # isinstance(backend, HashesReads) would take as long as a read of a small file.
+    hashes_reads = getattr(backend, "get_hashed", None)
+    if hashes_reads is not None:
+        found: tuple[bytes | memoryview, Digest] = hashes_reads(
+            key, limit=limit, share=True, size=size, on_bytes=on_bytes
+        )
+        return found
     data = backend.get(key, limit=limit, share=True, size=size, on_bytes=on_bytes)
     return data, digest_of(data)
 
