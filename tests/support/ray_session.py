@@ -39,10 +39,8 @@ def small_ray() -> Iterator[None]:
     # By name, and not by a runtime_env: Ray starts its workers through a shell then, unquoted, and
     # a path with a space hangs.
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # Ray's workers are as nice as 15 by default, and would wait for all other processes of tests.
     with pytest.MonkeyPatch.context() as patch, forked_workers():
         patch.setenv("PYTHONPATH", path)
-        patch.setenv("RAY_worker_niceness", "0")
         ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
         yield
         ray.shutdown()
