@@ -111,7 +111,8 @@ def make_environment(program: str, version: str, ray: str | None) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     run([program, "-m", "venv", str(folder)])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "--no-user"]
-    pip.append("--disable-pip-version-check")
+    # Tests import a part of what is installed, and only that part is compiled then.
+    pip += ["--disable-pip-version-check", "--no-compile"]
     run([*pip, "--upgrade", "pip>=25.1"])
     if ray is not None:
         # torch first, and pinned: what Ray would take is newer and may bring CUDA.
