@@ -49,8 +49,8 @@ def own_random_numbers() -> Iterator[None]:
 def without_own_random_numbers() -> Iterator[None]:
     """Leave :func:`own_random_numbers` for a ``with`` block inside of it that draws no numbers.
 
-    Each operation of torch takes ten times as long where own numbers are given. Outside of
-    ``own_random_numbers``, or inside of another mode, nothing changes.
+    Own numbers make each operation of torch slower. Outside of ``own_random_numbers``, or inside
+    of another mode, nothing changes.
     """
     mode = _get_current_dispatch_mode()
     if not isinstance(mode, _OwnNumbers):

@@ -225,13 +225,13 @@ def load_arrays(
     }
     if not changed:
         return
-    rest = "Tied parameters may have different values in the snapshot, or a hook of the module"
     if not is_new:
         module.load_state_dict({name: to_tensor(before[plain]) for name, plain in names.items()})
-        rest = f"It has its old weights again. {rest}"
     raise MismatchError(
-        f"{label}: the module changed the weights while it loaded them. {rest} changes the "
-        "weights.",
+        f"{label}: the module changed the weights while it loaded them. "
+        + ("" if is_new else "It has its old weights again. ")
+        + "Tied parameters may have different values in the snapshot, or a hook of the module "
+        "changes the weights.",
         wrong=changed,
     )
 
