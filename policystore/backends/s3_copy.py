@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from policystore._util.concurrency import in_parallel, shielded
 from policystore.backends.filesystems import run
+from policystore.backends.s3_multipart import begin_upload
 from policystore.errors import PolicyStoreError, StorageError
 
 __all__ = ["copy_object"]
@@ -62,11 +63,7 @@ def _copy_parts(
             "than an object of S3 can have"
         )
     request = dict(target)
-
-    def begin(fs: Any) -> str:
-        return str(run(fs, fs._call_s3, "create_multipart_upload", **target)["UploadId"])
-
-    request["UploadId"] = attempt(begin) or ""
+    request["UploadId"] = attempt(lambda fs: begin_upload(fs, target)) or ""
 
     def copy(number: int) -> dict[str, Any] | None:
         start = (number - 1) * _PART

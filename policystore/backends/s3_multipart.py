@@ -21,7 +21,7 @@ from policystore.backends.fsspec_errors import Kind
 from policystore.errors import PolicyStoreError, StorageError
 from policystore.format.keys import digest_of_key, digest_of_trash
 
-__all__ = ["PartedBody", "Upload", "list_uploads", "read_parts", "reads_in_parts"]
+__all__ = ["PartedBody", "Upload", "begin_upload", "list_uploads", "read_parts", "reads_in_parts"]
 
 _PART = 16 << 20  # bytes; objects of two parts or more move in parts
 _PARTS_AT_ONCE = 8
@@ -199,7 +199,7 @@ class Upload:
 
     def _begin(self, fs: Any) -> str:
         self._begins.append(time.monotonic())
-        return str(run(fs, fs._call_s3, "create_multipart_upload", **self._request)["UploadId"])
+        return begin_upload(fs, self._request)
 
     def _lost_uploads(self) -> list[str]:
         """Return the ids of uploads that earlier tries of :meth:`_begin` may have begun.
@@ -284,6 +284,34 @@ class Upload:
             # not know the upload any more, and the object exists.
             if not self._holds():
                 raise
+
+
+def begin_upload(fs: Any, at: Mapping[str, str]) -> str:
+    """Begin an upload in parts, and return its id.
+
+    If the user interrupts the call of this thread meanwhile, the server may begin an upload whose
+    id nobody has waited for. The event loop of the filesystem then ends this upload as soon as the
+    answer with the id comes.
+
+    Args:
+        fs: the filesystem.
+        at: the parameters of a request that name the bucket and the key.
+    """
+
+    async def begin() -> str:
+        import asyncio  # late: a local store needs none of it
+
+        begun = asyncio.ensure_future(fs._call_s3("create_multipart_upload", **at))
+        try:
+            answer = await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            with suppress(Exception):  # nobody waits for this any more
+                upload = str((await begun)["UploadId"])
+                await fs._call_s3("abort_multipart_upload", **at, UploadId=upload)
+            raise
+        return str(answer["UploadId"])
+
+    return str(run(fs, begin))
 
 
 def _md5(blocks: Iterable[bytes | memoryview]) -> hashlib._Hash:

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -27,13 +29,14 @@ from policystore import (
     Spec,
     StorageError,
 )
-from policystore.backends import s3_copy, s3_multipart
+from policystore.backends import filesystems, s3_copy, s3_multipart
 from policystore.format import metadata, safetensors
 from policystore.format.keys import object_key
 from tests.support.cells import sampled
 from tests.support.s3_server import Answer, Proxy, Request, client, error
 
 PART = 5 << 20  # bytes; the smallest that a server takes
+LONG = 60.0  # seconds; more than anything takes here
 Make = Callable[..., Snapshot]
 
 
@@ -53,6 +56,14 @@ def snap() -> Snapshot:
         },
         spec=Spec(),
     )
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + LONG
+    while not holds():
+        assert time.monotonic() < deadline, "it still does not hold"
+        time.sleep(0.02)
 
 
 def parts(proxy: Proxy) -> list[Request]:
@@ -102,7 +113,7 @@ def test_an_error_of_the_progress_callback_ends_the_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # After an interrupt, the end of an upload has 0.3 s: not enough on a busy machine.
-    monkeypatch.setattr(s3_multipart, "_ABORT_SECONDS", 60.0)
+    monkeypatch.setattr(s3_multipart, "_ABORT_SECONDS", LONG)
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -110,12 +121,53 @@ def test_an_error_of_the_progress_callback_ends_the_call(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             store.push(snap, "a", progress=stop)
-    assert uploads(s3_endpoint, s3_bucket) == []
+    # An upload that began when the interrupt came is ended after the call.
+    eventually(lambda: uploads(s3_endpoint, s3_bucket) == [])
     assert store.names() == []
     store.push(snap, "a")
     with pytest.raises(KeyboardInterrupt):
         store.pull("a", progress=stop)
     assert store.pull("a") == snap
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_an_interrupt_while_an_upload_begins_leaves_no_upload(
+    store: PolicyStore,
+    proxy: Proxy,
+    s3_bucket: str,
+    s3_endpoint: str,
+    snap: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+    copies: bool,
+) -> None:
+    interrupted = threading.Event()
+    begun = threading.Event()
+
+    def late(request: Request, answer: Answer) -> Answer:
+        if request.path.endswith("?uploads"):
+            begun.set()
+            assert interrupted.wait(LONG)
+        return answer
+
+    def interrupt() -> None:
+        if begun.is_set():
+            raise KeyboardInterrupt
+
+    if copies:
+        store.push(snap, "a")
+        monkeypatch.setattr(s3_copy, "_MOST", 1 << 20)
+        monkeypatch.setattr(s3_copy, "_PART", PART)
+    proxy.after = late
+    monkeypatch.setattr(filesystems, "raise_if_interrupted", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        if copies:
+            store.delete("a")
+            store.collect_garbage(grace=timedelta(0), exclusive=True, dry_run=False)
+        else:
+            store.push(snap, "a")
+    assert uploads(s3_endpoint, s3_bucket)
+    interrupted.set()
+    eventually(lambda: uploads(s3_endpoint, s3_bucket) == [])
 
 
 @pytest.mark.parametrize("which", sampled(["?uploads", "partNumber=2", "uploadId"], "uploadId"))
