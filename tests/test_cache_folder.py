@@ -25,6 +25,7 @@ from policystore import (
     Snapshot,
 )
 from policystore import cache as caches
+from policystore._util import cache_folder
 from tests.support.caching import cached, object_files, warnings
 
 Make = Callable[..., Snapshot]
@@ -120,6 +121,27 @@ def test_a_folder_of_something_else_never_becomes_a_cache(
     assert object_files(folder) == before
     assert own.verify().ok
     assert fetched
+
+
+def test_processes_that_make_a_cache_at_once_never_find_its_tag_cut_off(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One process finds no tag, another one makes the whole cache, and the first one goes on.
+    cache_folder.make_private(folder)
+    real, seen = os.write, []
+
+    def write(descriptor: int, data: bytes) -> int:
+        seen.append((folder / "CACHEDIR.TAG").read_bytes())
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    cache_folder.mark_as_cache(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_folder, "_is_marked", lambda tag: False)
+        cache_folder.mark_as_cache(folder)
+    whole = (folder / "CACHEDIR.TAG").read_bytes()
+    assert whole.startswith(b"Signature: 8a477f597d28d172789f06886806bc55\n")
+    assert seen == [b"", whole]
 
 
 def test_a_folder_that_others_may_fill_is_not_used(

@@ -83,7 +83,7 @@ def mark_as_cache(folder: Path) -> None:
         names = [each.name for each in entries if not is_foreign(each.name, each.is_dir())]
     others = sorted(name for name in names if name != _TAG)
     if not others:
-        tag.write_bytes(_SIGNATURE)
+        _write_tag(tag)
     elif not _is_marked(tag):  # checked again: another process may have just made the cache
         raise FileExistsError(
             f"{folder} is no cache of policystore: it holds {', '.join(others[:3])} and no {_TAG}"
@@ -95,6 +95,16 @@ def _is_marked(tag: Path) -> bool:
         return read_start(tag, len(_SIGNATURE)) == _SIGNATURE
     except FileNotFoundError:
         return False
+
+
+def _write_tag(tag: Path) -> None:
+    # In place and without cutting the file first: several processes may make one cache at once, and
+    # none of them may find the tag of another one empty.
+    descriptor = os.open(tag, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        os.write(descriptor, _SIGNATURE)
+    finally:
+        os.close(descriptor)
 
 
 def make_private(folder: Path) -> None:
