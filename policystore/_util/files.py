@@ -39,7 +39,8 @@ __all__ = [
     "write_new",
 ]
 
-_MIN_MAPPED = 4 << 20  # bytes; for a smaller file, a map saves little, and maps are limited
+_MIN_SHARED = 256 << 10  # bytes; for a smaller file, a map saves little, and maps are limited
+_MIN_PROTECTED = 4 << 20  # bytes; smaller memory gains little from large pages
 _ABANDONED = 3600.0  # seconds without a write, after which nobody writes a temporary file any more
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ADVICE = {
@@ -262,15 +263,14 @@ def read_file(
                 "it was not written by policystore"
             )
         data: bytes | memoryview | None = None
-        if status.st_size >= _MIN_MAPPED:
-            if share and _is_private(status, path):
-                data = map_file(descriptor, status.st_size)
-            else:
-                check_memory(status.st_size, f"reading {path}")
-                filler = partial(fill, descriptor, on_data=on_data)
-                data = protected_memory(status.st_size, filler)
-                if data is not None:
-                    return data
+        if share and status.st_size >= _MIN_SHARED and _is_private(status, path):
+            data = map_file(descriptor, status.st_size)
+        elif status.st_size >= _MIN_PROTECTED:
+            check_memory(status.st_size, f"reading {path}")
+            filler = partial(fill, descriptor, on_data=on_data)
+            data = protected_memory(status.st_size, filler)
+            if data is not None:
+                return data
         if data is None:
             data = _read_bytes(descriptor, status.st_size)
         if on_data is not None:
@@ -355,7 +355,7 @@ def _is_private(status: os.stat_result, path: Path) -> bool:
     """
     if sys.platform != "linux":
         return False
-    folder = os.stat(path.parent)
+    folder = os.stat(os.path.dirname(os.fspath(path)) or ".")
     user = os.geteuid()
     if status.st_uid != user or folder.st_uid != user:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from policystore._util.messages import brief
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.canonical_json import Json, JsonObject, parse_canonical
-from policystore.format.safetensors import KEY, header_layout, parse_shape
+from policystore.format.safetensors import KEY, HeaderLayout, header_layout, parse_shape
 from policystore.format.spec import Spec
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "check_format",
     "parse_external",
     "parse_metadata",
+    "tensor_layout",
 ]
 
 FORMAT = 1
@@ -42,7 +44,13 @@ class External:
     @property
     def size(self) -> int:
         """The size of the tensor object in bytes with its header, from dtype and shape alone."""
-        return header_layout({TENSOR: (self.dtype, self.shape)}, None).size
+        return tensor_layout(self.dtype, self.shape).size
+
+
+@lru_cache(maxsize=1024)
+def tensor_layout(dtype: np.dtype[Any], shape: tuple[int, ...]) -> HeaderLayout:
+    """Return the only header that a tensor object of this dtype and shape has."""
+    return header_layout({TENSOR: (dtype, shape)}, None)
 
 
 def build_metadata(spec: Spec, state: Json, external: JsonObject) -> JsonObject:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from policystore.format.metadata import (
     build_metadata,
     parse_external,
     parse_metadata,
+    tensor_layout,
 )
 from policystore.format.safetensors import (
     MAX_HEADER,
@@ -35,7 +36,6 @@ from policystore.format.safetensors import (
     canonical_layout,
     cut,
     encode_tensors,
-    header_layout,
     parse_header,
     parse_shapes,
     shapes_of,
@@ -288,7 +288,7 @@ def decode_tensor(data: bytes | memoryview, external: External, label: str) -> A
         FormatError: anything but the canonical bytes of a tensor of that dtype and shape.
     """
     buffer = memoryview(data)
-    layout = _tensor_layout(external.dtype, external.shape)
+    layout = tensor_layout(external.dtype, external.shape)
     if buffer.nbytes == layout.size and buffer[: len(layout.header)] == layout.header:
         return cut(buffer, layout, {TENSOR: (external.dtype, external.shape)}, label)[TENSOR]
     header, start = parse_header(buffer, label)
@@ -299,12 +299,6 @@ def decode_tensor(data: bytes | memoryview, external: External, label: str) -> A
             + (", ".join(f"{brief(k)} {d}{list(s)}" for k, (d, s) in shapes.items()) or "a policy")
         )
     return views(buffer, start, shapes, None, label)[TENSOR]
-
-
-@lru_cache(maxsize=1024)
-def _tensor_layout(dtype: np.dtype[Any], shape: tuple[int, ...]) -> HeaderLayout:
-    """Return the only header that a tensor object of this dtype and shape has."""
-    return header_layout({TENSOR: (dtype, shape)}, None)
 
 
 def decode_object(data: bytes | memoryview, label: str) -> ParsedPolicy | Array:

@@ -153,17 +153,19 @@ class ObjectReader:
             IntegrityError: as in :meth:`read`.
         """
         backend = self.backend
-        location = backend.location(key)
         try:
             if limit is None:
-                limit = size = declared_size(backend.head(key, 8 + MAX_HEADER), location)
+                start = backend.head(key, 8 + MAX_HEADER)
+                limit = size = declared_size(start, backend.location(key))
             data, actual = get_hashed(backend, key, limit=limit, size=size, on_bytes=on_bytes)
         except FormatError as error:
-            raise IntegrityError(f"{location} is damaged: {error}. {_REPAIR}") from None
+            raise IntegrityError(
+                f"{backend.location(key)} is damaged: {error}. {_REPAIR}"
+            ) from None
         if actual != digest:
             raise IntegrityError(
-                f"{location} is damaged: its {memoryview(data).nbytes} bytes have the digest "
-                f"{actual.short}, not {digest.short}. {_REPAIR}"
+                f"{backend.location(key)} is damaged: its {memoryview(data).nbytes} bytes have the "
+                f"digest {actual.short}, not {digest.short}. {_REPAIR}"
             )
         return data
 

@@ -13,7 +13,9 @@ from policystore import IntegrityError, PolicyStore, Snapshot, Spec, StorageErro
 from policystore.backends.local import LocalBackend
 from policystore.backends.memory import MemoryBackend
 from policystore.digest import Hasher
+from policystore.format import metadata as format_metadata
 from policystore.format import policy as format_policy
+from policystore.format import safetensors
 from policystore.format.keys import object_key
 
 Make = Callable[..., Snapshot]
@@ -113,6 +115,25 @@ def test_a_shared_folder_gives_the_digest_of_the_bytes_that_were_read(tmp_path: 
         damaged.write(b"x")
     with pytest.raises(IntegrityError, match="is damaged"):
         store.pull("a")
+
+
+def test_a_pull_builds_the_header_of_equal_tensors_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PolicyStore(tmp_path / "s")
+    store.push(Snapshot(weights=WEIGHTS), "a")
+    built: list[Any] = []
+    plain = safetensors.header_layout
+
+    def noted(shapes: Any, meta: Any) -> Any:
+        built.append(shapes)
+        return plain(shapes, meta)
+
+    monkeypatch.setattr(format_metadata, "header_layout", noted)
+    format_metadata.tensor_layout.cache_clear()
+    for _ in range(2):
+        assert len(store.pull("a").weights) == 4
+    assert len(built) == 1
 
 
 def test_verify_decodes_each_policy_once(

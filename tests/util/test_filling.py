@@ -39,7 +39,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(maps, "_MIN_AHEAD", 0)
     monkeypatch.setattr(maps, "_is_core_free", lambda: "one" not in way)
     if way == "small":
-        monkeypatch.setattr(files, "_MIN_MAPPED", 6 * MIB)
+        monkeypatch.setattr(files, "_MIN_PROTECTED", 6 * MIB)
     if way.startswith("no"):
         monkeypatch.setattr(concurrency, "_FREE", 0)
     return way

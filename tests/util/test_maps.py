@@ -108,6 +108,22 @@ def test_without_a_map_the_bytes_are_read(
     assert files.read_file(path, share=share) == BYTES
 
 
+@pytest.mark.parametrize(("size", "mode", "mapped"), [
+    (MIB // 4, 0o700, True),  # as each tensor that is an object of its own
+    (MIB // 4 - 1, 0o700, False),
+    (MIB // 4, 0o777, False),  # others could change the file
+])  # fmt: skip
+def test_small_files_are_mapped_where_only_this_user_writes(
+    path: Path, size: int, mode: int, mapped: bool
+) -> None:
+    path.chmod(0o644)
+    path.write_bytes(BYTES[:size])
+    path.parent.chmod(mode)
+    data = files.read_file(path, share=True)
+    assert type(data) is (memoryview if mapped else bytes)
+    assert data == BYTES[:size]
+
+
 def test_another_error_of_the_map_is_raised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def mmap(self, *_: object) -> int | None:
@@ -179,7 +195,7 @@ def hold(tmp_path: Path, count: int, most_descriptors: int) -> str:
         from policystore import PolicyStore, Snapshot
         from policystore._util import files, maps
         os.umask(0o022)
-        files._MIN_MAPPED = 4096  # so that the test needs little time
+        files._MIN_SHARED = 4096  # so that the test needs little time
         store = PolicyStore({str(tmp_path / "s")!r})
         snap = Snapshot(weights={{"w": np.arange(2000.0)}})
         digest = store.push(snap).digest
