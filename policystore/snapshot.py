@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from policystore._util import files
-from policystore._util.cached import cached_property
+from policystore._util.late import cached_property
 from policystore._util.messages import printable
 from policystore.digest import PREFIX, Digest
 from policystore.display.pretty import print_text

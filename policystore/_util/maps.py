@@ -23,9 +23,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from policystore._util.concurrency import in_parallel, is_parallel, raise_if_cancelled, run_both
+from policystore._util.late import np
 from policystore.errors import StorageError
 
 __all__ = ["OnData", "check_memory", "fill", "map_file", "memory_size", "protected_memory"]

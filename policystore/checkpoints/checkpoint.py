@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from policystore._util.cached import cached_property
+from policystore._util.late import cached_property
 from policystore.checkpoints.convert.env_interface import read_env_interface
 from policystore.checkpoints.convert.pipelines import ARGS_FILE
 from policystore.checkpoints.files.folder import FileRef, Folder

@@ -21,6 +21,7 @@ from policystore.cli.common.command import (
     flowing,
 )
 from policystore.cli.common.exit_codes import Code, one_line
+from policystore.cli.common.parameters import without_needless_conversion
 from policystore.cli.terminal.output import (
     as_json,
     discard_output,
@@ -151,7 +152,7 @@ def _read_shared(
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
-    command = typer.main.get_command(app)
+    command = without_needless_conversion(typer.main.get_command(app))
     with usable_streams():
         try:
             with mapped_output():

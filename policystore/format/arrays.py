@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import ml_dtypes
-import numpy as np
-import numpy.typing as npt
-
+from policystore._util.late import LateTable, ml_dtypes, np
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array: TypeAlias = npt.NDArray[Any]
+else:
+    Array = Any  # numpy.typing needs numpy
 
 __all__ = [
     "CODES",
@@ -33,30 +37,36 @@ __all__ = [
     "view",
 ]
 
-Array: TypeAlias = npt.NDArray[Any]
 Weights: TypeAlias = Mapping[str, Array]
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "I16": np.dtype("<i2"),
-    "U16": np.dtype("<u2"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I32": np.dtype("<i4"),
-    "U32": np.dtype("<u4"),
-    "F32": np.dtype("<f4"),
-    "I64": np.dtype("<i8"),
-    "U64": np.dtype("<u8"),
-    "F64": np.dtype("<f8"),
-}
+
+def _dtypes() -> dict[str, np.dtype[Any]]:
+    return {
+        "BOOL": np.dtype(np.bool_),
+        "I8": np.dtype(np.int8),
+        "U8": np.dtype(np.uint8),
+        "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+        "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+        "I16": np.dtype("<i2"),
+        "U16": np.dtype("<u2"),
+        "F16": np.dtype("<f2"),
+        "BF16": np.dtype(ml_dtypes.bfloat16),
+        "I32": np.dtype("<i4"),
+        "U32": np.dtype("<u4"),
+        "F32": np.dtype("<f4"),
+        "I64": np.dtype("<i8"),
+        "U64": np.dtype("<u8"),
+        "F64": np.dtype("<f8"),
+    }
+
+
+DTYPES = LateTable(_dtypes)
 """safetensors code -> numpy dtype, in the order of ``docs/format.md``. No other dtype can be kept.
 Every safetensors release from 0.4 on reads these codes (float8 from 0.4.2 on)."""
 
-CODES: dict[np.dtype[Any], str] = {dtype: code for code, dtype in DTYPES.items()}
+CODES: LateTable[np.dtype[Any], str] = LateTable(
+    lambda: {dtype: code for code, dtype in DTYPES.items()}
+)
 
 _MAX_RANK = 32  # dimensions of an array: the limit of numpy before its version 2
 

@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
+from policystore._util.late import is_array, np
 from policystore._util.messages import shorten
 from policystore.format.arrays import CODES, Array
 from policystore.format.plain import flatten
@@ -28,13 +27,13 @@ MAX_NONFINITE = len(NONFINITE_PARTS) * _MAX_NAMED
 
 _BLOCK = 1 << 18  # elements, which the cache of a processor holds
 
-# Of the floats that numpy adds up slowly: the bits without the sign, and the smallest such number
-# that is not finite.
-_PATTERNS: dict[str, tuple[type[np.unsignedinteger[Any]], int, int]] = {
-    "F8_E4M3": (np.uint8, 0x7F, 0x7F),
-    "F8_E5M2": (np.uint8, 0x7F, 0x7C),
-    "F16": (np.uint16, 0x7FFF, 0x7C00),
-    "BF16": (np.uint16, 0x7FFF, 0x7F80),
+# Of the floats that numpy adds up slowly: the dtype of as many bits, the bits without the sign, and
+# the smallest such number that is not finite.
+_PATTERNS = {
+    "F8_E4M3": ("u1", 0x7F, 0x7F),
+    "F8_E5M2": ("u1", 0x7F, 0x7C),
+    "F16": ("u2", 0x7FFF, 0x7C00),
+    "BF16": ("u2", 0x7FFF, 0x7F80),
 }
 
 
@@ -47,7 +46,8 @@ def is_finite(array: Array) -> bool:
     code = CODES.get(array.dtype, "")
     flat = array.reshape(-1)
     if code in _PATTERNS:
-        kind, mask, least = _PATTERNS[code]
+        width, mask, least = _PATTERNS[code]
+        kind = np.dtype(width).type
         bits = flat.view(kind)
         return all(
             not block.size or int((block & kind(mask)).max()) < least for block in _blocks(bits)
@@ -96,7 +96,7 @@ def _has_nonfinite(value: object) -> bool:
         return not math.isfinite(value)
     if isinstance(value, (list, tuple)):
         return any(map(_has_nonfinite, value))
-    if isinstance(value, (np.ndarray, np.generic)):
+    if is_array(value):
         array = np.asarray(value)
         is_float = array.dtype.kind == "f" or array.dtype in CODES
         return is_float and not np.isfinite(array.astype(np.float64)).all()

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import numpy as np
-
+from policystore._util.late import is_array, np
 from policystore.digest import Digest
 from policystore.format.values import Tagged
 
@@ -56,7 +55,7 @@ def _to_plain_object(value: object, finite: bool) -> Any:
     """Return a value of a rarer type in types that JSON has, as :func:`to_plain` does."""
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, (np.ndarray, np.generic)):
+    if is_array(value):
         array = np.asarray(value)
         # The elements of dtypes of ml_dtypes, such as bfloat16, are not numbers of Python.
         numbers = array if array.dtype.kind in "biuf" else array.astype(np.float64)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
+from policystore._util.late import np
 from policystore._util.messages import brief
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
-
+from policystore._util.late import np
 from policystore._util.messages import brief
 from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError, InvalidInputError
@@ -49,7 +48,7 @@ META = "__metadata__"
 KEY = "policystore"
 """The key in the metadata under which policystore keeps its canonical JSON."""
 
-Shapes: TypeAlias = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+Shapes: TypeAlias = "Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]"
 """Tensor name -> dtype and shape."""
 
 

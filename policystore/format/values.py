@@ -25,8 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
-
+from policystore._util.late import is_array, np
 from policystore._util.messages import brief
 from policystore.errors import FormatError, InvalidInputError
 from policystore.format.arrays import DTYPES, Array, dtype_code, is_shape, own, raw, size_of, view
@@ -97,7 +96,7 @@ def _encode(value: object, arrays: list[Array] | None, depth: int) -> Json:
         return value
     if isinstance(value, float) and kind is float:
         return _encode_float(value)
-    if isinstance(value, (np.ndarray, np.generic)):
+    if is_array(value):
         owned = _owned(value)
         if arrays is None:
             return {"~array": _inline(owned)}
@@ -157,10 +156,11 @@ def _encode_mapping(value: Mapping[Any, object], arrays: list[Array] | None, dep
 def _encode_key(key: object, depth: int) -> Json:
     if depth > MAX_DEPTH:
         raise NotEncodableError(f"nested deeper than {MAX_DEPTH} levels")
-    if isinstance(key, np.integer):
-        key = int(key)
-    elif type(key) is np.str_:
-        key = str(key)
+    if is_array(key):
+        if isinstance(key, np.integer):
+            key = int(key)
+        elif type(key) is np.str_:
+            key = str(key)
     if key is None or type(key) in (bool, int, str):
         return key
     if type(key) is float and not math.isnan(key):

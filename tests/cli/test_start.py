@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import typer
 
 from policystore import PolicyStore
 from policystore.cli import app
+from policystore.cli.common import command
 from policystore.cli.common.command import PANELS
+from policystore.cli.common.parameters import without_needless_conversion
 from policystore.cli.terminal.tables import Column, draw_table
 from tests.cli.conftest import fill
 from tests.support.command import Command
@@ -74,6 +77,70 @@ def test_ls_imports_the_modules_of_no_other_command(store: PolicyStore) -> None:
         "rich.console", "policystore.store", "policystore.spaces", "policystore.backends.fsspec",
         "policystore.repository.collect", "policystore.repository.search", "policystore.report",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version"], ["ls"], ["ls", "--json"], ["log", "soccer/main"], ["tags", "soccer/main"],
+        ["search", "soccer/main", "--where", "return > 10"], ["tag", "soccer/main", "best"],
+        ["ls", "--help"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_command_that_touches_no_array_imports_nothing_heavy(
+    store: PolicyStore, words: list[str]
+) -> None:
+    program = (
+        "import sys, json; from policystore.cli import main; code = main(sys.argv[1:]); "
+        "print(json.dumps(sorted(sys.modules))); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-s", store.url, *words],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    heavy = {"numpy", "ml_dtypes", "pydantic", "importlib.metadata", "asyncio", "fsspec"}
+    if "--help" not in words:
+        heavy.add("rich.console")
+    assert not loaded & heavy
+
+
+def every_command() -> Iterator[Any]:
+    """Yield all commands and groups, as typer builds them anew."""
+    program: Any = typer.main.get_command(app.app)
+    yield program
+    for name in program.commands:
+        program.commands[name]  # imports the module
+        built: Any = typer.main.get_command(command._programs[name])
+        first = getattr(built, "commands", {name: built})[name]
+        yield first
+        yield from getattr(first, "commands", {}).values()
+
+
+def test_values_without_a_conversion_are_those_that_typer_converts() -> None:
+    def outcome(process: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+        try:
+            return process(context, value)
+        except app._UsageError as error:
+            return str(error)
+
+    kept = 0
+    for each in every_command():
+        context = each.make_context("x", [], resilient_parsing=True)
+        own = each.get_params(context)
+        plain = {id(parameter): parameter.process_value for parameter in own}
+        without_needless_conversion(each)
+        for parameter in each.get_params(context):
+            if parameter.callback is not None:
+                continue
+            several = parameter.multiple or parameter.nargs == -1
+            texts = [["a", "b"], ("a",), (), [""]] if several else ["a", "", "7", " x "]
+            for value in [None, parameter.default, *texts]:
+                converted = outcome(plain[id(parameter)], context, value)
+                assert outcome(parameter.process_value, context, value) == converted
+                kept += converted == value
+    assert kept > 100
 
 
 def test_commands_that_are_not_imported_yet_are_suggested_and_called(policystore: Command) -> None:

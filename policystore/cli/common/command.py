@@ -14,6 +14,7 @@ import typer
 
 from policystore._util.log import logger
 from policystore.cli.common.exit_codes import Code, code_of
+from policystore.cli.common.parameters import without_needless_conversion
 from policystore.cli.common.session import Session
 from policystore.cli.terminal.output import discard_output, mapped_output, tell
 from policystore.errors import PolicyStoreError
@@ -190,7 +191,10 @@ def built(name: str) -> Any:
     """Build a command or a group of commands, after its module was imported."""
     program = typer.main.get_command(_programs[name])
     # typer makes no group of a single command.
-    return getattr(program, "commands", {name: program})[name]
+    command = getattr(program, "commands", {name: program})[name]
+    for each in [command, *getattr(command, "commands", {}).values()]:
+        without_needless_conversion(each)
+    return command
 
 
 def flowing(text: str) -> str:

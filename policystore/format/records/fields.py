@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping, Set
 from typing import Any
 
-import numpy as np
-
+from policystore._util.late import is_array, np
 from policystore._util.messages import brief
 from policystore.digest import Digest
 from policystore.errors import FormatError, InvalidInputError
@@ -162,7 +161,7 @@ def _without_numpy_scalars(value: object, depth: int) -> object:
 
     What is nested deeper than a record may be stays as it is; the encoder then refuses it.
     """
-    if isinstance(value, np.generic):
+    if is_array(value) and isinstance(value, np.generic):
         return value.item()
     if depth > MAX_DEPTH:
         return value

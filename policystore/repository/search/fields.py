@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from policystore._util.cached import cached_property
+from policystore._util.late import cached_property
 from policystore.format.plain import flatten, to_plain
 from policystore.format.records import Version
 

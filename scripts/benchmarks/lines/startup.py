@@ -1,8 +1,8 @@
 """How long imports and the command take to start, in fresh interpreters that run in turn.
 
-``import policystore`` alone loads nothing; its names load numpy, the standard library, ml_dtypes
-and blake3, and never torch or ray. The bytecode of all modules is written before the first run that
-counts, also where $PYTHONDONTWRITEBYTECODE is set.
+``import policystore`` alone loads nothing; PolicyStore and Snapshot load the standard library and
+blake3, numpy and ml_dtypes when the first array is touched, and never torch or ray. The bytecode of
+all modules is written before the first run that counts, also where $PYTHONDONTWRITEBYTECODE is set.
 """
 
 from __future__ import annotations
