@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from policystore._util.late import np
 from policystore._util.messages import printable, shorten
 from policystore.digest import Digest
 from policystore.display.html import Html, bar, block, line, table, text

@@ -353,7 +353,7 @@ def test_replay_finds_the_match_by_the_start_of_its_id_and_says_what_differs(
         returns = {"red": (1.0, 0.0) * 10, "blue": (0.0, 1.0) * 10}
         return Replay(match, returns, (4, 5) * 10)
 
-    monkeypatch.setattr("policystore.cli.commands.league.replaying.replay_match", replay)
+    monkeypatch.setattr("policystore.league.tournament.replay.replay", replay)
     start = match_id(chosen)[:8]
     ran = policystore.run("league", "replay", "soccer", start)
     assert ran.code == 0

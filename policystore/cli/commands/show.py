@@ -19,7 +19,6 @@ from policystore.cli.terminal import words
 from policystore.cli.terminal.tables import Column
 from policystore.diff import Diff, TensorDiff
 from policystore.digest import Digest
-from policystore.display.policy import spec_in_words, state_in_words
 from policystore.display.words import show_metrics, show_time
 from policystore.format.plain import flatten, to_plain
 from policystore.format.policy import ParsedPolicy
@@ -103,6 +102,8 @@ def _tensors(parsed: ParsedPolicy) -> dict[str, dict[str, Any]]:
 
 
 def _policy_document(policy: StoredPolicy, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    from policystore.display.policy import spec_in_words, state_in_words  # late: loads numpy
+
     return {
         "digest": str(policy.digest),
         "parameters": sum(each["parameters"] for each in tensors.values()),
@@ -141,6 +142,8 @@ def _said(annotation: Annotation) -> str:
 
 
 def _policy_fields(policy: StoredPolicy, tensors: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from policystore.display.policy import spec_in_words, state_in_words  # late: loads numpy
+
     total = sum(each["parameters"] for each in tensors.values())
     parameters = f"{total:,} in {counted(len(tensors), 'tensor')}"
     words_of_spec = spec_in_words(policy.parsed.spec.to_json())

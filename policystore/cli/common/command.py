@@ -8,16 +8,18 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import typer
 
 from policystore._util.log import logger
 from policystore.cli.common.exit_codes import Code, code_of
 from policystore.cli.common.parameters import without_needless_conversion
-from policystore.cli.common.session import Session
 from policystore.cli.terminal.output import discard_output, mapped_output, tell
 from policystore.errors import PolicyStoreError
+
+if TYPE_CHECKING:
+    from policystore.cli.common.session import Session
 
 __all__ = [
     "CHANGE",
@@ -142,6 +144,8 @@ def command(
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
         def run(**given: Any) -> None:
+            from policystore.cli.common.session import Session  # late: --version opens no store
+
             before: Shared = given.pop("ctx").obj or Shared()
             values = {key: given.pop(key, None) for key in ("store", "option", "json", "debug")}
             session = Session(

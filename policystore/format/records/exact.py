@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import TypeAlias
 
-import numpy as np
-
+from policystore._util.late import is_array, np
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
 from policystore.format.canonical_json import Json
@@ -56,7 +55,7 @@ def exact(value: object) -> Fraction:
     if isinstance(value, Fraction):
         _check(value)
         return value
-    if isinstance(value, np.generic):
+    if is_array(value) and isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidInputError(f"expected a number, found {brief(value)}")

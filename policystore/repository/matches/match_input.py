@@ -7,8 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
+from policystore._util.late import np
 from policystore._util.messages import brief
 from policystore._util.near import close_names, did_you_mean
 from policystore.digest import Digest

@@ -16,7 +16,6 @@ from policystore.errors import AmbiguousError, InvalidInputError, NotFoundError
 from policystore.format.plain import to_plain
 from policystore.format.records.matches import Match
 from policystore.league import League
-from policystore.league.tournament.replay import replay as replay_match
 
 __all__: list[str] = []
 
@@ -50,6 +49,8 @@ def replay(
     if env is None and env_config:
         raise InvalidInputError("--env-config needs --env, the environment that has this config")
     made = None if env is None else make_environment(env, env_config)
+    from policystore.league.tournament.replay import replay as replay_match  # late: loads numpy
+
     with session.working("Playing the match again"):
         again = replay_match(found, chosen, env=made, trust=trust or ())
     document = {
