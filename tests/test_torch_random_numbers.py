@@ -8,10 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
+from policystore.torch import random_numbers
 from policystore.torch.random_numbers import own_random_numbers, without_own_random_numbers
+
+
+@pytest.fixture(params=["key", "mode"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How operations that draw are seen."""
+    way: str = request.param
+    if way == "mode":
+        monkeypatch.setattr(random_numbers, "_KEY", None)
+    elif random_numbers._KEY is None:
+        pytest.skip("this torch is too old for the key")
+    return way
+
 
 ONES = torch.ones(2, 2)
 DRAWS: list[Callable[[], Any]] = [
@@ -115,6 +129,31 @@ def test_a_block_that_seeds_torch_gets_the_numbers_of_the_seed_each_time() -> No
                 assert torch.equal(seeded(), wanted)
 
 
+def test_only_operations_that_draw_are_seen(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To see each operation, as a mode does, makes all of them slower."""
+    if way == "mode":
+        pytest.skip("a mode sees each operation")
+    seen: list[str] = []
+    plain = random_numbers._Numbers.call
+
+    def noted(self: Any, func: Any, args: Any, given: Any) -> Any:
+        seen.append(str(func))
+        return plain(self, func, args, given)
+
+    monkeypatch.setattr(random_numbers._Numbers, "call", noted)
+    with own_random_numbers():
+        assert _get_current_dispatch_mode() is None
+        layer = torch.nn.Linear(3, 3)
+        functional.dropout(torch.relu(layer(torch.ones(2, 3)))).sum().backward()
+    torch.rand(3)
+    assert seen == ["aten.uniform_.default", "aten.uniform_.default", "aten.bernoulli_.float"]
+
+
+def test_a_key_that_another_package_uses_is_left_alone() -> None:
+    if random_numbers._KEY is not None:
+        assert random_numbers._intercept() is None
+
+
 def test_a_generator_that_was_given_is_used() -> None:
     wanted = torch.rand(3, generator=torch.Generator().manual_seed(5))
     with own_random_numbers():
@@ -128,6 +167,31 @@ def test_other_devices_are_left_alone() -> None:
     with own_random_numbers():
         assert torch.rand(3, device="meta").shape == (3,)
         assert torch.empty(3, device="meta").normal_().shape == (3,)
+
+
+def test_modes_of_torch_inside_of_a_block_see_the_draws() -> None:
+    before = torch.get_rng_state()
+    with own_random_numbers(), FakeTensorMode():
+        assert torch.rand(3).shape == torch.nn.Linear(3, 3).bias.shape
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(3)
+    wanted = torch.rand(2)
+    torch.manual_seed(3)
+    with own_random_numbers(), Seen() as seen:
+        assert torch.equal(torch.rand(2), wanted)
+    assert any("rand" in name for name in seen.names)
+
+
+class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the names of all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def test_after_an_error_in_the_block_torch_draws_its_own_numbers_again() -> None:

@@ -198,7 +198,12 @@ def check_fit(weights: Weights, target: Weights, label: str) -> None:
 
 
 def load_arrays(
-    module: torch.nn.Module, weights: Weights, label: str, *, is_new: bool = False
+    module: torch.nn.Module,
+    weights: Weights,
+    label: str,
+    *,
+    is_new: bool = False,
+    entries: Mapping[str, object] | None = None,
 ) -> None:
     """Check that weights fit a module, load them, and check that the module holds them.
 
@@ -207,20 +212,23 @@ def load_arrays(
         weights: the weights, by the names of :func:`plain_names`.
         label: how messages name the load.
         is_new: whether the caller has just built the module, and drops it after an error.
+        entries: the ``state_dict()`` of the module, if the caller has just made it.
 
     Raises:
         MismatchError: the weights do not fit, or the module changed them while it loaded them. The
             module has its old weights, unless it is new.
     """
-    entries = module.state_dict()
+    if entries is None:
+        entries = module.state_dict()
     names = plain_names(module, entries)
     before = _shapes_of(module, entries, names) if is_new else state_arrays(module)
     check_fit(weights, before, label)
     module.load_state_dict({name: to_tensor(weights[plain]) for name, plain in names.items()})
     loaded = module.state_dict()
+    loaded_names = names if loaded.keys() == names.keys() else plain_names(module, loaded)
     changed = {
         plain: "the module held other values after loading"
-        for name, plain in plain_names(module, loaded).items()
+        for name, plain in loaded_names.items()
         if not _holds(loaded[name], weights[plain], f"{type(module).__name__}: {plain!r}")
     }
     if not changed:

@@ -52,6 +52,8 @@ class _Limit:
 
     def __init__(self, snap: Snapshot) -> None:
         self._snap = snap
+        self._most_bytes = 4 * snap.nbytes + _SPARE_BYTES
+        self._most_tensors = 8 * len(snap.weights) + _SPARE_TENSORS
         self._bytes = self._tensors = 0
 
     def count(self, tensor: torch.Tensor) -> None:
@@ -60,13 +62,10 @@ class _Limit:
         Raises:
             MismatchError: it is too much.
         """
-        snap = self._snap
         self._bytes += tensor.numel() * tensor.element_size()
         self._tensors += 1
-        if (
-            self._bytes > 4 * snap.nbytes + _SPARE_BYTES
-            or self._tensors > 8 * len(snap.weights) + _SPARE_TENSORS
-        ):
+        if self._bytes > self._most_bytes or self._tensors > self._most_tensors:
+            snap = self._snap
             raise MismatchError(
                 f"{snap!r}: its config makes a network of more than {self._bytes:,} bytes in "
                 f"{self._tensors} tensors, and its weights have {snap.nbytes:,} bytes in "

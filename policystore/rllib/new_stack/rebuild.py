@@ -251,14 +251,17 @@ def _load(module: RLModule, weights: Mapping[str, Array], label: str) -> None:
     if not isinstance(module, torch.nn.Module):
         _load_without_torch(module, weights, label)
         return
-    names = plain_names(module)
+    entries = module.state_dict()
+    names = plain_names(module, entries)
     missing = weights.keys() - set(names.values())
     if missing and isinstance(module, TargetNetworkAPI) and not module.inference_only:
         # Learners add these after building (core/rl_module/apis/target_network_api.py:22).
         module.make_target_networks()
-        names = plain_names(module)
+        entries = module.state_dict()
+        names = plain_names(module, entries)
     with without_own_random_numbers():
-        load_arrays(module, {**_constants(module, names), **weights}, label, is_new=True)
+        loaded = {**_constants(module, names), **weights}
+        load_arrays(module, loaded, label, is_new=True, entries=entries)
 
 
 def _constants(module: torch.nn.Module, names: Mapping[str, str]) -> dict[str, Array]:

@@ -62,6 +62,22 @@ def with_model_config(snap: Snapshot, **changes: Any) -> Snapshot:
     return with_config(snap, model_config={**snap.spec.config["model_config"], **changes})
 
 
+def test_a_module_is_read_once_before_its_weights_are_loaded_and_once_after(
+    plain: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    state_dict = torch.nn.Module.state_dict
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.get("prefix"):  # the module itself, and no part of it
+            read.append(self)
+        return state_dict(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "state_dict", noted)
+    module = rebuild_module(plain)
+    assert [each is module for each in read] == [True, True]
+
+
 def test_misfit_lists_every_difference_and_loads_nothing(plain: Snapshot) -> None:
     weights = dict(plain.weights)
     names = sorted(weights)
