@@ -148,6 +148,20 @@ class RecordLog(Generic[_Hint]):
                 width = high - low
                 points = [low + max(1, width * i // (at_once + 1)) for i in range(1, at_once + 1)]
 
+    def confirm(self, number: int) -> Probe | None:
+        """Return a number as a Probe if it is still the newest one, in one round of probes.
+
+        Args:
+            number: a number that existed before; 0 for an empty list.
+
+        Returns:
+            None if the number does not exist, or the next number does.
+        """
+        points = [at for at in (number, number + 1) if 0 < at <= MAX_NUMBER]
+        probes = dict(zip(points, self._probe_all(points), strict=True))
+        found = probes.get(number) if number else Probe(0, None)
+        return found if probes.get(number + 1) is None else None
+
     def _probe_all(self, numbers: list[int]) -> list[Probe | None]:
         return in_parallel(self._probe, numbers, workers=self.backend.parallel)
 

@@ -24,6 +24,7 @@ from policystore.errors import (
 from policystore.format.records import Hint, Mark, TagMove, Version, find_span
 from policystore.format.refs import MAX_NUMBER, Ref
 from policystore.repository.lookup.digests import find_digest, policy_by_digest
+from policystore.repository.lookup.last_pulls import LastPulls, Pulled
 from policystore.repository.lookup.listing import list_names
 from policystore.repository.lookup.state import (
     NameState,
@@ -39,9 +40,11 @@ from policystore.repository.lookup.tag_moves import (
 )
 from policystore.repository.lookup.versions import (
     check_state,
+    digest_in,
     named_state,
     read_version,
     read_versions,
+    try_version,
     with_marks,
 )
 from policystore.repository.objects import ObjectReader, StoredPolicy
@@ -57,7 +60,8 @@ _Found = tuple[Version, StoredPolicy | None]
 class Resolver:
     """Resolve names, tags, numbers and digests in one store.
 
-    A resolver remembers nothing between calls, so it sees what other processes have written.
+    A resolver sees what other processes have written: what it remembers of the last pulls only
+    says which requests to make first.
 
     Args:
         objects: reads the objects of the store.
@@ -68,6 +72,7 @@ class Resolver:
         self.backend = objects.backend
         self.workers = self.backend.parallel  # threads make short reads of a disk slower
         self._at_once = self.backend.parallel > 1
+        self.last_pulls = LastPulls()
 
     def pull(self, ref: Ref, meter: Meter | None = None) -> Snapshot:
         """Pull the policy that a ref means now.
@@ -75,7 +80,8 @@ class Resolver:
         A hint or a tag names a policy object. On a remote store, that object is fetched at the same
         time as the records which show whether it is the right object. So a pull needs two or three
         requests one after the other, however many versions the name has, and however many of them
-        were deleted.
+        were deleted. If the same ref was pulled before, and means the same, no hint is needed, and
+        all requests are made at the same time.
 
         Raises:
             NotFoundError: the ref means nothing in this store, or the version was deleted.
@@ -126,7 +132,7 @@ class Resolver:
         pull = partial(self._pull, as_ref(ref), meter)
         if not isinstance(ref, Version) or ref.name is None or ref.number is None:
             return pull()
-        look = partial(self._try_version, ref.name, ref.number)
+        look = partial(try_version, self.backend, ref.name, ref.number)
         (snap, _), found = run_both(pull, look, at_once=self._at_once)
         if found is None or found.digest != ref.digest:
             return snap, None
@@ -167,9 +173,16 @@ class Resolver:
         prefetch = prefetch and self._at_once
         if ref.number is not None:
             return self._by_number(ref.name, ref.number, prefetch)
+        last = self.last_pulls.get(ref) if prefetch else None
+        if last is not None:
+            version, policy = self._at_same_time(
+                partial(last.confirm, self.backend, ref), partial(self._prefetch, last.digest)
+            )
+            if version is not None:
+                return version, policy
         if ref.tag is not None:
-            return self._by_tag(ref.name, ref.tag, prefetch)
-        return self._by_name(ref.name, prefetch)
+            return self._by_tag(ref, ref.tag, prefetch)
+        return self._by_name(ref, prefetch)
 
     def _by_number(self, name: str, number: int, prefetch: bool) -> _Found:
         version, hint = run_both(
@@ -181,7 +194,8 @@ class Resolver:
         self._check_standing(name, number, mark)
         return version, policy
 
-    def _by_tag(self, name: str, tag: str, prefetch: bool) -> _Found:
+    def _by_tag(self, ref: Ref, tag: str, prefetch: bool) -> _Found:
+        name = ref.name
         tag_hint, hint = run_both(
             tag_log(self.backend, name, tag).read_hint,
             self._hint_reader(name),
@@ -192,7 +206,9 @@ class Resolver:
         move, mark, version, policy = self._at_same_time(
             partial(last_move, self.backend, name, tag, tag_hint),
             self._mark_finder(name, hint),
-            target is not None and self._at_once and partial(self._try_version, name, target),
+            target is not None
+            and self._at_once
+            and partial(try_version, self.backend, name, target),
             digest is not None and prefetch and partial(self._prefetch, digest),
         )
         if move is None or move.digest is None:
@@ -201,11 +217,15 @@ class Resolver:
             self._check_standing(name, move.target, mark)
         except NotFoundError as error:
             raise NotFoundError(f"the tag {tag!r} points to a deleted version: {error}") from None
-        return self._target_version(move, version), policy
+        version = self._target_version(move, version)
+        if prefetch:
+            self.last_pulls.note(ref, Pulled(version, move, 0 if mark is None else mark.number))
+        return version, policy
 
-    def _by_name(self, name: str, prefetch: bool) -> _Found:
+    def _by_name(self, ref: Ref, prefetch: bool) -> _Found:
+        name = ref.name
         hint, first = version_log(self.backend, name).first_look()
-        likely = None if first is None else self._digest_in(first.data)
+        likely = None if first is None else digest_in(first.data)
         number = 0  # an older version than the newest one, if that is the one that stands
         if hint is not None:
             likely = hint.digest
@@ -213,13 +233,16 @@ class Resolver:
         state, policy, version = self._at_same_time(
             partial(find_state, self.backend, name, hint, first),
             likely is not None and prefetch and partial(self._prefetch, likely),
-            number and self._at_once and partial(self._try_version, name, number),
+            number and self._at_once and partial(try_version, self.backend, name, number),
         )
         check_state(self.backend, state)
         if version is None or version.number != state.stands:
             is_newest = state.stands == state.newest.number
             data = state.newest.data if is_newest else None
             version = read_version(self.backend, name, state.stands, data)
+        if prefetch and state.stands == state.newest.number:
+            marks = 0 if state.mark is None else state.mark.number
+            self.last_pulls.note(ref, Pulled(version, None, marks))
         return version, policy
 
     def _at_same_time(self, *calls: Any) -> list[Any]:
@@ -240,26 +263,11 @@ class Resolver:
         if mark is not None and number is not None and span is not None:
             raise deleted_error(self.backend, name, number, span, mark)
 
-    def _digest_in(self, record: bytes | None) -> Digest | None:
-        try:
-            return None if record is None else Version.from_bytes(record, "a first record").digest
-        except FormatError:
-            return None  # the record is read again, and that read raises the error
-
     def _prefetch(self, digest: Digest) -> StoredPolicy | None:
         try:
             return self.objects.policy(digest)
         except PolicyStoreError:
             return None  # if the policy is needed, it is read again, and that read raises the error
-
-    def _try_version(self, name: str, number: int) -> Version | None:
-        try:
-            data = version_log(self.backend, name).read(number)
-            return read_version(self.backend, name, number, data)
-        except PolicyStoreError:
-            return (
-                None  # if the version is needed, it is read again, and that read raises the error
-            )
 
     # Names and versions
 

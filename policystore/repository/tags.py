@@ -14,6 +14,7 @@ from policystore.digest import Digest, digest_of
 from policystore.errors import NotFoundError, ProtectedError
 from policystore.format.keys import tag_hint_key
 from policystore.format.records import Hint, Protection, TagHint, TagMove, Version, find_span
+from policystore.format.refs import Ref
 from policystore.repository.lookup.hints import (
     bring_hint_forward,
     bring_tag_hint_forward,
@@ -200,6 +201,7 @@ class _Mover:
             The move.
         """
         backend, nonce = self.resolver.backend, secrets.token_hex(16)
+        self.resolver.last_pulls.forget(Ref(self.name, tag=self.tag))
         made: list[TagMove] = []
 
         def make_record(number: int, previous: bytes | None) -> bytes:

@@ -87,8 +87,7 @@ class PushNotes:
 class Writer:
     """Write policies and tags into one store.
 
-    A writer remembers three facts only: that the store exists, that the writer has used the store,
-    and that the storage creates keys exclusively.
+    A writer remembers only that the store exists, was used, and creates keys exclusively.
 
     Args:
         objects: reads the objects of the store.
@@ -391,7 +390,8 @@ class Writer:
         )
         if written and (any(behind) or not backend.is_remote):
             bring_hint_forward(backend, name, written[0])
-        return Version.from_bytes(data, f"the record of {name}")
+        appended = Version.from_bytes(data, f"the record of {name}")
+        return self._resolver.last_pulls.expect(appended, marks)
 
 
 def _with_parts(draft: Version, snap: Snapshot) -> Version:

@@ -82,8 +82,11 @@ def test_the_requests_of_every_call(
         "tag": (11, 7),
         "pull by number": (4, 2),
         "pull by name": (5, 2),
+        "pull by name, again": (4, 1),
         "pull by name, large": (8, 3),
         "pull by tag": (7, 2),
+        "pull by tag, again": (4, 1),
+        "pull of the own push": (4, 1),
         "resolve": (4, 2),
         "names": (2, 1),
         "names, prefix": (2, 1),
@@ -107,11 +110,15 @@ def test_the_requests_of_every_call(
     count("pull by digest", lambda: store.pull(version.digest))
     count("pull by digest, large", lambda: store.pull(large.digest))
     count("pull by number", lambda: store.pull("a@2"))
-    count("pull by name", lambda: store.pull("b"))
-    count("pull by name, large", lambda: store.pull("a"))
-    count("pull by tag", lambda: store.pull("a@champion"))
+    reader = other()
+    count("pull by name", lambda: reader.pull("b"))
+    count("pull by name, again", lambda: reader.pull("b"))
+    count("pull by name, large", lambda: reader.pull("a"))
+    count("pull by tag", lambda: reader.pull("a@champion"))
+    count("pull by tag, again", lambda: reader.pull("a@champion"))
+    count("pull of the own push", lambda: store.pull("b"))
     client(proxy.endpoint).delete_object(Bucket=s3_bucket, Key="p/names/a/@hint")
-    count("pull by name, no hint", lambda: store.pull("a"))
+    count("pull by name, no hint", lambda: other().pull("a"))
     count("resolve", lambda: store.resolve("b"))
     count("names", store.names)
     count("names, prefix", lambda: store.names("a"))
@@ -173,15 +180,20 @@ def test_deleted_versions_cost_a_pull_no_round(
         "pull by name": (8, 2),
         "pull by number": (5, 2),
         "pull by tag": (8, 2),
+        "pull by tag, again": (5, 1),
         "push": (7, 3),
         "pull by name, newest": (7, 2),
+        "pull by name, newest, again": (5, 1),
     }
     count = Counter(proxy, s3_bucket)
-    assert count("pull by name", lambda: store.pull("a")).ref == "a@3"
+    fresh = open_store(proxy, s3_bucket)
+    assert count("pull by name", lambda: fresh.pull("a")).ref == "a@3"
     count("pull by number", lambda: store.pull("a@1"))
     count("pull by tag", lambda: store.pull("a@champion"))
+    count("pull by tag, again", lambda: store.pull("a@champion"))
     count("push", lambda: store.push(make_snapshot(20), "a"))
-    count("pull by name, newest", lambda: store.pull("a"))
+    count("pull by name, newest", lambda: open_store(proxy, s3_bucket).pull("a"))
+    count("pull by name, newest, again", lambda: store.pull("a"))
     count.show()
     assert count.counts == expected
 

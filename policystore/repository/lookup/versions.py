@@ -10,7 +10,14 @@ from itertools import islice
 
 from policystore._util.concurrency import in_parallel
 from policystore.backends.base import Backend
-from policystore.errors import FormatError, IntegrityError, NotFoundError, StorageError
+from policystore.digest import Digest
+from policystore.errors import (
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    PolicyStoreError,
+    StorageError,
+)
 from policystore.format.keys import version_key
 from policystore.format.records import Version
 from policystore.repository.lookup.listing import names_advice
@@ -23,7 +30,15 @@ from policystore.repository.lookup.state import (
 )
 from policystore.repository.record_log import version_log
 
-__all__ = ["check_state", "named_state", "read_version", "read_versions", "with_marks"]
+__all__ = [
+    "check_state",
+    "digest_in",
+    "named_state",
+    "read_version",
+    "read_versions",
+    "try_version",
+    "with_marks",
+]
 
 _PAGE = 256  # records that are read before the next ones are begun
 _DIGITS = re.compile(r"[0-9a-f]{8,64}\Z")
@@ -105,6 +120,29 @@ def read_version(backend: Backend, name: str, number: int, data: bytes | None = 
             f"{location}: the record is of {version.ref}: it was moved or copied to this key"
         )
     return version
+
+
+def try_version(backend: Backend, name: str, number: int) -> Version | None:
+    """Read a version record that may be needed; None if the record cannot be read.
+
+    If the version is needed, it is read again, and that read raises the error.
+    """
+    try:
+        data = version_log(backend, name).read(number)
+        return read_version(backend, name, number, data)
+    except PolicyStoreError:
+        return None
+
+
+def digest_in(record: bytes | None) -> Digest | None:
+    """Return the digest of the policy in the bytes of a version record; None if damaged.
+
+    If the record is needed, it is read again, and that read raises the error.
+    """
+    try:
+        return None if record is None else Version.from_bytes(record, "a version record").digest
+    except FormatError:
+        return None
 
 
 def read_versions(

@@ -1,0 +1,135 @@
+"""Remember what was pulled last, so that a pull of the same ref again needs one round of requests.
+
+What is remembered takes the place of the hint, and proves nothing: it only says which requests to
+make. Each pull reads the newest record again, and asks for the next version or move and for the
+next mark. Their absence shows that the ref still means the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from policystore._util.concurrency import run_both
+from policystore.backends.base import Backend
+from policystore.digest import Digest
+from policystore.format.records import Mark, TagMove, Version, find_span
+from policystore.format.refs import Ref
+from policystore.repository.lookup.state import read_mark
+from policystore.repository.lookup.tag_moves import parse_move
+from policystore.repository.lookup.versions import read_version
+from policystore.repository.record_log import mark_log, tag_log, version_log
+
+__all__ = ["LastPulls", "Pulled"]
+
+_MOST = 500  # refs; a record has at most 64 KiB, and few have more than 2 KiB
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a ref meant at the last pull.
+
+    Attributes:
+        version: the record of the version that was pulled.
+        move: the move that made the tag point to the version; None if the ref has no tag, and the
+            version is the newest one of the name.
+        marks: the number of the newest mark of the name; 0 for none.
+    """
+
+    version: Version
+    move: TagMove | None
+    marks: int
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the policy."""
+        return self.version.digest
+
+    def confirm(self, backend: Backend, ref: Ref) -> Version | None:
+        """Return the version if the ref still means it, by requests that are made at the same time.
+
+        Args:
+            backend: the storage of the store.
+            ref: the name, with or without the tag.
+
+        Returns:
+            The version; None if there are later records, or if the store has other records now.
+
+        Raises:
+            FormatError: a record is damaged.
+            StorageError: the storage failed.
+        """
+        newest = self._newest_version if self.move is None else self._last_target
+        version, mark = run_both(
+            partial(newest, backend, ref), partial(self._newest_mark, backend, ref), at_once=True
+        )
+        if version is None or mark is _UNKNOWN:
+            return None
+        is_deleted = isinstance(mark, Mark) and find_span(mark.deleted, version.number or 0)
+        return None if is_deleted else version
+
+    def _newest_version(self, backend: Backend, ref: Ref) -> Version | None:
+        number = self.version.number or 0
+        found = version_log(backend, ref.name).confirm(number)
+        return None if found is None else read_version(backend, ref.name, number, found.data)
+
+    def _last_target(self, backend: Backend, ref: Ref) -> Version | None:
+        """Return the version of the tag, if the tag was not moved.
+
+        The record of the version is not read again: it never changes. The record of the move has a
+        nonce, so the same record means that the store is the same, too.
+        """
+        if self.move is None or ref.tag is None:
+            return None
+        found = tag_log(backend, ref.name, ref.tag).confirm(self.move.number)
+        if found is None or found.data is None:
+            return None
+        move = parse_move(backend, ref.name, ref.tag, found.number, found.data)
+        return self.version if move == self.move else None
+
+    def _newest_mark(self, backend: Backend, ref: Ref) -> Mark | object | None:
+        found = mark_log(backend, ref.name).confirm(self.marks)
+        if found is None:
+            return _UNKNOWN
+        return read_mark(backend, ref.name, found.number, found.data) if found.number else None
+
+
+_UNKNOWN = object()  # in place of a mark: another one may be the newest
+
+
+class LastPulls:
+    """What the refs meant that were pulled last.
+
+    If a ref has meant something else than remembered, the next pull of it begins with the hint: a
+    name or a tag that moves between pulls costs no wasted round each time. Several threads may
+    use one object at once; each step is a single operation on a dict.
+    """
+
+    def __init__(self) -> None:
+        self._pulls: dict[Ref, tuple[Pulled, bool]] = {}
+
+    def get(self, ref: Ref) -> Pulled | None:
+        """Return what a ref probably still means; None if that is unknown."""
+        pulled, moves = self._pulls.get(ref, (None, False))
+        return None if moves else pulled
+
+    def note(self, ref: Ref, pulled: Pulled) -> None:
+        """Remember what a ref meant now."""
+        before, _ = self._pulls.get(ref, (None, False))
+        self._set(ref, pulled, before not in (None, pulled))
+
+    def expect(self, version: Version, marks: int) -> Version:
+        """Remember a version that this process has pushed as what its name means; return it."""
+        ref = Ref(version.name or "")
+        _, moves = self._pulls.get(ref, (None, False))
+        self._set(ref, Pulled(version, None, marks), moves)
+        return version
+
+    def forget(self, ref: Ref) -> None:
+        """Forget what a ref meant: this process is about to change that."""
+        self._pulls.pop(ref, None)
+
+    def _set(self, ref: Ref, pulled: Pulled, moves: bool) -> None:
+        if len(self._pulls) >= _MOST:
+            self._pulls.clear()
+        self._pulls[ref] = (pulled, moves)
