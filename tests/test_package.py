@@ -35,7 +35,7 @@ LEVELS = [
     ["display.policy"],
     ["format.*"],
     ["format.records.*"],
-    ["format.records.sums.*"],
+    ["format.records.sums.*", "backends.bodies.*"],
     ["backends.*", "play.*", "snapshot_advice", "league.analysis.*"],
     ["snapshot", "version_list"],
     [

@@ -8,14 +8,14 @@ parts. Names need ``If-None-Match: *`` and no other condition: servers differ on
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems, UnfinishedUpload
+from policystore.backends.bodies.receiving import Memory, memory_for, receive
+from policystore.backends.bodies.sending import send_at_once
 from policystore.backends.filesystems import (
     Recent,
     is_listed,
@@ -41,10 +41,7 @@ __all__ = ["S3Backend"]
 
 _POOL = 96  # connections; with the default of s3fs, 10, small reads would wait for one another
 _MIN_COMPARED = 1 << 20  # bytes; a smaller object is sent again without a check
-_BLOCK = 1 << 20
 _MAX_IDLE_PAGES = 1_000  # pages of a listing without a new key
-_SLOW_START = 30.0  # seconds in which an answer may be slower than _MIN_SPEED
-_MIN_SPEED = 8 << 10  # bytes per second
 _CONFIG: dict[str, Any] = {
     "max_pool_connections": _POOL,
     # FsspecBackend tries again by itself. Retries of botocore and s3fs would multiply the tries.
@@ -83,62 +80,76 @@ class S3Backend(FsspecBackend):
         if size is not None and reads_in_parts(size):
             whole = size
 
-            def get_part(start: int, count: int) -> bytes:
-                return self._get_part(key, start, count, whole)
+            def get_part(start: int, count: int, into: Memory | None) -> bytes | memoryview:
+                return self._get_part(key, start, count, whole, into)
 
             with multipart_slots():
                 return read_parts(get_part, size, on_bytes, f"reading {self.location(key)}")
         header = {} if limit is None else {"Range": f"bytes=0-{limit}"}
 
-        def call(fs: Any) -> bytes:
-            return bytes(run(fs, self._fetch, fs, key, limit, header))
+        return self._read(key, partial(self._fetch, key=key, limit=limit, header=header))
 
-        return self._attempt("reading", key, call, answers={"empty": b""})
+    def _read(self, key: str, fetch: Callable[[Any], Any]) -> bytes | memoryview:
+        """Make a GET request; an object without bytes has no range to ask for."""
 
-    def _get_part(self, key: str, start: int, count: int, size: int) -> bytes:
+        def call(fs: Any) -> bytes | memoryview:
+            return run(fs, fetch, fs)  # type: ignore[no-any-return]
+
+        empty: dict[Kind, bytes | memoryview] = {"empty": b""}
+        return self._attempt("reading", key, call, answers=empty)
+
+    def _get_part(
+        self, key: str, start: int, count: int, size: int, into: Memory | None
+    ) -> bytes | memoryview:
         """Read ``count`` bytes from ``start`` on, of an object of ``size`` bytes."""
         with large_body_slots():
-            part = self._get_range(key, start, count, size)
+            part = self._get_range(key, start, count, size, into)
         if len(part) != count:
             raise FormatError(f"{self.location(key)} is cut short; it should have {size} bytes")
         return part
 
     def head(self, key: str, count: int) -> bytes:
-        return self._get_range(key, 0, count)
+        return bytes(self._get_range(key, 0, count))
 
-    def _get_range(self, key: str, start: int, count: int, size: int | None = None) -> bytes:
+    def _get_range(
+        self,
+        key: str,
+        start: int,
+        count: int,
+        size: int | None = None,
+        into: Memory | None = None,
+    ) -> bytes | memoryview:
         """Read ``count`` bytes from ``start`` on, or fewer where the object ends.
 
         If ``size`` is given, an object of another size is a FormatError.
         """
         span = f"{start}-{start + count - 1}"
         expected = None if size is None else f"bytes {span}/{size}"
-
-        def call(fs: Any) -> bytes:
-            header = {"Range": f"bytes={span}"}
-            return bytes(run(fs, self._fetch, fs, key, None, header, count, expected))
-
-        return self._attempt("reading", key, call, answers={"empty": b""})
+        header = {"Range": f"bytes={span}"}
+        fetch = partial(self._fetch, key=key, header=header, count=count, expected=expected)
+        return self._read(key, partial(fetch, into=into))
 
     async def _fetch(
         self,
         fs: Any,
         key: str,
-        limit: int | None,
         header: dict[str, str],
+        limit: int | None = None,
         count: int | None = None,
         expected: str | None = None,
-    ) -> bytes:
+        into: Memory | None = None,
+    ) -> bytes | memoryview:
         """Read the body of one GET request.
 
         Args:
             fs: the filesystem of s3fs.
             key: the key.
-            limit: how many bytes the object may have at most.
             header: the range that is asked for, if any.
+            limit: how many bytes the object may have at most.
             count: how many bytes to read at most; further bytes are not read.
             expected: the ``Content-Range`` that the server has to send, which holds the size of
                 the object.
+            into: memory to which the bytes go; None for memory of their own.
 
         Raises:
             FormatError: the object has more than ``limit`` bytes, or the server sends another
@@ -155,23 +166,16 @@ class S3Backend(FsspecBackend):
                     f"{sent or 'everything'}: either the object has another size, or the server "
                     "ignores ranges"
                 )
-            whole = sent.rpartition("/")[2]
-            size = int(whole) if whole.isdigit() else answer.get("ContentLength")
+            total = sent.rpartition("/")[2]
+            size = int(total) if total.isdigit() else answer.get("ContentLength")
             if limit is not None and size is not None and size > limit:
                 raise self._too_long(key, limit, size)
-            # Joined to bytes at the end: an array over a bytearray could be made writeable.
-            blocks, read, began = [], 0, time.monotonic()
-            while (count is None or read < count) and (block := await body.read(_BLOCK)):
-                blocks.append(block)
-                read += len(block)
-                # Each read has its own time-out. A server that sends tiny pieces never reaches it.
-                if time.monotonic() - began > _SLOW_START + read / _MIN_SPEED:
-                    raise ConnectionError(
-                        f"{read} bytes in {time.monotonic() - began:.0f} s: too slow to go on"
-                    )
-                if limit is not None and read > limit:
-                    raise self._too_long(key, limit)
-            return b"".join(blocks)[:count]
+            if limit is not None and size is not None and size >= _MIN_COMPARED:
+                into = memory_for(size, f"reading {self.location(key)}")
+            found = await receive(body, count=count, limit=limit, into=into)
+            if found is None:
+                raise self._too_long(key, limit or 0)
+            return found
         finally:
             body.close()
 
@@ -260,8 +264,11 @@ class S3Backend(FsspecBackend):
         if body.size >= _MIN_COMPARED and self._holds(key, body):
             return
         if not body.in_parts:
-            with large_body_slots() if body.size >= _MIN_COMPARED else nullcontext():
+            if body.size < _MIN_COMPARED:
                 self.replace(key, b"".join(chunks))
+            else:
+                with large_body_slots():
+                    self._replace(key, body.open)
             return
 
         def attempt(
@@ -283,8 +290,11 @@ class S3Backend(FsspecBackend):
         )
 
     def replace(self, key: str, data: bytes) -> None:
+        self._replace(key, lambda: data)
+
+    def _replace(self, key: str, body: Callable[[], Any]) -> None:
         def call(fs: Any) -> None:
-            run(fs, fs._call_s3, "put_object", **self._at(key), Body=data)
+            run(fs, fs._call_s3, "put_object", **self._at(key), Body=body())
 
         self._attempt("writing", key, call, writing=True)
 
@@ -380,6 +390,7 @@ class S3Backend(FsspecBackend):
         # Called when the filesystem is deleted, and at the end of the process.
         fs.close_session = partial(_close_in_own_process, os.getpid(), fs.close_session)
         fs.connect()
+        fs.s3.meta.events.register("before-send.s3", send_at_once)
         return fs
 
 

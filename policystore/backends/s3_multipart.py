@@ -13,15 +13,23 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from policystore._util.concurrency import in_parallel, shielded
-from policystore._util.maps import check_memory
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, UnfinishedUpload
+from policystore.backends.bodies.receiving import Memory, memory_for
+from policystore.backends.bodies.sending import BodyReader
 from policystore.backends.filesystems import large_body_slots, run, run_briefly, time_of
 from policystore.backends.fsspec_errors import Kind
 from policystore.errors import PolicyStoreError, StorageError
 from policystore.format.keys import digest_of_key, digest_of_trash
 
-__all__ = ["PartedBody", "Upload", "begin_upload", "list_uploads", "read_parts", "reads_in_parts"]
+__all__ = [
+    "PartedBody",
+    "Upload",
+    "begin_upload",
+    "list_uploads",
+    "read_parts",
+    "reads_in_parts",
+]
 
 _PART = 16 << 20  # bytes; objects of two parts or more move in parts
 _PARTS_AT_ONCE = 8
@@ -49,12 +57,16 @@ def reads_in_parts(size: int) -> bool:
 
 
 def read_parts(
-    get_part: Callable[[int, int], bytes], size: int, on_bytes: BytesCallback | None, label: str
+    get_part: Callable[[int, int, Memory | None], bytes | memoryview],
+    size: int,
+    on_bytes: BytesCallback | None,
+    label: str,
 ) -> memoryview:
     """Read a large object in parts, several at once, into one buffer.
 
     Args:
-        get_part: a function of a start and a count, that reads so many bytes from the start on. It
+        get_part: a function of a start and a count, that reads so many bytes from the start on. Its
+            third argument is the memory to which the bytes go; None for memory of their own. It
             raises an error if the object does not have ``size`` bytes.
         size: how many bytes the object has.
         on_bytes: called with the bytes of each part.
@@ -65,26 +77,21 @@ def read_parts(
     """
     # The first part is read alone. It shows that the object has this size, before memory for
     # the whole object is allocated.
-    first = get_part(0, _PART)
-    check_memory(size, label)
-    try:
-        whole = np.empty(size, np.uint8)
-    except MemoryError:
-        raise StorageError(
-            f"{label}: not enough memory for {size} bytes. Free some memory, or raise the limits "
-            "of this process."
-        ) from None
+    first = get_part(0, _PART, None)
+    whole = memory_for(size, label)
 
-    def put(start: int, part: bytes) -> None:
-        whole[start : start + len(part)] = np.frombuffer(part, np.uint8)
+    def moved(count: int) -> None:
         if on_bytes is not None:
-            on_bytes(len(part))
+            on_bytes(count)
 
     def fetch(start: int) -> None:
-        put(start, get_part(start, min(_PART, size - start)))
+        count = min(_PART, size - start)
+        get_part(start, count, whole[start : start + count])
+        moved(count)
 
-    put(0, first)
+    whole[:_PART] = np.frombuffer(first, np.uint8)
     del first
+    moved(_PART)
     in_parallel(fetch, range(_PART, size, _PART), workers=_PARTS_AT_ONCE)
     # Set on the array that owns the bytes, so that no view of it can be made writeable again.
     whole.flags.writeable = False
@@ -110,9 +117,15 @@ class PartedBody:
         self.in_parts = self.size >= 2 * self._part
         self.count = -(-self.size // self._part)
 
-    def part(self, number: int) -> Iterator[memoryview]:
-        """Yield the bytes of a part in pieces; the first part has the number 1."""
-        return self._pieces((number - 1) * self._part, self._part)
+    def open(self) -> BodyReader:
+        """Return all bytes as a file."""
+        return BodyReader(self._pieces, self.size)
+
+    def open_part(self, number: int) -> BodyReader:
+        """Return the bytes of a part as a file; the first part has the number 1."""
+        start = (number - 1) * self._part
+        size = min(self._part, self.size - start)
+        return BodyReader(lambda at, count: self._pieces(start + at, count), size)
 
     def matches(self, size: object, etag: str) -> bool:
         """Return whether an object of the server has these bytes; False if in doubt.
@@ -131,7 +144,8 @@ class PartedBody:
             return etag == str(_md5(self._pieces(0, self.size)).hexdigest())
         if not etag.endswith(f"-{self.count}"):
             return False
-        digests = (_md5(self.part(number)).digest() for number in range(1, self.count + 1))
+        part = self._part
+        digests = (_md5(self._pieces(at, part)).digest() for at in range(0, self.size, part))
         return etag == f"{_md5(digests).hexdigest()}-{self.count}"
 
     def _pieces(self, start: int, count: int) -> Iterator[memoryview]:
@@ -254,20 +268,18 @@ class Upload:
             run_briefly(fs, _ABORT_SECONDS, fs._call_s3, **request)
 
     def _send_part(self, number: int, on_bytes: BytesCallback | None) -> dict[str, Any]:
+        size = len(self._body.open_part(number))
+
+        def call(fs: Any) -> str:
+            request = {**self._request, "PartNumber": number, "Body": self._body.open_part(number)}
+            return str(run(fs, fs._call_s3, "upload_part", **request)["ETag"])
+
         with large_body_slots():
-            data = b"".join(self._body.part(number))
-
-            def call(fs: Any) -> str:
-                answer = run(
-                    fs, fs._call_s3, "upload_part", **self._request, PartNumber=number, Body=data
-                )
-                return str(answer["ETag"])
-
             etag = self._attempt(call, {"missing": ""})
         if not etag:
             raise _UploadGoneError
         if on_bytes is not None:
-            on_bytes(len(data))
+            on_bytes(size)
         return {"PartNumber": number, "ETag": etag}
 
     def _complete(self, parts: list[dict[str, Any]]) -> None:

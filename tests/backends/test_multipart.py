@@ -30,6 +30,7 @@ from policystore import (
     StorageError,
 )
 from policystore.backends import filesystems, s3_copy, s3_multipart
+from policystore.backends.bodies import receiving
 from policystore.format import metadata, safetensors
 from policystore.format.keys import object_key
 from tests.support.cells import sampled
@@ -368,9 +369,9 @@ def test_too_little_memory_for_the_parts_of_an_object(monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(s3_multipart, "np", SimpleNamespace(empty=refuse, uint8=np.uint8))
+    monkeypatch.setattr(receiving, "np", SimpleNamespace(empty=refuse, uint8=np.uint8))
     with pytest.raises(StorageError, match="reading a: not enough memory for 20 bytes"):
-        s3_multipart.read_parts(lambda start, count: b"x" * 10, 20, None, "reading a")
+        s3_multipart.read_parts(lambda start, count, into: b"x" * 10, 20, None, "reading a")
 
 
 def test_an_object_that_is_larger_than_any_can_be_is_not_copied() -> None:

@@ -16,7 +16,7 @@ from policystore import (
     Snapshot,
     StorageError,
 )
-from policystore.backends import s3
+from policystore.backends.bodies import receiving
 from policystore.repository import record_log
 from tests.support.s3_server import Answer, Proxy, Request, client, error
 from tests.support.s3_stores import (
@@ -249,8 +249,8 @@ def test_a_record_that_arrives_too_slowly_raises(
     store: PolicyStore, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.push(make_snapshot(), "a")
-    monkeypatch.setattr(s3, "_SLOW_START", -1.0)  # as if so much time had passed
-    monkeypatch.setattr(s3, "_MIN_SPEED", 1 << 40)
+    monkeypatch.setattr(receiving, "_SLOW_START", -1.0)  # as if so much time had passed
+    monkeypatch.setattr(receiving, "_MIN_SPEED", 1 << 40)
     with pytest.raises(StorageError, match="too slow"):
         store.pull("a@1")
 

@@ -1,0 +1,1 @@
+"""Move the bodies of large requests, without a second copy of their bytes in memory."""

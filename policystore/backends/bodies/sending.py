@@ -1,0 +1,56 @@
+"""Send bytes that are in memory piece by piece."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["BodyReader", "send_at_once"]
+
+
+class BodyReader(io.RawIOBase):
+    """Read bytes in memory as a file, so that a client sends them without a copy of all of them.
+
+    A client that gets all bytes at once copies what the connection does not take at once: until
+    Python 3.12, asyncio does.
+
+    Args:
+        pieces: a function of a start and a count, that yields so many bytes from the start on.
+        size: how many bytes there are.
+    """
+
+    def __init__(self, pieces: Callable[[int, int], Iterator[memoryview]], size: int) -> None:
+        self._pieces, self._size, self._at = pieces, size, 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        count = left if size is None or size < 0 else min(size, left)
+        data = b"".join(self._pieces(self._at, count))
+        self._at += len(data)
+        return data
+
+
+def send_at_once(request: Any, **_: Any) -> None:
+    """Let a request send its body without a question first whether the server wants it.
+
+    The client library asks for each body that is a file, which costs a round trip. Called by the
+    library before it sends a request.
+    """
+    request.headers.pop("Expect", None)
