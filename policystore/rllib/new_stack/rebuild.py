@@ -260,8 +260,9 @@ def _load(module: RLModule, weights: Mapping[str, Array], label: str) -> None:
         entries = module.state_dict()
         names = plain_names(module, entries)
     with without_own_random_numbers():
-        loaded = {**_constants(module, names), **weights}
-        load_arrays(module, loaded, label, is_new=True, entries=entries)
+        if not weights.keys() >= set(names.values()):
+            weights = {**_constants(module, names), **weights}
+        load_arrays(module, weights, label, is_new=True, entries=entries)
 
 
 def _constants(module: torch.nn.Module, names: Mapping[str, str]) -> dict[str, Array]:

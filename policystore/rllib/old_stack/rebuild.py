@@ -176,11 +176,12 @@ def _sync_targets(policy: Policy, model: torch.nn.Module) -> None:
     ``update_target()`` would mix them with the values that the target networks had before
     (policy/torch_mixins.py:196).
     """
-    weights = unwrapped(model).state_dict()
-    targets = list(getattr(policy, "target_models", {}).values())
-    for target in targets or [getattr(policy, "target_model", None)]:
-        if isinstance(target, torch.nn.Module):
-            target.load_state_dict({name: weights[name] for name in target.state_dict()})
+    found = list(getattr(policy, "target_models", {}).values())
+    found = found or [getattr(policy, "target_model", None)]
+    targets = [target for target in found if isinstance(target, torch.nn.Module)]
+    weights = unwrapped(model).state_dict() if targets else {}
+    for target in targets:
+        target.load_state_dict({name: weights[name] for name in target.state_dict()})
 
 
 def _check_loaded(loaded: Weights, wanted: Weights, label: str) -> None:
