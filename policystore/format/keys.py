@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from policystore.digest import Digest
 from policystore.errors import InvalidInputError
@@ -31,6 +31,7 @@ __all__ = [
     "copied_key",
     "copied_prefix",
     "deleted_key",
+    "digest_bytes_of_key",
     "digest_of_kept",
     "digest_of_key",
     "digest_of_trash",
@@ -75,10 +76,12 @@ MAX_RECORD = 64 << 10
 """The longest record, hint or marker, in bytes. A reader refuses a longer one."""
 
 _NUMBERED = re.compile(r"([0-9]{10})\.json\Z")
-_OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{64})\.safetensors\Z")
-_TRASHED = re.compile(r"trash/([0-9a-f]{2})/([0-9a-f]{64})/[0-9a-f]{32}\.safetensors\Z")
+# A digest stands in the folder of its first two digits.
+_OBJECT = re.compile(r"objects/(?=(..)/\1)../([0-9a-f]{64})\.safetensors\Z")
+_TRASHED = re.compile(r"trash/(?=(..)/\1)../([0-9a-f]{64})/[0-9a-f]{32}\.safetensors\Z")
 _KEPT = re.compile(r"kept/([0-9a-f]{64})/[0-9a-f]{32}\.json\Z")
 _COPIED = re.compile(r"copied/[0-9a-f]{32}\Z")
+_LISTED = re.compile(r"(versions|marks)/([0-9]{10})\.json\Z")
 _ANNOTATION = re.compile(r"([0-9]{10})/([0-9a-f]{32})\.json\Z")
 
 
@@ -87,10 +90,14 @@ def _escape(name: str) -> str:
 
     So the names 'Soccer' and 'soccer' have different keys, also on a filesystem that ignores case.
     """
+    if name == name.lower():
+        return name
     return re.sub("[A-Z]", lambda match: "!" + match.group().lower(), name)
 
 
 def _unescape(text: str) -> str:
+    if "!" not in text:
+        return text
     return re.sub("!([a-z])", lambda match: match.group(1).upper(), text)
 
 
@@ -110,14 +117,19 @@ def object_prefix(digits: str) -> str:
 
 def digest_of_key(key: str) -> Digest | None:
     """Return the digest in the key of an object; None for a key of another form."""
-    return _digest_in(_OBJECT, key)
+    digits = _digits_in(_OBJECT, key)
+    return None if digits is None else Digest.of_digits(digits)
 
 
-def _digest_in(form: re.Pattern[str], key: str) -> Digest | None:
+def digest_bytes_of_key(key: str) -> bytes | None:
+    """Return the digest in the key of an object as 32 bytes; None for a key of another form."""
+    digits = _digits_in(_OBJECT, key)
+    return None if digits is None else bytes.fromhex(digits)
+
+
+def _digits_in(form: re.Pattern[str], key: str) -> str | None:
     match = form.match(key)
-    if match is None or match.group(1) != match.group(2)[:2]:
-        return None
-    return Digest(match.group(2))
+    return None if match is None else match[2]
 
 
 def trash_prefix(digest: Digest) -> str:
@@ -137,7 +149,8 @@ def trash_key(digest: Digest, nonce: str) -> str:
 
 def digest_of_trash(key: str) -> Digest | None:
     """Return the digest in the key of a copy in the trash; None for a key of another form."""
-    return _digest_in(_TRASHED, key)
+    digits = _digits_in(_TRASHED, key)
+    return None if digits is None else Digest.of_digits(digits)
 
 
 def trash_start(digits: str) -> str:
@@ -167,7 +180,7 @@ def kept_key(digest: Digest, nonce: str) -> str:
 def digest_of_kept(key: str) -> Digest | None:
     """Return the digest in the key of a push without a name; None for a key of another form."""
     match = _KEPT.match(key)
-    return None if match is None else Digest(match.group(1))
+    return None if match is None else Digest.of_digits(match.group(1))
 
 
 def folder_prefix(start: str, *, deleted: bool = False) -> str:
@@ -287,6 +300,11 @@ def hint_key(name: str) -> str:
 
 def name_of_prefix(prefix: str) -> str | None:
     """Return the name in ``names/<name>/@``; None if it is not a valid name."""
+    return _name_of_prefix(prefix)
+
+
+@lru_cache(1024)  # the keys of one name follow each other
+def _name_of_prefix(prefix: str) -> str | None:
     return _unescape_valid(prefix[len(NAMES) : -len("/@")], check_name)
 
 
@@ -313,8 +331,7 @@ def _unescape_valid(escaped: str, check: Callable[[str], str]) -> str | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class NameKey:
+class NameKey(NamedTuple):
     """What a key below ``names/`` is.
 
     Attributes:
@@ -339,6 +356,11 @@ def parse_name_key(key: str) -> NameKey | None:
     name = name_of_prefix(prefix + separator) if separator and prefix.startswith(NAMES) else None
     if name is None:
         return None
+    listed = _LISTED.match(rest)
+    if listed is not None:  # the key of almost every record
+        number = int(listed[2])
+        kind: Literal["version", "mark"] = "version" if listed[1] == "versions" else "mark"
+        return NameKey(name, kind, number=number) if number else None
     tag = tag_of_prefix(key.rpartition("/")[0] + "/", name) if rest.startswith("tags/") else None
     number = number_of(key) or 0
     parsed: NameKey | None = None
@@ -349,10 +371,6 @@ def parse_name_key(key: str) -> NameKey | None:
             )
         elif key == tag_hint_key(name, tag):
             parsed = NameKey(name, "tag-hint", tag)
-    elif number and key == version_key(name, number):
-        parsed = NameKey(name, "version", number=number)
-    elif number and key == mark_key(name, number):
-        parsed = NameKey(name, "mark", number=number)
     elif key == hint_key(name):
         parsed = NameKey(name, "hint")
     elif _COPIED.match(rest):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from policystore._util.messages import brief
 from policystore.digest import PREFIX
@@ -87,9 +88,14 @@ def check_name(name: str) -> str:
         )
     if len(name) > _MAX_NAME:
         raise InvalidInputError(f"a name has at most {_MAX_NAME} characters, this one {len(name)}")
+    _check_segments(name)
+    return name
+
+
+@lru_cache(1024)  # the records and keys of one name follow each other
+def _check_segments(name: str) -> None:
     for segment in name.split("/"):
         _check_segment(segment, f"the name {name!r}", _MAX_SEGMENT)
-    return name
 
 
 def check_tag(tag: str) -> str:

@@ -7,6 +7,7 @@ that names the record.
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Mapping, Set
 from typing import Any
@@ -180,9 +181,22 @@ def decode_plain(value: Json, field: str) -> dict[Any, Any]:
     Raises:
         FormatError, ValueError: not what :func:`encode_plain` writes.
     """
+    if type(value) is dict and all(map(_is_itself, value, value.values())):
+        return dict(value)
     decoded = decode_value(value, field)
     expect(isinstance(decoded, dict) and encode_value(decoded, field) == value, field)
     return decoded  # type: ignore[no-any-return]
+
+
+def _is_itself(key: str, value: Json) -> bool:
+    """Return whether a key and a value of an object are encoded as they are."""
+    kind = type(value)
+    return key[:1] != "~" and (
+        kind in _SIMPLE or (kind is float and math.isfinite(value)) or value is None
+    )
+
+
+_SIMPLE = (str, int, bool)
 
 
 def expect(condition: bool, field: str) -> None:
