@@ -230,7 +230,11 @@ def fsync_folder(folder: Path) -> None:
 
 
 def read_file(
-    path: Path, *, limit: int | None = None, share: bool = False, on_data: OnData | None = None
+    path: str | Path,
+    *,
+    limit: int | None = None,
+    share: bool = False,
+    on_data: OnData | None = None,
 ) -> bytes | memoryview:
     """Read all bytes of a file.
 
@@ -263,7 +267,7 @@ def read_file(
                 "it was not written by policystore"
             )
         data: bytes | memoryview | None = None
-        if share and status.st_size >= _MIN_SHARED and _is_private(status, path):
+        if share and status.st_size >= _MIN_SHARED and _is_private(status, Path(path)):
             data = map_file(descriptor, status.st_size)
         elif status.st_size >= _MIN_PROTECTED:
             check_memory(status.st_size, f"reading {path}")

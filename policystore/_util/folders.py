@@ -14,9 +14,11 @@ import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from policystore._util.files import fsync_folder, without_group, write_new
+from policystore._util.foreign import is_foreign
 from policystore.errors import StorageError
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "flush_if_there",
     "holds_bytes",
     "is_folder",
+    "list_folder",
     "refusal_hint",
     "remove_old",
     "removing",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 _BLOCK = 1 << 20
+_PAGE = 1024  # entries of a folder that are in memory at once
 _MOST_DURABLE = 10_000  # folders to remember
 
 # A filesystem without groups or modes answers so. Its files have the rights that its mount gives.
@@ -117,6 +121,16 @@ class Folders:
             )
         self._used = present
         self.forget()
+
+    def check_missing(self) -> None:
+        """Check that the root is a folder of a store, after a key was not found in it.
+
+        Raises:
+            StorageError: the root is a file; or as in :meth:`check_root`.
+        """
+        if self._root.is_file():
+            raise StorageError(f"{self._root} is a file; a store is a folder") from None
+        self.check_root()
 
     def _present(self) -> tuple[int, int] | None:
         try:
@@ -260,6 +274,26 @@ def remove_old(folders: Sequence[Path], age: float) -> None:
                 with contextlib.suppress(FileNotFoundError, PermissionError):
                     if entry.is_file() and now - entry.stat().st_mtime > age:
                         os.unlink(entry)
+
+
+def list_folder(folder: Path) -> Iterator[list[tuple[os.DirEntry[str], bool]]]:
+    """List what is directly inside a folder, without what systems and tools leave in folders.
+
+    A folder may have a file for each version of a name, so the entries come page by page.
+
+    Yields:
+        The next entries, each with whether it is a folder and not a link.
+
+    Raises:
+        OSError: as the operating system raises it.
+    """
+    with os.scandir(folder) as entries:
+        while page := list(islice(entries, _PAGE)):
+            yield [
+                (each, inside)
+                for each in page
+                if not is_foreign(each.name, inside := is_folder(each, False))
+            ]
 
 
 def is_folder(entry: os.DirEntry[str], follow_links: bool) -> bool:

@@ -44,4 +44,6 @@ def is_foreign(name: str, is_folder: bool) -> bool:
         name: the name, without its folder.
         is_folder: whether the entry is a folder.
     """
+    if name.isalnum():
+        return False  # each of these names has another character; most folders of a store have none
     return (_FOLDERS if is_folder else _FILES).fullmatch(name) is not None

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from policystore._util.files import (
     OnData,
@@ -35,13 +35,13 @@ from policystore._util.folders import (
     flush_if_there,
     holds_bytes,
     is_folder,
+    list_folder,
     refusal_hint,
     remove_old,
     removing,
     rights_of,
     skipping_refused,
 )
-from policystore._util.foreign import is_foreign
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems
 from policystore.backends.exclusive_link import NO_LINKS, publish
@@ -71,9 +71,9 @@ class LocalBackend:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(os.path.abspath(root))
+        self._start = os.path.join(self._root, "")
         self._folders = Folders(self._root, MARKER)
-        # No lock guards these two: each change is one step of the interpreter. A process that was
-        # forked while another thread held a lock would wait for the lock for ever.
+        # No lock, which a fork could leave held, guards these two: each change is one step.
         self._swept = False
         self._other_disks: set[Path] = set()  # folders below the root that are on another disk
 
@@ -90,7 +90,7 @@ class LocalBackend:
         return _NETWORK_PARALLEL if is_on_network(self._root) else 1
 
     def location(self, key: str) -> str:
-        return str(self._path(key))
+        return self._start + key if key[-1:] not in ("", "/") else str(self._path(key))
 
     def _path(self, key: str) -> Path:
         return self._root / key
@@ -121,18 +121,22 @@ class LocalBackend:
     def _read(
         self, key: str, limit: int | None, share: bool, on_data: OnData | None
     ) -> bytes | memoryview:
-        path = self._path(key)
-        try:
-            with self._mapped_errors("reading", path):
-                data = read_file(path, limit=limit, share=share, on_data=on_data)
-        except NotFoundError:
-            if self._root.is_file():
-                raise StorageError(f"{self._root} is a file; a store is a folder") from None
-            with self._mapped_errors("looking at", self._root):
-                self._folders.check_root()
-            raise
+        try:  # a Path would take longer than to read a small file
+            data = read_file(self._start + key, limit=limit, share=share, on_data=on_data)
+        except (OSError, MemoryError) as error:
+            self._raise_mapped(error, key)
         self._folders.note_use()
         return data
+
+    def _raise_mapped(self, error: OSError | MemoryError, key: str) -> NoReturn:
+        """Raise the error of a read as one of :mod:`policystore.errors`."""
+        try:
+            with self._mapped_errors("reading", self._path(key)):
+                raise error
+        except NotFoundError:
+            with self._mapped_errors("looking at", self._root):
+                self._folders.check_missing()
+            raise
 
     def head(self, key: str, count: int) -> bytes:
         path = self._path(key)
@@ -176,9 +180,11 @@ class LocalBackend:
                 yield key
 
     def entries(self, prefix: str, *, problems: Problems | None = None) -> Iterator[Entry]:
+        folder = prefix.rpartition("/")[0]
+        narrow = prefix.rstrip("/") != folder  # the prefix ends within a name
         with self._mapped_errors("looking at", self._path(prefix)):
-            for key, entry in self._walk(prefix.rpartition("/")[0], problems):
-                if not key.startswith(prefix):
+            for key, entry in self._walk(folder, problems):
+                if narrow and not key.startswith(prefix):
                     continue
                 if entry is None:
                     if problems is not None:
@@ -200,8 +206,8 @@ class LocalBackend:
             folder = pending.pop()
             inner: list[str] = []
             with skipping_refused(folder, problems if folder != start else None):
-                entries = self._entries(folder, None)
-                inner = [entry.name for entry in entries if is_folder(entry, False)]
+                pages = self._entries(folder, None)
+                inner = [entry.name for page in pages for entry, inside in page if inside]
             if folder == start:
                 inner = [name for name in inner if name.startswith(begin)]
             for below in (f"{folder}/{name}" if folder else name for name in inner):
@@ -225,48 +231,46 @@ class LocalBackend:
     def _walk(
         self, folder: str, problems: Problems | None
     ) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
-        """List the files below a folder, except temporary ones, as :meth:`keys` does.
-
-        Yields:
-            The key of each file, and its entry; None for a folder where a store expects a file.
-        """
+        """Yield each key below a folder with its entry; None for a folder in the place of a file."""
         pending = [folder]
         while pending:
             folder = pending.pop()
             count = 0 if problems is None else len(problems)
-            entries = self._entries(folder, problems)
-            if not entries and folder.endswith(_FILES) and len(problems or ()) == count:
+            start = f"{folder}/" if folder else ""
+            is_empty = True
+            for page in self._entries(folder, problems):
+                is_empty = is_empty and not page
+                for entry, inside in page:
+                    key = start + entry.name
+                    # A user may keep objects/ or names/ on another disk by a link. Other links are
+                    # not followed, because they could lead in circles.
+                    linked = not start and key + "/" in (OBJECTS, NAMES)
+                    if not (inside or (linked and is_folder(entry, True))):
+                        yield key, entry
+                    elif key + "/" != TEMPORARY and entry.name != _TEMPORARY_THERE:
+                        pending.append(key)
+            if is_empty and folder.endswith(_FILES) and len(problems or ()) == count:
                 yield folder, None  # an empty folder where a store expects a file
-            for entry in entries:
-                key = f"{folder}/{entry.name}" if folder else entry.name
-                # A user may keep objects/ or names/ on another disk by a link. Other links are not
-                # followed, because they could lead in circles.
-                linked = key + "/" in (OBJECTS, NAMES)
-                if not is_folder(entry, linked):
-                    yield key, entry
-                elif key + "/" != TEMPORARY and entry.name != _TEMPORARY_THERE:
-                    pending.append(key)
 
-    def _entries(self, folder: str, problems: Problems | None) -> list[os.DirEntry[str]]:
-        """List what is directly inside a folder, without what systems and tools leave in folders.
+    def _entries(
+        self, folder: str, problems: Problems | None
+    ) -> Iterator[list[tuple[os.DirEntry[str], bool]]]:
+        """List what is directly inside a folder, as :func:`list_folder` does.
 
         Args:
-            folder: the folder; if it does not exist, the list is empty.
+            folder: the folder; if it does not exist, there is no page.
             problems: as for :meth:`keys`.
         """
         path = self._path(folder)
         try:
-            with self._mapped_errors("listing", path), os.scandir(path) as entries:
-                return [
-                    each for each in entries if not is_foreign(each.name, is_folder(each, False))
-                ]
+            with self._mapped_errors("listing", path):
+                yield from list_folder(path)
         except NotFoundError:
-            return []
+            return
         except StorageError as error:
             if problems is None:
                 raise
             problems.append((folder, str(error)))
-            return []
 
     def server_time(self) -> float:
         temporary = self._root / TEMPORARY / secrets.token_hex(16)
