@@ -21,6 +21,7 @@ __all__ = ["PREFIX", "Digest", "Hasher", "digest_of"]
 
 PREFIX = "blake3:"
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
+_PRINTED = re.compile(PREFIX + r"([0-9a-f]{64})\Z")
 
 
 @dataclass(frozen=True, order=True)
@@ -49,6 +50,9 @@ class Digest:
         Raises:
             InvalidInputError: a text of another form.
         """
+        match = _PRINTED.match(text) if isinstance(text, str) else None
+        if match is not None:
+            return cls.of_digits(match[1])
         if not isinstance(text, str) or not text.startswith(PREFIX):
             raise InvalidInputError(f"a digest starts with {PREFIX!r}; found {text!r:.100}")
         return cls(text[len(PREFIX) :])
@@ -63,6 +67,16 @@ class Digest:
         digest = object.__new__(cls)
         object.__setattr__(digest, "hex", digits)
         return digest
+
+    # A dataclass would make a tuple for each of these calls.
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return self.hex == other.hex
+
+    def __hash__(self) -> int:
+        return hash(self.hex)
 
     def __str__(self) -> str:
         return PREFIX + self.hex

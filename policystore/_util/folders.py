@@ -14,7 +14,7 @@ import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 from policystore._util.files import fsync_folder, without_group, write_new
@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 _BLOCK = 1 << 20
+_FIRST_PAGE = 16
 _PAGE = 1024  # entries of a folder that are in memory at once
 _MOST_DURABLE = 10_000  # folders to remember
 
@@ -288,7 +289,9 @@ def list_folder(folder: Path) -> Iterator[list[tuple[os.DirEntry[str], bool]]]:
         OSError: as the operating system raises it.
     """
     with os.scandir(folder) as entries:
-        while page := list(islice(entries, _PAGE)):
+        # Most folders that somebody only looks into show with their first entry that they are used.
+        sizes = chain([_FIRST_PAGE], repeat(_PAGE))
+        while page := list(islice(entries, next(sizes))):
             yield [
                 (each, inside)
                 for each in page

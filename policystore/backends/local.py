@@ -195,7 +195,8 @@ class LocalBackend:
                 except (FileNotFoundError, NotADirectoryError):
                     continue  # removed since the folder was listed
                 # A hard link, which a copy is, changes ctime alone.
-                yield Entry(key, status.st_size, max(status.st_mtime, status.st_ctime))
+                written, changed = status.st_mtime, status.st_ctime
+                yield Entry(key, status.st_size, written if written > changed else changed)
 
     def prefixes(
         self, prefix: str, delimiter: str, *, problems: Problems | None = None
@@ -231,21 +232,17 @@ class LocalBackend:
     def _walk(
         self, folder: str, problems: Problems | None
     ) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
-        """Yield each key below a folder with its entry; None for a folder in the place of a file."""
+        """Yield the keys below a folder and their entries; None for a folder in a file's place."""
         pending = [folder]
         while pending:
             folder = pending.pop()
             count = 0 if problems is None else len(problems)
-            start = f"{folder}/" if folder else ""
-            is_empty = True
+            start, is_empty = f"{folder}/" if folder else "", True
             for page in self._entries(folder, problems):
                 is_empty = is_empty and not page
                 for entry, inside in page:
                     key = start + entry.name
-                    # A user may keep objects/ or names/ on another disk by a link. Other links are
-                    # not followed, because they could lead in circles.
-                    linked = not start and key + "/" in (OBJECTS, NAMES)
-                    if not (inside or (linked and is_folder(entry, True))):
+                    if not inside and (start or not _is_linked_part(entry)):
                         yield key, entry
                     elif key + "/" != TEMPORARY and entry.name != _TEMPORARY_THERE:
                         pending.append(key)
@@ -396,3 +393,8 @@ class LocalBackend:
         folder = self._root / TEMPORARY
         self._folders.ensure(folder)
         remove_old((folder, *self._root.glob(f"*/{_TEMPORARY_THERE}")), _MAX_AGE)
+
+
+def _is_linked_part(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a link to a part of the store; others might lead in circles."""
+    return entry.name + "/" in (OBJECTS, NAMES) and is_folder(entry, True)

@@ -353,14 +353,14 @@ class NameKey(NamedTuple):
 def parse_name_key(key: str) -> NameKey | None:
     """Return what a key below ``names/`` is; None for a key that format 1 does not have."""
     prefix, separator, rest = key.partition("/@")
-    name = name_of_prefix(prefix + separator) if separator and prefix.startswith(NAMES) else None
+    name = _name_of_prefix(f"{prefix}/@") if separator and prefix.startswith(NAMES) else None
     if name is None:
         return None
     listed = _LISTED.match(rest)
     if listed is not None:  # the key of almost every record
         number = int(listed[2])
         kind: Literal["version", "mark"] = "version" if listed[1] == "versions" else "mark"
-        return NameKey(name, kind, number=number) if number else None
+        return NameKey(name, kind, "", number) if number else None
     tag = tag_of_prefix(key.rpartition("/")[0] + "/", name) if rest.startswith("tags/") else None
     number = number_of(key) or 0
     parsed: NameKey | None = None

@@ -311,13 +311,20 @@ def decode_object(data: bytes | memoryview, label: str) -> ParsedPolicy | Array:
         FormatError: the bytes are not canonical, or are neither kind of object.
     """
     buffer = memoryview(data)
-    header, start = parse_header(buffer, label)
-    if META in header:
+    header = _Header(buffer, label, inline=False)
+    if (_is_policy if len(header.data) <= _MAX_KEPT else _is_policy.__wrapped__)(header):
         return _read_policy(buffer, label, inline=False)
-    shapes = parse_shapes(header, label)
+    parsed, start = parse_header(buffer, label)
+    shapes = parse_shapes(parsed, label)
     if set(shapes) != {TENSOR}:
         raise FormatError(f"{label}: neither a policy nor a single tensor of policystore")
     return views(buffer, start, shapes, None, label)[TENSOR]
+
+
+@lru_cache(maxsize=32)
+def _is_policy(given: _Header) -> bool:
+    """Return whether a header is that of a policy object; errors as in :func:`decode_object`."""
+    return META in parse_header(memoryview(given.data), given.label)[0]
 
 
 def _check_weight_name(name: str, label: str) -> None:

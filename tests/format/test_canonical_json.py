@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policystore import FormatError, InvalidInputError
+from policystore.format import canonical_json as canonical_json_module
 from policystore.format.canonical_json import MAX_DEPTH, canonical_json, parse_canonical
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -127,3 +128,47 @@ def test_depth_is_bounded_on_both_sides() -> None:
 def test_any_other_text_is_refused(text: bytes) -> None:
     with pytest.raises(FormatError, match="thing"):
         parse_canonical(text, "thing")
+
+
+@given(JSON)
+def test_what_is_canonical_is_read_without_a_walk_through_the_value(value: Any) -> None:
+    text = canonical_json(value)
+    read = canonical_json_module._read_canonical(text)
+    # Long integers and many levels are looked at step by step.
+    if read is not canonical_json_module._NOT_READ:
+        assert same(read, value)
+    assert same(canonical_json_module._explain(text, "test"), value)
+
+
+def test_a_record_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"a": [{"b": [1, 2.5, None, True, "ä"]}] * 40, "n": {"m": -7}}
+    text = canonical_json(value)
+    monkeypatch.setattr(canonical_json_module, "_check", None)
+    assert parse_canonical(text, "test") == value
+
+
+@given(st.text('[]{}",:01e.-\\u d8falsn'), st.integers(0, 200))
+def test_both_ways_to_read_refuse_the_same(noise: str, at: int) -> None:
+    text = canonical_json({"a": [1, 1.5, {"b": "c"}], "d": None, "e": "\n"}).decode()
+    for each in (noise, text[:at] + noise + text[at:], text[:at] + noise + text[at + 1 :]):
+        data = each.encode()
+        try:
+            value = canonical_json_module._explain(data, "test")
+        except FormatError:
+            assert canonical_json_module._read_canonical(data) is canonical_json_module._NOT_READ
+        else:
+            assert same(parse_canonical(data, "test"), value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":1,"a":1}', '{"b":1,"a":1}', "[1, 2]", "[1] ", "NaN", "[Infinity]", "1e999", "1.0e5",
+        "9223372036854775808", "123456789012345678901", '"\\ud800"', '"\\u0041"', "[" * 65 + "]" * 65,
+        '{"a":' * 65 + "1" + "}" * 65, "", "01", '"\x01"', "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_no_other_text_takes_the_fast_way(text: str) -> None:
+    assert canonical_json_module._read_canonical(text.encode()) is canonical_json_module._NOT_READ
+    with pytest.raises(FormatError):
+        parse_canonical(text.encode(), "test")

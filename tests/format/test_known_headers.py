@@ -9,7 +9,8 @@ import pytest
 
 from policystore import FormatError, Snapshot
 from policystore.format import policy
-from policystore.format.policy import decode_policy
+from policystore.format.policy import decode_object, decode_policy
+from policystore.format.safetensors import parse_header
 from policystore.format.spec import Spec
 
 
@@ -90,3 +91,26 @@ def test_few_and_short_headers_are_kept() -> None:
     data = whole(1.0, state={"long": "x" * 70_000})
     assert decode_policy(data, "long", inline=True).state == {"long": "x" * 70_000}
     assert policy._content.cache_info() == before
+
+
+def test_an_object_of_a_store_is_told_by_a_header_that_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    objects = [
+        b"".join(Snapshot(weights={"w": np.full(3, n)})._encode().policy.chunks) for n in range(9)
+    ]
+    policy._is_policy.cache_clear()
+    calls: list[str] = []
+
+    def parse(buffer: memoryview, label: str) -> object:
+        calls.append(label)
+        return parse_header(buffer, label)
+
+    monkeypatch.setattr(policy, "parse_header", parse)
+    for n, data in enumerate(objects):
+        content = decode_object(data, f"object {n}")
+        assert isinstance(content, policy.ParsedPolicy)
+        assert content.tensors["w"][0] == n
+    assert calls == ["object 0", "object 0"]  # for the kind, and for the content
+    with pytest.raises(FormatError, match="object 9: expected .* cut short"):
+        decode_object(objects[0][:-1], "object 9")

@@ -46,6 +46,8 @@ __all__ = [
     "parse_time",
 ]
 
+_COMMON = frozenset({"format", "kind"})  # the fields of every record
+
 MAX_OBJECTS = 256
 """A version record lists at most this many objects, so that every record fits into
 :data:`~policystore.format.keys.MAX_RECORD`. If a policy has more objects, its record has no list,
@@ -104,8 +106,9 @@ def parse_record(
         raise FormatError(
             f"{label}: expected a record of kind {kind!r}, not {brief(document.get('kind'))}"
         )
-    differing = sorted((set(document) - optional) ^ (fields | {"format", "kind"}))
-    if differing:
+    names = set(document) - optional
+    if names != fields | _COMMON:
+        differing = sorted(names ^ (fields | _COMMON))
         raise FormatError(f"{label}: missing or unknown fields: {brief(', '.join(differing))}")
     return document
 
@@ -248,5 +251,8 @@ def parse_objects(value: Json) -> dict[Digest, int] | None:
     if value is None:
         return None
     expect(isinstance(value, dict) and len(value) <= MAX_OBJECTS, "objects")
-    expect(all(type(size) is int and size >= 0 for size in value.values()), "objects")
-    return {Digest.parse(digest): size for digest, size in value.items()}
+    objects = {}
+    for digest, size in value.items():
+        expect(type(size) is int and size >= 0, "objects")
+        objects[Digest.parse(digest)] = size
+    return objects

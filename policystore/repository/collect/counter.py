@@ -32,10 +32,10 @@ class Counter:
         """Whether nothing may be changed."""
         return self.report.dry_run
 
-    def add(self, tally: Tally, nbytes: int) -> None:
-        """Count one key."""
+    def add(self, tally: Tally, nbytes: int, count: int = 1) -> None:
+        """Count one key, or several with the sum of their bytes."""
         with self._lock:
-            tally.count += 1
+            tally.count += count
             tally.nbytes += nbytes
 
     def add_young(self, nbytes: int, time: float | None) -> None:

@@ -64,7 +64,9 @@ class Sweep:
         self._counter = counter
         self._report = counter.report
         self._clock = clock
-        self._workers = max(_MIN_WORKERS, backend.parallel)
+        # Without changes, a disk has nothing to flush, and threads take longer than the work.
+        least = 1 if counter.dry_run else _MIN_WORKERS
+        self._workers = max(least, backend.parallel)
 
     def run(self, part: str) -> None:
         """Sweep the objects whose digests start with two given digits.
@@ -76,14 +78,16 @@ class Sweep:
         objects = self._list_objects(part)
         self._sweep_trash(part, set(objects))
         candidates: list[Digest] = []
-        for digest, is_needed in zip(objects, self._roots.contain(objects), strict=True):
-            entry = objects[digest]
+        needed: list[int] = []
+        are_needed = self._roots.contain(objects)
+        for (digest, entry), is_needed in zip(objects.items(), are_needed, strict=True):
             if is_needed:
-                self._counter.add(self._report.needed, entry.nbytes)
+                needed.append(entry.nbytes)
             elif self._is_old(entry):
                 candidates.append(digest)
             else:
                 self._counter.add_young(entry.nbytes, entry.time)
+        self._counter.add(self._report.needed, sum(needed), len(needed))
         for start in range(0, len(candidates), _BATCH):
             self._move_all(part, candidates[start : start + _BATCH], objects)
 
@@ -184,6 +188,9 @@ class Sweep:
                 old.append(entry)
             elif entry is not None:
                 self._counter.add_young(entry.nbytes, entry.time)
+        if self._counter.dry_run:
+            self._counter.add(self._report.moved, sum(entry.nbytes for entry in old), len(old))
+            return
         in_parallel(lambda entry: self._move(entry, asked), old, workers=self._workers)
 
     def _is_still_old(self, entry: Entry) -> bool:
@@ -201,9 +208,6 @@ class Sweep:
         """
         digest = digest_of_key(entry.key)
         if digest is None or self._counter.unmoved >= _MOST_UNMOVED:
-            return
-        if self._counter.dry_run:
-            self._delete(entry, purge=False)
             return
         for _ in range(_TRIES):
             began = self._clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,26 +130,31 @@ class Criteria:
         keep: Callable[[int, str], None],
     ) -> None:
         """Call ``keep`` for each version that ``older_than``, ``keep`` or ``keep_best`` keeps."""
-        values: list[tuple[float, int]] = []
+        best: list[tuple[float, int]] = []  # a heap: the worst of the best comes first
         metrics: set[str] = set()
         annotated: Annotations = {}
         if self.keep is not None or self.keep_best is not None:
             annotated = _annotations(resolver, state)
         for record in resolver.read_versions(state.name, state.numbers()):
             number = record.number or 0
-            version = fill_version(record, None, {number: annotated.get(number, ())})
+            notes, version = annotated.get(number, ()), record
+            if notes or self.keep is not None:  # a copy of the record takes long
+                version = fill_version(record, None, {number: notes})
             if self.older_than is not None and now - version.time <= self.older_than:
                 keep(number, f"not older than {self.older_than}")
             if self.keep is not None and self.keep(version):
                 keep(number, "keep returned True")
             if self.keep_best is not None:
-                metrics.update(map(str, version.all_metrics))
-                value = version.all_metrics.get(self.keep_best[0])
+                its_metrics = version.all_metrics
+                metrics.update(map(str, its_metrics))
+                value = its_metrics.get(self.keep_best[0])
                 is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if value is not None and is_number and math.isfinite(value):
-                    values.append((-value if self.keep_best[1] == "max" else value, -number))
+                    score = value if self.keep_best[1] == "max" else -value
+                    full = len(best) >= self.keep_best[2]
+                    (heapq.heappushpop if full else heapq.heappush)(best, (score, number))
         if self.keep_best is not None:
-            metric, _, count = self.keep_best
+            metric = self.keep_best[0]
             if metrics and metric not in metrics:
                 raise NotFoundError(
                     f"keep_best: no version of {state.name!r} has the metric {metric!r}. Its "
@@ -156,8 +162,8 @@ class Criteria:
                     f"{', '.join(sorted(metrics)[:20])}."
                     f"{did_you_mean(close_paths(str(metric), metrics))} Nothing was deleted."
                 )
-            for _, number in sorted(values)[:count]:
-                keep(-number, f"of the best {count} by {metric!r}")
+            for _, number in sorted(best, reverse=True):
+                keep(number, f"of the best {self.keep_best[2]} by {metric!r}")
 
 
 def _annotations(resolver: Resolver, state: NameState) -> Annotations:

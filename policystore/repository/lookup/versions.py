@@ -18,7 +18,7 @@ from policystore.errors import (
     PolicyStoreError,
     StorageError,
 )
-from policystore.format.keys import version_key
+from policystore.format.keys import MAX_RECORD, version_key
 from policystore.format.records import Version
 from policystore.repository.lookup.listing import names_advice
 from policystore.repository.lookup.marker import require_store
@@ -28,7 +28,6 @@ from policystore.repository.lookup.state import (
     read_mark,
     read_state,
 )
-from policystore.repository.record_log import version_log
 
 __all__ = [
     "check_state",
@@ -99,9 +98,10 @@ def read_version(backend: Backend, name: str, number: int, data: bytes | None = 
         IntegrityError: the record is missing, though later ones exist.
         FormatError: the record is damaged, or is of another name or number.
     """
+    key = version_key(name, number)
     if data is None:
         try:
-            data = version_log(backend, name).read(number)
+            data = bytes(backend.get(key, limit=MAX_RECORD))
         except NotFoundError:
             newest = named_state(backend, name, standing=False).newest.number
             if number < newest:
@@ -113,7 +113,7 @@ def read_version(backend: Backend, name: str, number: int, data: bytes | None = 
             raise NotFoundError(
                 f"no version {number} of {name!r} in {backend.url}; its versions are 1 to {newest}"
             ) from None
-    location = backend.location(version_key(name, number))
+    location = backend.location(key)
     version = Version.from_bytes(data, location)
     if (version.name, version.number) != (name, number):
         raise FormatError(
@@ -128,7 +128,7 @@ def try_version(backend: Backend, name: str, number: int) -> Version | None:
     If the version is needed, it is read again, and that read raises the error.
     """
     try:
-        data = version_log(backend, name).read(number)
+        data = bytes(backend.get(version_key(name, number), limit=MAX_RECORD))
         return read_version(backend, name, number, data)
     except PolicyStoreError:
         return None

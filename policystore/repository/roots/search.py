@@ -279,12 +279,12 @@ class _RootFinder:
     def _add(self, key: str, record: Version | Kept) -> None:
         """Add the objects of a policy; ``key`` is the key of the record that needs the policy."""
         roots, digest = self._roots, record.digest
-        roots.digests.add(digest)
-        if record.objects is not None:
+        if record.objects is not None:  # the policy object is one of them
             for each, nbytes in record.objects.items():
                 roots.digests.add(each)
                 roots.nbytes += nbytes
             return
+        roots.digests.add(digest)
         if digest not in self._opened:
             self._opened[digest] = sum(self._tolerate(lambda: self._open(key, digest)))
         roots.nbytes += self._opened[digest]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Iterator
-from functools import lru_cache
 
 from policystore._util.batches import batches
 from policystore._util.concurrency import in_parallel
@@ -21,18 +20,13 @@ from policystore.format.keys import (
     LEAGUES,
     OBJECTS,
     TRASH,
-    annotation_of_key,
+    digest_bytes_of_key,
     digest_of_kept,
     digest_of_key,
     digest_of_trash,
     mark_key,
-    name_of_prefix,
     names_prefix,
-    number_of,
-    tag_key,
-    tag_of_prefix,
-    tags_prefix,
-    version_key,
+    parse_name_key,
 )
 from policystore.format.league_keys import parse_league_key
 from policystore.format.records import MAX_MARK, Mark
@@ -42,9 +36,6 @@ from policystore.repository.roots.search import Roots, find_roots
 from policystore.repository.upkeep.stats_report import StatsProgress, StoreStats
 
 __all__ = ["count_store"]
-
-# The keys of one name follow each other.
-_name_of_prefix = lru_cache(1024)(name_of_prefix)
 
 _PAGE = 1024  # keys between two calls of the callback, and records in memory at once
 
@@ -120,27 +111,21 @@ class _Count:
 
     def _add_record(self, entry: Entry) -> None:
         """Count one key below ``names/``."""
-        prefix, separator, _ = entry.key.partition("/@")
-        number, name = number_of(entry.key), _name_of_prefix(prefix + separator)
-        if name is None or not separator:
+        key, stats = parse_name_key(entry.key), self.stats
+        if key is None:
             return  # a key that is not of a store
-        stats, tag = self.stats, None
-        if number is None:
-            if annotation_of_key(entry.key, name) is not None:
-                stats.annotations += 1
-                stats.records += 1
-            return  # an annotation, a hint, or a key that is not of a store
-        if "/@tags/" in entry.key and entry.key.startswith(tags_prefix(name)):
-            tag = tag_of_prefix(entry.key.rpartition("/")[0] + "/", name)
-        if entry.key == version_key(name, number):
+        kind = key.kind
+        if kind == "version":
             stats.versions += 1
-            stats.names += number == 1
-        elif entry.key == mark_key(name, number):
-            self.marks[name] = max(number, self.marks.get(name, 0))
-        elif tag is not None and entry.key == tag_key(name, tag, number):
-            stats.tags += number == 1
+            stats.names += key.number == 1
+        elif kind == "mark":
+            self.marks[key.name] = max(key.number, self.marks.get(key.name, 0))
+        elif kind == "tag":
+            stats.tags += key.number == 1
+        elif kind == "annotation":
+            stats.annotations += 1
         else:
-            return
+            return  # a hint, or the cursor of a mirror
         stats.records += 1
 
     def _read_marks(self) -> None:
@@ -212,14 +197,16 @@ class _Count:
         stats, whole = self.stats, not self.prefix
         stats.objects = stats.nbytes = 0
         needed_nbytes = garbage = garbage_nbytes = 0
+        if roots is None:
+            for entry in self._listed(OBJECTS):
+                if digest_bytes_of_key(entry.key) is not None:
+                    stats.objects += 1
+                    stats.nbytes += entry.nbytes
+            return
         for page in batches(self._listed(OBJECTS), _PAGE):
             objects = [(digest_of_key(entry.key), entry) for entry in page]
             known = [(digest, entry) for digest, entry in objects if digest is not None]
-            needed = (
-                [whole] * len(known)
-                if roots is None
-                else roots.digests.contain([digest for digest, _ in known])
-            )
+            needed = roots.digests.contain([digest for digest, _ in known])
             for (_, entry), is_needed in zip(known, needed, strict=True):
                 if whole or is_needed:
                     stats.objects += 1
@@ -229,7 +216,6 @@ class _Count:
                 elif not self._is_recent(entry):
                     garbage += 1
                     garbage_nbytes += entry.nbytes
-        if roots is not None:
-            stats.shared_nbytes = max(0, roots.nbytes - needed_nbytes)
-            if whole and roots.is_complete:
-                stats.garbage_objects, stats.garbage_nbytes = garbage, garbage_nbytes
+        stats.shared_nbytes = max(0, roots.nbytes - needed_nbytes)
+        if whole and roots.is_complete:
+            stats.garbage_objects, stats.garbage_nbytes = garbage, garbage_nbytes

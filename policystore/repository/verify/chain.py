@@ -112,13 +112,13 @@ class _Chain(Generic[_Record]):
     def _task(self, number: int, first: int) -> Iterator[Task]:
         if number >= first:
             key = self.form.key(number)
-            yield Task(partial(self._handle, number), key, self.form.limit)
+            yield Task(partial(self._handle, number, key), key, self.form.limit)
 
-    def _handle(self, number: int, answer: Answer) -> None:
+    def _handle(self, number: int, key: str, answer: Answer) -> None:
         """Check one record, and look again before a fault is noted."""
-        record, data, found = self._check(number, answer)
+        record, data, found = self._check(number, key, answer)
         if found is not None:
-            record, data, found = self._check(number, self._read(number), look_back=True)
+            record, data, found = self._check(number, key, self._read(number), look_back=True)
         self.previous = None if data is None else (number, data)
         if found is not None:
             self.found.append(found)
@@ -128,19 +128,19 @@ class _Chain(Generic[_Record]):
             self.form.handle(number, record)
 
     def _check(
-        self, number: int, answer: Answer, *, look_back: bool = False
+        self, number: int, key: str, answer: Answer, *, look_back: bool = False
     ) -> tuple[_Record | None, bytes | None, _Found | None]:
         """Check the bytes of a record.
 
         Args:
-            number: the number of the record.
+            number, key: the number and the key of the record.
             answer: its bytes, or the error of reading them.
             look_back: whether to read the record before once more.
 
         Returns:
             The record if it belongs here, its bytes if it is a record, and what is wrong with it.
         """
-        key, itself = self.form.key(number), range(number, number + 1)
+        itself = range(number, number + 1)
         if not isinstance(answer, bytes):
             is_absent = isinstance(answer, NotFoundError)
             kind: FaultKind = "missing" if is_absent else "storage"

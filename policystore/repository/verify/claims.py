@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from policystore.digest import Digest, digest_of
+import blake3
+
+from policystore.digest import Digest
 from policystore.format.keys import version_key
 from policystore.format.records import Kept, Version
 from policystore.repository.verify.run import Need, Run
@@ -118,4 +120,4 @@ def _short_parts(parts: tuple[Digest, Digest, Digest] | None) -> bytes:
 
 
 def _short(texts: Iterable[str]) -> bytes:
-    return bytes.fromhex(digest_of(" ".join(texts).encode("ascii")).hex)[:16]
+    return blake3.blake3(" ".join(texts).encode("ascii")).digest()[:16]

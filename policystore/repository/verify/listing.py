@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from policystore.backends.base import Backend, Entry, Problems
 from policystore.digest import Digest
@@ -19,24 +18,21 @@ from policystore.format.keys import (
     annotation_of_key,
     annotations_prefix,
     copied_prefix,
+    digest_bytes_of_key,
     digest_of_kept,
-    digest_of_key,
     digest_of_trash,
     hint_key,
     is_key,
     kept_key,
-    mark_key,
-    marks_prefix,
     name_of_deleted,
     name_of_prefix,
     number_of,
+    parse_name_key,
     tag_hint_key,
     tag_key,
     tag_of_prefix,
     tags_prefix,
     trash_key,
-    version_key,
-    versions_prefix,
 )
 from policystore.format.league_keys import LeagueKey, parse_league_key
 from policystore.repository.lookup.annotations import PackedAnnotations
@@ -53,10 +49,6 @@ __all__ = [
 ]
 
 FOREIGN = "policystore never writes a key of this form, or this key is in the wrong place"
-
-
-# The keys of one name follow each other.
-_name_of_prefix = lru_cache(1024)(name_of_prefix)
 
 
 class Numbers:
@@ -207,11 +199,11 @@ def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
     """Add one key of the listing."""
     key = entry.key
     if key.startswith(OBJECTS):
-        digest = digest_of_key(key)
-        if digest is not None:
-            inventory.objects[_bytes_of(digest)] = entry.nbytes
+        address = digest_bytes_of_key(key)
+        if address is not None:
+            inventory.objects[address] = entry.nbytes
             if not is_new:
-                inventory.old.add(_bytes_of(digest))
+                inventory.old.add(address)
             return
     elif key.startswith(NAMES):
         if _add_of_name(inventory, key, is_new):
@@ -244,8 +236,15 @@ def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
 
 def _add_of_name(inventory: Inventory, key: str, is_new: bool) -> bool:
     """Add a key below ``names/``. Return False if the key has no valid form."""
+    parsed = parse_name_key(key)
+    if parsed is not None and parsed.kind in ("version", "mark"):  # almost every key
+        held = inventory.names.get(parsed.name)
+        if held is None:
+            held = inventory.names[parsed.name] = ListedName()
+        (held.versions if parsed.kind == "version" else held.marks).add(parsed.number, is_new)
+        return True
     prefix, separator, _ = key.partition("/@")
-    name = _name_of_prefix(prefix + separator) if separator else None
+    name = name_of_prefix(prefix + separator) if separator else None
     if name is None:
         if separator:
             problem = "policystore does not write names of this form"
@@ -254,11 +253,7 @@ def _add_of_name(inventory: Inventory, key: str, is_new: bool) -> bool:
     number = number_of(key) or 0
     numbers: Numbers | None = None
     listed = inventory.names.get(name) or ListedName()
-    if key.startswith(versions_prefix(name)) and key == version_key(name, number):
-        numbers = listed.versions
-    elif key.startswith(marks_prefix(name)) and key == mark_key(name, number):
-        numbers = listed.marks
-    elif key.startswith(tags_prefix(name)):
+    if key.startswith(tags_prefix(name)):
         start = key.rpartition("/")[0] + "/"
         tag = tag_of_prefix(start, name)
         if tag is None:

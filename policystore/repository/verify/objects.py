@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from policystore._util.concurrency import in_parallel
 from policystore.digest import Digest
@@ -18,11 +18,10 @@ from policystore.format.keys import object_key
 from policystore.format.policy import MAX_POLICY, ParsedPolicy, decode_object
 from policystore.repository.verify.claims import Claims, PolicyFacts
 from policystore.repository.verify.missing import check_copy
-from policystore.repository.verify.parts import WaitingPolicy
+from policystore.repository.verify.parts import KnownPartFiles, WaitingPolicy
 from policystore.repository.verify.repair import repair_object
 from policystore.repository.verify.report import Fault, FaultKind
 from policystore.repository.verify.run import Need, Run, read_exactly
-from policystore.snapshot import Snapshot
 
 __all__ = ["ObjectCheck"]
 
@@ -37,8 +36,7 @@ _THREADS = 4  # where requests take no time; hash functions run beside each othe
 _GOOD, _BAD = -1, -2  # in the place of the size of an object that was read
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(NamedTuple):
     """The result of reading one object.
 
     Attributes:
@@ -71,6 +69,7 @@ class ObjectCheck:
         self._waiting_bytes = 0
         self._held: dict[bytes, bytes | memoryview] = {}
         self._held_bytes = 0
+        self._part_files = KnownPartFiles()
 
     def check(self) -> None:
         """Read the objects, and report what is wrong with them."""
@@ -169,7 +168,7 @@ class ObjectCheck:
 
     def _read(self, digest_bytes: bytes) -> _Read:
         """Read one object; look again, and try to repair the object, before a fault is reported."""
-        digest = Digest(digest_bytes.hex())
+        digest = _digest(digest_bytes)
         backend, key = self.run.backend, object_key(digest)
         try:
             return _Read(read_exactly(backend, key, digest, self.sizes[digest_bytes]))
@@ -194,33 +193,34 @@ class ObjectCheck:
 
     def _check_policy(self, digest: bytes, data: bytes | memoryview) -> None:
         """Check a policy that a record names."""
-        key, parsed = object_key(Digest(digest.hex())), self._decode(digest, data)
+        parsed = self._decode(digest, data)
         if parsed is None:
             return
         if not isinstance(parsed, ParsedPolicy):
+            key = object_key(_digest(digest))
             for need in self.claims.needs(digest):
                 self.run.add_fault(need.key, f"it names {key}, which is a tensor, not a policy")
             return
         if parsed.external:
-            policy = WaitingPolicy(Digest(digest.hex()), memoryview(data).nbytes, parsed)
+            policy = WaitingPolicy(_digest(digest), memoryview(data).nbytes, parsed)
             self._waiting.append(policy)
             self._waiting_bytes += policy.nbytes
             return
-        snap = Snapshot._of_parsed(parsed, {}, Digest(digest.hex()))
-        parts = (snap.weights_digest, snap.acting_digest, snap.state_digest)
-        objects = {Digest(digest.hex()): memoryview(data).nbytes}
-        self.claims.compare(self.run, digest, PolicyFacts(objects, parts))
+        objects = {_digest(digest): memoryview(data).nbytes}
+        facts = PolicyFacts(objects, self._part_files.of(data, parsed).digests(parsed.tensors))
+        self.claims.compare(self.run, digest, facts)
 
     def _check_other(self, digest: bytes, data: bytes | memoryview) -> None:
         """Check an object that no record names as a policy."""
-        key, parsed = object_key(Digest(digest.hex())), self._decode(digest, data)
+        parsed = self._decode(digest, data)
         if isinstance(parsed, ParsedPolicy) and digest not in self.claims.retired:
+            key = object_key(_digest(digest))
             for item in parsed.external.values():
                 self.run.need(bytes.fromhex(item.digest.hex), Need(key))
 
     def _decode(self, digest: bytes, data: bytes | memoryview) -> ParsedPolicy | Array | None:
         """Return the content of an object, and count the object; None for bytes that are wrong."""
-        key = object_key(Digest(digest.hex()))
+        key = object_key(_digest(digest))
         try:
             content = decode_object(data, self.run.backend.location(key))
         except FormatError as error:
@@ -309,3 +309,7 @@ class ObjectCheck:
             # Without a fault, the tensor was read and forgotten, because it took too much memory.
             self.run.report.uncompared += not lost
         self.claims.compare(self.run, digest, PolicyFacts(policy.objects, parts))
+
+
+def _digest(digest: bytes) -> Digest:
+    return Digest.of_digits(digest.hex())

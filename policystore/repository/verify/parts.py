@@ -9,29 +9,30 @@ functions are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import blake3
 
-from policystore.digest import Digest
+from policystore.digest import Digest, digest_of
 from policystore.errors import FormatError
 from policystore.format.arrays import Array, raw
 from policystore.format.canonical_json import JsonObject
 from policystore.format.metadata import FORMAT, External
 from policystore.format.policy import ParsedPolicy, decode_tensor
-from policystore.format.safetensors import Shapes, header_layout
+from policystore.format.safetensors import HeaderLayout, Shapes, header_layout
 
-__all__ = ["WaitingPolicy"]
+__all__ = ["KnownPartFiles", "PartFiles", "WaitingPolicy"]
 
+_MAX_KEPT = 64 << 10  # bytes of a header whose files are kept
+_MOST_KNOWN = 32
 _STATE = "__state__/"
 
 
 class _Part:
     """The file of one part, of which only the state of the hash function is kept."""
 
-    def __init__(self, shapes: Shapes, meta: JsonObject | None) -> None:
-        layout = header_layout(shapes, meta)
-        self.names = frozenset(shapes)
+    def __init__(self, layout: HeaderLayout) -> None:
+        self.names = layout.offsets.keys()
         self._hasher = blake3.blake3(layout.header)
 
     def update(self, name: str, array: Array) -> None:
@@ -39,7 +40,62 @@ class _Part:
             self._hasher.update(raw(array))
 
     def digest(self) -> Digest:
-        return Digest(self._hasher.hexdigest())
+        return Digest.of_digits(self._hasher.hexdigest())
+
+
+class PartFiles:
+    """The files of the parts of a policy: their headers, and the order of their tensors.
+
+    Args:
+        parsed: the policy object; its tensors, and those outside it, are in the files.
+
+    Attributes:
+        shapes: dtype and shape of each tensor of the policy.
+        layouts: the files of weights and state, and of the weights for acting if they are others.
+    """
+
+    def __init__(self, parsed: ParsedPolicy) -> None:
+        shapes = {name: (array.dtype, array.shape) for name, array in parsed.tensors.items()}
+        shapes |= {name: (item.dtype, item.shape) for name, item in parsed.external.items()}
+        weights = {name: each for name, each in shapes.items() if not name.startswith(_STATE)}
+        state = {name: each for name, each in shapes.items() if name not in weights}
+        meta: JsonObject = {"format": FORMAT, "kind": "state", "state": parsed.state}
+        acting = parsed.spec.acting
+        self.shapes = shapes
+        self.layouts = [header_layout(weights, None), header_layout(state, meta)]
+        if acting is not None:
+            self.layouts.append(header_layout({name: weights[name] for name in acting}, None))
+
+    def digests(self, tensors: Mapping[str, Array]) -> tuple[Digest, Digest, Digest]:
+        """Return the digests of weights, of weights for acting, and of the state.
+
+        Args:
+            tensors: all tensors of the policy by name.
+        """
+        return _parts(
+            digest_of(layout.header, *(raw(tensors[name]) for name in layout.offsets))
+            for layout in self.layouts
+        )
+
+
+class KnownPartFiles:
+    """The files of the parts of the last policies: policies of one training have one header."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, PartFiles] = {}
+
+    def of(self, data: bytes | memoryview, parsed: ParsedPolicy) -> PartFiles:
+        """Return the files of a policy whose object has the bytes ``data``."""
+        view = memoryview(data)
+        header = bytes(view[: 8 + int.from_bytes(view[:8], "little")])
+        files = self._known.get(header)
+        if files is None:
+            files = PartFiles(parsed)
+            if len(header) <= _MAX_KEPT:
+                while len(self._known) >= _MOST_KNOWN:
+                    del self._known[next(iter(self._known))]
+                self._known[header] = files
+        return files
 
 
 class WaitingPolicy:
@@ -64,15 +120,9 @@ class WaitingPolicy:
         self.is_stopped = False
         self._inside = parsed.tensors
         self._external = parsed.external
-        shapes = {name: (array.dtype, array.shape) for name, array in parsed.tensors.items()}
-        shapes |= {name: (item.dtype, item.shape) for name, item in parsed.external.items()}
-        weights = {name: each for name, each in shapes.items() if not name.startswith(_STATE)}
-        state = {name: each for name, each in shapes.items() if name not in weights}
-        meta: JsonObject = {"format": FORMAT, "kind": "state", "state": parsed.state}
-        acting = parsed.spec.acting
-        self._parts = [_Part(weights, None), _Part(state, meta)]
-        if acting is not None:
-            self._parts.append(_Part({name: weights[name] for name in acting}, None))
+        files = PartFiles(parsed)
+        shapes = files.shapes
+        self._parts = [_Part(layout) for layout in files.layouts]
         self._order = sorted(shapes, key=lambda name: _rank(shapes, name))
         self._ranks = {name: _rank(shapes, name) for name in parsed.external}
         self._next = 0
@@ -122,8 +172,13 @@ class WaitingPolicy:
         """Return the digests of weights, of weights for acting, and of the state."""
         if self.next_tensor() is not None:
             raise FormatError(f"{self.digest}: not all tensors of the policy were read")
-        weights, state, *acting = (part.digest() for part in self._parts)
-        return weights, acting[0] if acting else weights, state
+        return _parts(part.digest() for part in self._parts)
+
+
+def _parts(digests: Iterable[Digest]) -> tuple[Digest, Digest, Digest]:
+    """Return the digests of :attr:`PartFiles.layouts` as weights, weights for acting, state."""
+    weights, state, *acting = digests
+    return weights, acting[0] if acting else weights, state
 
 
 def _rank(shapes: Shapes, name: str) -> tuple[int, str]:

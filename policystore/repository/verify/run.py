@@ -6,9 +6,8 @@ Pulls look into the trash if an object is not in its place. A check of the store
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from policystore._util.batches import batches
 from policystore._util.concurrency import in_parallel
@@ -40,8 +39,7 @@ Answer: TypeAlias = bytes | PolicyStoreError | None
 """The bytes of a key, the error of reading them, or None for a task that reads nothing."""
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A key to read, and what to do with its bytes.
 
     Tasks are handled in order, one at a time, though their keys are read at the same time.
@@ -57,8 +55,7 @@ class Task:
     limit: int = 0
 
 
-@dataclass(frozen=True)
-class Need:
+class Need(NamedTuple):
     """Something that needs an object which the listing did not show.
 
     Attributes:

@@ -52,6 +52,8 @@ class Selection:
         if stage < self.stage:
             return []
         first = self.first if stage == self.stage else 0
+        if self.width == _ALL and not (self.start or first):
+            return sorted(digests)
         chosen = (digest for digest in digests if first <= self.position(digest) < self.width)
         return sorted(chosen, key=self.position)
 
