@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policystore import PolicyStore, Snapshot, Spec
+from policystore import Digest, PolicyStore, Snapshot, Spec
+from policystore.format.keys import trash_key
 from policystore.format.policy import ParsedPolicy, decode_object
+from policystore.format.safetensors import header_layout
+from policystore.repository.annotations import fill_version
 from policystore.repository.deletion import prune
 from policystore.repository.verify import parts
 
@@ -54,7 +57,6 @@ def test_verify_reads_every_key_once_and_lays_out_the_parts_of_equal_policies_on
         layouts.append(arguments)
         return header_layout(*arguments)
 
-    header_layout = parts.header_layout
     monkeypatch.setattr(parts, "header_layout", layout)
     report = store.verify()
     assert (report.ok, report.objects, report.versions) == (True, 30, 30)
@@ -87,10 +89,13 @@ def test_a_dry_collection_starts_no_thread(
         started.append(thread)
         start(thread)
 
+    for number in range(9):  # copies in one part of the trash, of objects that nothing needs
+        digest = Digest(f"ab{number:062x}")
+        store._backend.put(trash_key(digest, f"{number:032x}"), [b"a copy"])
     reads = _count_reads(store, monkeypatch)
     monkeypatch.setattr(threading.Thread, "start", counted)
     report = store.collect_garbage(timedelta(0), exclusive=True)
-    assert (report.moved.count, report.needed.count) == (10, 20)
+    assert (report.moved.count, report.needed.count, report.purged.count) == (10, 20, 9)
     assert not started
     assert not [key for key in reads if key.startswith("objects/")]
     assert set(reads.values()) == {1}
@@ -109,7 +114,6 @@ def test_prune_reads_each_record_once_and_copies_none(
         filled.append(version.number)
         return fill_version(version, *arguments)
 
-    fill_version = prune.fill_version
     monkeypatch.setattr(prune, "fill_version", fill)
     report = store.prune("a", keep_best=("return", "max", 4), dry_run=True)
     values = {number: float((number - 1) * 7 % 30) for number in range(11, 31)} | {15: 99.0}
