@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from policystore._util.concurrency import raise_if_interrupted
+from policystore._util.concurrency import wait_for
 from policystore.format.keys import TEMPORARY
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 _MOST_KEPT = 8  # filesystems that stay open although no store may use them
-_POLL = 0.1  # seconds between two looks at whether the user has interrupted the call
 _RECENT = 5_000  # keys of a listing
 
 # Held while a filesystem is made. Another thread may have held it when this process was forked.
@@ -170,8 +169,7 @@ def run(fs: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """
     future, done = _begun(fs, call(*args, **kwargs))
     try:
-        while not done.wait(_POLL):
-            raise_if_interrupted()
+        wait_for(future.done, done)
     except BaseException:
         future.cancel()
         raise

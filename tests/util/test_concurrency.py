@@ -18,6 +18,7 @@ from policystore._util.concurrency import (
     raise_if_interrupted,
     run_both,
     shielded,
+    wait_for,
 )
 
 
@@ -237,3 +238,24 @@ def test_a_request_ends_early_after_an_interrupt_and_not_after_an_error(
     with pytest.raises(error):
         in_parallel(call, range(2), workers=2)
     assert ends == ["ended" if error is KeyboardInterrupt else "answered"]
+
+
+def test_an_interrupt_wakes_a_thread_that_waits_for_an_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(concurrency, "_EVENT_POLL", 600.0)
+    waits, ended = threading.Event(), threading.Event()
+
+    def call(index: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            waits.wait(60)
+            raise KeyboardInterrupt
+        waits.set()
+        try:
+            wait_for(lambda: False, threading.Event())
+        finally:
+            ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parallel(call, range(2), workers=2)
+    assert ended.wait(60)
