@@ -12,20 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
-from policystore.torch import random_numbers
 from policystore.torch.random_numbers import own_random_numbers, without_own_random_numbers
-
-
-@pytest.fixture(params=["key", "mode"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How operations that draw are seen."""
-    way: str = request.param
-    if way == "mode":
-        monkeypatch.setattr(random_numbers, "_KEY", None)
-    elif random_numbers._KEY is None:
-        pytest.skip("this torch is too old for the key")
-    return way
-
 
 ONES = torch.ones(2, 2)
 DRAWS: list[Callable[[], Any]] = [
@@ -127,31 +114,6 @@ def test_a_block_that_seeds_torch_gets_the_numbers_of_the_seed_each_time() -> No
                 assert torch.equal(seeded(), wanted)
                 torch.rand(2)
                 assert torch.equal(seeded(), wanted)
-
-
-def test_only_operations_that_draw_are_seen(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To see each operation, as a mode does, makes all of them slower."""
-    if way == "mode":
-        pytest.skip("a mode sees each operation")
-    seen: list[str] = []
-    plain = random_numbers._Numbers.call
-
-    def noted(self: Any, func: Any, args: Any, given: Any) -> Any:
-        seen.append(str(func))
-        return plain(self, func, args, given)
-
-    monkeypatch.setattr(random_numbers._Numbers, "call", noted)
-    with own_random_numbers():
-        assert _get_current_dispatch_mode() is None
-        layer = torch.nn.Linear(3, 3)
-        functional.dropout(torch.relu(layer(torch.ones(2, 3)))).sum().backward()
-    torch.rand(3)
-    assert seen == ["aten.uniform_.default", "aten.uniform_.default", "aten.bernoulli_.float"]
-
-
-def test_a_key_that_another_package_uses_is_left_alone() -> None:
-    if random_numbers._KEY is not None:
-        assert random_numbers._intercept() is None
 
 
 def test_a_generator_that_was_given_is_used() -> None:
