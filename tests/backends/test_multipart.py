@@ -29,6 +29,7 @@ from policystore import (
     Spec,
     StorageError,
 )
+from policystore._util import concurrency
 from policystore.backends import filesystems, s3_copy, s3_multipart
 from policystore.backends.bodies import receiving
 from policystore.format import metadata, safetensors
@@ -159,7 +160,8 @@ def test_an_interrupt_while_an_upload_begins_leaves_no_upload(
         monkeypatch.setattr(s3_copy, "_MOST", 1 << 20)
         monkeypatch.setattr(s3_copy, "_PART", PART)
     proxy.after = late
-    monkeypatch.setattr(filesystems, "raise_if_interrupted", interrupt)
+    monkeypatch.setattr(concurrency, "raise_if_interrupted", interrupt)
+    monkeypatch.setattr(concurrency, "_EVENT_POLL", 0.05)
     with pytest.raises(KeyboardInterrupt):
         if copies:
             store.delete("a")
