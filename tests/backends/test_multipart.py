@@ -30,7 +30,7 @@ from policystore import (
     StorageError,
 )
 from policystore._util import concurrency
-from policystore.backends import filesystems, s3_copy, s3_multipart
+from policystore.backends import s3_copy, s3_multipart
 from policystore.backends.bodies import receiving
 from policystore.format import metadata, safetensors
 from policystore.format.keys import object_key
