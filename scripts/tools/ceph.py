@@ -60,7 +60,7 @@ osd data = {folder}/osd
 mon data = {folder}/mon
 mgr data = {folder}/mgr
 [client.rgw]
-rgw frontends = beast endpoint={loopback}:{port}
+rgw frontends = beast endpoint={loopback}:{port} tcp_nodelay=1
 rgw data = {folder}/rgw
 rgw enable usage log = false
 """
