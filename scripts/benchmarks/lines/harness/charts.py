@@ -32,7 +32,7 @@ def draw(reports: list[Report], folder: Path) -> list[Path]:
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": _SALT, "svg.fonttype": "path", "font.size": 9})
+    mpl.rcParams.update({"svg.hashsalt": _SALT, "svg.fonttype": "none", "font.size": 9})
     folder.mkdir(parents=True, exist_ok=True)
     rows = {report.section: report.rows for report in reports}
     first, *others = TITLES
