@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import tracemalloc
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -12,12 +14,19 @@ import numpy as np
 import pytest
 
 from policystore import Digest, PolicyStore, Snapshot, Spec
-from policystore.format.keys import trash_key
+from policystore.backends.base import Entry
+from policystore.backends.memory import MemoryBackend
+from policystore.digest import digest_of
+from policystore.format.keys import object_key, trash_key, version_key
 from policystore.format.policy import ParsedPolicy, decode_object
 from policystore.format.safetensors import header_layout
 from policystore.repository.annotations import fill_version
 from policystore.repository.deletion import prune
 from policystore.repository.verify import parts
+from policystore.repository.verify.claims import Claims
+from policystore.repository.verify.listing import list_store
+from policystore.repository.verify.run import Need
+from policystore.repository.verify.selection import Selection
 
 
 def _policy(number: int, size: int = 3) -> Snapshot:
@@ -62,6 +71,36 @@ def test_verify_reads_every_key_once_and_lays_out_the_parts_of_equal_policies_on
     assert (report.ok, report.objects, report.versions) == (True, 30, 30)
     assert set(reads.values()) == {1}
     assert len(layouts) == 2  # the files of the weights and of the state
+
+
+def test_verify_holds_about_a_hundred_bytes_for_each_object(store: PolicyStore) -> None:
+    """Each object has a record of its own, as if nothing were shared."""
+    count = 5000
+    digests = [digest_of(b"%d" % number) for number in range(count)]
+    versions = [
+        dataclasses.replace(
+            store.version("a@30"), number=number, digest=digest, objects={digest: number}
+        )
+        for number, digest in enumerate(digests, 1)
+    ]
+    backend = MemoryBackend("test")
+    backend.entries = lambda *_, **__: (  # type: ignore[method-assign]
+        Entry(object_key(digest), 100, 0.0) for digest in digests
+    )
+    tracemalloc.start()
+    try:
+        inventory = list_store(backend, None)
+        claims = Claims(inventory, Selection())
+        for number, version in enumerate(versions, 1):
+            claims.add(version, Need(version_key("a", number), "a", number))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / count < 130
+    places = [inventory.objects.digests.place(bytes.fromhex(digest.hex)) for digest in digests]
+    assert [claims.needs(place) for place in places if place is not None] == [
+        [Need(version_key("a", number), "a", number)] for number in range(1, count + 1)
+    ]
 
 
 def test_many_kinds_of_policies_do_not_fill_the_memory(store: PolicyStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import random
 import secrets
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,9 @@ import pytest
 from policystore import InvalidInputError, PolicyStore, Snapshot, VerifyReport
 from policystore.backends.memory import MemoryBackend
 from policystore.format.keys import object_key, version_key
+from policystore.repository.packed_digests import PackedDigests
 from policystore.repository.verify import objects as verify_objects
+from policystore.repository.verify.selection import Selection
 from tests.support.upkeep import counting
 
 Make = Callable[..., Snapshot]
@@ -69,6 +72,30 @@ def test_tensors_of_the_policies_in_a_share_are_read(
     assert objects(reads) == {object_key(digest) for digest in version.objects or ()}
     assert (report.objects, report.total_objects, report.uncompared) == (3, 3, 0)
     assert report.nbytes == report.total_nbytes
+
+
+@pytest.mark.parametrize("width", [32, 48])
+def test_the_order_of_a_share_is_that_of_the_numbers_counted_from_its_start(width: int) -> None:
+    numbers = random.Random(width)
+    items = PackedDigests(width)
+    for _ in range(40):
+        items.add(numbers.randbytes(width))
+    all_numbers = 1 << 256
+    exact = int.from_bytes(items.item(7)[:32], "big")
+    for start in (0, exact, exact + 1, all_numbers - 1, numbers.getrandbits(256)):
+        for share in (all_numbers, all_numbers // 3, 1):
+            for first in (0, 1, all_numbers // 5, all_numbers):
+                selection = Selection(start, share, 2, first)
+                for stage, begin in ((1, None), (2, first), (3, 0)):
+                    found = selection.order(items, items.in_order(), stage)
+                    expected = [
+                        place
+                        for place in range(40)
+                        if begin is not None
+                        and begin <= selection.position(items.item(place)) < share
+                    ]
+                    expected.sort(key=lambda place: selection.position(items.item(place)))
+                    assert list(found) == expected
 
 
 def test_a_share_does_not_call_other_objects_missing(store: PolicyStore) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import struct
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import blake3
@@ -10,6 +12,11 @@ import blake3
 from policystore.digest import Digest
 from policystore.format.keys import version_key
 from policystore.format.records import Kept, Version
+from policystore.repository.verify.listing import (
+    Inventory,
+    Mark,
+    kept_key_of,
+)
 from policystore.repository.verify.run import Need, Run
 from policystore.repository.verify.selection import Selection
 
@@ -33,80 +40,104 @@ class PolicyFacts:
 class Claims:
     """What versions that stand, and pushes without a name, say of their policies.
 
-    Each claim takes about 300 bytes: the digest of the policy, where the record is, and two
-    shortened digests of what it says.
+    Each policy takes 44 bytes: where the record is, and two shortened digests of what it says.
+    Policies that were not listed are left out: nothing is compared with them.
 
     Args:
+        inventory: the keys of the store. Its objects are marked.
         selection: the objects that this run reads.
-
-    Attributes:
-        retired: the policies of deleted versions.
-        read_before: the tensors of policies that the run before this one has read.
     """
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, inventory: Inventory, selection: Selection) -> None:
         self._selection = selection
-        self._claims: dict[bytes, tuple[str, int, bytes]] = {}
-        self._more: dict[bytes, list[tuple[str, int, bytes]]] = {}
-        self.retired: set[bytes] = set()
-        self.read_before: set[bytes] = set()
+        self._objects = inventory.objects
+        self._kept = inventory.kept
+        self._names: list[str] = []
+        self._claims = bytearray()
+        # place of an object -> the number of its first claim, from 1 on; 0 for no claim
+        self._first = array("I", bytes(4 * len(inventory.objects.sizes)))
+        self._more: dict[int, list[bytes]] = {}
 
-    def add(self, record: Version | Kept, need: Need) -> None:
-        """Add what a record says; ``need`` says where the record is."""
+    def add(self, record: Version | Kept, need: Need, kept: int = 0) -> None:
+        """Add what a record says.
+
+        Args:
+            record: the record.
+            need: says where the record is.
+            kept: for a push without a name, its place in the inventory.
+        """
         digest = bytes.fromhex(record.digest.hex)
-        said = _short_objects(record.objects)
-        if isinstance(record, Version):
-            said += _short_parts((record.weights_digest, record.acting_digest, record.state_digest))
-        claim = (need.name or need.key, need.number, said)
-        first = self._claims.setdefault(digest, claim)
-        if first[2] != said:
-            self._more.setdefault(digest, []).append(claim)
-        self._note_read_before(digest, record.objects or {})
+        self._mark_read_before(digest, record.objects or {})
+        place = self._objects.digests.place(digest)
+        if place is None:
+            return
+        self._objects.marks[place] |= Mark.NAMED
+        parts = (
+            (record.weights_digest, record.acting_digest, record.state_digest)
+            if isinstance(record, Version)
+            else None
+        )
+        said = (_short_objects(record.objects), _short_parts(parts))
+        claim = _CLAIM.pack(
+            kept if need.name is None else self._number_of(need.name), need.number, *said
+        )
+        number = self._first[place]
+        if not number:
+            self._claims += claim
+            self._first[place] = len(self._claims) // _CLAIM.size
+        elif _CLAIM.unpack(self._claim(number))[2:] != said:
+            self._more.setdefault(place, []).append(claim)
 
-    def _note_read_before(self, digest: bytes, objects: Iterable[Digest]) -> None:
+    def _number_of(self, name: str) -> int:
+        if not self._names or self._names[-1] != name:  # names are read one by one
+            self._names.append(name)
+        return len(self._names) - 1
+
+    def _mark_read_before(self, digest: bytes, objects: Iterable[Digest]) -> None:
+        """Mark the tensors of a policy that the run before this one has read."""
         selection = self._selection
         if selection.stage == 1 and not selection.first:
             return
-        position = selection.position(digest)
-        if selection.stage > 1 or position < selection.first:
-            self.read_before.update(bytes.fromhex(each.hex) for each in objects)
+        if selection.stage > 1 or selection.position(digest) < selection.first:
+            for each in objects:
+                self._objects.mark(bytes.fromhex(each.hex), Mark.READ_BEFORE)
 
     def retire(self, digest: Digest) -> None:
         """Note that a version of this policy is deleted."""
-        self.retired.add(bytes.fromhex(digest.hex))
+        self._objects.mark(bytes.fromhex(digest.hex), Mark.RETIRED)
 
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._claims
+    def needs(self, place: int) -> list[Need]:
+        """Return the records that need the policy at a place; of equal records the first."""
+        return [self._need(*_CLAIM.unpack(claim)[:2]) for claim in self._of(place)]
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._claims)
+    def _of(self, place: int) -> list[bytes]:
+        number = self._first[place]
+        return [self._claim(number), *self._more.get(place, ())] if number else []
 
-    def needs(self, digest: bytes) -> list[Need]:
-        """Return the records that need a policy; of equal records the first."""
-        return [_need(claim) for claim in self._of(digest)]
+    def _claim(self, number: int) -> bytes:
+        return bytes(self._claims[(number - 1) * _CLAIM.size : number * _CLAIM.size])
 
-    def _of(self, digest: bytes) -> list[tuple[str, int, bytes]]:
-        claim = self._claims.get(digest)
-        return [] if claim is None else [claim, *self._more.get(digest, ())]
+    def _need(self, source: int, number: int) -> Need:
+        if not number:
+            return Need(kept_key_of(self._kept.item(source)))
+        name = self._names[source]
+        return Need(version_key(name, number), name, number)
 
-    def compare(self, run: Run, digest: bytes, facts: PolicyFacts) -> None:
+    def compare(self, run: Run, place: int, facts: PolicyFacts) -> None:
         """Compare what the records say of a policy with the facts, and report the differences."""
         objects, parts = _short_objects(facts.objects), _short_parts(facts.parts)
-        for claim in self._of(digest):
-            said_objects, said_parts = claim[2][:16], claim[2][16:]
-            key = _need(claim).key
-            if said_parts and parts and said_parts != parts:
+        for claim in self._of(place):
+            source, number, said_objects, said_parts = _CLAIM.unpack(claim)
+            if _NOTHING not in (said_parts, parts) and said_parts != parts:
+                key = self._need(source, number).key
                 run.add_fault(key, "the recorded digests of parts are not those of the policy")
             if said_objects != _NOTHING and said_objects != objects:
+                key = self._need(source, number).key
                 run.add_fault(key, "the recorded list of objects is not that of the policy")
 
 
+_CLAIM = struct.Struct("<IQ16s16s")
 _NOTHING = bytes(16)
-
-
-def _need(claim: tuple[str, int, bytes]) -> Need:
-    place, number, _ = claim
-    return Need(version_key(place, number), place, number) if number else Need(place)
 
 
 def _short_objects(objects: Mapping[Digest, int] | None) -> bytes:
@@ -116,7 +147,7 @@ def _short_objects(objects: Mapping[Digest, int] | None) -> bytes:
 
 
 def _short_parts(parts: tuple[Digest, Digest, Digest] | None) -> bytes:
-    return b"" if parts is None else _short(digest.hex for digest in parts)
+    return _NOTHING if parts is None else _short(digest.hex for digest in parts)
 
 
 def _short(texts: Iterable[str]) -> bytes:

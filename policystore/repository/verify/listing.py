@@ -36,17 +36,26 @@ from policystore.format.keys import (
 )
 from policystore.format.league_keys import LeagueKey, parse_league_key
 from policystore.repository.lookup.annotations import PackedAnnotations
+from policystore.repository.packed_digests import PackedDigests
 from policystore.repository.verify.report import Fault
 
 __all__ = [
+    "GONE",
     "Inventory",
     "ListedLeague",
     "ListedName",
+    "ListedObjects",
+    "Mark",
     "Numbers",
     "kept_key_of",
     "list_store",
     "trash_key_of",
 ]
+
+_DIGEST, _NONCE = 32, 16  # bytes
+
+GONE = -3
+"""In the place of the size of an object that was deleted after the listing."""
 
 FOREIGN = "policystore never writes a key of this form, or this key is in the wrong place"
 
@@ -124,26 +133,80 @@ class ListedLeague:
             self.bodies[_bytes_of(key.digest)] = is_new
 
 
+class Mark:
+    """What is known of an object, besides its size; an object may have several marks.
+
+    Attributes:
+        OLD: it is too old to be read.
+        NAMED: it is the policy of a version that stands, or of a push without a name.
+        RETIRED: it is the policy of a deleted version.
+        READ_BEFORE: it is a tensor of a policy that the run before this one has read.
+    """
+
+    OLD = 1
+    NAMED = 2
+    RETIRED = 4
+    READ_BEFORE = 8
+
+
+class ListedObjects:
+    """The objects of a store, or the copies in its trash: about 50 bytes for each.
+
+    Attributes:
+        digests: the place of each object: its digest, and for a copy also the nonce.
+        sizes: place -> how many bytes the object has, or a negative number: :data:`GONE`, and
+            others for objects that were read.
+        marks: place -> its marks, see :class:`Mark`.
+    """
+
+    __slots__ = ("digests", "marks", "sizes")
+
+    def __init__(self, width: int = _DIGEST) -> None:
+        self.digests = PackedDigests(width)
+        self.sizes = array("q")
+        self.marks = bytearray()
+
+    def add(self, item: bytes, size: int, mark: int = 0) -> int:
+        """Add an object of the listing, and return its place."""
+        place = self.digests.add(item)
+        if place == len(self.sizes):
+            self.sizes.append(size)
+            self.marks.append(mark)
+        else:  # some listings show a key twice
+            self.sizes[place] = size
+            self.marks[place] |= mark
+        return place
+
+    def size(self, item: bytes) -> int:
+        """Return what :attr:`sizes` says of an object; GONE if the object was not listed."""
+        place = self.digests.place(item)
+        return GONE if place is None else self.sizes[place]
+
+    def mark(self, digest: bytes, mark: int) -> None:
+        """Mark an object, if it was listed."""
+        place = self.digests.place(digest)
+        if place is not None:
+            self.marks[place] |= mark
+
+
 @dataclass
 class Inventory:
     """All keys of a store, as one listing showed them.
 
     Attributes:
-        objects: the bytes of a digest -> the number of bytes of the object.
-        old: the objects that are too old to be read.
+        objects: the objects, by digest.
         names: the keys of each name.
         kept: the digest and the nonce of each push without a name, as 48 bytes.
-        trash: the digest and the nonce of each copy in the trash, as 48 bytes -> its size.
+        trash: the copies in the trash, by the digest and the nonce as 48 bytes.
         pointers: the names that have a pointer to their marks.
         leagues: the keys of each league.
         faults: keys that are not of a store, and what could not be listed.
     """
 
-    objects: dict[bytes, int] = field(default_factory=dict)
-    old: set[bytes] = field(default_factory=set)
+    objects: ListedObjects = field(default_factory=ListedObjects)
     names: dict[str, ListedName] = field(default_factory=dict)
-    kept: list[bytes] = field(default_factory=list)
-    trash: dict[bytes, int] = field(default_factory=dict)
+    kept: PackedDigests = field(default_factory=lambda: PackedDigests(_DIGEST + _NONCE))
+    trash: ListedObjects = field(default_factory=lambda: ListedObjects(_DIGEST + _NONCE))
     pointers: list[str] = field(default_factory=list)
     leagues: dict[str, ListedLeague] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
@@ -201,9 +264,7 @@ def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
     if key.startswith(OBJECTS):
         address = digest_bytes_of_key(key)
         if address is not None:
-            inventory.objects[address] = entry.nbytes
-            if not is_new:
-                inventory.old.add(address)
+            inventory.objects.add(address, entry.nbytes, 0 if is_new else Mark.OLD)
             return
     elif key.startswith(NAMES):
         if _add_of_name(inventory, key, is_new):
@@ -212,13 +273,13 @@ def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
         digest = digest_of_trash(key)
         if digest is not None:
             if is_new:
-                inventory.trash[_bytes_of(digest) + _nonce_of(key)] = entry.nbytes
+                inventory.trash.add(_bytes_of(digest) + _nonce_of(key), entry.nbytes)
             return
     elif key.startswith(KEPT):
         digest = digest_of_kept(key)
         if digest is not None:
             if is_new:
-                inventory.kept.append(_bytes_of(digest) + _nonce_of(key))
+                inventory.kept.add(_bytes_of(digest) + _nonce_of(key))
             return
     elif key.startswith(LEAGUES):
         place = parse_league_key(key)
@@ -294,9 +355,9 @@ def _nonce_of(key: str) -> bytes:
 
 def kept_key_of(item: bytes) -> str:
     """Return the key of an item of :attr:`Inventory.kept`."""
-    return kept_key(Digest(item[:32].hex()), item[32:].hex())
+    return kept_key(Digest(item[:_DIGEST].hex()), item[_DIGEST:].hex())
 
 
 def trash_key_of(item: bytes) -> str:
     """Return the key of an item of :attr:`Inventory.trash`."""
-    return trash_key(Digest(item[:32].hex()), item[32:].hex())
+    return trash_key(Digest(item[:_DIGEST].hex()), item[_DIGEST:].hex())

@@ -133,7 +133,7 @@ def _need_tensors(run: Run, digest: Digest, data: bytes | memoryview, needs: lis
         return
     if not isinstance(content, ParsedPolicy):
         return
-    run.inventory.objects.setdefault(bytes.fromhex(digest.hex), memoryview(data).nbytes)
+    run.inventory.objects.add(bytes.fromhex(digest.hex), memoryview(data).nbytes)
     for item in content.external.values():
         for need in needs:
             run.need(bytes.fromhex(item.digest.hex), need)

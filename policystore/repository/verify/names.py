@@ -59,9 +59,10 @@ class RecordCheck:
         self.run.read(self._names())
         # Versions to which tags point, and which were not read with their names.
         self.run.read(self.late)
-        kept = sorted(self.run.inventory.kept)
+        kept = self.run.inventory.kept
         self.run.read(
-            Task(partial(self._kept, item), kept_key_of(item), MAX_RECORD) for item in kept
+            Task(partial(self._kept, place), kept_key_of(kept.item(place)), MAX_RECORD)
+            for place in kept.in_order().data
         )
         self.run.read(
             Task(partial(self._pointer, name), deleted_key(name), MAX_RECORD)
@@ -74,14 +75,15 @@ class RecordCheck:
         for name in sorted(names):
             yield from _NameCheck(self, name, names.pop(name)).tasks()
 
-    def needs(self, version: Version | Kept, need: Need) -> None:
-        """Note the objects that a record needs and that the listing did not show."""
+    def needs(self, version: Version | Kept, need: Need, kept: int = 0) -> None:
+        """Note the objects that a record needs, and what it says; as ``Claims.add``."""
         objects = version.objects or (version.digest,)
         for digest in objects:
             self.run.need(bytes.fromhex(digest.hex), need)
-        self.claims.add(version, need)
+        self.claims.add(version, need, kept)
 
-    def _kept(self, item: bytes, answer: Answer) -> None:
+    def _kept(self, place: int, answer: Answer) -> None:
+        item = self.run.inventory.kept.item(place)
         key = kept_key_of(item)
         kept = self.run.parse(Kept.from_bytes, key, MAX_RECORD, answer)
         if kept is None:
@@ -91,7 +93,7 @@ class RecordCheck:
             self.run.add_fault(
                 key, "the record belongs to another key: it was moved or copied to this key"
             )
-        self.needs(kept, Need(key))
+        self.needs(kept, Need(key), place)
 
     def _pointer(self, name: str, answer: Answer) -> None:
         key = deleted_key(name)
@@ -226,6 +228,8 @@ class _NameCheck:
 
     def _ask_for_wanted(self, answer: Answer) -> None:
         """Read the versions of tags and annotations that were not read, after all names."""
+        if not self.wanted:
+            return
         first = self._first(self.listed.versions)
         read = {number for number in self.listed.versions.listed if number >= first}
         for number, places in self.wanted.items():

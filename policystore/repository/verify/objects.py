@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from policystore._util.concurrency import in_parallel
 from policystore.digest import Digest
@@ -17,11 +19,13 @@ from policystore.format.arrays import Array
 from policystore.format.keys import object_key
 from policystore.format.policy import MAX_POLICY, ParsedPolicy, decode_object
 from policystore.repository.verify.claims import Claims, PolicyFacts
+from policystore.repository.verify.listing import GONE, Mark
 from policystore.repository.verify.missing import check_copy
 from policystore.repository.verify.parts import KnownPartFiles, WaitingPolicy
 from policystore.repository.verify.repair import repair_object
 from policystore.repository.verify.report import Fault, FaultKind
 from policystore.repository.verify.run import Need, Run, read_exactly
+from policystore.repository.verify.selection import Places
 
 __all__ = ["ObjectCheck"]
 
@@ -64,8 +68,9 @@ class ObjectCheck:
     def __init__(self, run: Run, claims: Claims) -> None:
         self.run = run
         self.claims = claims
-        self.sizes = run.inventory.objects
-        self._waiting: list[WaitingPolicy] = []
+        self.listed = run.inventory.objects
+        self.sizes = self.listed.sizes
+        self._waiting: dict[int, WaitingPolicy] = {}
         self._waiting_bytes = 0
         self._held: dict[bytes, bytes | memoryview] = {}
         self._held_bytes = 0
@@ -73,69 +78,71 @@ class ObjectCheck:
 
     def check(self) -> None:
         """Read the objects, and report what is wrong with them."""
-        run, old = self.run, self.run.inventory.old
-        selection, report, trash = run.selection, run.report, run.inventory.trash
-        policies = selection.order(
-            (digest for digest in self.claims if digest in self.sizes and digest not in old), 1
-        )
-        others = selection.order(
-            (
-                digest
-                for digest in self.sizes
-                if not (digest in old or digest in self.claims or digest in self.claims.read_before)
-            ),
-            2,
-        )
-        copies = selection.order(trash, 3)
+        run, selection, report = self.run, self.run.selection, self.run.report
+        objects, trash = self.listed, run.inventory.trash
+        places = objects.digests.in_order()
+        marks = np.frombuffer(objects.marks, np.uint8)[places]
+        named = marks & (Mark.OLD | Mark.NAMED) == Mark.NAMED
+        other = marks & (Mark.OLD | Mark.NAMED | Mark.READ_BEFORE) == 0
+        policies = selection.order(objects.digests, places[named], 1)
+        others = selection.order(objects.digests, places[other], 2)
+        copies = selection.order(trash.digests, trash.digests.in_order(), 3)
+        del places, marks, named, other
         report.total_objects = len(policies) + len(others) + len(copies)
-        report.total_nbytes = sum(self.sizes[digest] for digest in [*policies, *others])
-        report.total_nbytes += sum(trash[item] for item in copies)
+        report.total_nbytes = (
+            _nbytes(policies.data, self.sizes)
+            + _nbytes(others.data, self.sizes)
+            + _nbytes(copies.data, trash.sizes)
+        )
         self._read_stage(1, policies, self._check_policy)
         self._read_stage(2, others, self._check_other)
-        for wave in self._waves(copies, trash):
-            workers = self._workers(sum(trash[item] for item in wave))
-            faults = in_parallel(
-                lambda item: check_copy(run.backend, item, trash[item]), wave, workers=workers
-            )
+
+        def check(place: int) -> Fault | None:
+            return check_copy(run.backend, trash.digests.item(place), trash.sizes[place])
+
+        for wave in self._waves(copies.data, trash.sizes):
+            faults = in_parallel(check, wave, workers=self._workers(_nbytes(wave, trash.sizes)))
             report.trash += len(faults)
             for fault in faults:
                 if fault is not None:
                     run.add(fault)
-            report.cursor = selection.cursor(3, wave[-1])
+            report.cursor = selection.cursor(3, trash.digests.item(wave[-1]))
             run.tell()
         report.cursor = selection.next_share()
 
     def _read_stage(
-        self, stage: int, digests: list[bytes], check: Callable[[bytes, bytes | memoryview], None]
+        self, stage: int, places: Places, check: Callable[[int, bytes | memoryview], None]
     ) -> None:
         """Read objects in waves, and check each; tensors of waiting policies are read between."""
         run = self.run
-        for wave in self._waves(digests, self.sizes):
-            for digest, data in self._read_wave(wave):
+        for wave in self._waves(places.data, self.sizes):
+            for place, data in self._read_wave(wave):
                 if data is not None:
-                    check(digest, data)
-                elif digest not in self.sizes:  # gone since the listing
-                    run.missing.setdefault(digest, []).extend(self.claims.needs(digest))
+                    check(place, data)
+                elif self.sizes[place] == GONE:
+                    digest = self.listed.digests.item(place)
+                    run.missing.setdefault(digest, []).extend(self.claims.needs(place))
             if self._waiting_bytes > _WAITING_BYTES or len(self._waiting) > _WAITING:
                 self._read_tensors()
             if not self._waiting:
-                run.report.cursor = run.selection.cursor(stage, wave[-1])
+                last = self.listed.digests.item(wave[-1])
+                run.report.cursor = run.selection.cursor(stage, last)
             run.tell()
         self._read_tensors()
         run.report.cursor = run.selection.cursor(max(stage + 1, run.selection.stage), None)
 
-    def _waves(self, items: Iterable[bytes], sizes: dict[bytes, int]) -> Iterator[list[bytes]]:
-        """Yield items that were not read, in lists of a limited number of bytes."""
-        wave: list[bytes] = []
+    def _waves(self, places: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+        """Yield the places of objects that were not read, in lists of a limited size in bytes."""
+        wave: list[int] = []
         nbytes = 0
-        for item in items:
-            size = sizes.get(item, -1)
+        for place in places:
+            size = sizes[place]
             if size < 0:
                 continue
             if wave and (nbytes + size > _WAVE_BYTES or len(wave) == _WAVE):
                 yield wave
                 wave, nbytes = [], 0
-            wave.append(item)
+            wave.append(place)
             nbytes += size
         if wave:
             yield wave
@@ -143,35 +150,38 @@ class ObjectCheck:
     def _workers(self, nbytes: int) -> int:
         return max(self.run.backend.parallel, _THREADS if nbytes > 16 * _MIB else 1)
 
-    def _read_wave(self, wave: list[bytes]) -> list[tuple[bytes, bytes | memoryview | None]]:
+    def _read_wave(self, wave: list[int]) -> list[tuple[int, bytes | memoryview | None]]:
         """Read objects that were not read yet, and count them.
 
         Returns:
-            Each digest with the bytes of its object; None for an object that is wrong or gone.
+            Each place with the bytes of its object; None for an object that is wrong or gone.
         """
-        wave = [digest for digest in wave if self.sizes.get(digest, -1) >= 0]
-        workers = self._workers(sum(self.sizes[digest] for digest in wave))
+        wave = [place for place in wave if self.sizes[place] >= 0]
+        workers = self._workers(_nbytes(wave, self.sizes))
         results = in_parallel(self._read, wave, workers=workers)
         report = self.run.report
-        for digest, result in zip(wave, results, strict=True):
+        for place, result in zip(wave, results, strict=True):
             if result.fault is not None:
                 self.run.add(result.fault, repaired=result.repaired)
             if result.data is not None:
-                self.sizes[digest] = _GOOD
+                self.sizes[place] = _GOOD
                 report.objects += 1
                 report.nbytes += memoryview(result.data).nbytes
             elif result.fault is not None:
-                self.sizes[digest] = _BAD
+                self.sizes[place] = _BAD
             else:
-                del self.sizes[digest]
-        return [(digest, result.data) for digest, result in zip(wave, results, strict=True)]
+                self.sizes[place] = GONE
+        return [(place, result.data) for place, result in zip(wave, results, strict=True)]
 
-    def _read(self, digest_bytes: bytes) -> _Read:
+    def _digest(self, place: int) -> Digest:
+        return Digest.of_digits(self.listed.digests.item(place).hex())
+
+    def _read(self, place: int) -> _Read:
         """Read one object; look again, and try to repair the object, before a fault is reported."""
-        digest = _digest(digest_bytes)
+        digest = self._digest(place)
         backend, key = self.run.backend, object_key(digest)
         try:
-            return _Read(read_exactly(backend, key, digest, self.sizes[digest_bytes]))
+            return _Read(read_exactly(backend, key, digest, self.sizes[place]))
         except PolicyStoreError:
             pass  # a push may have replaced a damaged copy, and a collector may have taken it away
         try:
@@ -191,36 +201,38 @@ class ObjectCheck:
             return _Read(None, Fault(key, f"{fault.problem}. Not repaired: {repaired}", fault.kind))
         return _Read(repaired, fault, repaired=True)
 
-    def _check_policy(self, digest: bytes, data: bytes | memoryview) -> None:
+    def _check_policy(self, place: int, data: bytes | memoryview) -> None:
         """Check a policy that a record names."""
+        digest = self._digest(place)
         parsed = self._decode(digest, data)
         if parsed is None:
             return
         if not isinstance(parsed, ParsedPolicy):
-            key = object_key(_digest(digest))
-            for need in self.claims.needs(digest):
+            key = object_key(digest)
+            for need in self.claims.needs(place):
                 self.run.add_fault(need.key, f"it names {key}, which is a tensor, not a policy")
             return
         if parsed.external:
-            policy = WaitingPolicy(_digest(digest), memoryview(data).nbytes, parsed)
-            self._waiting.append(policy)
+            policy = WaitingPolicy(digest, memoryview(data).nbytes, parsed)
+            self._waiting[place] = policy
             self._waiting_bytes += policy.nbytes
             return
-        objects = {_digest(digest): memoryview(data).nbytes}
+        objects = {digest: memoryview(data).nbytes}
         facts = PolicyFacts(objects, self._part_files.of(data, parsed).digests(parsed.tensors))
-        self.claims.compare(self.run, digest, facts)
+        self.claims.compare(self.run, place, facts)
 
-    def _check_other(self, digest: bytes, data: bytes | memoryview) -> None:
+    def _check_other(self, place: int, data: bytes | memoryview) -> None:
         """Check an object that no record names as a policy."""
+        digest = self._digest(place)
         parsed = self._decode(digest, data)
-        if isinstance(parsed, ParsedPolicy) and digest not in self.claims.retired:
-            key = object_key(_digest(digest))
+        if isinstance(parsed, ParsedPolicy) and not self.listed.marks[place] & Mark.RETIRED:
+            key = object_key(digest)
             for item in parsed.external.values():
                 self.run.need(bytes.fromhex(item.digest.hex), Need(key))
 
-    def _decode(self, digest: bytes, data: bytes | memoryview) -> ParsedPolicy | Array | None:
+    def _decode(self, digest: Digest, data: bytes | memoryview) -> ParsedPolicy | Array | None:
         """Return the content of an object, and count the object; None for bytes that are wrong."""
-        key = object_key(_digest(digest))
+        key = object_key(digest)
         try:
             content = decode_object(data, self.run.backend.location(key))
         except FormatError as error:
@@ -240,29 +252,31 @@ class ObjectCheck:
         """Read the tensors that policies wait for, and compare the policies with their records."""
         if not self._waiting:
             return
-        places: dict[bytes, tuple[int, str]] = {}
-        for policy in self._waiting:
-            for place, item in policy.waits_for():
-                digest = bytes.fromhex(item.digest.hex)
-                places[digest] = min(place, places.get(digest, place))
+        ranks: dict[int, tuple[int, str]] = {}
+        for policy in self._waiting.values():
+            for rank, item in policy.waits_for():
+                place = self.listed.digests.place(bytes.fromhex(item.digest.hex))
+                if place is not None:
+                    ranks[place] = min(rank, ranks.get(place, rank))
         self._advance()
-        for wave in self._waves(sorted(places, key=places.__getitem__), self.sizes):
-            for digest in wave:
-                if not self.run.selection.holds(digest) or digest in self.run.inventory.old:
+        digests, marks = self.listed.digests, self.listed.marks
+        for wave in self._waves(sorted(ranks, key=ranks.__getitem__), self.sizes):
+            for place in wave:
+                if not self.run.selection.holds(digests.item(place)) or marks[place] & Mark.OLD:
                     self.run.report.total_objects += 1
-                    self.run.report.total_nbytes += self.sizes[digest]
-            for digest, data in self._read_wave(wave):
-                if data is not None and self._check_tensor(digest, data):
-                    self._hold(digest, data)
+                    self.run.report.total_nbytes += self.sizes[place]
+            for place, data in self._read_wave(wave):
+                if data is not None and self._check_tensor(place, data):
+                    self._hold(digests.item(place), data)
             self._advance()
             self.run.tell()
-        for policy in self._waiting:
-            self._compare(policy)
-        self._waiting, self._waiting_bytes = [], 0
+        for place, policy in self._waiting.items():
+            self._compare(place, policy)
+        self._waiting, self._waiting_bytes = {}, 0
 
-    def _check_tensor(self, digest: bytes, data: bytes | memoryview) -> bool:
-        if self._decode(digest, data) is None:
-            self.sizes[digest] = _BAD
+    def _check_tensor(self, place: int, data: bytes | memoryview) -> bool:
+        if self._decode(self._digest(place), data) is None:
+            self.sizes[place] = _BAD
             return False
         return True
 
@@ -274,7 +288,7 @@ class ObjectCheck:
     def _advance(self) -> None:
         """Feed the tensors that are held to the policies that wait for them."""
         wanted: set[bytes] = set()
-        for policy in self._waiting:
+        for policy in self._waiting.values():
             while not policy.is_stopped and (item := policy.next_tensor()) is not None:
                 data = self._held.get(bytes.fromhex(item.digest.hex))
                 if data is None:
@@ -292,24 +306,23 @@ class ObjectCheck:
                 break
             self._held_bytes -= memoryview(self._held.pop(digest)).nbytes
 
-    def _compare(self, policy: WaitingPolicy) -> None:
+    def _compare(self, place: int, policy: WaitingPolicy) -> None:
         """Compare a policy with its records, after all its tensors were read."""
-        digest = bytes.fromhex(policy.digest.hex)
         item = policy.next_tensor()
         parts = policy.part_digests() if item is None else None
         if item is not None and not policy.is_stopped:
-            needs = self.claims.needs(digest)
+            needs = self.claims.needs(place)
             lost = False
             for _, each in policy.waits_for():
                 tensor = bytes.fromhex(each.digest.hex)
-                size = self.sizes.get(tensor)
-                if size is None:
+                size = self.listed.size(tensor)
+                if size == GONE:
                     self.run.missing.setdefault(tensor, []).extend(needs)
-                lost |= size is None or size == _BAD
+                lost |= size in (GONE, _BAD)
             # Without a fault, the tensor was read and forgotten, because it took too much memory.
             self.run.report.uncompared += not lost
-        self.claims.compare(self.run, digest, PolicyFacts(policy.objects, parts))
+        self.claims.compare(self.run, place, PolicyFacts(policy.objects, parts))
 
 
-def _digest(digest: bytes) -> Digest:
-    return Digest.of_digits(digest.hex())
+def _nbytes(places: Iterable[int], sizes: Sequence[int]) -> int:
+    return sum(sizes[place] for place in places)

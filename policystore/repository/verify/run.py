@@ -15,7 +15,7 @@ from policystore.backends.base import Backend, get_hashed
 from policystore.digest import Digest
 from policystore.errors import FormatError, IntegrityError, NotFoundError, PolicyStoreError
 from policystore.format.safetensors import MAX_HEADER, declared_size
-from policystore.repository.verify.listing import Inventory
+from policystore.repository.verify.listing import GONE, Inventory
 from policystore.repository.verify.report import (
     Fault,
     FaultKind,
@@ -115,7 +115,7 @@ class Run:
 
     def need(self, digest: bytes, need: Need) -> bool:
         """Return whether the listing showed an object; if not, note what needs it."""
-        if digest in self.inventory.objects:
+        if self.inventory.objects.size(digest) != GONE:
             return True
         self.missing.setdefault(digest, []).append(need)
         return False

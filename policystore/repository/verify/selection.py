@@ -11,13 +11,21 @@ import datetime
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from bisect import bisect_left
 from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
+from policystore.repository.packed_digests import PackedDigests
 
-__all__ = ["Selection", "make_selection", "parse_since"]
+__all__ = ["Places", "Selection", "make_selection", "parse_since"]
+
+Places: TypeAlias = "npt.NDArray[np.uint32]"
+"""Places of digests, as :class:`~policystore.repository.packed_digests.PackedDigests` has them."""
 
 _ALL = 1 << 256
 _CURSOR = re.compile(r"v1:([123]):([0-9a-f]{64}):([0-9a-f]{1,65}):([0-9a-f]{1,65})\Z")
@@ -47,15 +55,29 @@ class Selection:
         """Return whether the share has a digest, also if an earlier run has read it."""
         return self.width == _ALL or self.position(digest) < self.width
 
-    def order(self, digests: Iterable[bytes], stage: int) -> list[bytes]:
-        """Return the digests that a stage has to read, in the order of the share."""
+    def order(self, digests: PackedDigests, places: Places, stage: int) -> Places:
+        """Return what a stage has to read, in the order of the share.
+
+        Args:
+            digests: the digests.
+            places: the places of digests, in the order of the digests.
+            stage: the stage.
+        """
         if stage < self.stage:
-            return []
+            return places[:0]
+
+        def number(place: int) -> int:
+            return int.from_bytes(digests.item(place)[:32], "big")
+
+        def position(place: int) -> int:
+            return self.position(digests.item(place))
+
+        begin = bisect_left(places, self.start, key=number)
+        turned = np.concatenate([places[begin:], places[:begin]])
         first = self.first if stage == self.stage else 0
-        if self.width == _ALL and not (self.start or first):
-            return sorted(digests)
-        chosen = (digest for digest in digests if first <= self.position(digest) < self.width)
-        return sorted(chosen, key=self.position)
+        return turned[
+            bisect_left(turned, first, key=position) : bisect_left(turned, self.width, key=position)
+        ]
 
     def cursor(self, stage: int, last: bytes | None) -> str:
         """Return the text from which a later run goes on.

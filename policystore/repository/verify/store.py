@@ -36,7 +36,9 @@ def verify_store(
     The caller has checked the marker. Other processes may write at the same time. Their new objects
     and records may or may not be checked. Each record and each object takes one request; as many
     requests as the backend takes run at once. Objects of a few hundred MB at most are in memory at
-    a time, and about 500 bytes for each object of the store.
+    a time, besides about 100 bytes for each object of the store and 700 for each name: records come
+    in the order of names, and objects in that of digests, so what records say is held until their
+    objects are read.
 
     Args:
         backend: the storage of the store.
@@ -50,7 +52,7 @@ def verify_store(
     """
     selection, new_from = make_selection(fraction, resume), parse_since(since)
     run = Run(backend, list_store(backend, new_from), selection, progress=progress, source=source)
-    claims = Claims(selection)
+    claims = Claims(run.inventory, selection)
     run.report.cursor = selection.cursor(selection.stage, None)
     RecordCheck(run, claims, only_new=new_from is not None).check()
     ObjectCheck(run, claims).check()
