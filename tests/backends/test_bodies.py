@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from policystore import PolicyStore, Snapshot
 from policystore.backends import s3, s3_multipart
+from policystore.backends.bodies import sending
 from policystore.backends.bodies.receiving import memory_for, receive
 from policystore.backends.bodies.sending import BodyReader
 from policystore.backends.s3_multipart import PartedBody
@@ -27,14 +30,63 @@ def parted(data: bytes = DATA) -> PartedBody:
 def test_a_body_reads_as_a_file_with_its_bytes() -> None:
     body, expected = parted().open(), io.BytesIO(DATA)
     assert len(body) == len(DATA)
-    assert body.readable()
-    assert body.seekable()
     for offset, whence in ((0, 0), (10, 0), (5, 1), (-3000, 2), (len(DATA) - 3, 0), (9, 2)):
         assert body.seek(offset, whence) == expected.seek(offset, whence) == body.tell()
         for size in (1, 4096, 0, -1, None):
             assert body.read(size) == expected.read(size)
             body.seek(offset, whence)
             expected.seek(offset, whence)
+
+
+def test_a_body_is_sent_from_where_it_was_read_to_and_again_from_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def sent() -> list[bytes]:
+        return [block async for block in body]
+
+    monkeypatch.setattr(sending, "_BLOCK", 3000)
+    body = parted().open()
+    assert list(map(len, asyncio.run(sent()))) == [3000, 3000, 3000, 1240]
+    for start in (7, 0):
+        body.seek(start)
+        assert b"".join(asyncio.run(sent())) == DATA[start:]
+
+
+AT_THE_END = """
+import atexit, sys, threading
+import numpy as np
+from policystore import PolicyStore, Snapshot
+
+url, endpoint, way = sys.argv[1:]
+store = PolicyStore(url, storage_options={"endpoint_url": endpoint}, cache=False)
+rng = np.random.default_rng(0)
+snaps = [Snapshot(weights={"w": rng.standard_normal(mib << 17)}) for mib in (0, 2, 33)]
+store.push(snaps[0], "a")
+
+
+def push():
+    if way == "thread":
+        threading.main_thread().join()
+    for snap in snaps[1:]:
+        store.push(snap, "a")
+        assert store.pull("a") == snap
+    print("pushed")
+
+
+if way == "thread":
+    threading.Thread(target=push).start()
+else:
+    atexit.register(push)
+"""
+
+
+@pytest.mark.parametrize("way", ["thread", "atexit"])
+def test_a_push_goes_on_when_the_main_thread_has_ended(
+    way: str, s3_endpoint: str, s3_bucket: str
+) -> None:
+    command = [sys.executable, "-c", AT_THE_END, f"s3://{s3_bucket}/p", s3_endpoint, way]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "pushed\n", done.stderr
 
 
 def test_the_parts_of_a_body_are_files_that_make_up_its_bytes(

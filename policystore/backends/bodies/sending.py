@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 __all__ = ["BodyReader", "send_at_once"]
 
+_BLOCK = 256 << 10  # bytes that are copied at once
 
-class BodyReader(io.RawIOBase):
+
+class BodyReader:
     """Read bytes in memory as a file, so that a client sends them without a copy of all of them.
 
     A client that gets all bytes at once copies what the connection does not take at once: until
     Python 3.12, asyncio does.
+
+    The library signs a request by :meth:`read`, and sends the body by ``async for``. If this class
+    were one of :mod:`io`, the body would be read in threads that Python does not start any more
+    when the main thread has ended, while other threads still push.
 
     Args:
         pieces: a function of a start and a count, that yields so many bytes from the start on.
@@ -26,11 +32,9 @@ class BodyReader(io.RawIOBase):
     def __len__(self) -> int:
         return self._size
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while block := self.read(_BLOCK):
+            yield block
 
     def tell(self) -> int:
         return self._at
