@@ -99,7 +99,7 @@ def _callbacks() -> Iterable[Cell]:
                 yield Cell(algorithm, call, fault)
 
 
-SAMPLE = ("CQL", "CQL (old)", "TQC", "APPO with aggregators", "PPO with a filter")
+SAMPLE = ("CQL (old)", "TQC")
 """The Algorithms that CI tries."""
 LIVE = tuple(_live())
 CALLBACKS = tuple(_callbacks())

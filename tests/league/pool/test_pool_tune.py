@@ -18,7 +18,7 @@ from tests.support.tune_runs import CrashAfterPush
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 
 
-@pytest.mark.parametrize("stack", ["new", "old"])
+@pytest.mark.parametrize("stack", ["new", pytest.param("old", marks=pytest.mark.wide)])
 def test_a_trial_that_crashed_goes_on_with_its_pool(tmp_path: Path, stack: str) -> None:
     store = PolicyStore(tmp_path / "store")
     league = League(store, "duo")

@@ -329,7 +329,7 @@ def test_what_is_no_store(own: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stack", sampled(["new", "old"], "new"))
+@pytest.mark.parametrize("stack", sampled(["new", "old"], "new", wide=["old"]))
 def test_a_trial_that_crashes_pushes_nothing_twice(
     own: Any, store: PolicyStore, tmp_path: Path
 ) -> None:

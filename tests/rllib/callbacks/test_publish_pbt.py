@@ -53,7 +53,7 @@ def run(config: Any, folder: Path, *, synchronous: bool) -> list[Any]:
 @pytest.mark.parametrize(
     ("stack", "seed", "synchronous"),
     [
-        ("new", 1, True),
+        pytest.param("new", 1, True, marks=pytest.mark.wide),
         pytest.param("new", 2, True, marks=pytest.mark.wide),
         pytest.param("new", 3, False, marks=pytest.mark.wide),
         pytest.param("old", 1, True, marks=pytest.mark.wide),

@@ -16,7 +16,7 @@ from tests.support.cells import sampled
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stack", sampled(["new", "old"], "new"))
+@pytest.mark.parametrize("stack", sampled(["new", "old"], "new", wide=["old"]))
 def test_a_search(stack: str, ray_session: None, tmp_path: Path) -> None:
     """The config is an AlgorithmConfig on the new stack, and a dict on the old stack."""
     own, store = parts.PARTS[stack], PolicyStore(tmp_path / "store")

@@ -186,7 +186,7 @@ class Adds(RLlibCallback):
 
 
 @pytest.mark.long
-@STACKS
+@pytest.mark.parametrize("stack", sampled(["new", "old"], "new", wide=["old"]), scope="module")
 def test_a_trial_that_crashed_has_it_again(life: Life, tmp_path: Path) -> None:
     """In Tune, which restores into the config that the trial began with."""
     config = life.own.configured(runners=1, evals=1)

@@ -30,6 +30,9 @@ other = parts.new_stack_algorithms.other
 STACKS = pytest.mark.parametrize("stack", ["new", "old"], scope="module")
 OLD = pytest.mark.parametrize("stack", sampled(["new", "old"], "old"), scope="module")
 NEW = pytest.mark.parametrize("stack", sampled(["new", "old"], "new"), scope="module")
+NEW_BY_CI = pytest.mark.parametrize(
+    "stack", sampled(["new", "old"], "new", wide=["old"]), scope="module"
+)
 
 
 class Pushed:
@@ -59,7 +62,7 @@ def foe_is_main(agent: str, *_: Any, **__: Any) -> str:
     return "main"
 
 
-@NEW
+@NEW_BY_CI
 def test_load_one_of_n_agents_and_keep_using_tune(pushed: Pushed, tmp_path: Path) -> None:
     """Of a trained pair one is taken, the other begins anew; and it is all Tune's."""
     pages = tmp_path / "diary"
@@ -102,7 +105,7 @@ def mapping_of(worker: Any) -> Any:
 
 
 @pytest.mark.long
-@STACKS
+@NEW_BY_CI
 def test_a_restored_c_new_with_another_observation_space(pushed: Pushed, tmp_path: Path) -> None:
     """``main`` comes from a store of another environment; ``c`` sees something else, and is new."""
     pages = tmp_path / "diary"

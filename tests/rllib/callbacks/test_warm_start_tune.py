@@ -12,6 +12,7 @@ import tests.support.tune_runs as parts
 from policystore import PolicyStore
 from policystore.rllib import snapshot_all
 from policystore.rllib.callbacks.warm_start import warm_start
+from tests.support.cells import sampled
 
 CELLS = {
     "new, Tuner, no runners, a crash": ("new", "Tuner", 0, "crash"),
@@ -21,8 +22,7 @@ CELLS = {
 }
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", sampled(CELLS, wide=list(CELLS)[1:]))
 def test_trials(cell: str, ray_session: None, tmp_path: Path) -> None:
     """Two trials at once begin with what was pushed, and go on with what they learned."""
     stack, by, runners, interruption = CELLS[cell]

@@ -32,8 +32,7 @@ def new_algorithm(ray_session: Any, request: pytest.FixtureRequest) -> Iterator[
     algorithm.stop()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("new_algorithm", sampled(ONLINE), indirect=True)
+@pytest.mark.parametrize("new_algorithm", sampled(ONLINE, wide=ONLINE[3:]), indirect=True)
 def test_file_takes_the_actions_of_the_new_stack(new_algorithm: Any, tmp_path: Path) -> None:
     learned = new_algorithm.learner_group._learner.module["default_policy"]
     new.perturb(learned)
