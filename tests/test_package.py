@@ -194,13 +194,14 @@ def test_only_files_and_backends_open_files() -> None:
         for node in ast.walk(ast.parse(MODULES[name].read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "open", name
-            # objects counts the cores, stamp looks for $POLICYSTORE_AUTHOR, concurrency is told
-            # of forks, and snapshot_advice tells paths from other values.
+            # objects counts the cores, stamp looks for $POLICYSTORE_AUTHOR, concurrency and late
+            # are told of forks, and snapshot_advice tells paths from other values.
             if isinstance(node, ast.Import) and name not in (
                 "snapshot_advice",
                 "repository.objects",
                 "repository.stamp",
                 "_util.concurrency",
+                "_util.late",
             ):
                 assert not {alias.name for alias in node.names} & opening, name
 

@@ -9,7 +9,9 @@ inside functions.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar, overload
 
@@ -20,18 +22,37 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
+# Held during an import and during a fork. A process that was forked in the middle of an import
+# would wait for its end for ever. An import may fork, so the lock is reentrant.
+_IMPORTS = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_IMPORTS.acquire,
+        after_in_parent=_IMPORTS.release,
+        after_in_child=_IMPORTS.release,
+    )
+
+
 class LateModule:
     """Stand for a module, which is imported when one of its attributes is first used.
 
     Args:
         name: the name of the module.
+        after: modules that are imported before it. If the program imports numpy in another thread
+            at the same time, ml_dtypes, which imports a part of numpy, would break that import.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, *after: str) -> None:
+        self._name, self._after = name, after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LateModule, (self._name, *self._after)
 
     def __getattr__(self, attribute: str) -> Any:
-        value = getattr(importlib.import_module(self._name), attribute)
+        with _IMPORTS:
+            for name in self._after:
+                importlib.import_module(name)
+            value = getattr(importlib.import_module(self._name), attribute)
         # Python finds the attribute in the __dict__ the next time, and does not call this method.
         setattr(self, attribute, value)
         return value
@@ -41,7 +62,7 @@ if TYPE_CHECKING:
     import ml_dtypes
     import numpy as np
 else:
-    ml_dtypes = LateModule("ml_dtypes")
+    ml_dtypes = LateModule("ml_dtypes", "numpy")
     np = LateModule("numpy")
 
 

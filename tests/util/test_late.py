@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import copy
+import os
+import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -93,3 +98,49 @@ def test_a_late_table_is_made_once_when_it_is_first_read() -> None:
     assert table["a"] == 1
     assert list(table) == ["a", "b"]
     assert (len(table), "c" in table, table.get("c"), len(made)) == (2, False, None, 1)
+
+
+def test_modules_are_imported_in_the_order_that_they_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("late_first", "late_second"):
+        (tmp_path / f"{name}.py").write_text("import sys\nloaded = list(sys.modules)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "late_first" in late.LateModule("late_second", "late_first").loaded
+    # An import of numpy fails if another thread imports ml_dtypes in its middle.
+    assert late.LateModule.__reduce__(late.ml_dtypes)[1] == ("ml_dtypes", "numpy")
+
+
+FORK = """
+import os, signal, sys, threading
+from policystore._util.late import LateModule
+
+sys.started = threading.Event()
+module = LateModule("late_slow")
+thread = threading.Thread(target=lambda: module.VALUE)
+thread.start()
+sys.started.wait()
+child = os.fork()
+if not child:
+    signal.alarm(10)
+    os._exit(module.VALUE)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_process_that_is_forked_during_an_import_can_import(tmp_path: Path) -> None:
+    code = "import sys, time\nsys.started.set()\ntime.sleep(0.3)\nVALUE = 7\n"
+    (tmp_path / "late_slow.py").write_text(code)
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{FORK}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "7\n"
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_late_module_is_copied_and_pickled(copied: Callable[[object], object]) -> None:
+    assert getattr(copied(late.np), "ndarray") is np.ndarray  # noqa: B009 - of an object
