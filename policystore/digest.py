@@ -61,8 +61,7 @@ class Digest:
     def of_digits(cls, digits: str) -> Digest:
         """Return a digest whose 64 digits were checked already, or were written by a hash function.
 
-        To check them again takes longer than all else, where a call handles every object of a
-        store.
+        A call that handles every object of a store would spend much of its time on a second check.
         """
         digest = object.__new__(cls)
         object.__setattr__(digest, "hex", digits)

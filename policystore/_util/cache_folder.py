@@ -98,8 +98,8 @@ def _is_marked(tag: Path) -> bool:
 
 
 def _write_tag(tag: Path) -> None:
-    # In place and without cutting the file first: several processes may make one cache at once, and
-    # none of them may find the tag of another one empty.
+    # The tag is written in place and is not emptied first: several processes may make one cache at
+    # once, and none of them may find an empty tag where another process has written one.
     descriptor = os.open(tag, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
         os.write(descriptor, _SIGNATURE)

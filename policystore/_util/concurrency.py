@@ -31,9 +31,9 @@ __all__ = [
 
 _MAX_THREADS = 256  # the most threads of this module in one process
 _GRACE = 0.5  # seconds that threads have to end after an interrupt
-# Seconds between two looks at whether there was an interrupt: of the main thread, of a thread that
-# waits for other threads, and of one that waits for an event, which an interrupt sets. Hundreds of
-# threads that all looked often would take a third of the time of a processor.
+# Seconds between two checks for an interrupt: in the main thread, in a thread that waits for other
+# threads, and in a thread that waits for an event, which an interrupt sets. If hundreds of threads
+# checked often, the checks would take much of the time of a processor.
 _POLL, _JOIN_POLL, _EVENT_POLL = 0.05, 0.2, 5.0
 
 _In = TypeVar("_In")
@@ -136,10 +136,10 @@ def raise_if_interrupted() -> None:
 
 
 def wait_for(is_done: Callable[[], bool], event: threading.Event) -> None:
-    """Wait until something is done.
+    """Wait until ``is_done`` returns true.
 
     Args:
-        is_done: returns whether it is done.
+        is_done: returns whether the wait is over.
         event: an event of this wait alone, which is set after ``is_done`` has become true. An
             interrupt sets the event as well.
 

@@ -289,7 +289,7 @@ def list_folder(folder: Path) -> Iterator[list[tuple[os.DirEntry[str], bool]]]:
         OSError: as the operating system raises it.
     """
     with os.scandir(folder) as entries:
-        # Most folders that somebody only looks into show with their first entry that they are used.
+        # A caller that looks for one entry needs only the first page, which is therefore short.
         sizes = chain([_FIRST_PAGE], repeat(_PAGE))
         while page := list(islice(entries, next(sizes))):
             yield [

@@ -45,5 +45,5 @@ def is_foreign(name: str, is_folder: bool) -> bool:
         is_folder: whether the entry is a folder.
     """
     if name.isalnum():
-        return False  # each of these names has another character; most folders of a store have none
+        return False  # each foreign name has a character that is neither a letter nor a digit
     return (_FOLDERS if is_folder else _FILES).fullmatch(name) is not None

@@ -69,7 +69,7 @@ else:
 def is_array(value: object) -> TypeGuard[np.ndarray[Any, Any] | np.generic]:
     """Return whether a value is an array or a scalar of numpy, without an import of numpy.
 
-    While nobody has imported numpy, no value can be one.
+    As long as numpy was not imported, no value can be an array or a scalar of numpy.
     """
     numpy = sys.modules.get("numpy")
     # Another thread may be in the middle of the import, so that the classes are not there yet.
@@ -111,7 +111,8 @@ class LateTable(Mapping[_Key, _Value]):
     """A read-only mapping that is made when it is first read.
 
     Args:
-        make: returns the items; two threads that read for the first time at once may both call it.
+        make: returns the items. If two threads read for the first time at once, both may call
+            ``make``.
     """
 
     def __init__(self, make: Callable[[], dict[_Key, _Value]]) -> None:

@@ -73,7 +73,7 @@ class LocalBackend:
         self._root = Path(os.path.abspath(root))
         self._start = os.path.join(self._root, "")
         self._folders = Folders(self._root, MARKER)
-        # No lock, which a fork could leave held, guards these two: each change is one step.
+        # Each change of these two is one step. A lock could stay held in a forked process.
         self._swept = False
         self._other_disks: set[Path] = set()  # folders below the root that are on another disk
 
@@ -121,7 +121,7 @@ class LocalBackend:
     def _read(
         self, key: str, limit: int | None, share: bool, on_data: OnData | None
     ) -> bytes | memoryview:
-        try:  # a Path would take longer than to read a small file
+        try:  # to make a Path would take longer than to read a small file
             data = read_file(self._start + key, limit=limit, share=share, on_data=on_data)
         except (OSError, MemoryError) as error:
             self._raise_mapped(error, key)
@@ -396,5 +396,5 @@ class LocalBackend:
 
 
 def _is_linked_part(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a link to a part of the store; others might lead in circles."""
+    """Return whether an entry is a link to a part of the store; other links might be circles."""
     return entry.name + "/" in (OBJECTS, NAMES) and is_folder(entry, True)

@@ -90,7 +90,7 @@ class S3Backend(FsspecBackend):
         return self._read(key, partial(self._fetch, key=key, limit=limit, header=header))
 
     def _read(self, key: str, fetch: Callable[[Any], Any]) -> bytes | memoryview:
-        """Make a GET request; an object without bytes has no range to ask for."""
+        """Make a GET request; return no bytes if the object has none, and so no range."""
 
         def call(fs: Any) -> bytes | memoryview:
             return run(fs, fetch, fs)  # type: ignore[no-any-return]
@@ -149,7 +149,7 @@ class S3Backend(FsspecBackend):
             count: how many bytes to read at most; further bytes are not read.
             expected: the ``Content-Range`` that the server has to send, which holds the size of
                 the object.
-            into: memory to which the bytes go; None for memory of their own.
+            into: memory for the bytes; None for new memory.
 
         Raises:
             FormatError: the object has more than ``limit`` bytes, or the server sends another

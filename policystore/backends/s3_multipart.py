@@ -65,9 +65,9 @@ def read_parts(
     """Read a large object in parts, several at once, into one buffer.
 
     Args:
-        get_part: a function of a start and a count, that reads so many bytes from the start on. Its
-            third argument is the memory to which the bytes go; None for memory of their own. It
-            raises an error if the object does not have ``size`` bytes.
+        get_part: called with a start, a count and memory for the bytes, or None for new memory;
+            reads ``count`` bytes from the start on. It raises an error if the object does not have
+            ``size`` bytes.
         size: how many bytes the object has.
         on_bytes: called with the bytes of each part.
         label: how messages name the read.
@@ -301,9 +301,9 @@ class Upload:
 def begin_upload(fs: Any, at: Mapping[str, str]) -> str:
     """Begin an upload in parts, and return its id.
 
-    If the user interrupts the call of this thread meanwhile, the server may begin an upload whose
-    id nobody has waited for. The event loop of the filesystem then ends this upload as soon as the
-    answer with the id comes.
+    If the user interrupts the call of this thread meanwhile, the server may still begin the upload,
+    whose id no thread then waits for. The event loop of the filesystem aborts this upload as soon
+    as the answer with the id arrives.
 
     Args:
         fs: the filesystem.

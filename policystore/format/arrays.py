@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = npt.NDArray[Any]
 else:
-    Array = Any  # numpy.typing needs numpy
+    Array = Any  # to import numpy.typing imports numpy
 
 __all__ = [
     "CODES",

@@ -68,8 +68,9 @@ def parse_canonical(data: bytes | memoryview, label: str) -> Json:
 def _read_canonical(raw: bytes) -> Json:
     """Parse canonical JSON by the fast code of Python's own reader and writer.
 
-    A repeated key, NaN, an escape of half a character and an infinite number are all written in
-    another way than they stand in ``raw``, or not at all.
+    The value is written again, and compared with ``raw``. This finds a repeated key, NaN, an
+    infinite number and an escape of half a character: the writer writes each of them in another
+    way, or refuses to write it.
 
     Returns:
         The value; _NOT_READ if the bytes may be wrong. Then :func:`_explain` decides, step by step.
@@ -81,7 +82,7 @@ def _read_canonical(raw: bytes) -> Json:
             return _NOT_READ
     except (ValueError, RecursionError):
         return _NOT_READ
-    # Few texts have so many brackets at all that the levels have to be counted.
+    # The levels have to be counted only in the few texts that have enough brackets.
     if text.count("{") + text.count("[") > MAX_DEPTH and not _is_shallow([value], MAX_DEPTH):
         return _NOT_READ
     return value
@@ -155,7 +156,7 @@ def _short_int(digits: str) -> int:
 
 
 _READER = json.JSONDecoder(parse_int=_short_int)
-# A value that was checked has few levels, so it does not hold itself.
+# A value that was checked or parsed has few levels, so no list or object contains itself.
 _WRITER = json.JSONEncoder(
     ensure_ascii=False,
     allow_nan=False,

@@ -76,7 +76,7 @@ MAX_RECORD = 64 << 10
 """The longest record, hint or marker, in bytes. A reader refuses a longer one."""
 
 _NUMBERED = re.compile(r"([0-9]{10})\.json\Z")
-# A digest stands in the folder of its first two digits.
+# The folder of an object is named by the first two digits of the digest.
 _OBJECT = re.compile(r"objects/(?=(..)/\1)../([0-9a-f]{64})\.safetensors\Z")
 _TRASHED = re.compile(r"trash/(?=(..)/\1)../([0-9a-f]{64})/[0-9a-f]{32}\.safetensors\Z")
 _KEPT = re.compile(r"kept/([0-9a-f]{64})/[0-9a-f]{32}\.json\Z")

@@ -27,8 +27,8 @@ MAX_NONFINITE = len(NONFINITE_PARTS) * _MAX_NAMED
 
 _BLOCK = 1 << 18  # elements, which the cache of a processor holds
 
-# Of the floats that numpy adds up slowly: the dtype of as many bits, the bits without the sign, and
-# the smallest such number that is not finite.
+# For each type of floats that numpy adds up slowly: the unsigned type of the same width, the mask
+# of the bits without the sign, and the smallest of these bit patterns that is not finite.
 _PATTERNS = {
     "F8_E4M3": ("u1", 0x7F, 0x7F),
     "F8_E5M2": ("u1", 0x7F, 0x7C),

@@ -1,4 +1,4 @@
-"""Keep millions of digests, each with a place, in 32 bytes each and about 8 for finding them."""
+"""Keep millions of digests, each with a place, in about 40 bytes for each digest."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FIRST_SLOTS = 1 << 8
 class PackedDigests:
     """A set of items of one length that gives each item a place: 0, 1, 2… as they are added.
 
-    The items lie side by side in one block of memory. Python's own sets and dicts take about 150
-    bytes for each digest. A table of slots says where an item lies; its order is by Python's hash,
-    which is another in each process, so nobody can write keys that all fall into the same slot.
+    The items lie side by side in one block of memory, which is much smaller than a set or a dict of
+    Python. A table of slots says where an item lies. The slot of an item depends on Python's hash,
+    which differs in each process, so nobody can write keys that all fall into the same slot.
 
     Args:
         width: how many bytes each item has.

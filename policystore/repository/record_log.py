@@ -149,7 +149,7 @@ class RecordLog(Generic[_Hint]):
                 points = [low + max(1, width * i // (at_once + 1)) for i in range(1, at_once + 1)]
 
     def confirm(self, number: int) -> Probe | None:
-        """Return a number as a Probe if it is still the newest one, in one round of probes.
+        """Return a number as a Probe if this number is still the newest; needs one round of probes.
 
         Args:
             number: a number that existed before; 0 for an empty list.

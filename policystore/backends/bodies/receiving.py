@@ -48,9 +48,9 @@ async def receive(
         body: the body, with a coroutine ``read``.
         count: how many bytes to read at most; further bytes are not read.
         limit: how many bytes the body may have at most.
-        into: memory to which the bytes go, and no more than it holds. If the array owns its bytes,
-            it is made read-only, so that no view of it can be made writeable again. None to join
-            the bytes at the end.
+        into: memory for the bytes; bytes that do not fit into the memory are dropped. If the array
+            owns its memory, the array is made read-only, so that no view of the array can be made
+            writeable again. None: the bytes are joined at the end.
 
     Returns:
         The bytes; None if there are more than ``limit``.

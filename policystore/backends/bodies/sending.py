@@ -14,15 +14,15 @@ _BLOCK = 256 << 10  # bytes that are copied at once
 class BodyReader:
     """Read bytes in memory as a file, so that a client sends them without a copy of all of them.
 
-    A client that gets all bytes at once copies what the connection does not take at once: until
-    Python 3.12, asyncio does.
+    If a client gets all bytes at once, asyncio copies the bytes that the connection does not take
+    at once (until Python 3.12).
 
-    The library signs a request by :meth:`read`, and sends the body by ``async for``. If this class
-    were one of :mod:`io`, the body would be read in threads that Python does not start any more
-    when the main thread has ended, while other threads still push.
+    The client library signs a request by :meth:`read`, and sends the body by ``async for``. If this
+    class were a class of :mod:`io`, the library would read the body in threads of an executor.
+    Python closes this executor when the main thread ends, while other threads may still push.
 
     Args:
-        pieces: a function of a start and a count, that yields so many bytes from the start on.
+        pieces: called with a start and a count; yields ``count`` bytes from the start on.
         size: how many bytes there are.
     """
 
@@ -52,9 +52,9 @@ class BodyReader:
 
 
 def send_at_once(request: Any, **_: Any) -> None:
-    """Let a request send its body without a question first whether the server wants it.
+    """Let a request send its body without asking the server first whether it wants the body.
 
-    The client library asks for each body that is a file, which costs a round trip. Called by the
-    library before it sends a request.
+    The client library calls this function before it sends a request. For each body that is a file,
+    the library would ask first, which costs a round.
     """
     request.headers.pop("Expect", None)

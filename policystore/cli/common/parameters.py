@@ -1,4 +1,4 @@
-"""Spare most runs of a command the import of pydantic, which takes longer than such a run.
+"""Let most commands run without the import of pydantic, which would slow down their start.
 
 Newer typer converts the value of each parameter by pydantic. A text that is to stay a text, and a
 parameter that was not given, need no conversion.
@@ -23,7 +23,7 @@ def without_needless_conversion(command: Any) -> Any:
     get_params = command.get_params
 
     def get_keeping_params(context: Any) -> list[Any]:
-        parameters: list[Any] = get_params(context)  # with that of --help
+        parameters: list[Any] = get_params(context)  # with the parameter of --help
         for parameter in parameters:
             # Older typer has no descriptors, and converts without pydantic.
             if hasattr(parameter, "type_descriptor") and "process_value" not in vars(parameter):
@@ -46,7 +46,7 @@ def _keeping(parameter: Any, process: Callable[[Any, Any], Any]) -> Callable[[An
             if not all(type(each) is str for each in value):
                 return process(context, value)
             value = list(value)
-        elif type(value) is not wanted:  # it is neither a text, nor the default
+        elif type(value) is not wanted:  # neither a text nor the default
             return process(context, value)
         return (
             value if parameter.callback is None else parameter.callback(context, parameter, value)

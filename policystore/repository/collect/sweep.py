@@ -64,7 +64,7 @@ class Sweep:
         self._counter = counter
         self._report = counter.report
         self._clock = clock
-        # Without changes, a disk has nothing to flush, and threads take longer than the work.
+        # A dry run flushes nothing to a disk, so threads would take longer than the work.
         least = 1 if counter.dry_run else _MIN_WORKERS
         self._workers = max(least, backend.parallel)
 

@@ -130,7 +130,7 @@ class Criteria:
         keep: Callable[[int, str], None],
     ) -> None:
         """Call ``keep`` for each version that ``older_than``, ``keep`` or ``keep_best`` keeps."""
-        best: list[tuple[float, int]] = []  # a heap: the worst of the best comes first
+        best: list[tuple[float, int]] = []  # a heap; its first item is the worst
         metrics: set[str] = set()
         annotated: Annotations = {}
         if self.keep is not None or self.keep_best is not None:

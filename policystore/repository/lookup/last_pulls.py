@@ -22,7 +22,7 @@ from policystore.repository.record_log import mark_log, tag_log, version_log
 
 __all__ = ["LastPulls", "Pulled"]
 
-_MOST = 500  # refs; a record has at most 64 KiB, and few have more than 2 KiB
+_MOST = 500  # refs; each takes one or two records of 64 KiB at most
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Pulled:
         return self.version.digest
 
     def confirm(self, backend: Backend, ref: Ref) -> Version | None:
-        """Return the version if the ref still means it, by requests that are made at the same time.
+        """Return the version if the ref still means this version; all requests are made at once.
 
         Args:
             backend: the storage of the store.
@@ -94,15 +94,15 @@ class Pulled:
         return read_mark(backend, ref.name, found.number, found.data) if found.number else None
 
 
-_UNKNOWN = object()  # in place of a mark: another one may be the newest
+_UNKNOWN = object()  # in place of a mark: a later mark may be the newest
 
 
 class LastPulls:
-    """What the refs meant that were pulled last.
+    """Remember what the refs meant that were pulled last.
 
-    If a ref has meant something else than remembered, the next pull of it begins with the hint: a
-    name or a tag that moves between pulls costs no wasted round each time. Several threads may
-    use one object at once; each step is a single operation on a dict.
+    If a ref means something else than remembered, the next pull of this ref begins with the hint.
+    So a name or a tag that changes before each pull wastes one round once, and not each time.
+    Several threads may use one object at once; each step is a single operation on a dict.
     """
 
     def __init__(self) -> None:
@@ -119,14 +119,14 @@ class LastPulls:
         self._set(ref, pulled, before not in (None, pulled))
 
     def expect(self, version: Version, marks: int) -> Version:
-        """Remember a version that this process has pushed as what its name means; return it."""
+        """Remember that a name means the version that was just pushed, and return the version."""
         ref = Ref(version.name or "")
         _, moves = self._pulls.get(ref, (None, False))
         self._set(ref, Pulled(version, None, marks), moves)
         return version
 
     def forget(self, ref: Ref) -> None:
-        """Forget what a ref meant: this process is about to change that."""
+        """Forget what a ref meant, because this process is about to change the meaning."""
         self._pulls.pop(ref, None)
 
     def _set(self, ref: Ref, pulled: Pulled, moves: bool) -> None:

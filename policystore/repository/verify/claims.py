@@ -64,7 +64,7 @@ class Claims:
         Args:
             record: the record.
             need: says where the record is.
-            kept: for a push without a name, its place in the inventory.
+            kept: if the record is that of a push without a name, its place in the inventory.
         """
         digest = bytes.fromhex(record.digest.hex)
         self._mark_read_before(digest, record.objects or {})

@@ -55,7 +55,7 @@ __all__ = [
 _DIGEST, _NONCE = 32, 16  # bytes
 
 GONE = -3
-"""In the place of the size of an object that was deleted after the listing."""
+"""Stands in place of the size of an object that was deleted after the listing."""
 
 FOREIGN = "policystore never writes a key of this form, or this key is in the wrong place"
 
@@ -137,10 +137,10 @@ class Mark:
     """What is known of an object, besides its size; an object may have several marks.
 
     Attributes:
-        OLD: it is too old to be read.
-        NAMED: it is the policy of a version that stands, or of a push without a name.
-        RETIRED: it is the policy of a deleted version.
-        READ_BEFORE: it is a tensor of a policy that the run before this one has read.
+        OLD: the object is too old to be read.
+        NAMED: the object is the policy of a version that stands, or of a push without a name.
+        RETIRED: the object is the policy of a deleted version.
+        READ_BEFORE: the object is a tensor of a policy that the run before this one has read.
     """
 
     OLD = 1
@@ -153,7 +153,7 @@ class ListedObjects:
     """The objects of a store, or the copies in its trash: about 50 bytes for each.
 
     Attributes:
-        digests: the place of each object: its digest, and for a copy also the nonce.
+        digests: gives each object a place, by the digest, and a copy by digest and nonce.
         sizes: place -> how many bytes the object has, or a negative number: :data:`GONE`, and
             others for objects that were read.
         marks: place -> its marks, see :class:`Mark`.

@@ -76,7 +76,7 @@ class RecordCheck:
             yield from _NameCheck(self, name, names.pop(name)).tasks()
 
     def needs(self, version: Version | Kept, need: Need, kept: int = 0) -> None:
-        """Note the objects that a record needs, and what it says; as ``Claims.add``."""
+        """Note the objects that a record needs, and what it says; arguments as ``Claims.add``."""
         objects = version.objects or (version.digest,)
         for digest in objects:
             self.run.need(bytes.fromhex(digest.hex), need)

@@ -51,7 +51,7 @@ class PartFiles:
 
     Attributes:
         shapes: dtype and shape of each tensor of the policy.
-        layouts: the files of weights and state, and of the weights for acting if they are others.
+        layouts: the files of weights and state, and of the weights for acting if those are fewer.
     """
 
     def __init__(self, parsed: ParsedPolicy) -> None:
@@ -79,7 +79,7 @@ class PartFiles:
 
 
 class KnownPartFiles:
-    """The files of the parts of the last policies: policies of one training have one header."""
+    """The files of the parts of the last policies: policies of one training have equal headers."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, PartFiles] = {}

@@ -36,9 +36,9 @@ def verify_store(
     The caller has checked the marker. Other processes may write at the same time. Their new objects
     and records may or may not be checked. Each record and each object takes one request; as many
     requests as the backend takes run at once. Objects of a few hundred MB at most are in memory at
-    a time, besides about 100 bytes for each object of the store and 700 for each name: records come
-    in the order of names, and objects in that of digests, so what records say is held until their
-    objects are read.
+    a time, and beside them about 100 bytes for each object of the store and some hundred bytes for
+    each name. Records are read in the order of names, and objects in the order of digests, so what
+    the records say is held until their objects are read.
 
     Args:
         backend: the storage of the store.
