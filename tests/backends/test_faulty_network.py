@@ -20,9 +20,9 @@ SHORT = {"read_timeout": 0.3, "connect_timeout": 2}  # seconds
 
 @pytest.fixture(autouse=True)
 def _pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        fsspec, "_FIRST_PAUSE", 0.01
-    )  # together longer than connections are refused
+    # Together longer than connections are refused.
+    monkeypatch.setattr(fsspec, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(fsspec, "_LONGEST_PAUSE", 1.0)
 
 
 @pytest.fixture
