@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import boto3
 
@@ -26,15 +27,25 @@ def client(endpoint: str) -> Any:
 
 @contextmanager
 def moto_server() -> Iterator[str]:
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
+    # moto looks whether a key exists, and writes it later: without the lock, two threads that create
+    # one key at the same time both succeed.
+    lock, put = threading.Lock(), S3Response._key_response_put
+
+    def put_alone(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return put(self, *args, **kwargs)
+
     server = ThreadedMotoServer(ip_address=LOOPBACK, port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
+    with mock.patch.object(S3Response, "_key_response_put", put_alone):
+        server.start()
+        host, port = server.get_host_and_port()
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            server.stop()
 
 
 @dataclass
