@@ -17,6 +17,7 @@ from policystore.checkpoints import read_checkpoint
 from policystore.rllib import publish
 from policystore.rllib.callbacks import upload_versions
 from policystore.rllib.callbacks.lineage import Tracker
+from tests.support.cells import sampled
 from tests.support.lineages import Held, held
 from tests.support.waiting import until
 
@@ -147,7 +148,9 @@ def test_a_checkpoint_of_the_run_itself(donor: Donor, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @BOTH
-@pytest.mark.parametrize("record", ["none", "of another form", "half"])
+@pytest.mark.parametrize(
+    "record", sampled(["none", "of another form", "half"], wide=["none", "half"])
+)
 def test_a_checkpoint_that_does_not_say_where_it_is_from(
     donor: Donor, tmp_path: Path, record: str, caplog: Any
 ) -> None:

@@ -24,7 +24,9 @@ from policystore.rllib.callbacks.warm_start import warm_start
 from tests.support.cells import sampled
 
 other = parts.new_stack_algorithms.other
-STACKS = pytest.mark.parametrize("stack", sampled(["new", "old"], "new"), scope="module")
+STACKS = pytest.mark.parametrize(
+    "stack", sampled(["new", "old"], "new", wide=["old"]), scope="module"
+)
 
 
 def third(agent: str, *_: Any, **__: Any) -> str:
@@ -186,7 +188,7 @@ class Adds(RLlibCallback):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stack", sampled(["new", "old"], "new", wide=["old"]), scope="module")
+@STACKS
 def test_a_trial_that_crashed_has_it_again(life: Life, tmp_path: Path) -> None:
     """In Tune, which restores into the config that the trial began with."""
     config = life.own.configured(runners=1, evals=1)

@@ -71,6 +71,8 @@ class Run:
 
 WIDE = (
     "new, one agent, filter",
+    "new, no local runner, filter",
+    "new, shared encoder",
     "new, local runner alone",
     "new, IMPALA, broadcasting",
     "new, APPO",

@@ -267,6 +267,7 @@ def test_a_snapshot_that_does_not_fit(pushed: Pushed) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.wide
 @pytest.mark.parametrize("stack", ["new"], scope="module")
 def test_a_trial_says_why_it_failed(pushed: Pushed, tmp_path: Path) -> None:
     """In Tune as well, and before any sample: a misfit, and a store that is gone by then."""

@@ -103,6 +103,7 @@ def test_a_trained_policy_goes_on_on_the_new_stack_and_comes_back() -> None:
         old_algo.train()
 
 
+@pytest.mark.wide
 def test_the_example_migrates_a_policy_of_ray_2_4() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/examples/migrate.py", "--iterations", "2"],

@@ -37,16 +37,18 @@ CELLS: dict[str, dict[str, Any]] = {
     "DQN": {"kind": DQNConfig},
 }
 ALWAYS = ("PPO",)
+WIDE = ("PPO, two learners", "APPO", "DQN")
 ASYNCHRONOUS = ("IMPALA", "APPO")
 
 
 def only(*cells: str) -> Any:
     """Return the mark of a test of some of the cells."""
     always = [cell for cell in cells if cell in ALWAYS]
-    return pytest.mark.parametrize("algo", sampled(cells, *always), indirect=True)
+    wide = [cell for cell in cells if cell in WIDE]
+    return pytest.mark.parametrize("algo", sampled(cells, *always, wide=wide), indirect=True)
 
 
-@pytest.fixture(scope="module", params=sampled(CELLS, *ALWAYS))
+@pytest.fixture(scope="module", params=sampled(CELLS, *ALWAYS, wide=WIDE))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     with parts.built(join.configured(**CELLS[request.param])) as made:
         # As in real training: updates behind it, and samples under way.

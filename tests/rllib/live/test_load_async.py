@@ -29,7 +29,10 @@ CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=sampled(CELLS))
+WIDE = [cell for cell in CELLS if "two" in cell or "no runners" in cell or "broadcasting" in cell]
+
+
+@pytest.fixture(scope="module", params=sampled(CELLS, wide=WIDE))
 def algo(request: Any, ray_session: None) -> Iterator[Any]:
     kind, cell = CELLS[request.param]
     cell = dict(cell)
@@ -212,7 +215,7 @@ SLOW = {
 }
 
 
-@pytest.fixture(scope="module", params=sampled(SLOW))
+@pytest.fixture(scope="module", params=sampled(SLOW, wide=["APPO"]))
 def slow(request: Any, ray_session: None) -> Iterator[Any]:
     """With a remote learner that works on while train() returns: four times of five it does not
     wait for its thread (algorithms/impala/impala_learner.py:update).
