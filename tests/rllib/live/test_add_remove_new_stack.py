@@ -37,7 +37,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "DQN": {"kind": DQNConfig},
 }
 ALWAYS = ("PPO",)
-WIDE = ("PPO, two learners", "APPO", "DQN")
+WIDE = ("PPO, no local runner", "PPO, two learners", "APPO", "SAC", "DQN")
 ASYNCHRONOUS = ("IMPALA", "APPO")
 
 
