@@ -267,7 +267,7 @@ def read_file(
                 "it was not written by policystore"
             )
         data: bytes | memoryview | None = None
-        if share and status.st_size >= _MIN_SHARED and _is_private(status, Path(path)):
+        if share and status.st_size >= _MIN_SHARED and _is_private(status, path):
             data = map_file(descriptor, status.st_size)
         elif status.st_size >= _MIN_PROTECTED:
             check_memory(status.st_size, f"reading {path}")
@@ -350,7 +350,7 @@ def _umask() -> int:
     return 0o022
 
 
-def _is_private(status: os.stat_result, path: Path) -> bool:
+def _is_private(status: os.stat_result, path: str | Path) -> bool:
     """Return whether only this user can change a file, and the file is on a disk of this machine.
 
     Args:
@@ -359,7 +359,7 @@ def _is_private(status: os.stat_result, path: Path) -> bool:
     """
     if sys.platform != "linux":
         return False
-    folder = os.stat(os.path.dirname(os.fspath(path)) or ".")
+    folder = os.stat(os.path.dirname(path) or ".")
     user = os.geteuid()
     if status.st_uid != user or folder.st_uid != user:
         return False

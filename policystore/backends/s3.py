@@ -40,7 +40,7 @@ from policystore.errors import FormatError, NotFoundError, StorageError
 __all__ = ["S3Backend"]
 
 _POOL = 96  # connections; with the default of s3fs, 10, small reads would wait for one another
-_MIN_COMPARED = 1 << 20  # bytes; a smaller object is sent again without a check
+_MIN_LARGE = 1 << 20  # bytes; a smaller body is copied, and sent again without a check
 _MAX_IDLE_PAGES = 1_000  # pages of a listing without a new key
 _CONFIG: dict[str, Any] = {
     "max_pool_connections": _POOL,
@@ -170,7 +170,7 @@ class S3Backend(FsspecBackend):
             size = int(total) if total.isdigit() else answer.get("ContentLength")
             if limit is not None and size is not None and size > limit:
                 raise self._too_long(key, limit, size)
-            if limit is not None and size is not None and size >= _MIN_COMPARED:
+            if limit is not None and size is not None and size >= _MIN_LARGE:
                 into = memory_for(size, f"reading {self.location(key)}")
             found = await receive(body, count=count, limit=limit, into=into)
             if found is None:
@@ -261,10 +261,10 @@ class S3Backend(FsspecBackend):
 
     def put(self, key: str, chunks: Chunks, *, on_bytes: BytesCallback | None = None) -> None:
         body = PartedBody(chunks)
-        if body.size >= _MIN_COMPARED and self._holds(key, body):
+        if body.size >= _MIN_LARGE and self._holds(key, body):
             return
         if not body.in_parts:
-            if body.size < _MIN_COMPARED:
+            if body.size < _MIN_LARGE:
                 self.replace(key, b"".join(chunks))
             else:
                 with large_body_slots():

@@ -13,8 +13,9 @@ from policystore.digest import Digest
 from policystore.format.keys import version_key
 from policystore.format.records import Kept, Version
 from policystore.repository.verify.listing import (
+    Flag,
     Inventory,
-    Mark,
+    bytes_of,
     kept_key_of,
 )
 from policystore.repository.verify.run import Need, Run
@@ -44,7 +45,7 @@ class Claims:
     Policies that were not listed are left out: nothing is compared with them.
 
     Args:
-        inventory: the keys of the store. Its objects are marked.
+        inventory: the keys of the store. Its objects get flags.
         selection: the objects that this run reads.
     """
 
@@ -66,12 +67,12 @@ class Claims:
             need: says where the record is.
             kept: if the record is that of a push without a name, its place in the inventory.
         """
-        digest = bytes.fromhex(record.digest.hex)
-        self._mark_read_before(digest, record.objects or {})
+        digest = bytes_of(record.digest)
+        self._flag_read_before(digest, record.objects or {})
         place = self._objects.digests.place(digest)
         if place is None:
             return
-        self._objects.marks[place] |= Mark.NAMED
+        self._objects.flags[place] |= Flag.NAMED
         parts = (
             (record.weights_digest, record.acting_digest, record.state_digest)
             if isinstance(record, Version)
@@ -93,18 +94,18 @@ class Claims:
             self._names.append(name)
         return len(self._names) - 1
 
-    def _mark_read_before(self, digest: bytes, objects: Iterable[Digest]) -> None:
-        """Mark the tensors of a policy that the run before this one has read."""
+    def _flag_read_before(self, digest: bytes, objects: Iterable[Digest]) -> None:
+        """Flag the tensors of a policy that the run before this one has read."""
         selection = self._selection
         if selection.stage == 1 and not selection.first:
             return
         if selection.stage > 1 or selection.position(digest) < selection.first:
             for each in objects:
-                self._objects.mark(bytes.fromhex(each.hex), Mark.READ_BEFORE)
+                self._objects.set_flag(bytes_of(each), Flag.READ_BEFORE)
 
     def retire(self, digest: Digest) -> None:
         """Note that a version of this policy is deleted."""
-        self._objects.mark(bytes.fromhex(digest.hex), Mark.RETIRED)
+        self._objects.set_flag(bytes_of(digest), Flag.RETIRED)
 
     def needs(self, place: int) -> list[Need]:
         """Return the records that need the policy at a place; of equal records the first."""

@@ -41,12 +41,13 @@ from policystore.repository.verify.report import Fault
 
 __all__ = [
     "GONE",
+    "Flag",
     "Inventory",
     "ListedLeague",
     "ListedName",
     "ListedObjects",
-    "Mark",
     "Numbers",
+    "bytes_of",
     "kept_key_of",
     "list_store",
     "trash_key_of",
@@ -130,11 +131,11 @@ class ListedLeague:
         elif key.kind == "deleted":
             self.deletions.add(key.number, is_new)
         elif key.digest is not None:
-            self.bodies[_bytes_of(key.digest)] = is_new
+            self.bodies[bytes_of(key.digest)] = is_new
 
 
-class Mark:
-    """What is known of an object, besides its size; an object may have several marks.
+class Flag:
+    """What is known of an object, besides its size; an object may have several flags.
 
     Attributes:
         OLD: the object is too old to be read.
@@ -156,25 +157,25 @@ class ListedObjects:
         digests: gives each object a place, by the digest, and a copy by digest and nonce.
         sizes: place -> how many bytes the object has, or a negative number: :data:`GONE`, and
             others for objects that were read.
-        marks: place -> its marks, see :class:`Mark`.
+        flags: place -> its flags, see :class:`Flag`.
     """
 
-    __slots__ = ("digests", "marks", "sizes")
+    __slots__ = ("digests", "flags", "sizes")
 
     def __init__(self, width: int = _DIGEST) -> None:
         self.digests = PackedDigests(width)
         self.sizes = array("q")
-        self.marks = bytearray()
+        self.flags = bytearray()
 
-    def add(self, item: bytes, size: int, mark: int = 0) -> int:
+    def add(self, item: bytes, size: int, flag: int = 0) -> int:
         """Add an object of the listing, and return its place."""
         place = self.digests.add(item)
         if place == len(self.sizes):
             self.sizes.append(size)
-            self.marks.append(mark)
+            self.flags.append(flag)
         else:  # some listings show a key twice
             self.sizes[place] = size
-            self.marks[place] |= mark
+            self.flags[place] |= flag
         return place
 
     def size(self, item: bytes) -> int:
@@ -182,11 +183,11 @@ class ListedObjects:
         place = self.digests.place(item)
         return GONE if place is None else self.sizes[place]
 
-    def mark(self, digest: bytes, mark: int) -> None:
-        """Mark an object, if it was listed."""
+    def set_flag(self, digest: bytes, flag: int) -> None:
+        """Give an object a flag, if it was listed."""
         place = self.digests.place(digest)
         if place is not None:
-            self.marks[place] |= mark
+            self.flags[place] |= flag
 
 
 @dataclass
@@ -264,7 +265,7 @@ def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
     if key.startswith(OBJECTS):
         address = digest_bytes_of_key(key)
         if address is not None:
-            inventory.objects.add(address, entry.nbytes, 0 if is_new else Mark.OLD)
+            inventory.objects.add(address, entry.nbytes, 0 if is_new else Flag.OLD)
             return
     elif key.startswith(NAMES):
         if _add_of_name(inventory, key, is_new):
@@ -273,13 +274,13 @@ def _add(inventory: Inventory, entry: Entry, is_new: bool) -> None:
         digest = digest_of_trash(key)
         if digest is not None:
             if is_new:
-                inventory.trash.add(_bytes_of(digest) + _nonce_of(key), entry.nbytes)
+                inventory.trash.add(bytes_of(digest) + _nonce_of(key), entry.nbytes)
             return
     elif key.startswith(KEPT):
         digest = digest_of_kept(key)
         if digest is not None:
             if is_new:
-                inventory.kept.add(_bytes_of(digest) + _nonce_of(key))
+                inventory.kept.add(bytes_of(digest) + _nonce_of(key))
             return
     elif key.startswith(LEAGUES):
         place = parse_league_key(key)
@@ -344,7 +345,8 @@ def _add_of_name(inventory: Inventory, key: str, is_new: bool) -> bool:
     return True
 
 
-def _bytes_of(digest: Digest) -> bytes:
+def bytes_of(digest: Digest) -> bytes:
+    """Return the 32 bytes of a digest."""
     return bytes.fromhex(digest.hex)
 
 

@@ -24,7 +24,7 @@ from policystore.format.keys import (
 )
 from policystore.format.policy import ParsedPolicy, decode_object
 from policystore.format.records import MAX_MARK, Mark, Span, find_span
-from policystore.repository.verify.listing import trash_key_of
+from policystore.repository.verify.listing import bytes_of, trash_key_of
 from policystore.repository.verify.repair import repair_object
 from policystore.repository.verify.report import Fault, FaultKind
 from policystore.repository.verify.run import Need, Run, read_exactly, read_key
@@ -133,10 +133,10 @@ def _need_tensors(run: Run, digest: Digest, data: bytes | memoryview, needs: lis
         return
     if not isinstance(content, ParsedPolicy):
         return
-    run.inventory.objects.add(bytes.fromhex(digest.hex), memoryview(data).nbytes)
+    run.inventory.objects.add(bytes_of(digest), memoryview(data).nbytes)
     for item in content.external.values():
         for need in needs:
-            run.need(bytes.fromhex(item.digest.hex), need)
+            run.need(bytes_of(item.digest), need)
 
 
 def check_copy(backend: Backend, item: bytes, size: int) -> Fault | None:

@@ -33,7 +33,7 @@ from policystore.format.records import (
 from policystore.repository.verify.chain import ChainForm, check_chain
 from policystore.repository.verify.claims import Claims
 from policystore.repository.verify.leagues import check_leagues
-from policystore.repository.verify.listing import ListedName, Numbers, kept_key_of
+from policystore.repository.verify.listing import ListedName, Numbers, bytes_of, kept_key_of
 from policystore.repository.verify.run import Answer, Need, Run, Task
 
 __all__ = ["RecordCheck"]
@@ -79,7 +79,7 @@ class RecordCheck:
         """Note the objects that a record needs, and what it says; arguments as ``Claims.add``."""
         objects = version.objects or (version.digest,)
         for digest in objects:
-            self.run.need(bytes.fromhex(digest.hex), need)
+            self.run.need(bytes_of(digest), need)
         self.claims.add(version, need, kept)
 
     def _kept(self, place: int, answer: Answer) -> None:

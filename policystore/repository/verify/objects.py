@@ -19,7 +19,7 @@ from policystore.format.arrays import Array
 from policystore.format.keys import object_key
 from policystore.format.policy import MAX_POLICY, ParsedPolicy, decode_object
 from policystore.repository.verify.claims import Claims, PolicyFacts
-from policystore.repository.verify.listing import GONE, Mark
+from policystore.repository.verify.listing import GONE, Flag, bytes_of
 from policystore.repository.verify.missing import check_copy
 from policystore.repository.verify.parts import KnownPartFiles, WaitingPolicy
 from policystore.repository.verify.repair import repair_object
@@ -81,13 +81,13 @@ class ObjectCheck:
         run, selection, report = self.run, self.run.selection, self.run.report
         objects, trash = self.listed, run.inventory.trash
         places = objects.digests.in_order()
-        marks = np.frombuffer(objects.marks, np.uint8)[places]
-        named = marks & (Mark.OLD | Mark.NAMED) == Mark.NAMED
-        other = marks & (Mark.OLD | Mark.NAMED | Mark.READ_BEFORE) == 0
+        flags = np.frombuffer(objects.flags, np.uint8)[places]
+        named = flags & (Flag.OLD | Flag.NAMED) == Flag.NAMED
+        other = flags & (Flag.OLD | Flag.NAMED | Flag.READ_BEFORE) == 0
         policies = selection.order(objects.digests, places[named], 1)
         others = selection.order(objects.digests, places[other], 2)
         copies = selection.order(trash.digests, trash.digests.in_order(), 3)
-        del places, marks, named, other
+        del places, flags, named, other
         report.total_objects = len(policies) + len(others) + len(copies)
         report.total_nbytes = (
             _nbytes(policies.data, self.sizes)
@@ -225,10 +225,10 @@ class ObjectCheck:
         """Check an object that no record names as a policy."""
         digest = self._digest(place)
         parsed = self._decode(digest, data)
-        if isinstance(parsed, ParsedPolicy) and not self.listed.marks[place] & Mark.RETIRED:
+        if isinstance(parsed, ParsedPolicy) and not self.listed.flags[place] & Flag.RETIRED:
             key = object_key(digest)
             for item in parsed.external.values():
-                self.run.need(bytes.fromhex(item.digest.hex), Need(key))
+                self.run.need(bytes_of(item.digest), Need(key))
 
     def _decode(self, digest: Digest, data: bytes | memoryview) -> ParsedPolicy | Array | None:
         """Return the content of an object, and count the object; None for bytes that are wrong."""
@@ -255,14 +255,14 @@ class ObjectCheck:
         ranks: dict[int, tuple[int, str]] = {}
         for policy in self._waiting.values():
             for rank, item in policy.waits_for():
-                place = self.listed.digests.place(bytes.fromhex(item.digest.hex))
+                place = self.listed.digests.place(bytes_of(item.digest))
                 if place is not None:
                     ranks[place] = min(rank, ranks.get(place, rank))
         self._advance()
-        digests, marks = self.listed.digests, self.listed.marks
+        digests, flags = self.listed.digests, self.listed.flags
         for wave in self._waves(sorted(ranks, key=ranks.__getitem__), self.sizes):
             for place in wave:
-                if not self.run.selection.holds(digests.item(place)) or marks[place] & Mark.OLD:
+                if not self.run.selection.holds(digests.item(place)) or flags[place] & Flag.OLD:
                     self.run.report.total_objects += 1
                     self.run.report.total_nbytes += self.sizes[place]
             for place, data in self._read_wave(wave):
@@ -290,7 +290,7 @@ class ObjectCheck:
         wanted: set[bytes] = set()
         for policy in self._waiting.values():
             while not policy.is_stopped and (item := policy.next_tensor()) is not None:
-                data = self._held.get(bytes.fromhex(item.digest.hex))
+                data = self._held.get(bytes_of(item.digest))
                 if data is None:
                     break
                 try:
@@ -299,7 +299,7 @@ class ObjectCheck:
                     # The policy stays where it is; its records are not compared.
                     self.run.add_fault(object_key(policy.digest), str(error), "damaged")
                     policy.stop()
-            wanted.update(bytes.fromhex(item.digest.hex) for _, item in policy.waits_for())
+            wanted.update(bytes_of(item.digest) for _, item in policy.waits_for())
         # The oldest tensors go first, and those that a policy still waits for go last.
         for digest in sorted(self._held, key=wanted.__contains__):
             if self._held_bytes <= _HELD_BYTES:
@@ -314,7 +314,7 @@ class ObjectCheck:
             needs = self.claims.needs(place)
             lost = False
             for _, each in policy.waits_for():
-                tensor = bytes.fromhex(each.digest.hex)
+                tensor = bytes_of(each.digest)
                 size = self.listed.size(tensor)
                 if size == GONE:
                     self.run.missing.setdefault(tensor, []).extend(needs)

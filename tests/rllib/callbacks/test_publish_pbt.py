@@ -49,14 +49,15 @@ def run(config: Any, folder: Path, *, synchronous: bool) -> list[Any]:
 
 
 @pytest.mark.long
+@pytest.mark.wide
 @pytest.mark.filterwarnings("ignore:Consider boosting PBT performance:UserWarning")
 @pytest.mark.parametrize(
     ("stack", "seed", "synchronous"),
     [
-        pytest.param("new", 1, True, marks=pytest.mark.wide),
-        pytest.param("new", 2, True, marks=pytest.mark.wide),
-        pytest.param("new", 3, False, marks=pytest.mark.wide),
-        pytest.param("old", 1, True, marks=pytest.mark.wide),
+        ("new", 1, True),
+        ("new", 2, True),
+        ("new", 3, False),
+        ("old", 1, True),
     ],
 )
 def test_each_policy_that_a_trial_reported_is_under_its_name(

@@ -13,7 +13,6 @@ import tests.support.restores as restores
 import tests.support.tune_runs as parts
 from policystore import PolicyStore
 from policystore.rllib import check_sync, snapshot, warm_start
-from tests.support.cells import sampled
 
 
 class Counts(RLlibCallback):
@@ -25,10 +24,12 @@ class Counts(RLlibCallback):
         result["in_sync"] = check_sync(algorithm).ok
 
 
-CELLS = ["new, one agent, filter", "new, several agents, filter", "old, several agents, filter"]
-
-
-@pytest.mark.parametrize("cell", sampled(CELLS, wide=CELLS))
+@pytest.mark.long
+@pytest.mark.wide
+@pytest.mark.parametrize(
+    "cell",
+    ["new, one agent, filter", "new, several agents, filter", "old, several agents, filter"],
+)
 def test_a_trial_that_crashed_goes_on(cell: str, ray_session: None, tmp_path: Path) -> None:
     several = cell.startswith("new, several")
     pid = "default_policy" if "one agent" in cell else "main"

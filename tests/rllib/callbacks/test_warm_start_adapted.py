@@ -209,7 +209,9 @@ def test_filters_that_are_not_merged(pushed: Pushed) -> None:
 TUNE = {"new, a crash": ("new", "crash"), "old, a pause": ("old", "pause")}
 
 
-@pytest.mark.parametrize("cell", sampled(TUNE, wide=TUNE))
+@pytest.mark.long
+@pytest.mark.wide
+@pytest.mark.parametrize("cell", TUNE)
 def test_trials_go_on_with_what_they_learned(cell: str, ray_session: None, tmp_path: Path) -> None:
     """As with a ref: a restored trial has its checkpoint's weights, and the same results."""
     stack, interruption = TUNE[cell]
