@@ -166,6 +166,17 @@ def test_a_store_that_was_made_anew_is_noticed(clients: Clients) -> None:
     assert clients.reader.pull(TAG) == snap(21)
 
 
+def test_a_mark_that_was_replaced_is_noticed(clients: Clients) -> None:
+    other = Clients()
+    clients.writer.delete(f"{NAME}@1")
+    other.writer.delete(f"{NAME}@3")
+    for _ in range(2):
+        assert clients.reader.pull(NAME) == snap(3)
+    data, others = (each.writer._backend._space.data for each in (clients, other))  # type: ignore[attr-defined]
+    data[mark_key(NAME, 1)] = others[mark_key(NAME, 1)]
+    assert clients.reader.pull(NAME) == snap(2)
+
+
 def test_own_pushes_and_moves_of_tags_are_remembered_or_forgotten(clients: Clients) -> None:
     reader = clients.reader
     reader.pull(TAG)

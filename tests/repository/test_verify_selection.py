@@ -137,6 +137,26 @@ def test_a_run_that_was_cut_off_goes_on(
         assert len(first & objects(reads)) <= (20 if large else 0)
 
 
+def test_a_run_that_goes_on_after_the_policies_reads_none_of_their_tensors_again(
+    store: PolicyStore, make_snapshot: Make
+) -> None:
+    versions = [store.push(make_snapshot(seed, large=True), "large") for seed in range(40, 43)]
+    store.delete("n0@1")  # its object is no policy of a record, and is read after the policies
+    tensors = {object_key(digest) for each in versions for digest in each.objects or ()}
+    counted, reads = counting(store)
+    cursors: list[str] = []
+    counted.verify(progress=lambda report: cursors.append(report.cursor or ""))
+    assert tensors <= objects(reads)
+    reads.clear()
+
+    after_policies = next(each for each in cursors if each.startswith("v1:2:"))
+    report = counted.verify(resume=after_policies.rpartition(":")[0] + ":0")
+
+    assert report.ok
+    assert len(objects(reads)) == 1
+    assert not tensors & objects(reads)
+
+
 def test_only_what_is_new(store: PolicyStore, make_snapshot: Make) -> None:
     backend: Any = store._backend
     assert isinstance(backend, MemoryBackend)

@@ -17,6 +17,13 @@ from policystore._util import late
 from policystore._util.late import LateTable, cached_property, is_array
 
 
+def test_an_attribute_of_a_late_module_is_looked_up_once() -> None:
+    module = late.LateModule("math")
+    assert "pi" not in vars(module)
+    value = module.pi
+    assert vars(module)["pi"] is value
+
+
 class Both:
     """Two objects of this class compute their values at the same time, or fail."""
 
