@@ -331,7 +331,8 @@ def _work(folder: str, index: int, count: int) -> None:
             store.delete(f"a@{1 + (7 * step + index) % 30}", author=f"p{index}")
         with contextlib.suppress(NotFoundError, InvalidInputError):
             store.tag("a", f"t{index % 2}")
-        store.prune("a", keep_last=15)
+        with contextlib.suppress(NotFoundError):  # others may have deleted all versions
+            store.prune("a", keep_last=15)
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from policystore.backends.s3 import _MIN_COMPARED
+from policystore.backends.s3 import _MIN_LARGE
 from policystore.digest import Digest
 from policystore.format.keys import (
     MARKER,
@@ -324,7 +324,7 @@ class Calls:
     def put(self, digest: str, nbytes: int) -> Call:
         """Write an object; a larger one is looked for first."""
         key = key_of(digest)
-        if nbytes >= _MIN_COMPARED and (yield Request("HEAD", key)):
+        if nbytes >= _MIN_LARGE and (yield Request("HEAD", key)):
             return
         yield Request("PUT", key, nbytes, True)
 
@@ -353,7 +353,7 @@ class Calls:
         known = "store" in self.process.known
         _, hint = yield Both([self.ensure_store(), self.get_or_none(hint_key(name))])
         size = policy.nbytes + sum(nbytes for _, nbytes in policy.tensors)
-        if size >= _MIN_COMPARED:
+        if size >= _MIN_LARGE:
             yield from self.verify_create()
         find = self.newest(partial(version_key, name), None if hint is None else hint.number)
         beside = Both([find, self.verify_create()])
