@@ -73,6 +73,7 @@ class Resolver:
         self.workers = self.backend.parallel  # threads make short reads of a disk slower
         self._at_once = self.backend.parallel > 1
         self.last_pulls = LastPulls()
+        self.has_found_store = False  # once a version was found or pushed
 
     def pull(self, ref: Ref, meter: Meter | None = None) -> Snapshot:
         """Pull the policy that a ref means now.
@@ -97,6 +98,7 @@ class Resolver:
             found = policy_by_digest(self.objects, ref.digest)
             return self.objects.snapshot(found, meter)._pulled_as(str(found.digest)), None
         version, policy = self._look_up(ref, prefetch=True)
+        self.has_found_store = True
         try:
             if policy is None or policy.digest != version.digest:
                 policy = self.objects.policy(version.digest)
@@ -147,7 +149,9 @@ class Resolver:
             IntegrityError: a record is missing, though later ones exist.
             FormatError: a record is damaged.
         """
-        return self._look_up(ref, prefetch=False)[0]
+        version, _ = self._look_up(ref, prefetch=False)
+        self.has_found_store = True
+        return version
 
     def resolve(self, ref: RefLike) -> Digest:
         """Return the digest of the policy that a ref means now.
@@ -176,7 +180,8 @@ class Resolver:
         last = self.last_pulls.get(ref) if prefetch else None
         if last is not None:
             version, policy = self._at_same_time(
-                partial(last.confirm, self.backend, ref), partial(self._prefetch, last.digest)
+                partial(last.confirm, self.backend, ref, closely=self.last_pulls.is_turn(ref)),
+                partial(self._prefetch, last.digest),
             )
             if version is not None:
                 return version, policy

@@ -19,7 +19,7 @@ from policystore._util.log import logger
 from policystore._util.messages import printable
 from policystore._util.progress import Meter, ObjectProgress
 from policystore.digest import digest_of
-from policystore.errors import InvalidInputError, PolicyStoreError, StorageError
+from policystore.errors import InvalidInputError, StorageError
 from policystore.format.keys import MARKER, hint_key, kept_key, object_key
 from policystore.format.nonfinite import nonfinite
 from policystore.format.policy import EncodedPolicy
@@ -30,9 +30,10 @@ from policystore.repository.freshness import Freshness
 from policystore.repository.lookup.hints import bring_hint_forward, write_hint
 from policystore.repository.lookup.marker import (
     restore_marker,
-    store_above,
     store_exists,
     vanished_error,
+    warn_of_emptied_store,
+    warn_of_outer_store,
 )
 from policystore.repository.objects import ObjectReader
 from policystore.repository.record_log import Probe, RecordLog, mark_log, version_log
@@ -87,7 +88,8 @@ class PushNotes:
 class Writer:
     """Write policies and tags into one store.
 
-    A writer remembers only that the store exists, was used, and creates keys exclusively.
+    A writer remembers only that the store exists, that a push has failed, and that the storage
+    creates keys exclusively.
 
     Args:
         objects: reads the objects of the store.
@@ -103,7 +105,7 @@ class Writer:
         self._clock = clock
         self._at_once = self._backend.parallel > 1
         self._store_exists = False
-        self._has_used_store = False
+        self._has_failed = False  # a push; the storage may be another one since then
         self._creates_exclusively = False
 
     def push(self, snap: Snapshot, name: str | None, notes: PushNotes, meter: Meter) -> Version:
@@ -175,7 +177,8 @@ class Writer:
             self._warn_of_nonfinite(appended)
             return appended
         except StorageError:
-            self._store_exists = False  # the store may have been removed: the next push looks again
+            # The store may have been removed: the next push looks again.
+            self._store_exists, self._has_failed = False, True
             raise
 
     def prepare(self) -> None:
@@ -271,29 +274,23 @@ class Writer:
 
         Raises:
             FormatError: the storage holds other files, or a store of a newer format.
-            StorageError: the storage is empty, and was not before a push failed.
+            StorageError: the storage is empty after a push failed, and was not before.
         """
         if self._store_exists:
             return
-        has_used_store = self._has_used_store  # before the look: another thread may make the store
+        # Before the look: another thread may make the store.
+        has_found_store = self._resolver.has_found_store
         if not store_exists(self._backend):
-            if has_used_store:
+            if has_found_store and self._has_failed:
                 raise vanished_error(self._backend)
             create = partial(self._backend.create, MARKER, marker_bytes())
-            created, _ = run_both(create, self._warn_of_outer_store, at_once=self._at_once)
+            warn = partial(warn_of_outer_store, self._backend)
+            created, _ = run_both(create, warn, at_once=self._at_once)
             if not created:
                 store_exists(self._backend)  # another process made the store: check the marker
-        self._store_exists = self._has_used_store = True
-
-    def _warn_of_outer_store(self) -> None:
-        """Log a warning if a new store lies inside another one, by a path that is too long.
-
-        Only the push that makes a store looks. In a bucket, each folder above costs a request.
-        """
-        with suppress(PolicyStoreError):  # the folders above may be of other people
-            above = store_above(self._backend)
-            if above:
-                logger.warning("a push makes a new store at %s.%s", self._backend.url, above)
+            elif has_found_store:
+                warn_of_emptied_store(self._backend)
+        self._store_exists = self._resolver.has_found_store = True
 
     def _beside_marker(self, call: Callable[[], _Out], *, proves: bool) -> _Out:
         """Make a call and, at the same time, put the marker back if the store was emptied."""
@@ -302,12 +299,7 @@ class Writer:
         restore = partial(restore_marker, self._backend)
         result, was_absent = run_both(call, restore, at_once=self._at_once)
         if was_absent:
-            logger.warning(
-                "%s was emptied, or its %s was deleted, while this process used the store: the "
-                "push has put the marker back, and earlier policies may be lost",
-                self._backend.url,
-                MARKER,
-            )
+            warn_of_emptied_store(self._backend)
         return result
 
     def _probe_permission(self) -> None:

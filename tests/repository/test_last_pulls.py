@@ -11,6 +11,7 @@ import pytest
 
 from policystore import FormatError, IntegrityError, NotFoundError, PolicyStore, Snapshot
 from policystore.format.keys import hint_key, mark_key, object_key, tag_key, version_key
+from policystore.format.records import Hint
 from policystore.repository.lookup import last_pulls
 from scripts.benchmarks.scaling.replay import RecordingBackend, Trace
 
@@ -202,10 +203,59 @@ def test_damage_is_found_also_by_a_pull_again(clients: Clients) -> None:
         clients.reader.pull(NAME)
 
 
+@pytest.mark.parametrize("ref", [NAME, TAG])
+def test_a_lost_record_does_not_hide_the_later_ones_for_ever(clients: Clients, ref: str) -> None:
+    clients.reader.pull(ref)
+    for seed in (4, 5):
+        clients.writer.push(snap(seed), NAME)
+        clients.writer.tag(f"{NAME}@{seed}", "best")
+    data = clients.writer._backend._space.data  # type: ignore[attr-defined]
+    del data[version_key(NAME, 4)], data[tag_key(NAME, "best", 2)]
+    pulled = [clients.reader.pull(ref).ref for _ in range(11)]
+    assert pulled[0] in (f"{NAME}@3", f"{NAME}@2")
+    assert pulled[9:] == [f"{NAME}@5"] * 2
+
+
+@pytest.mark.parametrize("ref", [NAME, TAG])
+def test_a_lost_mark_does_not_hide_the_later_ones_for_ever(clients: Clients, ref: str) -> None:
+    clients.reader.pull(ref)
+    clients.writer.delete(f"{NAME}@1")
+    number = 3 if ref == NAME else 2
+    clients.writer.delete(f"{NAME}@{number}", force=True)
+    data = clients.writer._backend._space.data  # type: ignore[attr-defined]
+    del data[mark_key(NAME, 1)]
+    for _ in range(9):
+        assert clients.reader.pull(ref).ref == f"{NAME}@{number}"
+    if ref == NAME:
+        assert clients.reader.pull(ref).ref == f"{NAME}@2"
+    else:
+        with pytest.raises(NotFoundError, match="points to a deleted version"):
+            clients.reader.pull(ref)
+
+
+@pytest.mark.parametrize(("ref", "hints"), [(NAME, 1), (TAG, 2)])
+def test_one_pull_of_ten_reads_the_hints_beside_the_four_requests(
+    clients: Clients, ref: str, hints: int
+) -> None:
+    clients.reader.pull(ref)
+    counts = [len(clients.requests(ref)) for _ in range(20)]
+    assert counts == ([4] * 9 + [4 + hints]) * 2
+
+
+def test_a_hint_that_is_one_ahead_starts_no_search(clients: Clients) -> None:
+    """Its record is on its way, or its writer was cut off."""
+    clients.reader.pull(NAME)
+    digest = clients.reader.resolve(NAME)
+    data = clients.writer._backend._space.data  # type: ignore[attr-defined]
+    data[hint_key(NAME)] = Hint(4, digest).to_bytes()
+    assert [len(clients.requests()) for _ in range(10)] == [4] * 9 + [5]
+
+
 def test_what_is_remembered_is_bounded(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(last_pulls, "_MOST", 3)
     for number in range(5):
         clients.writer.push(snap(number), f"n{number}")
         assert clients.reader.pull(f"n{number}") == snap(number)
     assert len(clients.reader._resolver.last_pulls._pulls) <= 3
+    assert len(clients.reader._resolver.last_pulls._counts) <= 3
     assert hint_key("n4") not in [key for _, key in clients.requests("n4")]

@@ -65,6 +65,51 @@ def test_after_a_failed_push_an_emptied_storage_gets_no_new_store(
     assert store.verify().ok
 
 
+@pytest.mark.parametrize("name", ["a", None])
+@pytest.mark.parametrize("use", [lambda s: s.pull("a"), lambda s: s.resolve("a@1")])
+def test_the_first_push_after_a_pull_warns_of_an_emptied_store(
+    use: Callable[[PolicyStore], object],
+    name: str | None,
+    tmp_path: Path,
+    make_snapshot: Make,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    PolicyStore(tmp_path).push(make_snapshot(0), "a")
+    store = PolicyStore(tmp_path)
+    use(store)
+    emptied(tmp_path)
+    store.push(make_snapshot(1), name)
+    assert "put the marker back" in caplog.text
+    assert PolicyStore(tmp_path).verify().ok
+
+
+def test_the_first_push_of_all_warns_of_nothing(
+    tmp_path: Path, make_snapshot: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = PolicyStore(tmp_path)
+    with pytest.raises(NotFoundError):
+        store.pull("a")
+    store.push(make_snapshot(1), "a")
+    assert caplog.text == ""
+
+
+def test_after_a_pull_and_a_failed_push_an_emptied_storage_gets_no_new_store(
+    make_snapshot: Make,
+) -> None:
+    backend = MemoryBackend("emptied-reader")
+    PolicyStore.over(backend).push(make_snapshot(0), "a")
+    faulty = FaultyBackend(backend)
+    store = PolicyStore.over(faulty)
+    store.pull("a")
+    faulty.follow(Plan(0, "refused"))
+    with pytest.raises(StorageError):
+        store.push(make_snapshot(1), "a")
+    backend._space.data.clear()
+    with pytest.raises(StorageError, match=r"is empty, though .* make another PolicyStore"):
+        store.push(make_snapshot(1), "a")
+    assert backend._space.data == {}
+
+
 def test_a_push_of_version_one_puts_a_deleted_marker_back(
     tmp_path: Path, make_snapshot: Make
 ) -> None:

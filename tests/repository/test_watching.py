@@ -14,6 +14,7 @@ import pytest
 from policystore import InvalidInputError, NotFoundError, PolicyStore, Snapshot, Version
 from policystore.backends.memory import MemoryBackend
 from policystore.errors import FormatError, StorageError
+from policystore.format.keys import tag_key, version_key
 from policystore.repository.watching import Watch
 from policystore.testing.storage import Intercepted
 from tests.support.waiting import until
@@ -166,6 +167,22 @@ def test_a_store_that_was_made_anew_is_noticed(place: Place) -> None:
 
 
 # A ref that means nothing
+
+
+@pytest.mark.parametrize("ref", ["a", "a@t"])
+def test_a_lost_record_does_not_hide_the_later_ones_for_ever(place: Place, ref: str) -> None:
+    watch = place.watch(ref)
+    next(watch)
+    for seed in (3, 4):
+        place.push(seed)
+        place.other.tag(f"a@{seed + 1}", "t")
+    place.inner.delete(version_key("a", 4))
+    place.inner.delete(tag_key("a", "t", 2))
+    looks = looks_of(watch, place, 97)
+    assert max(map(len, looks)) == 2
+    found = watch._look()
+    assert found is not None
+    assert found.number == 5
 
 
 def test_a_ref_that_means_nothing_is_an_error_at_the_start(place: Place) -> None:

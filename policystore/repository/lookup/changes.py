@@ -7,6 +7,7 @@ read what it knows already.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +16,7 @@ from policystore.backends.base import Backend
 from policystore.errors import NotFoundError
 from policystore.format.records import Hint, TagHint
 from policystore.format.refs import Ref
+from policystore.repository.lookup.lost_records import is_next_lost
 from policystore.repository.record_log import Probe, RecordLog, mark_log, tag_log, version_log
 
 __all__ = ["ChangeDetector", "Seen"]
@@ -22,6 +24,7 @@ __all__ = ["ChangeDetector", "Seen"]
 _ROUND = 10  # looks; once in each round, a look asks for the records that change most rarely
 _AT_MARKS = 0  # the look of a round that asks for the marks, if the ref is a tag
 _AT_SAME = 5  # the look of a round that reads the newest known record again
+_AT_HINTS = 98  # the look of ten rounds that reads the hints
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class ChangeDetector:
     second request: for a mark, because the version of the tag may have been deleted or restored. A
     look at a name without a tag is two requests: for the next version, and for the next mark. Once
     in ten looks, one of the requests reads the newest known record again, so that a store that was
-    deleted and made anew is noticed.
+    deleted and made anew is noticed. Once in a hundred looks, the hints are read, so that it is
+    noticed if the store has lost the next record, and has later ones.
 
     Args:
         backend: the storage of the store.
@@ -53,7 +57,7 @@ class ChangeDetector:
     """
 
     def __init__(self, backend: Backend, ref: Ref) -> None:
-        self._backend = backend
+        self._backend, self._ref = backend, ref
         self._is_tag = ref.tag is not None
         self._log: RecordLog[Hint] | RecordLog[TagHint] = (
             version_log(backend, ref.name)
@@ -110,9 +114,12 @@ class ChangeDetector:
             return True
         self._looks += 1
         turn = self._looks % _ROUND
-        requests = [partial(self._log.has, seen.newest.number + 1)]
+        requests: list[Callable[[], bool]] = [partial(self._log.has, seen.newest.number + 1)]
         if turn == _AT_SAME and seen.newest.number:
             requests.append(partial(self._was_replaced, seen.newest))
+        elif self._looks % _ROUND**2 == _AT_HINTS:
+            known = self._backend, self._ref, seen.newest.number, seen.mark
+            requests.append(partial(is_next_lost, *known))
         elif closely or not self._is_tag or turn == _AT_MARKS:
             requests.append(partial(self._marks.has, seen.mark + 1))
         found = in_parallel(

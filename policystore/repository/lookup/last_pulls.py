@@ -3,18 +3,25 @@
 What is remembered takes the place of the hint, and proves nothing: it only says which requests to
 make. Each pull reads the newest record again, and asks for the next version or move and for the
 next mark. Their absence shows that the ref still means the same.
+
+In a damaged store the next record may be lost, though later ones exist. So once in ten pulls of a
+ref, the hints are read at the same time: a hint that names a later record than the next one shows
+that the next one is lost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from policystore._util.concurrency import run_both
+from policystore._util.concurrency import in_parallel
 from policystore.backends.base import Backend
 from policystore.digest import Digest
 from policystore.format.records import Mark, TagMove, Version, find_span
 from policystore.format.refs import Ref
+from policystore.repository.lookup.lost_records import is_next_lost
 from policystore.repository.lookup.state import read_mark
 from policystore.repository.lookup.tag_moves import parse_move
 from policystore.repository.lookup.versions import read_version
@@ -23,6 +30,7 @@ from policystore.repository.record_log import mark_log, tag_log, version_log
 __all__ = ["LastPulls", "Pulled"]
 
 _MOST = 500  # refs; each takes one or two records of 64 KiB at most
+_ROUND = 10  # pulls of a ref; the last one of each round reads the hints
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,13 @@ class Pulled:
         """The digest of the policy."""
         return self.version.digest
 
-    def confirm(self, backend: Backend, ref: Ref) -> Version | None:
+    def confirm(self, backend: Backend, ref: Ref, *, closely: bool = False) -> Version | None:
         """Return the version if the ref still means this version; all requests are made at once.
 
         Args:
             backend: the storage of the store.
             ref: the name, with or without the tag.
+            closely: whether to read the hints, too.
 
         Returns:
             The version; None if there are later records, or if the store has other records now.
@@ -60,10 +69,15 @@ class Pulled:
             StorageError: the storage failed.
         """
         newest = self._newest_version if self.move is None else self._last_target
-        version, mark = run_both(
-            partial(newest, backend, ref), partial(self._newest_mark, backend, ref), at_once=True
-        )
-        if version is None or mark is _UNKNOWN:
+        number = (self.version.number if self.move is None else self.move.number) or 0
+        looks: list[Callable[[], Any]] = [
+            partial(newest, backend, ref),
+            partial(self._newest_mark, backend, ref),
+        ]
+        if closely:
+            looks.append(partial(is_next_lost, backend, ref, number, self.marks))
+        version, mark, *is_lost = in_parallel(lambda look: look(), looks, workers=len(looks))
+        if version is None or mark is _UNKNOWN or any(is_lost):
             return None
         is_deleted = isinstance(mark, Mark) and find_span(mark.deleted, version.number or 0)
         return None if is_deleted else version
@@ -107,6 +121,12 @@ class LastPulls:
 
     def __init__(self) -> None:
         self._pulls: dict[Ref, tuple[Pulled, bool]] = {}
+        self._counts: dict[Ref, int] = {}
+
+    def is_turn(self, ref: Ref) -> bool:
+        """Count a pull of a ref; return whether this pull should read the hints, too."""
+        count = self._counts[ref] = self._counts.get(ref, 0) + 1
+        return count % _ROUND == 0
 
     def get(self, ref: Ref) -> Pulled | None:
         """Return what a ref probably still means; None if that is unknown."""
@@ -132,4 +152,5 @@ class LastPulls:
     def _set(self, ref: Ref, pulled: Pulled, moves: bool) -> None:
         if len(self._pulls) >= _MOST:
             self._pulls.clear()
+            self._counts.clear()
         self._pulls[ref] = (pulled, moves)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import islice
 
 from policystore._util.concurrency import in_parallel
+from policystore._util.log import logger
 from policystore.backends.base import Backend
 from policystore.backends.factory import folders_above
 from policystore.errors import FormatError, NotFoundError, PolicyStoreError, StorageError
@@ -36,6 +38,8 @@ __all__ = [
     "store_inside",
     "store_nearby",
     "vanished_error",
+    "warn_of_emptied_store",
+    "warn_of_outer_store",
 ]
 
 _MAX_ABOVE, _MAX_BELOW = 3, 20  # folders that are looked at for a message
@@ -162,6 +166,27 @@ def store_inside(backend: Backend, folder: str) -> str | None:
         if key.endswith(f"/{MARKER}"):
             return backend.location(key.removesuffix(f"/{MARKER}"))
     return None
+
+
+def warn_of_outer_store(backend: Backend) -> None:
+    """Log a warning if a new store lies inside another one, by a path that is too long.
+
+    Only the push that makes a store looks. In a bucket, each folder above costs a request.
+    """
+    with suppress(PolicyStoreError):  # the folders above may be of other people
+        above = store_above(backend)
+        if above:
+            logger.warning("a push makes a new store at %s.%s", backend.url, above)
+
+
+def warn_of_emptied_store(backend: Backend) -> None:
+    """Log a warning that a push has put the marker of a store back."""
+    logger.warning(
+        "%s was emptied, or its %s was deleted, while this process used the store: the push has "
+        "put the marker back, and earlier policies may be lost",
+        backend.url,
+        MARKER,
+    )
 
 
 def vanished_error(backend: Backend) -> StorageError:
