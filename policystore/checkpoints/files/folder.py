@@ -25,12 +25,14 @@ from policystore.errors import (
     InvalidInputError,
     NotFoundError,
     PolicyStoreError,
+    StorageError,
 )
 
 __all__ = ["FileData", "FileRef", "Folder", "decode_file", "open_folder", "open_path"]
 
 _MAX_JSON = 16 << 20
 _MAX_FILE = 1 << 36
+_NO_FILE = "no file: a folder, a pipe, a socket or a device stands in its place"
 _START = 512  # bytes that show whether something else stands in place of a file
 # Files by which users name a checkpoint: save() returned the first kind before Ray 2.1.
 _CHECKPOINT_FILE = re.compile(
@@ -187,6 +189,14 @@ class Folder:
             return describe_foreign(self._backend.head(self._prefix + name, _START))
         except NotFoundError:
             return None
+        except StorageError:
+            if self._is_file(name):
+                raise
+            return _NO_FILE
+
+    def _is_file(self, name: str) -> bool:
+        """Return whether a path that was listed is that of a file."""
+        return self._backend.is_remote or self._backend.size(self._prefix + name) is not None
 
     def read_bytes(self, name: str, limit: int = _MAX_FILE) -> bytes:
         """Read a file.
@@ -194,14 +204,20 @@ class Folder:
         Raises:
             NotFoundError: there is no such file.
             StorageError: the file cannot be read.
-            FormatError: the file has more than ``limit`` bytes.
+            FormatError: the file has more than ``limit`` bytes, or is no file.
         """
+        key = self._prefix + name
         try:
-            return bytes(self._backend.get(self._prefix + name, limit=limit))
+            return bytes(self._backend.get(key, limit=limit))
         except NotFoundError:
             raise NotFoundError(
                 f"{self.location(name)} is missing: the checkpoint is not complete"
             ) from None
+        except StorageError:
+            # Another try would not help, so this is damage, and other files may be enough.
+            if self._is_file(name):
+                raise
+            raise FormatError(f"{self.location(name)} is {_NO_FILE}") from None
 
     def read_json(self, name: str) -> Mapping[str, Any]:
         """Read a JSON file that holds an object.
