@@ -48,6 +48,13 @@ class Entry:
     nbytes: int
     time: float | None
 
+    def is_old(self, before: float) -> bool:
+        """Return whether the key is at least as old as a time; False if its time is not known.
+
+        What is not old, no collector takes.
+        """
+        return self.time is not None and self.time <= before
+
 
 class Backend(Protocol):
     """Keep bytes under keys.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import random
 import secrets
 import tracemalloc
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from policystore.format.keys import kept_prefix, object_key, version_key
 from policystore.repository import digest_prefixes
 from policystore.repository.upkeep import stats
 from policystore.testing.storage import Intercepted
+from tests.support.collecting import GRACE, TimedStore, policy
 from tests.support.league_store import delete_epoch, write_lists
 from tests.support.upkeep import counting, put_mark, to_trash
 
@@ -128,6 +131,60 @@ def test_garbage_by_the_rules_of_the_collector(store: PolicyStore, make_snapshot
     assert store.stats(details=True).garbage_objects == 3
     assert store.stats(details=True, grace=datetime.timedelta(days=9)).garbage_objects == 0
     assert "garbage that collect_garbage() would take: 3 objects" in str(store.stats(details=True))
+
+
+CALLS = [
+    "push",
+    "push",
+    "keep",
+    "keep",
+    "tag",
+    "untag",
+    "delete",
+    "delete",
+    "forget",
+    "forget",
+    "wait",
+    "wait",
+]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_stats_count_what_a_collection_would_take(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two programs know the rule: random calls, days apart, so that ages equal the grace."""
+    draw, timed = random.Random(seed), TimedStore()
+    store, garbage = timed.store, []
+    monkeypatch.setattr(stats, "time", SimpleNamespace(time=lambda: timed.now))
+    for step in range(60):
+        standing = [v.number for v in store.log("a")] if "a" in store.names() else []
+        call = draw.choice(CALLS)
+        if call == "push" or not standing:
+            store.push(policy(draw.randrange(12)), "a")
+        elif call == "keep":
+            store.push(policy(20 + step))
+        elif call == "tag":
+            store.tag(f"a@{draw.choice(standing)}", draw.choice("tu"))
+        elif call == "untag":
+            for tag in list(store.tags("a"))[:1]:
+                store.untag("a", tag)
+        elif call == "delete":
+            store.delete(f"a@{draw.choice(standing)}", force=True)
+        elif call == "forget":
+            for key in list(timed.backend.keys("kept/"))[:1]:
+                timed.backend.delete(key)
+        else:
+            timed.wait(draw.choice([1, 3, 7]))
+            if draw.random() < 0.2:
+                timed.collect()
+        counted, planned = store.stats(details=True), store.collect_garbage(grace=GRACE)
+        assert (counted.garbage_objects, counted.garbage_nbytes) == (
+            planned.moved.count,
+            planned.moved.nbytes,
+        )
+        garbage.append(planned.moved.count)
+    assert max(garbage) > 0
 
 
 def test_a_policy_of_very_many_objects(store: PolicyStore) -> None:

@@ -23,7 +23,7 @@ def sweep_leftovers(backend: Backend, before: float, counter: Counter) -> None:
     """
     report = counter.report
     for entry in backend.entries(TEMPORARY):
-        if entry.time is not None and entry.time <= before:
+        if entry.is_old(before):
             try:
                 if not report.dry_run:
                     backend.delete(entry.key)

@@ -97,7 +97,7 @@ class Sweep:
         return {digest: entry for digest, entry in by_digest if digest is not None}
 
     def _is_old(self, entry: Entry) -> bool:
-        return entry.time is not None and entry.time <= self._before
+        return entry.is_old(self._before)
 
     # The trash
 

@@ -95,13 +95,10 @@ class LeagueRecords:
                 continue
             # A league without a state has begun after the first listing.
             state = states.get(key.league)
-            if state is None or state.needs(key) or self._is_recent(entry):
+            if state is None or state.needs(key) or not entry.is_old(self._recent):
                 yield entry.key, key
             else:
                 self.unneeded.append(entry)
-
-    def _is_recent(self, entry: Entry) -> bool:
-        return entry.time is None or entry.time > self._recent
 
     def _refuse(self, key: str) -> None:
         raise nothing_collected(self._backend, key, "an unknown key", UNKNOWN_KEY)
@@ -116,7 +113,7 @@ class LeagueRecords:
         """Find out which epochs are deleted, and which bodies the summaries need."""
         state = _State()
         for key, entry in self._listed(deletions_prefix(league)):
-            if not self._is_recent(entry):
+            if entry.is_old(self._recent):
                 state.dropped = max(state.dropped, key.number)
         start = deletions_prefix(league).removesuffix("@deleted/") + "@summaries/"
         summaries = [each for each in self._listed(start) if each[0].epoch > state.dropped]
@@ -124,7 +121,7 @@ class LeagueRecords:
         for index, (key, entry) in enumerate(summaries):
             following = summaries[index + 1 : index + 2]
             if any(each[0].epoch == key.epoch for each in following):
-                if not self._is_recent(following[0][1]):
+                if following[0][1].is_old(self._recent):
                     continue
             elif self._backend.size(summary_key(league, key.epoch, key.number + 1)) is not None:
                 state.bodies = None  # a summary that came after the listing may need any body

@@ -120,8 +120,7 @@ def _list_once(
             if parsed.kind == "annotation":
                 name.annotations.add(parsed.number, parsed.nonce)
             continue  # hints and cursors of mirrors need no objects
-        is_recent = entry.time is None or entry.time > recent
-        numbers.add(parsed.number, recent=is_recent)
+        numbers.add(parsed.number, recent=not entry.is_old(recent))
     return names
 
 

@@ -106,9 +106,6 @@ class _Count:
             if self._progress is not None:
                 self._progress(self.stats)
 
-    def _is_recent(self, entry: Entry) -> bool:
-        return entry.time is None or entry.time >= self.recent
-
     def _add_record(self, entry: Entry) -> None:
         """Count one key below ``names/``."""
         key, stats = parse_name_key(entry.key), self.stats
@@ -213,7 +210,7 @@ class _Count:
                     stats.nbytes += entry.nbytes
                 if is_needed:
                     needed_nbytes += entry.nbytes
-                elif not self._is_recent(entry):
+                elif entry.is_old(self.recent):
                     garbage += 1
                     garbage_nbytes += entry.nbytes
         stats.shared_nbytes = max(0, roots.nbytes - needed_nbytes)
