@@ -32,6 +32,7 @@ __all__ = [
     "fsync_folder",
     "is_on_network",
     "mapped_errors",
+    "open_file",
     "read_file",
     "read_start",
     "replace_file",
@@ -229,6 +230,21 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def open_file(path: str | Path) -> tuple[int, os.stat_result]:
+    """Open a regular file for reading, and return its descriptor and its status.
+
+    The call does not wait: a pipe in the folder of a store would block its reader for ever. A path
+    that is not that of a regular file is a StorageError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | _NONBLOCK)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise StorageError(f"{path} is {kind}; expected a file that policystore wrote")
+    return descriptor, status
+
+
 def read_file(
     path: str | Path,
     *,
@@ -255,12 +271,8 @@ def read_file(
         StorageError: the path is not that of a regular file, or the file is to be copied and is
             larger than the memory.
     """
-    # Opened without waiting: a pipe in the folder of a store would block its reader for ever.
-    descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | _NONBLOCK)
+    descriptor, status = open_file(path)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise StorageError(f"{path} is not a regular file")
         if limit is not None and status.st_size > limit:
             raise FormatError(
                 f"{path} has {status.st_size} bytes, and at most {limit} are allowed: "
@@ -303,12 +315,8 @@ def read_start(path: Path, count: int) -> bytes:
         OSError: as the operating system raises it.
         StorageError: the path is not that of a regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | _CLOEXEC | _NONBLOCK)
+    descriptor, _ = open_file(path)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise StorageError(f"{path} is {kind}; expected a file that policystore wrote")
         return os.read(descriptor, count)
     finally:
         os.close(descriptor)
@@ -360,20 +368,16 @@ def _is_private(status: os.stat_result, path: str | Path) -> bool:
     if sys.platform != "linux":
         return False
     folder = os.stat(os.path.dirname(path) or ".")
-    user = os.geteuid()
-    if status.st_uid != user or folder.st_uid != user:
+    if not status.st_uid == folder.st_uid == os.geteuid():
         return False
-    if (status.st_mode | folder.st_mode) & 0o022:
-        return False
-    return _is_local(folder.st_dev)
+    others_may_write = (status.st_mode | folder.st_mode) & 0o022
+    return not others_may_write and _is_local(folder.st_dev)
 
 
 def is_on_network(path: Path) -> bool:
     """Return whether a path is on a filesystem of another machine; False if that is not known."""
-    if sys.platform != "linux":
-        return False
     try:
-        return not _is_local(path.stat().st_dev)
+        return sys.platform == "linux" and not _is_local(path.stat().st_dev)
     except OSError:
         return False
 

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
+from typing import TypeAlias
 
-from policystore._util.files import fsync_folder, without_group, write_new
+from policystore._util.files import fsync_folder, open_file, without_group, write_new
 from policystore._util.foreign import is_foreign
 from policystore.errors import StorageError
 
@@ -28,7 +29,6 @@ __all__ = [
     "flush_if_there",
     "holds_bytes",
     "is_folder",
-    "list_folder",
     "refusal_hint",
     "remove_old",
     "removing",
@@ -40,6 +40,8 @@ _BLOCK = 1 << 20
 _FIRST_PAGE = 16
 _PAGE = 1024  # entries of a folder that are in memory at once
 _MOST_DURABLE = 10_000  # folders to remember
+
+_Page: TypeAlias = "list[tuple[os.DirEntry[str], bool]]"
 
 # A filesystem without groups or modes answers so. Its files have the rights that its mount gives.
 _NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -94,9 +96,19 @@ class Folders:
         self._durable: set[Path] = set()  # folders that exist and whose entries are flushed
 
     def note_use(self) -> None:
-        """Remember the root folder, after something was read or written in it."""
+        """Remember the root folder, after something was read, found or written in it."""
         if self._used is None:
             self._used = self._present()
+
+    def pages(self, folder: Path) -> Iterator[_Page]:
+        """List what is directly inside a folder, as :func:`list_folder` does.
+
+        What stands in a folder below the root is of a store, so a page of it is a use of the store.
+        """
+        for page in list_folder(folder):
+            if page and folder != self._root:
+                self.note_use()
+            yield page
 
     def check_root(self) -> None:
         """Check that the root is the folder that was used before, or another folder with a marker.
@@ -277,7 +289,7 @@ def remove_old(folders: Sequence[Path], age: float) -> None:
                         os.unlink(entry)
 
 
-def list_folder(folder: Path) -> Iterator[list[tuple[os.DirEntry[str], bool]]]:
+def list_folder(folder: Path) -> Iterator[_Page]:
     """List what is directly inside a folder, without what systems and tools leave in folders.
 
     A folder may have a file for each version of a name, so the entries come page by page.
@@ -309,7 +321,7 @@ def is_folder(entry: os.DirEntry[str], follow_links: bool) -> bool:
 
 def flush(path: Path) -> None:
     """Return when the bytes of a file are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor, _ = open_file(path)
     try:
         os.fsync(descriptor)
     finally:
@@ -360,7 +372,7 @@ def _same_bytes(path: Path, chunks: Sequence[bytes | memoryview]) -> bool:
     try:
         if path.stat().st_size != sum(memoryview(chunk).nbytes for chunk in chunks):
             return False
-        with path.open("rb") as file:
+        with os.fdopen(open_file(path)[0], "rb") as file:
             for chunk in chunks:
                 view = memoryview(chunk)
                 for start in range(0, view.nbytes, _BLOCK):

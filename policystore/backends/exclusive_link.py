@@ -1,19 +1,22 @@
-"""Give a finished file its name, in a way that never overwrites another file."""
+"""Give a finished file its name, in a way that never overwrites another file, or a second name."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from policystore._util.deadlines import raise_if_late
+from policystore._util.files import open_file
 from policystore.errors import StorageError
 
-__all__ = ["NO_LINKS", "publish"]
+__all__ = ["link_or_copy", "publish"]
 
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""Errors of a filesystem or a system that does not make a hard link to this file."""
+_BLOCK = 1 << 20
+# Errors of a filesystem or a system that does not make a hard link to this file.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def publish(temporary: Path, path: Path) -> bool:
@@ -28,10 +31,34 @@ def publish(temporary: Path, path: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in NO_LINKS:
+        if error.errno not in _NO_LINKS:
             raise
         return _rename_exclusive(temporary, path, error)
     return True
+
+
+def link_or_copy(
+    source: Path, write: Callable[[Iterable[bytes], Path], None], temporary: Path
+) -> None:
+    """Make a temporary file with the bytes of another file.
+
+    Args:
+        source: the other file.
+        write: writes bytes into a new file.
+        temporary: the temporary file.
+
+    Raises:
+        OSError: as the operating system raises it.
+        StorageError: the source is not a regular file; a link to a pipe would block its reader.
+    """
+    with os.fdopen(open_file(source)[0], "rb") as file:
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            # The system may forbid links to files of other users, or between two disks.
+            if error.errno not in (*_NO_LINKS, errno.EACCES, errno.EXDEV):
+                raise
+            write(iter(lambda: file.read(_BLOCK), b""), temporary)
 
 
 def _rename_exclusive(temporary: Path, path: Path, link_error: OSError) -> bool:

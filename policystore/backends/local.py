@@ -35,7 +35,6 @@ from policystore._util.folders import (
     flush_if_there,
     holds_bytes,
     is_folder,
-    list_folder,
     refusal_hint,
     remove_old,
     removing,
@@ -44,7 +43,7 @@ from policystore._util.folders import (
 )
 from policystore._util.progress import BytesCallback
 from policystore.backends.base import Chunks, Entry, Problems
-from policystore.backends.exclusive_link import NO_LINKS, publish
+from policystore.backends.exclusive_link import link_or_copy, publish
 from policystore.digest import Digest, Hasher
 from policystore.errors import NotFoundError, StorageError
 from policystore.format.keys import MARKER, NAMES, OBJECTS, TEMPORARY, TRASH
@@ -52,10 +51,10 @@ from policystore.format.keys import MARKER, NAMES, OBJECTS, TEMPORARY, TRASH
 __all__ = ["LocalBackend"]
 
 _MAX_AGE = 24 * 3600.0  # seconds; a temporary file that is older was left by a dead process
-_BLOCK = 1 << 20
 _COPY_TRIES = 10
 _NETWORK_PARALLEL = 8  # calls at once to a file server
 _FILES = (".json", ".safetensors", "/@hint")  # the ends of keys that a store writes
+_FILE_KINDS = (stat.S_IFREG, stat.S_IFLNK)
 _TEMPORARY_THERE = ".tmp"  # the folder for temporary files on another disk
 
 _Out = TypeVar("_Out")
@@ -194,6 +193,9 @@ class LocalBackend:
                     status = entry.stat(follow_symlinks=False)
                 except (FileNotFoundError, NotADirectoryError):
                     continue  # removed since the folder was listed
+                if problems is not None and stat.S_IFMT(status.st_mode) not in _FILE_KINDS:
+                    problems.append((key, "a pipe, a socket or a device in the place of a file"))
+                    continue
                 # A hard link, which a copy is, changes ctime alone.
                 written, changed = status.st_mtime, status.st_ctime
                 yield Entry(key, status.st_size, written if written > changed else changed)
@@ -252,7 +254,7 @@ class LocalBackend:
     def _entries(
         self, folder: str, problems: Problems | None
     ) -> Iterator[list[tuple[os.DirEntry[str], bool]]]:
-        """List what is directly inside a folder, as :func:`list_folder` does.
+        """List what is directly inside a folder, as :meth:`Folders.pages` does.
 
         Args:
             folder: the folder; if it does not exist, there is no page.
@@ -261,7 +263,7 @@ class LocalBackend:
         path = self._path(folder)
         try:
             with self._mapped_errors("listing", path):
-                yield from list_folder(path)
+                yield from self._folders.pages(path)
         except NotFoundError:
             return
         except StorageError as error:
@@ -300,7 +302,7 @@ class LocalBackend:
         source = self._path(key)
         try:
             with self._writing(path):
-                self._write(path, partial(self._link_or_copy, source), os.replace)
+                self._write(path, partial(link_or_copy, source, self._write_new), os.replace)
                 flush(path)
                 fsync_folder(path.parent)
         except StorageError as error:
@@ -310,17 +312,6 @@ class LocalBackend:
                 raise NotFoundError(f"no such file: {source}") from None
             return False
         return True
-
-    def _link_or_copy(self, source: Path, temporary: Path) -> None:
-        """Make a temporary file with the bytes of another file."""
-        try:
-            os.link(source, temporary)
-        except OSError as error:
-            # The system may forbid links to files of other users, or between two disks.
-            if error.errno not in (*NO_LINKS, errno.EACCES, errno.EXDEV):
-                raise
-            with source.open("rb") as file:
-                self._write_new(iter(lambda: file.read(_BLOCK), b""), temporary)
 
     def _mapped_errors(
         self, action: str, path: Path, *, writing: bool = False

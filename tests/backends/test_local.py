@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from policystore import (
     StorageError,
 )
 from policystore._util import files
+from policystore.format.keys import object_key, trash_key
 
 Make = Callable[..., Snapshot]
 
@@ -164,6 +166,80 @@ def test_nothing_is_mapped_from_a_network_filesystem(
     assert not is_mapped(store.pull(version).weights["frozen"])
 
 
+EVERY_WRITER = """
+import os, sys
+from datetime import timedelta
+from pathlib import Path
+
+from policystore import NodeCache, PolicyStore
+from policystore.backends.memory import MemoryBackend
+from policystore.testing import make_snapshot
+
+changed, changing = [], os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+is_watching = True
+
+
+def watch(event, args):
+    if is_watching and event == "os.truncate":
+        changed.append(event)
+    if is_watching and event == "open" and args[2] & changing and not args[2] & os.O_EXCL:
+        changed.append(os.fspath(args[0]))
+
+
+sys.addaudithook(watch)
+place = Path(sys.argv[1])
+store, other = PolicyStore(place / "s"), PolicyStore(place / "other")
+for seed in range(3):
+    store.push(make_snapshot(seed, large=True), "a")
+store.push(make_snapshot(7, large=True))
+mapped = store.pull("a")
+store.tag("a@2", "t")
+store.annotate("a@2", note="x")
+store.copy_to(other)
+other.copy_to(store)
+store.delete("a@1")
+store.prune("a", keep_last=1)
+assert store.collect_garbage(timedelta(0), dry_run=False, exclusive=True).moved.count
+store.restore("a@1")
+is_watching = False
+for path in (place / "s" / "objects").rglob("*.safetensors"):
+    path.unlink()
+    path.write_bytes(b"damaged")
+(place / "s/names/a/@versions/0000000001.json").unlink()
+is_watching = True
+assert store.verify(repair_from=other).repaired
+store.push(make_snapshot(2, large=True), "a")
+cache = NodeCache(place / "cache", max_bytes=8 << 20)
+remote = PolicyStore.over(MemoryBackend("remote"), cache=cache)
+for seed in range(4):  # the last objects take the room of the first ones
+    remote.push(make_snapshot(seed, large=True), "a")
+    remote.pull("a")
+cache.clear()
+for seed in range(2):
+    make_snapshot(seed).save(place / "saved.safetensors")
+assert mapped == make_snapshot(2, large=True)
+is_watching = False
+print(*changed, sep="\\n")
+"""
+
+
+def test_no_call_cuts_or_rewrites_a_file_that_may_be_mapped(tmp_path: Path) -> None:
+    """If a file is cut while a process has a map of it, the process is killed.
+
+    So files are written under new names, and then only linked, renamed and removed.
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", EVERY_WRITER, str(tmp_path)], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    locks = tmp_path / "cache" / "locks"
+    changed = {Path(line) for line in ran.stdout.splitlines() if line}
+    assert {path for path in changed if path.parent != locks} <= {
+        tmp_path / "cache" / "CACHEDIR.TAG",
+        Path(os.devnull),
+    }
+
+
 def test_a_pulled_snapshot_outlives_the_store(tmp_path: Path, make_snapshot: Make) -> None:
     store = PolicyStore(tmp_path / "s")
     snap = store.pull(store.push(make_snapshot(large=True)))
@@ -194,6 +270,37 @@ def test_pipes_links_and_folders_in_the_place_of_objects(
         path.rmdir() if path.is_dir() else path.unlink()
     (root / "objects" / "loop").symlink_to(root)
     assert len(store.verify().faults) < 5
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("place", ["objects", "trash"])
+def test_a_pipe_in_the_place_of_what_a_collector_moves(
+    tmp_path: Path,
+    make_snapshot: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    links: bool,
+) -> None:
+    """A collector that opened the pipe as a file would wait for ever."""
+
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    store = PolicyStore(tmp_path)
+    digest = store.push(make_snapshot(1), "a").digest
+    key = object_key(make_snapshot(2).digest)
+    if place == "trash":
+        (tmp_path / object_key(digest)).unlink()
+        key = trash_key(digest, "ab" * 16)
+    (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / key)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(StorageError, match=rf"{key} is not a regular file"):
+        store.collect_garbage(timedelta(0), dry_run=False, exclusive=True)
+    faults = {fault.key: fault.problem for fault in store.verify().faults}
+    assert faults[key] == "a pipe, a socket or a device in the place of a file"
+    assert store.stats(details=True).objects == (1 if place == "objects" else 0)
 
 
 def test_objects_may_be_kept_on_another_disk_by_a_link(tmp_path: Path, make_snapshot: Make) -> None:

@@ -281,7 +281,7 @@ CALLS: dict[str, Callable[[PolicyStore, Snapshot], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("used_by", ["push", "pull"])
+@pytest.mark.parametrize("used_by", ["push", "pull", "names"])
 def test_an_unmounted_folder_gets_no_new_store(
     tmp_path: Path, make_snapshot: Make, call: str, used_by: str
 ) -> None:
@@ -289,7 +289,12 @@ def test_an_unmounted_folder_gets_no_new_store(
     PolicyStore(root).push(make_snapshot(1), "a")
     PolicyStore("memory://places").push(make_snapshot(3), "c")
     store = PolicyStore(root)
-    store.push(make_snapshot(2), "a") if used_by == "push" else store.pull("a")
+    uses: dict[str, Callable[[], object]] = {
+        "push": lambda: store.push(make_snapshot(2), "a"),
+        "pull": lambda: store.pull("a"),
+        "names": store.names,
+    }
+    uses[used_by]()
     root.rename(away)
     root.mkdir()
     (root / "NOT MOUNTED").touch()  # what stays of an unmounted folder is often not empty
