@@ -66,7 +66,7 @@ LEVELS = [
     ["rllib.exporting.*", "rllib.live.*", "rllib.transfer.*"],
     ["rllib.callbacks.*"],
     ["rllib", "testing.*"],
-    ["league.pool.messages", "league.env_identity"],
+    ["league.pool.messages", "league.env_config", "league.env_identity"],
     ["league.tournament.playing.*"],
     ["league.tournament.*", "league.showing"],
     ["league.league"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -132,6 +133,21 @@ def test_how_a_match_was_played_stands_in_a_batch_where_it_is_known() -> None:
     assert (found.explore, found.max_steps) == (None, None)
 
 
+def test_the_config_of_an_environment_stands_in_a_batch_where_it_is_known() -> None:
+    known = replace(MATCH, env_config='{"size":5}')
+    data = replace(BATCH, matches=(known,)).to_bytes()
+    plain = json.loads(LINES["batch"][1])
+    document = json.loads(data)
+    (found,) = document["matches"]
+    assert document["texts"][found.pop("env_config")] == '{"size":5}'
+    assert found.keys() == plain["matches"][0].keys()
+    assert parse("batch", data).matches[0].env_config == '{"size":5}'
+    assert parse("batch", LINES["batch"][1]).matches[0].env_config == ""
+    for wrong in ("x" * 65_537, "\ud800"):
+        with pytest.raises(InvalidInputError, match="env_config"):
+            normal_match(replace(MATCH, env_config=wrong))
+
+
 def test_golden_body() -> None:
     tally = Tally()
     tally.add_record(BATCH)
@@ -219,11 +235,10 @@ def changed(document: Any, path: tuple[Any, ...], value: Any) -> bytes:
         (("matches", 0, "explore"), None), (("matches", 0, "explore"), 1),
         (("matches", 0, "max_steps"), None), (("matches", 0, "max_steps"), 0),
         (("matches", 0, "max_steps"), True), (("matches", 0, "max_steps"), 2.0),
+        (("matches", 0, "env_config"), "{}"), (("matches", 0, "env_config"), 99),
     ],
 )  # fmt: skip
 def test_another_batch_is_refused(path: tuple[Any, ...], value: Any) -> None:
-    import json
-
     with pytest.raises(FormatError):
         parse_list_record(changed(json.loads(BATCH.to_bytes()), path, value), "it")
 
@@ -240,8 +255,6 @@ def test_another_batch_is_refused(path: tuple[Any, ...], value: Any) -> None:
     ],
 )  # fmt: skip
 def test_another_body_is_refused(path: tuple[Any, ...], value: Any) -> None:
-    import json
-
     with pytest.raises(FormatError):
         parse_body(changed(json.loads(BODY), path, value), "it", "Soccer", 1)
 

@@ -43,8 +43,10 @@ _BATCH = {*_LIST, "texts", "matches", "unknown"}
 _MATCH = {"players", "episodes"}
 _OPTIONAL = {
     "outcomes", "teams", "returns", "env", "env_digest", "seeds", "played", "refs", "iteration",
-    "episode_returns", "explore", "max_steps",
+    "episode_returns", "explore", "max_steps", "env_config",
 }  # fmt: skip
+_TEXTS = ("env", "env_digest", "env_config")
+"""Optional fields that are one text."""
 _SCALARS = ("iteration", "explore", "max_steps")
 """Optional fields that stand for themselves, also if they are 0 or False."""
 
@@ -167,7 +169,7 @@ def _texts_of(match: Match) -> list[str]:
         *match.teams.values(),
         *match.refs.values(),
         *(digest for pair in match.played.values() for digest in pair),
-        *(text for text in (match.env, match.env_digest) if text),
+        *(text for name in _TEXTS if (text := getattr(match, name))),
     ]
 
 
@@ -187,8 +189,8 @@ def _encode(match: Match, texts: Mapping[str, int]) -> JsonObject:
         "episode_returns": {role: list(each) for role, each in match.episode_returns.items()},
     }
     document = {name: value for name, value in document.items() if value}
-    for name, text in (("env", match.env), ("env_digest", match.env_digest)):
-        if text:
+    for name in _TEXTS:
+        if text := getattr(match, name):
             document[name] = texts[text]
     for name in _SCALARS:
         value = getattr(match, name)
@@ -233,17 +235,17 @@ class _Parser:
         """Parse one match; raise ValueError or InvalidInputError for another value."""
         expect(isinstance(document, dict), "matches")
         expect(_MATCH <= document.keys() <= _MATCH | _OPTIONAL, "matches")
-        for name in document.keys() & (_OPTIONAL - {"env", "env_digest", *_SCALARS}):
+        for name in document.keys() & (_OPTIONAL - {*_TEXTS, *_SCALARS}):
             expect(bool(document[name]), name)
         text = self._text
+        texts: dict[str, Any] = {name: text(document[name]) for name in _TEXTS if name in document}
         match = Match(
             players=_by_role(document, "players", text),
             episodes=document["episodes"],
             outcomes=tuple(map(_parse_outcome, parse_list(document.get("outcomes", [])))),
             teams=_by_role(document, "teams", text),
             returns=_by_role(document, "returns", _parse_returns),
-            env=text(document["env"]) if "env" in document else "",
-            env_digest=text(document["env_digest"]) if "env_digest" in document else "",
+            **texts,
             seeds=tuple(parse_list(document.get("seeds", []))),
             played=_by_role(document, "played", self._pair),
             refs=_by_role(document, "refs", text),

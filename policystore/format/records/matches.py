@@ -19,6 +19,7 @@ from policystore.format.records.exact import can_be_sums, exact
 
 __all__ = [
     "HEURISTIC",
+    "MAX_CONFIG",
     "MAX_EPISODES",
     "MAX_ROLES",
     "Match",
@@ -37,6 +38,7 @@ HEURISTIC = "heuristic:"
 
 MAX_ROLES = 1_000
 MAX_EPISODES = 1_000_000_000
+MAX_CONFIG = 65_536  # characters of the config of an environment
 _MAX_TEXT = 600  # characters of a role, team, ref, reason or the id of an environment
 _DIGEST = re.compile(rf"{PREFIX}[0-9a-f]{{64}}\Z")
 _HEURISTIC = re.compile(rf"{HEURISTIC}[A-Za-z0-9._:/+-]{{1,100}}\Z")
@@ -110,6 +112,8 @@ class Match:
             best (False); None if it is not known, or differs between policies.
         max_steps: the steps after which episodes were cut off by who played them; None without
             such a limit, and where it is not known.
+        env_config: what the environment was made with, as the JSON text of ``docs/format.md``;
+            empty for an environment without a config, and where it is not known.
     """
 
     players: Mapping[str, str]
@@ -128,6 +132,7 @@ class Match:
     episode_returns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     explore: bool | None = None
     max_steps: int | None = None
+    env_config: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,19 +203,18 @@ def normal_match(match: Match) -> Match:
         ),
         explore=match.explore,
         max_steps=None if max_steps is None else check_whole(max_steps, "max_steps", 1, _INT_MAX),
+        env_config=_text(match.env_config, "env_config", MAX_CONFIG) if match.env_config else "",
     )
 
 
-def check_label(value: object) -> str:
-    """Return a reason, team or label, if it is a text of 1 to 600 characters.
+def check_label(value: object, most: int = _MAX_TEXT) -> str:
+    """Return a reason, team or label, if it is a text of 1 to 600 characters, or to ``most``.
 
     Raises:
         InvalidInputError: another value, or a text without a UTF-8 form.
     """
-    if not isinstance(value, str) or not value or len(value) > _MAX_TEXT:
-        raise InvalidInputError(
-            f"expected a text of 1 to {_MAX_TEXT} characters, found {brief(value)}"
-        )
+    if not isinstance(value, str) or not value or len(value) > most:
+        raise InvalidInputError(f"expected a text of 1 to {most} characters, found {brief(value)}")
     if not value.isascii() and any("\ud800" <= each <= "\udfff" for each in value):
         raise InvalidInputError(f"the text {brief(value)} holds a lone surrogate")
     return value
@@ -273,9 +277,9 @@ def _teams(teams: dict[str, str]) -> dict[str, str]:
     return {role: team for role, team in teams.items() if sizes[team] > 1}
 
 
-def _text(value: object, field: str) -> str:
+def _text(value: object, field: str, most: int = _MAX_TEXT) -> str:
     try:
-        return check_label(value)
+        return check_label(value, most)
     except InvalidInputError as error:
         raise error.within(field) from None
 

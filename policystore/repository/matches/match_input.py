@@ -29,7 +29,7 @@ Resolve = Callable[[Any], tuple[str, str]]
 
 _FIELDS = (
     "players", "episodes", "wins", "draws", "outcomes", "teams", "returns", "env", "env_digest",
-    "seeds", "played", "refs", "iteration", "episode_returns", "explore", "max_steps",
+    "seeds", "played", "refs", "iteration", "episode_returns", "explore", "max_steps", "env_config",
 )  # fmt: skip
 
 
@@ -133,6 +133,7 @@ def _of_mapping(given: Mapping[Any, Any]) -> Match:
         episode_returns=given.get("episode_returns") or {},
         explore=given.get("explore"),
         max_steps=given.get("max_steps"),
+        env_config=given.get("env_config") or "",
     )
 
 

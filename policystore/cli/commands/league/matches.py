@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from policystore.digest import digest_of
-from policystore.format.canonical_json import Json, canonical_json
+from policystore.format.canonical_json import Json, canonical_json, parse_canonical
 from policystore.format.plain import iso_time, to_plain
 from policystore.format.records.fields import parse_time
 from policystore.format.records.matches import Match, Returns
@@ -26,7 +26,8 @@ def shown_player(player: str, ref: str | None) -> str:
 
 def match_document(match: Match) -> dict[str, Any]:
     """Return a match in values that JSON has; ``id`` is the whole id of :func:`match_id`."""
-    return {"id": match_id(match), **_plain(match)}
+    config = parse_canonical(match.env_config.encode(), "env_config") if match.env_config else None
+    return {"id": match_id(match), **_plain(match), "env_config": config}
 
 
 def match_id(match: Match) -> str:

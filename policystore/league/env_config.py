@@ -1,0 +1,213 @@
+"""Write the config of an environment as a text of a match, and read it again.
+
+``docs/format.md`` has the form: JSON, and tags for what JSON lacks. What has no form is left out,
+and the text says where and what it was, so that a replay can ask for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from policystore._util.messages import brief, printable, shorten
+from policystore.errors import FormatError, InvalidInputError
+from policystore.format.canonical_json import Json, JsonObject, canonical_json, parse_canonical
+from policystore.format.records.matches import MAX_CONFIG
+from policystore.format.values import decode_value, encode_value
+
+__all__ = ["missing_values", "read_config", "without_config", "write_config"]
+
+_MISSING = "~missing"
+_MOST_WORDS = 300  # characters about a value without a form
+_INT_MAX = 2**63 - 1
+_KEYS = (str, int, bool, type(None))
+_NUMBERS = (np.bool_, np.integer, np.float64)  # those that Python's numbers stand for exactly
+_FLOATS = ("nan", "inf", "-inf")
+
+
+def write_config(config: Mapping[Any, Any]) -> str:
+    """Return a config as canonical JSON of at most 65,536 characters; empty if the config is.
+
+    A value without a form stands as ``{"~missing": "what it is"}``.
+    """
+    if not config:
+        return ""
+    try:
+        text = canonical_json(_encode(dict(config))).decode()
+    except InvalidInputError as error:  # nested too deeply, or a text that UTF-8 cannot write
+        return without_config(f"the config, which has no JSON form: {error}")
+    if len(text) > MAX_CONFIG:
+        return without_config(
+            f"the config, which takes {len(text):,} characters, and a match holds {MAX_CONFIG:,}"
+        )
+    return text
+
+
+def without_config(words: str) -> str:
+    """Return the text for a config that a match does not hold, which says why."""
+    return canonical_json(_left_out(words)).decode()
+
+
+def read_config(text: str) -> dict[Any, Any]:
+    """Return the config that :func:`write_config` has written, all its values included.
+
+    Nothing is imported, and time and memory are in proportion to the text.
+
+    Raises:
+        FormatError: another text.
+        InvalidInputError: the text leaves out a value; see :func:`missing_values`.
+    """
+    document = parse_canonical(text.encode(), "env_config of the match")
+    missing = list(_find_missing(document, "config"))
+    if missing:
+        raise InvalidInputError(f"the match does not hold {'; '.join(missing[:8])}")
+    config = _decode(document)
+    if not isinstance(config, dict):
+        raise FormatError(f"env_config of the match: expected an object, found {brief(config)}")
+    return config
+
+
+def missing_values(text: str) -> list[str]:
+    """Return what a text leaves out: place and kind of each value.
+
+    Raises:
+        FormatError: no such text.
+    """
+    return list(_find_missing(parse_canonical(text.encode(), "env_config of the match"), "config"))
+
+
+def _encode(value: Any) -> Json:
+    if isinstance(value, _NUMBERS):
+        value = value.item()
+    kind = type(value)
+    if value is None or kind in (bool, str) or (kind is int and abs(value) <= _INT_MAX):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"~float": str(value)}
+    if kind is list:
+        return [_encode(item) for item in value]
+    if kind is tuple:
+        return {"~tuple": [_encode(item) for item in value]}
+    if isinstance(value, Mapping):
+        return _encode_mapping(value)
+    if kind is np.ndarray and value.nbytes > MAX_CONFIG:
+        return _left_out(f"an array of {value.nbytes:,} bytes")
+    if kind in (bytes, np.ndarray):
+        try:
+            return encode_value(value, "")
+        except InvalidInputError:
+            return _left_out(f"an array of {value.dtype}")
+    return _left_out(_kind_of(value))
+
+
+def _encode_mapping(value: Mapping[Any, Any]) -> Json:
+    """Return a dict in its order: an environment may make its agents in the order of a config."""
+    if not all(type(key) in _KEYS and _encode(key) == key for key in value):
+        return _left_out("a dict with keys that are neither texts nor whole numbers")
+    keys = list(value)
+    is_plain = all(type(key) is str and not key.startswith("~") for key in keys)
+    if is_plain and keys == sorted(keys):
+        return {key: _encode(item) for key, item in value.items()}
+    return {"~dict": [[_encode(key), _encode(item)] for key, item in value.items()]}
+
+
+def _kind_of(value: object) -> str:
+    named = isinstance(value, type) or hasattr(value, "__qualname__")
+    path = value if named else type(value)
+    name = f"{getattr(path, '__module__', '?')}:{getattr(path, '__qualname__', '?')}"
+    if isinstance(value, type):
+        return f"the class {name}"
+    return f"the function {name}" if named else f"an object of the class {name}"
+
+
+def _left_out(words: str) -> JsonObject:
+    return {_MISSING: shorten(printable(words), _MOST_WORDS)}
+
+
+def _find_missing(value: Json, place: str) -> Iterator[str]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _find_missing(item, f"{place}[{index}]")
+    elif isinstance(value, dict):
+        if value.keys() == {_MISSING}:
+            words = _words(value[_MISSING])
+            yield words if place == "config" else f"{place}, {words}"
+        elif value.keys() == {"~dict"} and _are_pairs(value["~dict"]):
+            for key, item in value["~dict"]:
+                yield from _find_missing(item, f"{place}[{brief(key)}]")
+        else:
+            for key, item in value.items():
+                deeper = place if key == "~tuple" else f"{place}[{brief(key)}]"
+                yield from _find_missing(item, deeper)
+
+
+def _words(value: Json) -> str:
+    """Return the words of a text that a stranger may have written, on one printable line."""
+    if not isinstance(value, str):
+        return "a value of an unknown kind"
+    return shorten(printable(value), _MOST_WORDS)
+
+
+def _are_pairs(value: Json) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 for pair in value
+    )
+
+
+def _decode(value: Json) -> Any:
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tag = next(iter(value)) if len(value) == 1 else ""
+    decode = _TAGS.get(tag)
+    if decode is not None:
+        return decode(value[tag])
+    if any(key.startswith("~") for key in value):
+        raise FormatError(
+            f"env_config of the match: unknown tag in {brief(sorted(value))}. It may come from a "
+            "newer policystore: upgrade to read it"
+        )
+    return {key: _decode(item) for key, item in value.items()}
+
+
+def _decode_dict(pairs: Json) -> Any:
+    if not _are_pairs(pairs) or not all(type(key) in _KEYS for key, _ in pairs):
+        raise FormatError("env_config of the match: malformed ~dict")
+    decoded = {key: _decode(item) for key, item in pairs}
+    if len(decoded) != len(pairs):
+        raise FormatError("env_config of the match: a ~dict with equal keys")
+    return decoded
+
+
+def _decode_tuple(items: Json) -> Any:
+    if not isinstance(items, list):
+        raise FormatError("env_config of the match: malformed ~tuple")
+    return tuple(_decode(item) for item in items)
+
+
+def _decode_float(name: Json) -> Any:
+    if name not in _FLOATS:
+        raise FormatError("env_config of the match: malformed ~float")
+    return float(name)
+
+
+def _decode_bytes(digits: Json) -> Any:
+    return decode_value({"~bytes": digits}, "env_config of the match")
+
+
+def _decode_array(document: Json) -> Any:
+    # A copy: the environment may write into the array, as it may into its own one.
+    return np.array(decode_value({"~array": document}, "env_config of the match"))
+
+
+_TAGS: dict[str, Callable[[Json], Any]] = {
+    "~dict": _decode_dict,
+    "~tuple": _decode_tuple,
+    "~float": _decode_float,
+    "~bytes": _decode_bytes,
+    "~array": _decode_array,
+}
