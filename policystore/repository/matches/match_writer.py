@@ -34,7 +34,7 @@ from policystore.repository.matches.forks import RenewedAfterFork
 from policystore.repository.matches.totals import RecordedBatch
 from policystore.repository.stamp import now
 
-__all__ = ["MatchWriter"]
+__all__ = ["MatchWriter", "cut_batches"]
 
 _MAX_LISTS = 20  # that one batch is tried on: each other list was ended, or its league deleted
 _MAX_ATTEMPTS = 16  # that failed, and are remembered in case the caller tries again
@@ -277,6 +277,15 @@ def _nonce_in(data: bytes, label: str) -> str:
         return parse_list_record(data, label).nonce
     except FormatError:
         return ""
+
+
+def cut_batches(league: str, author: str, matches: Sequence[Match]) -> list[MatchBatch]:
+    """Return matches in as few batches as hold them, without the place of each batch.
+
+    Raises:
+        InvalidInputError: one match alone is too long.
+    """
+    return _cut(_draft(league, author, matches))
 
 
 def _draft(league: str, author: str, matches: Sequence[Match]) -> MatchBatch:

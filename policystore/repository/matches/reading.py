@@ -22,7 +22,7 @@ from policystore.format.records.match_batch import MAX_BATCH, ListRecord, parse_
 from policystore.format.records.sums.tally import ListState
 from policystore.format.refs import MAX_NUMBER
 
-__all__ = ["ListPart", "all_lists", "new_parts", "read_parts"]
+__all__ = ["ListPart", "all_lists", "new_part", "new_parts", "read_parts"]
 
 _AT_ONCE = 64  # records, or lists
 
@@ -75,14 +75,14 @@ def new_parts(
         for writer in sorted(each for each in found if each is not None)
         if writer not in known or not known[writer].sealed
     ]
-    find = partial(_new_part, backend, league, epoch)
+    find = partial(new_part, backend, league, epoch)
     for some in batches(is_open, _AT_ONCE):
         for part in in_parallel(find, some, workers=backend.parallel):
             if part is not None:
                 yield part
 
 
-def _new_part(backend: Backend, league: str, epoch: int, list_: tuple[str, int]) -> ListPart | None:
+def new_part(backend: Backend, league: str, epoch: int, list_: tuple[str, int]) -> ListPart | None:
     """Return what follows a number in a list; None if nothing follows."""
     writer, number = list_
     last = number

@@ -7,13 +7,15 @@ which count what is in the lists. The summaries are listed before the lists, so 
 copied summary counts is in a list that is listed afterwards.
 
 Writers' lists of the two stores have different ids, so a league may have matches of its own in the
-target. Then its summaries are made anew in the target; they only save reading.
+target. Then its summaries are made anew in the target; they only save reading. Shared lists have
+the same id in both stores. Where they differ, the target gets the matches that its list lacks.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -29,6 +31,7 @@ from policystore.format.league_keys import (
 )
 from policystore.format.records.match_batch import MAX_BATCH, MatchBatch, parse_list_record
 from policystore.format.records.match_summary import MAX_BODY, Summary
+from policystore.repository.matches.shared_list import SharedList, is_shared, list_after
 from policystore.repository.mirror.report import CopyReport
 from policystore.repository.mirror.sides import Sides
 
@@ -69,9 +72,24 @@ class _Listed:
             lists = self.lists.setdefault(key.epoch, {})
             lists.setdefault(entry.key.rpartition("/")[0], []).append(entry.key)
 
-    def present(self) -> list[list[str]]:
-        """Return the lists of matches of the present epoch, each in its order."""
-        return [sorted(keys) for keys in self.lists.get(self.epoch, {}).values()]
+    def present(self) -> dict[str, list[str]]:
+        """Return writer -> its list of matches in the present epoch, each in its order."""
+        lists = self.lists.get(self.epoch, {})
+        return {start.rpartition("/")[2]: sorted(keys) for start, keys in lists.items()}
+
+
+def _chains(lists: Mapping[str, list[str]]) -> list[list[list[str]]]:
+    """Return the shared lists, those together of which each one follows another one."""
+    shared = {writer: keys for writer, keys in lists.items() if is_shared(writer)}
+    later = {list_after(writer) for writer in shared}
+    chains = []
+    for writer in sorted(shared.keys() - later):
+        chain = []
+        while writer in shared:
+            chain.append(shared[writer])
+            writer = list_after(writer)
+        chains.append(chain)
+    return chains
 
 
 def copy_leagues(sides: Sides, report: CopyReport) -> None:
@@ -133,7 +151,7 @@ class _LeagueCopier:
                 self._target.add(key, entry)
 
     def copy_matches(self) -> bool:
-        """Copy deletions and lists of matches; return False if the league cannot be copied."""
+        """Copy deletions and lists of matches; return False if no summary may be copied."""
         if not self._copy_list(sorted(self._source.deletions)):
             return False
         if self._target.epoch > self._source.epoch:
@@ -141,8 +159,11 @@ class _LeagueCopier:
                 f"{self._league}: the target has deleted this league, and the source has not"
             )
             return False
-        in_parallel(self._copy_list, self._source.present(), workers=self._sides.workers)
-        return True
+        lists = self._source.present()
+        own = [keys for writer, keys in lists.items() if not is_shared(writer)]
+        in_parallel(self._copy_list, own, workers=self._sides.workers)
+        apart = [self._copy_chain(chain) for chain in _chains(lists)]
+        return not any(apart)  # else the summaries count other records than the target has
 
     def _copy_list(self, keys: Sequence[str]) -> bool:
         """Copy a list, one record after the other, so that its numbers stay without gaps.
@@ -174,6 +195,46 @@ class _LeagueCopier:
             with self._lock:
                 self._report.leagues += copied
         return True
+
+    def _copy_chain(self, chain: Sequence[Sequence[str]]) -> bool:
+        """Copy shared lists, each of which follows the one before; return whether they differ."""
+        for keys in chain:
+            there = [key for key in keys if key in self._target.sizes][-1:]
+            if there and not self._sides.equal(there[0], limit=MAX_BATCH):
+                self._join(chain, there[0])
+                return True
+            if not self._copy_list(keys):
+                return True
+        return False
+
+    def _join(self, chain: Sequence[Sequence[str]], where: str) -> None:
+        """Append what the target lacks of shared lists that go on differently in it.
+
+        Args:
+            chain: the lists.
+            where: the first record that differs.
+        """
+        first = chain[0][0].split("/")[-2]
+        target = SharedList(self._sides.target, self._league, first, lambda: None)
+        partly = 0
+        try:
+            target.refresh()
+            for key in itertools.chain.from_iterable(chain):
+                data = self._sides.source.get(key, limit=MAX_BATCH)
+                record = parse_list_record(data, self._sides.source.location(key))
+                matches = record.matches if isinstance(record, MatchBatch) else ()
+                lacking = target.lacking([match for match in matches if match.seeds])
+                if lacking:
+                    self._report.leagues += 1
+                if not self._sides.dry_run:
+                    target.record(lacking, record.author)
+                    partly += sum(not target.has(match) for match in matches)
+        except (FormatError, IntegrityError, NotFoundError):
+            self._differs(where)
+        if partly:
+            self._report.conflicts.append(
+                f"{where}: the target has some episodes of {partly:,} matches, and not the others"
+            )
 
     def _both_end(self, key: str) -> bool:
         """Return whether a list ends on both sides under this key."""

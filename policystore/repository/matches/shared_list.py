@@ -1,0 +1,212 @@
+"""Append matches to a list that several processes share, so that each episode is recorded once.
+
+The id of the list follows from what is played, so all processes that play the same find the same
+list. A process creates record N+1 only after it has read records 1 to N, and creates it only if
+nobody else has: so it knows all matches of the list, and adds none that the list has. If a list was
+ended, the next one has an id that follows from the id of the first.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from policystore._util.concurrency import run_both
+from policystore.backends.base import Backend
+from policystore.digest import Digest, digest_of
+from policystore.errors import IntegrityError, NotFoundError, StorageError
+from policystore.format.canonical_json import Json, canonical_json
+from policystore.format.league_keys import batch_key
+from policystore.format.records.match_batch import MAX_BATCH, ListRecord, MatchBatch
+from policystore.format.records.matches import Match
+from policystore.repository.matches.epochs import current_epoch
+from policystore.repository.matches.match_writer import cut_batches
+from policystore.repository.matches.reading import new_part, read_parts
+from policystore.repository.stamp import now
+
+__all__ = ["SharedList", "is_shared", "list_after", "list_of"]
+
+_Key = tuple[object, ...]
+_PREFIX = "5a4ed115"  # of the ids of shared lists; other ids are random
+
+
+def list_of(identity: Json) -> str:
+    """Return the id of the list of matches that belong together, as a value of JSON says."""
+    return _PREFIX + digest_of(canonical_json(identity)).hex[: 32 - len(_PREFIX)]
+
+
+def list_after(writer: str) -> str:
+    """Return the id of the list that follows an ended one."""
+    return list_of(["after", writer])
+
+
+def is_shared(writer: str) -> bool:
+    """Return whether an id is that of a shared list."""
+    return writer.startswith(_PREFIX)
+
+
+class SharedList:
+    """Append matches with seeds to a shared list. One thread may use one object.
+
+    Args:
+        backend: the storage.
+        league: the league.
+        first: the id of the first list, see :func:`list_of`.
+        prepare: called before each batch; makes sure that the store exists, and that the storage
+            creates keys exclusively.
+    """
+
+    def __init__(
+        self, backend: Backend, league: str, first: str, prepare: Callable[[], None]
+    ) -> None:
+        self._backend, self._league, self._prepare = backend, league, prepare
+        self._first = first
+        self._begin(1)
+
+    def _begin(self, epoch: int) -> None:
+        """Forget what was read: it belongs to another epoch."""
+        self._epoch = epoch
+        self._taken: dict[_Key, set[int]] = {}
+        self._go_to(self._first)
+
+    def _go_to(self, writer: str) -> None:
+        self._writer, self._number = writer, 0
+        self._previous: Digest | None = None
+
+    def refresh(self) -> list[Match]:
+        """Read what is new, and return the matches that others have recorded since the last call.
+
+        Raises:
+            IntegrityError, FormatError: a record is damaged or missing.
+            StorageError: the storage failed.
+        """
+        return [match for record in self._read_new() for match in _matches(record)]
+
+    def record(self, matches: Sequence[Match], author: str) -> tuple[list[Match], list[Match]]:
+        """Append the matches of which the list has no episode yet.
+
+        An episode is known by environment, players, teams and seed. If the call raises, some
+        matches may be recorded. A second call does not record them again.
+
+        Args:
+            matches: the matches, in the form of :func:`normal_match`, with seeds.
+            author: who records.
+
+        Returns:
+            The matches that this call has recorded, and those of others that it has read.
+
+        Raises:
+            InvalidInputError: a match is too long for a record.
+            IntegrityError, FormatError: a record is damaged or missing.
+            StorageError: the storage failed.
+        """
+        self._prepare()
+        recorded: list[Match] = []
+        others: list[Match] = []
+        waiting = list(matches)
+        if len(self.lacking(waiting)) < len(waiting):
+            others += self.refresh()  # what refuses a match may have been deleted meanwhile
+        while waiting := self.lacking(waiting):
+            for draft in cut_batches(self._league, author, waiting):
+                batch = replace(draft, nonce=secrets.token_hex(16))
+                if not self._place(batch):
+                    records = self._read_new()
+                    foreign = [each for each in records if each.nonce != batch.nonce]
+                    others += [match for each in foreign for match in _matches(each)]
+                    if len(foreign) == len(records):
+                        break  # the number belongs to another process
+                recorded += batch.matches
+        return recorded, others
+
+    def has(self, match: Match) -> bool:
+        """Return whether all episodes of a match are known to be recorded."""
+        return self._taken.get(_key(match), set()).issuperset(match.seeds)
+
+    def lacking(self, matches: Sequence[Match]) -> list[Match]:
+        """Return the matches without an episode that is known to be recorded.
+
+        A match without seeds has none. Of two given matches that overlap, the first one counts.
+        """
+        taken: dict[_Key, set[int]] = {}
+        new = []
+        for match in matches:
+            key, seeds = _key(match), set(match.seeds)
+            before = taken.setdefault(key, set())
+            if not seeds & self._taken.get(key, set()) and not seeds & before:
+                before |= seeds
+                new.append(match)
+        return new
+
+    def _place(self, batch: MatchBatch) -> bool:
+        """Create the next record; return False if there is one, or the epoch is over.
+
+        A batch in an epoch that was deleted before the call would not count, as in
+        ``MatchWriter``; so the call looks for a deletion.
+        """
+        number = self._number + 1
+        data = replace(
+            batch,
+            epoch=self._epoch,
+            writer=self._writer,
+            number=number,
+            previous=self._previous,
+            time=now(),
+        ).to_bytes()
+        key = batch_key(self._league, self._epoch, self._writer, number)
+        look = partial(current_epoch, self._backend, self._league, self._epoch)
+        created, epoch = run_both(partial(self._backend.create, key, data), look, at_once=False)
+        if epoch != self._epoch or not created:
+            if epoch == self._epoch and self._backend.size(key) is None:
+                raise StorageError(
+                    f"{self._backend.location(key)}: the server refuses to create this key, as if "
+                    "it existed, and does not find it. Nothing was recorded."
+                )
+            return False
+        self._number, self._previous = number, digest_of(data)
+        self._take(batch)
+        return True
+
+    def _read_new(self) -> list[ListRecord]:
+        """Read all records that are new, also those of the lists that follow an ended one."""
+        epoch = current_epoch(self._backend, self._league, self._epoch)
+        if epoch != self._epoch:
+            self._begin(epoch)
+        place = (self._backend, self._league, epoch)
+        found: list[ListRecord] = []
+        while (part := new_part(*place, (self._writer, self._number))) is not None:
+            records = list(read_parts(*place, [part]))
+            if records[0].previous != self._previous:
+                key = batch_key(self._league, epoch, self._writer, part.first)
+                raise IntegrityError(
+                    f"{self._backend.location(key)} does not continue the record before. "
+                    "verify() tells more"
+                )
+            for record in records:
+                self._take(record)
+            found += records
+            if isinstance(records[-1], MatchBatch):
+                self._number, self._previous = part.last, self._digest(part.last)
+            else:
+                self._go_to(list_after(self._writer))
+        return found
+
+    def _digest(self, number: int) -> Digest:
+        key = batch_key(self._league, self._epoch, self._writer, number)
+        try:
+            return digest_of(self._backend.get(key, limit=MAX_BATCH))
+        except NotFoundError:
+            raise IntegrityError(f"{self._backend.location(key)} is gone") from None
+
+    def _take(self, record: ListRecord) -> None:
+        for match in _matches(record):
+            self._taken.setdefault(_key(match), set()).update(match.seeds)
+
+
+def _matches(record: ListRecord) -> tuple[Match, ...]:
+    return record.matches if isinstance(record, MatchBatch) else ()
+
+
+def _key(match: Match) -> _Key:
+    return match.env, match.env_digest, *match.players.items(), None, *match.teams.items()
