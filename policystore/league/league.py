@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from policystore.digest import Digest
 from policystore.display.pretty import Printer
 from policystore.errors import PolicyStoreError
+from policystore.format.canonical_json import Json
 from policystore.format.records.match_summary import LeagueDeletion
 from policystore.format.records.matches import (
     MAX_EPISODES,
@@ -23,6 +24,7 @@ from policystore.repository.matches.epochs import delete_league, league_names
 from policystore.repository.matches.ledger import MAX_NEW, Ledger
 from policystore.repository.matches.match_input import make_matches
 from policystore.repository.matches.match_writer import MatchWriter
+from policystore.repository.matches.shared_list import SharedList, list_of
 from policystore.repository.matches.totals import RecordedBatch, Totals
 from policystore.repository.ref_like import RefLike, as_ref
 from policystore.repository.search.query import Since, check_since
@@ -41,8 +43,10 @@ class League:
     """Keep the matches of a league in a store: who played, how it ended, with which returns.
 
     Matches are recorded in batches that nobody changes afterwards. Each process writes a list of
-    its own, so any number of processes may record at once. Nothing is lost or counted twice, also
-    after forks, crashes and resumed trials. All readers get the same, exact totals.
+    its own, except that all processes that play one tournament write one list, to which each adds
+    only what the list lacks. So any number of processes may record at once. Nothing is lost or
+    counted twice, also after forks, crashes and resumed trials. All readers get the same, exact
+    totals.
 
     A League can be pickled and copied; each copy records into a list of its own. Several threads
     may use one League.
@@ -228,6 +232,11 @@ class League:
         return delete_league(
             self._store._backend, self._name, time=now(), author=self._who(), message=message
         )
+
+    def _shared_list(self, identity: Json) -> SharedList:
+        """Return the list that all processes share that record what ``identity`` says."""
+        prepare = self._store._writer.prepare
+        return SharedList(self._store._backend, self._name, list_of(identity), prepare)
 
     def payoffs(self, env: str | None = None, **options: Any) -> Payoffs:
         """Return how often each player beat each other one, with intervals.

@@ -78,3 +78,35 @@ def plain_loop(env: Any, players: Mapping[str, Any], seed: int) -> dict[str, flo
             done |= {agent for agent, is_done in ended.items() if is_done}
         if "__all__" in done:
             return returns
+
+
+FORCES = gym.spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 1.0]), dtype=np.float32)
+
+
+class Pull(MultiAgentEnv):
+    """Two agents pull at a rope; an action is a force and a brake, within uneven bounds."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.possible_agents = self.agents = ["left", "right"]
+        self.observation_spaces = dict.fromkeys(self.agents, SEEN)
+        self.action_spaces = dict.fromkeys(self.agents, FORCES)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self._rng = np.random.default_rng(seed)
+        self._place, self._step = float(self._rng.uniform(-1, 1)), 0
+        return self._observe(), {}
+
+    def _observe(self) -> dict[str, Any]:
+        noise = self._rng.uniform(-0.5, 0.5, 3)
+        seen = np.array([np.tanh(self._place), *noise], np.float32)
+        return {"left": seen, "right": -seen}
+
+    def step(self, actions: Mapping[str, Any]) -> Any:
+        for action in actions.values():
+            assert FORCES.contains(np.asarray(action, np.float32)), action
+        pulls = {agent: float(force * (1 - brake)) for agent, (force, brake) in actions.items()}
+        self._place += pulls["right"] - pulls["left"]
+        self._step += 1
+        rewards = {"left": -self._place, "right": self._place}
+        return self._observe(), rewards, {"__all__": self._step == 5}, {"__all__": False}, {}

@@ -19,7 +19,11 @@ from policystore.format.records.matches import MAX_EPISODES, check_whole
 from policystore.league.analysis.intervals import mean_interval
 from policystore.league.env_identity import EnvIdentity
 from policystore.league.tournament.plan import group_episodes
-from policystore.league.tournament.playing.contenders import read_contender, without_store
+from policystore.league.tournament.playing.contenders import (
+    by_player,
+    read_contender,
+    without_store,
+)
 from policystore.league.tournament.playing.env_source import env_source
 from policystore.league.tournament.playing.groups import Group, GroupResult, Rules, Table
 from policystore.league.tournament.playing.outcomes import Judge
@@ -239,7 +243,7 @@ def evaluate(
         lineup = dict.fromkeys(played, main)
         for role, ref in _given_others(others, all_roles, played).items():
             lineup[role] = read_contender(ref, store, named, trust)
-        contenders = {each.player: each for each in lineup.values()}
+        contenders = by_player(lineup.values())
         if parallel is not None and store is not None and store.url.startswith("memory:"):
             contenders = {name: without_store(each) for name, each in contenders.items()}
         rules = replace(rules, contenders=contenders)

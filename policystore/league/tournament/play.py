@@ -10,23 +10,25 @@ import numpy as np
 
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError
-from policystore.format.records.matches import MAX_EPISODES, MAX_ROLES, Match, check_whole
+from policystore.format.records.matches import MAX_EPISODES, MAX_ROLES, check_whole
+from policystore.league.tournament.hall import Hall
 from policystore.league.tournament.pairings import against_anchors, round_robin, swiss_round
-from policystore.league.tournament.plan import Pairing, Plan, Sides, group_episodes, make_sides
-from policystore.league.tournament.playing.contenders import read_contenders, without_store
+from policystore.league.tournament.plan import Pairing, Plan, Sides, make_sides
+from policystore.league.tournament.playing.contenders import (
+    by_player,
+    read_contenders,
+    without_store,
+)
 from policystore.league.tournament.playing.env_source import env_source
 from policystore.league.tournament.playing.groups import Rules, Table
 from policystore.league.tournament.playing.outcomes import judge_of
 from policystore.league.tournament.playing.seats import Contender
-from policystore.league.tournament.playing.workers import Parallel, PlayGroups, open_workers
+from policystore.league.tournament.playing.workers import Parallel, open_workers
 from policystore.league.tournament.progress import EpisodeCounter, ShowProgress
-from policystore.league.tournament.records import Ledger, Recorder, known_matches, make_match
+from policystore.league.tournament.records import Ledger, Recorder, known_matches
 from policystore.league.tournament.report import TournamentReport
-from policystore.league.tournament.scores import Tally
 
 __all__ = ["play"]
-
-_Wave = Sequence[tuple[Pairing, range]]  # pairings, and the numbers of their episodes
 
 
 def play(
@@ -59,8 +61,8 @@ def play(
     The seed of each episode follows from the tournament's seed, the players and the number of the
     episode. The results follow from the seeds and ``batch_size`` alone: they are the same bit for
     bit with any number of workers. A call that was killed and is made again plays only what the
-    ledger does not have: episodes of the same environment, players, roles and seeds are known. Two
-    calls at the same time do not know of each other: both play and record all episodes.
+    ledger does not have: episodes of the same environment, players, roles and seeds are known. Any
+    number of processes may make the call at the same time: each episode is recorded once.
 
     Args:
         league: where the matches are recorded, and whose store has the policies.
@@ -123,9 +125,7 @@ def play(
     named = heuristics or {}
     given = read_contenders(refs, league.store, named, trust, "refs")
     anchors = read_contenders(against, league.store, named, trust, "against")
-    contenders: dict[str, Contender] = {}
-    for contender in (*given.values(), *anchors.values()):
-        contenders.setdefault(contender.player, contender)
+    contenders = by_player((*given.values(), *anchors.values()))
     source = env_source(env)
     team_of = _teams(teams or {})
     rules = Rules(
@@ -147,9 +147,9 @@ def play(
             rules = replace(rules, contenders=held)  # no other process has this memory
         with (
             open_workers(parallel, rules, table, workers=workers, num_cpus=num_cpus) as run,
-            Recorder(league) as recorder,
+            Recorder(league, rules, (seed, *plan.salt)) as recorder,
         ):
-            hall = _Hall(plan, rules, run, recorder, batch_size, EpisodeCounter(progress, "play"))
+            hall = Hall(plan, rules, run, recorder, batch_size, EpisodeCounter(progress, "play"))
             hall.known = known_matches(league, rules)
             if pairing == "swiss":
                 resting = _play_swiss(hall, players, size, episodes, _rounds(rounds, players))
@@ -171,73 +171,7 @@ def play(
         table.close()
 
 
-class _Hall:
-    """Plays waves of episodes that are not known yet, and keeps all matches."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        rules: Rules,
-        run: PlayGroups,
-        recorder: Recorder,
-        batch_size: int,
-        counter: EpisodeCounter,
-    ) -> None:
-        self.plan = plan
-        self.counter = counter
-        self.tally = Tally(plan.sides)
-        self.matches: list[Match] = []
-        self.played = 0
-        self.known: dict[tuple[tuple[str, str], ...], list[Match]] = {}
-        self._rules = rules
-        self._run = run
-        self._recorder = recorder
-        self._batch_size = batch_size
-        self._taken: set[int] = set()  # ids of known matches that count already
-
-    def play(self, wave: _Wave) -> None:
-        """Play the episodes of a wave that the ledger does not have."""
-        groups = []
-        for pairing, numbers in wave:
-            listed = self.plan.episodes(pairing, numbers)
-            covered = self._take_known(listed)
-            missing = [each for each in listed if each[2] not in covered]
-            groups += group_episodes(missing, self._batch_size)
-        self.counter.expect(sum(len(group.seeds) for group in groups))
-        # In the order of the plan, whatever the order in which they end.
-        places = {id(group): place for place, group in enumerate(groups)}
-        ended: dict[int, Match] = {}
-        for group, result in self._run(groups):
-            match = make_match(group, result, self._rules)
-            self._recorder.add(match)
-            ended[places[id(group)]] = match
-            self.counter.add(match.episodes)
-        for place in sorted(ended):
-            self._keep(ended[place])
-            self.played += ended[place].episodes
-
-    def _take_known(self, listed: Iterable[tuple[int, Mapping[str, str], int]]) -> set[int]:
-        """Count the known matches of planned episodes, and return the seeds that they cover."""
-        wanted: dict[tuple[tuple[str, str], ...], set[int]] = {}
-        for _, lineup, seed in listed:
-            wanted.setdefault(tuple(lineup.items()), set()).add(seed)
-        covered: set[int] = set()
-        for lineup_items, seeds in wanted.items():
-            for match in self.known.get(lineup_items, ()):
-                new = seeds & set(match.seeds) - covered
-                if new:
-                    covered |= set(match.seeds)
-                    if id(match) not in self._taken:
-                        self._taken.add(id(match))
-                        self._keep(match)
-        return covered
-
-    def _keep(self, match: Match) -> None:
-        self.matches.append(match)
-        self.tally.add(match)
-
-
-def _play_all(hall: _Hall, meetings: Sequence[Pairing], episodes: int, until: float | None) -> None:
+def _play_all(hall: Hall, meetings: Sequence[Pairing], episodes: int, until: float | None) -> None:
     """Play all pairings; then go on with those whose win rates are too uncertain."""
     first = 0
     while meetings:
@@ -249,7 +183,7 @@ def _play_all(hall: _Hall, meetings: Sequence[Pairing], episodes: int, until: fl
 
 
 def _play_swiss(
-    hall: _Hall, players: set[str], size: int, episodes: int, rounds: int
+    hall: Hall, players: set[str], size: int, episodes: int, rounds: int
 ) -> list[list[str]]:
     """Play the rounds of a Swiss tournament; return who had no match in each of them."""
     if len(players) < size:

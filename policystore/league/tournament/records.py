@@ -10,6 +10,7 @@ from fractions import Fraction
 from types import TracebackType
 from typing import Any, Protocol
 
+from policystore.format.canonical_json import Json
 from policystore.format.records.matches import (
     Match,
     MatchTotal,
@@ -19,9 +20,10 @@ from policystore.format.records.matches import (
     rank_order,
 )
 from policystore.league.tournament.playing.groups import Group, GroupResult, Rules
+from policystore.repository.matches.shared_list import SharedList
 from policystore.store import PolicyStore
 
-__all__ = ["Ledger", "Recorder", "known_matches", "make_match", "total_matches"]
+__all__ = ["Ledger", "Recorder", "is_of", "known_matches", "make_match", "total_matches"]
 
 _MOST_WAITING = 64  # matches that are not recorded yet
 _LONGEST_WAIT = 5.0  # seconds
@@ -34,8 +36,11 @@ class Ledger(Protocol):
     def store(self) -> PolicyStore:
         """The store that has the policies."""
 
-    def record(self, matches: Any, /) -> Any:
-        """Record matches; they are safe when the call returns."""
+    def _shared_list(self, identity: Json, /) -> SharedList:
+        """Return the list that all processes share that play one tournament."""
+
+    def _who(self) -> str:
+        """Return who records."""
 
     def matches(self) -> Iterator[Match]:
         """Read all matches."""
@@ -62,6 +67,7 @@ def make_match(group: Group, result: GroupResult, rules: Rules) -> Match:
             refs={role: ref for role, ref in refs.items() if ref},
             explore=rules.explore,
             max_steps=rules.max_steps,
+            env_config=rules.env.written,
         )
     )
 
@@ -76,14 +82,27 @@ def _exact_sums(returns: Iterable[float]) -> Returns:
 class Recorder:
     """Records matches in batches: 64 at a time, or what there is after 5 seconds.
 
+    All processes that play the same tournament record into one list, which takes no episode twice.
     Leaving the ``with`` block records the rest, also after an error or an interrupt.
 
     Args:
-        ledger: the league; None to record nothing.
+        ledger: the league.
+        rules: the environment, and who plays together.
+        salt: what else tells the seeds of this tournament from those of others.
+
+    Attributes:
+        recorded: the matches that were recorded.
+        others: those that other processes have recorded since the recorder was made; the caller may
+            take matches away.
     """
 
-    def __init__(self, ledger: Ledger | None) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, rules: Rules, salt: Iterable[object]) -> None:
+        teams = [list(each) for each in sorted(rules.judge.teams.items())]
+        self._list = ledger._shared_list(["tournament", rules.env.identity.digest, teams, *salt])
+        self._author = ledger._who()
+        self._list.refresh()
+        self.recorded: list[Match] = []
+        self.others: list[Match] = []
         self._waiting: list[Match] = []
         self._since = time.monotonic()
 
@@ -107,8 +126,10 @@ class Recorder:
 
     def flush(self) -> None:
         """Record the matches that wait."""
-        if self._waiting and self._ledger is not None:
-            self._ledger.record(self._waiting)
+        if self._waiting:
+            recorded, others = self._list.record(self._waiting, self._author)
+            self.recorded += recorded
+            self.others += others
         self._waiting = []
         self._since = time.monotonic()
 
@@ -122,21 +143,22 @@ def known_matches(ledger: Ledger, rules: Rules) -> dict[tuple[tuple[str, str], .
         ledger: the league.
         rules: environment, teams and players.
     """
-    digest, teams = rules.env.identity.digest, rules.judge.teams
-
-    def is_like(match: Match | MatchTotal) -> bool:
-        return (
-            match.env_digest == digest
-            and set(match.players.values()) <= rules.contenders.keys()
-            and dict(match.teams) == {r: t for r, t in teams.items() if r in match.players}
-        )
-
     known: dict[tuple[tuple[str, str], ...], list[Match]] = {}
-    if any(is_like(total) for total in ledger.totals().matchups):
+    if any(is_of(rules, total) for total in ledger.totals().matchups):
         for match in ledger.matches():
-            if match.seeds and is_like(match):
+            if match.seeds and is_of(rules, match):
                 known.setdefault(tuple(sorted(match.players.items())), []).append(match)
     return known
+
+
+def is_of(rules: Rules, match: Match | MatchTotal) -> bool:
+    """Return whether players of a tournament played a match, in its environment and teams."""
+    teams = rules.judge.teams
+    return (
+        match.env_digest == rules.env.identity.digest
+        and set(match.players.values()) <= rules.contenders.keys()
+        and dict(match.teams) == {r: t for r, t in teams.items() if r in match.players}
+    )
 
 
 def total_matches(matches: Iterable[Match]) -> list[MatchTotal]:

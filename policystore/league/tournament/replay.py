@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError, MatchError
-from policystore.format.records.matches import Match
-from policystore.league.tournament.playing.contenders import read_contender
-from policystore.league.tournament.playing.env_source import EnvSource, env_source, known_name
+from policystore.format.records.matches import Match, Outcome, normal_match
+from policystore.league.tournament.playing.contenders import (
+    by_player,
+    is_file_label,
+    read_contender,
+    read_contenders,
+)
+from policystore.league.tournament.playing.env_lookup import recorded_env
 from policystore.league.tournament.playing.groups import Group, GroupResult, Rules, Table
-from policystore.league.tournament.playing.outcomes import judge_of
+from policystore.league.tournament.playing.outcomes import Judge, judge_of
+from policystore.league.tournament.playing.seats import Contender
 from policystore.league.tournament.records import Ledger, make_match
 from policystore.league.tournament.video import check_video, write_video
 
@@ -52,7 +58,8 @@ def replay(
     match: Match,
     *,
     env: object = None,
-    outcome: Any = "returns",
+    players: Iterable[object] = (),
+    outcome: Any = "recorded",
     heuristics: Mapping[str, Any] | None = None,
     explore: bool | None = None,
     max_steps: int | None = None,
@@ -69,35 +76,40 @@ def replay(
     Args:
         league: whose store has the policies.
         match: a match of ``league.matches()`` or of a report, with seeds.
-        env: the environment, as for ``play``, with its config. May be left out if the match names
-            an id of gymnasium or a name of RLlib's registry that this process knows, and no config.
-        outcome, heuristics: as they were for ``play``; a match does not record them.
+        env: the environment, as for ``play``; without its config, if the match holds the config.
+            May be left out if the match names an id of gymnasium or a name of RLlib's registry that
+            this process knows, or a class of an environment that this process has imported, or if
+            ``trust`` covers the import path in the match.
+        players: what plays in place of the policies of the store that have the same digests:
+            exported files, or players. A match of an exported file needs the file.
+        outcome: as it was for ``play``. ``"recorded"``: outcomes that followed from the returns are
+            compared, and others are not, because a match does not record a function.
+        heuristics: as they were for ``play``; a match does not record functions.
         explore, max_steps: as they were for ``play``; by default as the match says.
-        trust: as for ``rebuild_player``.
+        trust: as for ``rebuild_player``; also for the environment that the match names.
         video: path of a film of the first episodes, ``*.mp4`` or ``*.gif``.
         video_episodes: how many episodes the film shows.
 
     Raises:
         InvalidInputError: the match has no seeds, such as one of an opponent pool; or a policy in
             training played in it; or the environment is not given and not known, or another one
-            than that of the match.
+            than that of the match; or the match does not hold all that the environment was made
+            with. The message says which argument to pass.
         NotFoundError: the store does not have a policy.
         MatchError: the returns differ. The message names the first episode that differs, as far as
             the match says how each episode ended; the attribute ``seeds`` begins with its seed.
     """
     _check_replayable(match)
-    source = _source_of(match, env)
+    source = recorded_env(match, env, trust)
     if video is not None:
         check_video(video, video_episodes)
         source = source.rendering("rgb_array")
-    contenders = {
-        player: read_contender(player, league.store, heuristics or {}, trust)
-        for player in dict.fromkeys(match.players.values())
-    }
+    contenders = _contenders(league, match, players, heuristics or {}, trust)
+    judge = _recorded_judge(match) if outcome == "recorded" else judge_of(outcome, match.teams)
     rules = Rules(
         source,
         contenders,
-        judge_of(outcome, match.teams),
+        judge,
         explore=bool(match.explore) if explore is None else explore,
         max_steps=match.max_steps if max_steps is None else max_steps,
         film=video_episodes if video is not None else 0,
@@ -116,8 +128,46 @@ def replay(
             write_video(video, frames, table.first_env().frames_per_second())
     finally:
         table.close()
-    _compare(match, result, make_match(group, result, rules))
+    follows = judge.rule is not None or outcome is None or not match.outcomes
+    _compare(match, result, make_match(group, result, rules), outcomes=follows)
     return Replay(match, result.returns, result.lengths)
+
+
+def _contenders(
+    league: Ledger,
+    match: Match,
+    players: Iterable[object],
+    heuristics: Mapping[str, Any],
+    trust: Any,
+) -> dict[str, Contender]:
+    """Return who played in a match, by player.
+
+    Raises:
+        InvalidInputError: a player is missing, or did not play.
+        NotFoundError: the store does not have a policy.
+    """
+    listed = read_contenders(players, league.store, heuristics, trust, "players")
+    given = by_player(listed.values())
+    unknown = [each for name, each in given.items() if name not in match.players.values()]
+    if unknown:
+        raise InvalidInputError(
+            f"players: {brief(unknown[0].ref or unknown[0].player)} did not play in this match"
+        )
+    contenders: dict[str, Contender] = {}
+    for role, player in match.players.items():
+        label = match.refs.get(role, "")
+        if is_file_label(label) and player not in given:
+            raise InvalidInputError(
+                f"pass players=[…] with the exported file {brief(label)}, which played {role}: the "
+                f"last bits of its actions may differ from those of the policy {player} in the "
+                "store. To play the policy of the store, pass its ref in players="
+            )
+        contenders[player] = (
+            given.get(player)
+            or contenders.get(player)
+            or read_contender(player, league.store, heuristics, trust)
+        )
+    return contenders
 
 
 def _check_replayable(match: Match) -> None:
@@ -136,28 +186,23 @@ def _check_replayable(match: Match) -> None:
         )
 
 
-def _source_of(match: Match, env: object) -> EnvSource:
-    """Return the environment of a match: the given one, or the one that its id names here.
-
-    An id from a store imports nothing.
-    """
-    if env is None and not known_name(match.env):
-        raise InvalidInputError(
-            f"pass env=: the match was played in {match.env or 'an unknown environment'!r}, which "
-            "is neither an id of gymnasium nor a name of RLlib's registry in this process"
-        )
-    source = env_source(match.env if env is None else env)
-    if match.env_digest and source.identity.digest != match.env_digest:
-        raise InvalidInputError(
-            f"the match was played in {match.env!r} with the digest {match.env_digest}, and this "
-            f"is {source.identity.id!r} with {source.identity.digest}: pass env=(env, config) with "
-            "the config of the match"
-        )
-    return source
+def _recorded_judge(match: Match) -> Judge:
+    """Return the judge of a match whose outcomes follow from its returns, else one without rule."""
+    judge = judge_of("returns", match.teams)
+    if not match.episode_returns or match.episode_returns.keys() != match.players.keys():
+        return judge if match.outcomes else judge_of(None, match.teams)
+    roles = sorted(match.players)
+    ranks = [
+        judge.ranks({role: match.episode_returns[role][number] for role in roles}, {})
+        for number in range(match.episodes)
+    ]
+    outcomes = tuple(Outcome(each, 1) for each in ranks if each is not None)
+    is_usual = normal_match(replace(match, outcomes=outcomes)).outcomes == match.outcomes
+    return judge if is_usual else judge_of(None, match.teams)
 
 
-def _compare(match: Match, result: GroupResult, again: Match) -> None:
-    """Check that a match ended as before.
+def _compare(match: Match, result: GroupResult, again: Match, *, outcomes: bool) -> None:
+    """Check that a match ended as before; ``outcomes`` says whether also who won.
 
     Raises:
         MatchError: it did not.
@@ -182,7 +227,7 @@ def _compare(match: Match, result: GroupResult, again: Match) -> None:
     before, now = (
         Counter({each.ranks: each.episodes for each in one.outcomes}) for one in (match, again)
     )
-    if before != now:
+    if outcomes and before != now:
         raise MatchError(
             f"the outcomes differ: {dict(before)} when the match was recorded, and {dict(now)} in "
             f"the replay, with the same returns: pass outcome= as it was for play. {_REASONS}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -36,7 +37,8 @@ def replay(
         str | None,
         typer.Option(
             metavar="ENV",
-            help="The environment, as for 'league play'. Default: by the id in the match.",
+            help="The environment, as for 'league play'. Default: that of the match, if gymnasium "
+            "knows its id, or --trust covers its import path.",
         ),
     ] = None,
     env_config: EnvConfig = None,
@@ -49,6 +51,8 @@ def replay(
     if env is None and env_config:
         raise InvalidInputError("--env-config needs --env, the environment that has this config")
     made = None if env is None else make_environment(env, env_config)
+    if trust and "" not in sys.path:
+        sys.path.insert(0, "")  # the user has named a package, perhaps one of the present folder
     from policystore.league.tournament.replay import replay as replay_match  # late: loads numpy
 
     with session.working("Playing the match again"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from os import PathLike, fspath
@@ -18,10 +19,11 @@ from policystore.league.tournament.playing.seats import Contender
 from policystore.snapshot import Snapshot
 from policystore.store import PolicyStore
 
-__all__ = ["read_contender", "read_contenders", "without_store"]
+__all__ = ["by_player", "is_file_label", "read_contender", "read_contenders", "without_store"]
 
 _PREFIX = "heuristic:"
 _RANDOM = "random"
+_FILE = ".onnx"
 
 
 def read_contenders(
@@ -49,16 +51,43 @@ def read_contenders(
     contenders = in_parallel(
         lambda ref: read_contender(ref, store, heuristics, trust), given, workers=8
     )
-    functions: dict[str, Any] = {}
-    for contender in contenders:
-        if contender.is_heuristic:
-            held = functions.setdefault(contender.player, contender.held)
-            if held is not contender.held:
-                raise InvalidInputError(
-                    f"{argument}: two functions are called {contender.player!r}: give them names, "
-                    "heuristics={'one': …, 'other': …}, and refs 'heuristic:one', 'heuristic:other'"
-                )
+    by_player(contenders)
     return dict(zip(map(_key, given), contenders, strict=True))
+
+
+def by_player(contenders: Iterable[Contender]) -> dict[str, Contender]:
+    """Return players by their names in the ledger; of one policy that is given twice, the first.
+
+    Raises:
+        InvalidInputError: two different functions have one name; or one policy is given as an
+            exported file and in another form: the last bits of their actions may differ.
+    """
+    found: dict[str, Contender] = {}
+    for contender in contenders:
+        first = found.setdefault(contender.player, contender)
+        if contender.is_heuristic and first.held is not contender.held:
+            raise InvalidInputError(
+                f"two functions are called {contender.player!r}: give them names, "
+                "heuristics={'one': …, 'other': …}, and refs 'heuristic:one', 'heuristic:other'"
+            )
+        if _is_exported(first.held) != _is_exported(contender.held):
+            raise InvalidInputError(
+                f"{brief(first.ref)} and {brief(contender.ref)} are two forms of one policy, "
+                f"{contender.player}, one of them an exported file: a ledger does not tell the two "
+                "apart. Give one of them"
+            )
+    return found
+
+
+def is_file_label(label: str) -> bool:
+    """Return whether the label of a player in a match is the name of an exported file."""
+    return label.endswith(_FILE)
+
+
+def _is_exported(held: object) -> bool:
+    # A module that is not loaded has made no player.
+    kind = getattr(sys.modules.get("policystore.play.player"), "OnnxPlayer", None)
+    return isinstance(kind, type) and isinstance(held, kind)
 
 
 def _key(ref: object) -> object:
@@ -88,7 +117,7 @@ def read_contender(
     """
     if isinstance(ref, str) and (ref == _RANDOM or ref.startswith(_PREFIX)):
         return _heuristic(ref.removeprefix(_PREFIX), heuristics)
-    if isinstance(ref, PathLike) or (isinstance(ref, str) and ref.endswith(".onnx")):
+    if isinstance(ref, PathLike) or (isinstance(ref, str) and ref.endswith(_FILE)):
         from policystore.play import load_player  # late: most tournaments play no files
 
         player = load_player(fspath(ref))
@@ -104,7 +133,8 @@ def read_contender(
         label = ref.ref if isinstance(ref, Version) else str(ref)
         return Contender(str(digest), _label(label), store=store, trust=trust)
     if hasattr(ref, "act_many") and hasattr(ref, "session"):
-        return Contender(str(ref.digest), str(getattr(ref, "ref", None) or ""), held=ref)
+        label = f"exported{_FILE}" if _is_exported(ref) else str(getattr(ref, "ref", None) or "")
+        return Contender(str(ref.digest), label, held=ref)
     if callable(ref):
         name = getattr(ref, "__name__", type(ref).__name__)
         name = re.sub(r"[^\w.+-]", "", name, flags=re.ASCII)[:100] or "function"  # <lambda>

@@ -10,10 +10,11 @@ from typing import Any
 
 from policystore._util.messages import brief
 from policystore.errors import InvalidInputError, MissingPackageError, NotFoundError
+from policystore.league.env_config import without_config, write_config
 from policystore.league.env_identity import EnvIdentity, identify_env
 from policystore.league.tournament.playing.environments import GameEnv, adapt_env
 
-__all__ = ["EnvSource", "env_source", "known_name"]
+__all__ = ["EnvSource", "env_source", "registered_name"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class EnvSource:
         make: an id of gymnasium, a class, or a function that returns an environment.
         config: what the environment is made with.
         identity: its id and digest.
+        written: the config as matches have it, see ``write_config``.
         render_mode: what ``render_mode`` the environments are made with; None for the default.
     """
 
     make: Any
     config: Mapping[str, Any]
     identity: EnvIdentity
+    written: str = ""
     render_mode: str | None = None
 
     def rendering(self, render_mode: str) -> EnvSource:
@@ -91,14 +94,27 @@ def env_source(env: object) -> EnvSource:
             "several, in several processes: give the class, or a function that makes it"
         )
     identity = identify_env(env, config)
-    return EnvSource(_registered(env) if isinstance(env, str) else env, dict(config), identity)
+    make = _registered(env) if isinstance(env, str) else env
+    return EnvSource(make, dict(config), identity, _written(env, config))
 
 
-def known_name(name: str) -> bool:
-    """Return whether gymnasium or RLlib knows an environment of a name, without any import."""
-    gymnasium: Any = sys.modules.get("gymnasium")
-    registry = () if gymnasium is None else gymnasium.registry
-    return name in registry or _creator(name) is not None
+def _written(env: object, config: Mapping[str, Any]) -> str:
+    if isinstance(env, (str, type)) or hasattr(env, "__qualname__"):
+        return write_config(config)
+    # A functools.partial or an EnvSpec: the id of the match says nothing of what it holds.
+    return without_config(f"the arguments of the {type(env).__qualname__} that was given as env=")
+
+
+def registered_name(name: str) -> object:
+    """Return what gymnasium or RLlib has registered under a name, in this process; None if nothing.
+
+    Nothing but gymnasium itself is imported.
+    """
+    creator = _creator(name)
+    if creator is not None or ":" in name:
+        return creator
+    spec = _gymnasium().registry.get(name)
+    return None if spec is None else spec.entry_point or name
 
 
 def _gymnasium() -> Any:

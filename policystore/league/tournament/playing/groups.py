@@ -184,7 +184,11 @@ class Table:
         env = self._envs[0]
         seats: dict[str, Seat] = {}
         for role, player in group.lineup.items():
-            with _failing(group, f"{self._name(player)} cannot be rebuilt", group.seeds[:1]):
+            action = (
+                f"{self._name(player)} cannot be rebuilt (if it needs arguments, give the player "
+                "that rebuild_player returns in its place)"
+            )
+            with _failing(group, action, group.seeds[:1]):
                 seats[role] = self._seats.get(
                     self.rules.contenders[player], env.agents[role], env.spaces(role)
                 )
