@@ -9,6 +9,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+try:
+    from ray.rllib.core.distribution.distribution import Distribution
+    from ray.rllib.core.distribution.torch.torch_distribution import (
+        TorchCategorical,
+        TorchDeterministic,
+        TorchDiagGaussian,
+        TorchDistribution,
+        TorchSquashedGaussian,
+    )
+except ModuleNotFoundError:  # before Ray 2.49
+    from ray.rllib.models.distributions import Distribution
+    from ray.rllib.models.torch.torch_distributions import (
+        TorchCategorical,
+        TorchDeterministic,
+        TorchDiagGaussian,
+        TorchDistribution,
+        TorchSquashedGaussian,
+    )
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,6 +44,12 @@ if TYPE_CHECKING:
     from ray.rllib.models.torch.complex_input_net import ComplexInputNetwork
 
 __all__ = [
+    "Distribution",
+    "TorchCategorical",
+    "TorchDeterministic",
+    "TorchDiagGaussian",
+    "TorchDistribution",
+    "TorchSquashedGaussian",
     "explore_forward",
     "filters_of",
     "flattens_for",

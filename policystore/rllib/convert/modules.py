@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from gymnasium.spaces import Box
-from ray.rllib.core.distribution.torch.torch_distribution import (
-    TorchDeterministic,
-    TorchSquashedGaussian,
-)
 from ray.rllib.core.rl_module.rl_module import RLModule
 
+from policystore.rllib.compat import TorchDeterministic, TorchSquashedGaussian
 from policystore.rllib.convert.kinds import kind_named
 from policystore.rllib.new_stack.model_config import resolve_class
 

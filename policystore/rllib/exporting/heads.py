@@ -10,10 +10,9 @@ import numpy as np
 import torch
 import tree as dm_tree
 from gymnasium import spaces
-from ray.rllib.core.distribution.distribution import Distribution
-from ray.rllib.core.distribution.torch.torch_distribution import TorchDistribution
 from ray.rllib.models.torch import torch_action_dist as old
 
+from policystore.rllib.compat import Distribution, TorchDistribution
 from policystore.rllib.exporting.refusal import NETWORK_INSTEAD, not_exportable, path_of_type
 
 __all__ = ["Head", "new_stack_head", "old_stack_head"]

@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium as gym
 import torch
 import tree as dm_tree
-from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core.columns import Columns
@@ -19,6 +18,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.running_stats import running_stat
 from policystore.rllib.compat import infer_forward, inference_of
+from policystore.rllib.convert.kinds import kind_named
 from policystore.rllib.exporting.actions import Clip, Unsquash
 from policystore.rllib.exporting.heads import new_stack_head
 from policystore.rllib.exporting.networks import DIST_INPUTS, VALUE, Network, state_parts
@@ -27,9 +27,13 @@ from policystore.rllib.exporting.refusal import NETWORK_INSTEAD, not_exportable,
 from policystore.rllib.new_stack.cast import CastObservations
 from policystore.rllib.new_stack.connector_state import take_state
 from policystore.rllib.new_stack.connectors import walk
+from policystore.rllib.new_stack.model_config import resolve_class
 from policystore.rllib.new_stack.player import ModulePlayer
 
 __all__ = ["ModuleNetwork", "finish", "module_of", "preparation"]
+
+# The class had another name until Ray 2.40.
+_DQNModule: Any = resolve_class(kind_named("DQN").module, RLModule, "the module of DQN")
 
 # RLlib's pieces that arrange data in batches, and change no value of an observation or action.
 _ARRANGING = {
@@ -177,7 +181,7 @@ class ModuleNetwork(Network):
             with_value and isinstance(module, ValueFunctionAPI) and not module.inference_only
         )
         # DQN's own forward pass returns the action alone.
-        self._is_dqn = inference_of(type(module)) is inference_of(DefaultDQNTorchRLModule)
+        self._is_dqn = inference_of(type(module)) is inference_of(_DQNModule)
 
     def forward(
         self, obs: Any, state: Sequence[torch.Tensor]

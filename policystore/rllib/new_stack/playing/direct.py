@@ -20,11 +20,6 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import FlattenObservations
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.distribution.torch.torch_distribution import (
-    TorchCategorical,
-    TorchDiagGaussian,
-    TorchSquashedGaussian,
-)
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
@@ -33,6 +28,9 @@ from ray.rllib.utils.spaces.space_utils import get_base_struct_from_space
 from ray.rllib.utils.typing import AgentID, EnvActionType
 
 from policystore.rllib.compat import (
+    TorchCategorical,
+    TorchDiagGaussian,
+    TorchSquashedGaussian,
     explore_forward,
     filters_of,
     flattens_for,
@@ -65,13 +63,18 @@ __all__ = ["direct_engine"]
 
 # RLlib's own pieces in their order, behind and before the user's (connectors/env_to_module/ and
 # connectors/module_to_env/). A release of RLlib with other pieces plays through the pipelines.
-_ENV_TO_MODULE = (
-    env_to_module.AddObservationsFromEpisodesToBatch,
-    env_to_module.AddTimeDimToBatchAndZeroPad,
-    env_to_module.AddStatesFromEpisodesToBatch,
-    env_to_module.AgentToModuleMapping,
-    env_to_module.BatchIndividualItems,
-    env_to_module.NumpyToTensor,
+_ENV_TO_MODULE = tuple(
+    getattr(env_to_module, name)
+    for name in (
+        "AddObservationsFromEpisodesToBatch",
+        "AddTimeDimToBatchAndZeroPad",
+        "AddStatesFromEpisodesToBatch",
+        "AgentToModuleMapping",
+        "BatchIndividualItems",
+        "NumpyToTensor",
+    )
+    # In Ray 2.40 AddStatesFromEpisodesToBatch does the work of the second piece, too.
+    if hasattr(env_to_module, name)
 )
 _MODULE_TO_ENV = (
     module_to_env.GetActions,
