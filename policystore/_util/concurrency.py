@@ -57,14 +57,16 @@ class _Group:
         outer: the group that the thread which made this group belongs to.
         cancelled: whether this group alone is cancelled.
         leave_at: when to stop waiting for the threads of this group, because of an interrupt.
+        cause: the interrupt, which may have come in a thread that is not waited for.
     """
 
     def __init__(self) -> None:
         self.outer: _Group | None = getattr(_LOCAL, "group", None)
         self.cancelled = False
         self.leave_at: float | None = None
+        self.cause: BaseException | None = None
 
-    def interrupt(self) -> None:
+    def interrupt(self, cause: BaseException) -> None:
         """Cancel this group and the groups around it, which the interrupt will end as well."""
         leave_at = time.monotonic() + _GRACE
         group: _Group | None = self
@@ -72,6 +74,8 @@ class _Group:
             group.cancelled = True
             if group.leave_at is None:
                 group.leave_at = leave_at
+            if group.cause is None and type(cause) is not _InterruptedError:
+                group.cause = cause
             group = group.outer
         for event in list(_WAITED):
             event.set()
@@ -234,27 +238,29 @@ def _run(calls: Sequence[Callable[[], Any]], helpers: int) -> list[Any]:
                     errors[index] = error
                     group.cancelled = True
                     if not isinstance(error, Exception):
-                        group.interrupt()
+                        group.interrupt(error)
                     return
         finally:
             _LOCAL.group = outer
 
     threads = _start_threads(work, min(helpers, len(calls) - 1))
     try:
-        work()
-        _join(threads, group)
-    except BaseException:  # an interrupt, while this thread waits
-        group.interrupt()
-        _join(threads, group)
-        raise
-    if not errors:
+        try:
+            work()
+            _join(threads, group)
+        except BaseException as interrupt:  # while this thread waits
+            group.interrupt(interrupt)
+            _join(threads, group)
+            raise
+        if errors or group.cause is not None:
+            # A copy, because a thread that was left may still add its error.
+            raise _first_error(dict(errors), group.cause)
         raise_if_cancelled()
         return results
-    try:
-        # A copy, because a thread that was left may still add its error.
-        raise _first_error(dict(errors))
     finally:
-        errors.clear()  # a traceback holds this frame, and all arguments of the calls
+        # A traceback holds this frame, and all arguments of the calls.
+        errors.clear()
+        group.cause = None
 
 
 def _join(threads: Sequence[threading.Thread], group: _Group) -> None:
@@ -271,14 +277,21 @@ def _join(threads: Sequence[threading.Thread], group: _Group) -> None:
                 return
 
 
-def _first_error(errors: dict[int, BaseException]) -> BaseException:
+def _first_error(errors: dict[int, BaseException], cause: BaseException | None) -> BaseException:
     """Return the error to raise: an interrupt, or else the error of the earliest call.
 
     The errors of cancelled and interrupted calls count only if there is no other error.
+
+    Args:
+        errors: the errors of the calls that have ended, by index.
+        cause: the interrupt of a call that may not have ended; None without an interrupt.
     """
     ordered = [errors[index] for index in sorted(errors)]
     own = [error for error in ordered if type(error) not in (_CancelledError, _InterruptedError)]
-    return next((error for error in own if not isinstance(error, Exception)), (own or ordered)[0])
+    for error in [*own, cause]:
+        if error is not None and not isinstance(error, Exception):
+            return error
+    return (own or ordered)[0]
 
 
 def _start_threads(work: Callable[[], None], wanted: int) -> list[threading.Thread]:

@@ -210,6 +210,36 @@ def test_after_an_interrupt_a_thread_that_waits_is_left_and_ends_later() -> None
     eventually(lambda: before == concurrency._FREE)
 
 
+@pytest.mark.parametrize("main_ends", ["by itself", "cancelled"])
+def test_an_interrupt_of_a_thread_that_is_left_is_raised(
+    monkeypatch: pytest.MonkeyPatch, main_ends: str
+) -> None:
+    monkeypatch.setattr(concurrency, "_GRACE", 0.05)
+    interrupted, may_end, both = threading.Event(), threading.Event(), threading.Barrier(2)
+
+    def stop_or_tidy(caller: threading.Thread) -> None:
+        both.wait(10)
+        if threading.current_thread() is caller:
+            may_end.wait(10)  # longer than the main thread waits for it
+        else:
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    def call(_: int) -> str:
+        thread = threading.current_thread()
+        if thread is not threading.main_thread():
+            in_parallel(stop_or_tidy, [thread] * 2, workers=2)
+        interrupted.wait(10)
+        while main_ends == "cancelled":
+            raise_if_cancelled()
+            time.sleep(0.001)
+        return "done"
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parallel(call, range(2), workers=2)
+    may_end.set()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_request_ends_early_after_an_interrupt_and_not_after_an_error(
     error: type[BaseException],
