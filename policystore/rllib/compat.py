@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 try:
     from ray.rllib.core.distribution.distribution import Distribution
     from ray.rllib.core.distribution.torch.torch_distribution import (
@@ -16,6 +18,7 @@ try:
         TorchDeterministic,
         TorchDiagGaussian,
         TorchDistribution,
+        TorchMultiCategorical,
         TorchSquashedGaussian,
     )
 except ModuleNotFoundError:  # before Ray 2.49
@@ -25,14 +28,14 @@ except ModuleNotFoundError:  # before Ray 2.49
         TorchDeterministic,
         TorchDiagGaussian,
         TorchDistribution,
+        TorchMultiCategorical,
         TorchSquashedGaussian,
     )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import gymnasium as gym
-    import torch
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.connectors.agent.obs_preproc import ObsPreprocessorConnector
     from ray.rllib.connectors.env_to_module.flatten_observations import FlattenObservations
@@ -57,7 +60,9 @@ __all__ = [
     "infer_forward",
     "inference_of",
     "keep_value",
+    "likeliest_actions",
     "preprocessor_of",
+    "q_values",
     "replace_forward",
     "rewards_before_observations",
     "space_of",
@@ -81,6 +86,21 @@ def explore_forward(module: RLModule, batch: dict[str, Any], timestep: int) -> d
 def inference_of(kind: type) -> Any:
     """Return the function by which modules of a class infer; None if they have no such function."""
     return getattr(kind, "_forward_inference", None)
+
+
+def q_values(module: RLModule, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute what a module of DQN acts by, such as ``qf_preds``."""
+    compute = getattr(module, "compute_q_values", None) or module._qf  # the name in Ray 2.40
+    return dict(compute(batch))
+
+
+def likeliest_actions(distribution: type[Distribution], inputs: torch.Tensor) -> Any:
+    """Return the actions that a distribution of modules gives without exploration."""
+    made = distribution.from_logits(inputs)
+    actions = made.to_deterministic().sample()
+    if isinstance(made, TorchMultiCategorical) and isinstance(actions, list):
+        actions = torch.stack(actions, dim=-1)  # Ray 2.40 does not join the numbers of an action
+    return actions
 
 
 def filters_of(piece: MeanStdFilter) -> dict[Any, Any]:

@@ -101,6 +101,11 @@ MODULES = dict(
             f"{_CONNECTORS}.common.frame_stacking:FrameStacking",
         ),
         (
+            # Since Ray 2.52 the old path names a functools.partial of the class.
+            f"{_CONNECTORS}.env_to_module.flatten_observations:FlattenObservations",
+            f"{_CONNECTORS}.common.flatten_observations:FlattenObservations",
+        ),
+        (
             f"{_CONNECTORS}.env_to_module.prev_actions_prev_rewards:PrevActionsPrevRewardsConnector",
             f"{_CONNECTORS}.env_to_module.prev_actions_prev_rewards:PrevActionsPrevRewards",
         ),
@@ -110,7 +115,7 @@ MODULES = dict(
         ),
     )
 )
-"""Classes of the new stack: import path in Ray 2.40 and before -> import path in later versions."""
+"""Classes of the new stack: import path in earlier versions -> import path in the newest one."""
 
 
 def todays_path(path: str) -> str:

@@ -14,7 +14,6 @@ import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.models import ModelCatalog
@@ -30,6 +29,7 @@ from policystore.rllib import (
 )
 from policystore.rllib.new_stack.rebuild import module_spec
 from tests.support.checkpoint_corpus import Given
+from tests.support.rl_modules import DefaultPPOTorchRLModule
 
 OBS = gym.spaces.Box(-1, 1, (4,), np.float32)
 ACT = gym.spaces.Discrete(3)

@@ -26,7 +26,6 @@ from gymnasium.spaces import (
     Text,
     Tuple,
 )
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.utils.serialization import space_to_dict
 from ray.rllib.utils.spaces.repeated import Repeated
 from ray.rllib.utils.spaces.simplex import Simplex
@@ -46,6 +45,7 @@ from policystore.rllib import (
 from policystore.spaces import space_to_json
 from tests.support import ROOT
 from tests.support.checkpoint_corpus import Given, given, named, write_trial
+from tests.support.rl_modules import DefaultPPOTorchRLModule
 
 NEAR = 1e-5
 POLICIES = [(one, policy_id) for one in given() for policy_id in one.about["policies"]]

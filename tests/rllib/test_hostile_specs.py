@@ -15,7 +15,6 @@ import ray
 import torch
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
@@ -30,6 +29,7 @@ from policystore import (
 from policystore.format.values import Tagged
 from policystore.rllib import rebuild_module, rebuild_player, rebuild_policy, snapshot
 from policystore.rllib.common.trust import resolve
+from tests.support.rl_modules import DefaultPPOTorchRLModule
 
 OBS, ACT = gym.spaces.Box(-1.0, 1.0, (4,), np.float32), gym.spaces.Discrete(2)
 BY_REEXPORT = (

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import ray
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
 import tests.support.envs as envs
 import tests.support.new_stack_algorithms as parts
 from policystore import Snapshot
 from policystore.rllib import check_sync, snapshot
+from tests.support.rl_modules import DefaultPPOTorchRLModule
 
 NEW = "newcomer"
 SMALL = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
@@ -86,7 +86,7 @@ def configured(
         parts.configured(kind, **cell)
         .environment(Trio)
         .callbacks(Watcher)
-        .env_runners(create_local_env_runner=local)
+        .env_runners(**({} if local else {"create_local_env_runner": False}))
         .multi_agent(
             policies={"main", "foe", "tiny"},
             policy_mapping_fn=by(),

@@ -16,14 +16,17 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.rllib.connectors.util import create_connectors_for_policy
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.models.catalog import Catalog
+from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 from ray.rllib.models.preprocessors import get_preprocessor
 from ray.rllib.policy.sample_batch import SampleBatch
 
 from policystore import Snapshot
 from policystore.rllib import rebuild_module, rebuild_policy, snapshot
 from policystore.rllib.common.trust import resolve
+from policystore.rllib.compat import q_values
 from policystore.rllib.convert.kinds import kind_named
+from policystore.rllib.new_stack.model_config import resolve_class
 
 VECTOR = Box(-1.0, 1.0, (4,), np.float32)
 WIDE = Box(-np.inf, np.inf, (4,), np.float32)
@@ -83,12 +86,12 @@ class Cell:
         kind = kind_named(self.algorithm)
         defaults = ALGORITHMS[self.algorithm]()[0].get_default_config()
         module = RLModuleSpec(
-            module_class=resolve(kind.module),
+            module_class=resolve_class(kind.module, RLModule, self.algorithm),
             observation_space=self.obs,
             action_space=self.act,
             inference_only=False,
             model_config={**defaults._model_config_auto_includes, **self.model, **self.training},
-            catalog_class=resolve(kind.catalog),
+            catalog_class=resolve_class(kind.catalog, Catalog, self.algorithm),
         ).build()
         perturb(module)
         if hasattr(module, "make_target_networks"):
@@ -302,7 +305,7 @@ class _NewStep:
         module = self.module
         tensor = torch.from_numpy(inputs).float()
         if self.is_dqn:
-            return {"dist": module.compute_q_values({Columns.OBS: tensor})["qf_preds"].numpy()}
+            return {"dist": q_values(module, {Columns.OBS: tensor})["qf_preds"].numpy()}
         if not module.is_stateful():
             batch = {Columns.OBS: tensor}
             found = {"dist": module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS].numpy()}

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from tests.support.rl_modules import DefaultPPOTorchRLModule
 
 STEPS = 10
 OBSERVATIONS = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)

@@ -16,12 +16,9 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from ray.rllib.algorithms.dqn import DQNConfig
-from ray.rllib.algorithms.dqn.dqn_catalog import DQNCatalog
-from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.sac.sac_catalog import SACCatalog
-from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSACTorchRLModule
 from ray.rllib.connectors.connector import ConnectorContext
 from ray.rllib.connectors.env_to_module import FlattenObservations, MeanStdFilter
 from ray.rllib.connectors.util import (
@@ -44,6 +41,7 @@ from policystore.spaces import space_to_json
 from tests.support import new_stack_matrix, old_stack_matrix
 from tests.support.old_stack_configs import SMALL as OLD_SMALL
 from tests.support.old_stack_configs import ppo as old_ppo
+from tests.support.rl_modules import DefaultDQNTorchRLModule, DefaultSACTorchRLModule, DQNCatalog
 
 TRUST = ["tests."]
 VECTOR, UNEVEN, SMALL = new_stack_matrix.VECTOR, new_stack_matrix.UNEVEN, new_stack_matrix.SMALL

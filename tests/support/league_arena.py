@@ -20,15 +20,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from ray.rllib.algorithms.appo.torch.default_appo_torch_rl_module import (
-    DefaultAPPOTorchRLModule,
-)
 from ray.rllib.algorithms.callbacks import DefaultCallbacks
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.rl_module import RLModule
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.examples._old_api_stack.policy.random_policy import RandomPolicy
+
+from tests.support.rl_modules import DefaultAPPOTorchRLModule, DefaultPPOTorchRLModule
 
 __all__ = [
     "ACTIONS",

@@ -19,21 +19,16 @@ import torch
 import tree
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from ray.rllib.algorithms.appo import APPOConfig
-from ray.rllib.algorithms.appo.torch.default_appo_torch_rl_module import DefaultAPPOTorchRLModule
 from ray.rllib.algorithms.bc import BCConfig
 from ray.rllib.algorithms.cql import CQLConfig
 from ray.rllib.algorithms.dqn import DQNConfig
-from ray.rllib.algorithms.dqn.dqn_catalog import DQNCatalog
-from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.iql import IQLConfig
 from ray.rllib.algorithms.marwil import MARWILConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.tqc import TQCConfig
-from ray.rllib.connectors.common.frame_stacking import FrameStacking
 from ray.rllib.connectors.env_to_module import (
     FlattenObservations,
     MeanStdFilter,
@@ -52,6 +47,13 @@ from ray.rllib.utils.spaces.space_utils import batch as batch_items
 import tests.support.new_stack_modules as parts
 from policystore.rllib.new_stack.snapshot import snapshot_from_algorithm, snapshot_module
 from policystore.snapshot import Snapshot
+from tests.support.rl_modules import (
+    DefaultAPPOTorchRLModule,
+    DefaultDQNTorchRLModule,
+    DefaultPPOTorchRLModule,
+    DQNCatalog,
+    FrameStacking,
+)
 
 SMALL = {"fcnet_hiddens": [16, 16], "head_fcnet_hiddens": [16]}
 TRUST = ["tests.support.new_stack_modules."]

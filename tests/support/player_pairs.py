@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_torch_policy import PPOTorchPolicy
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.connectors.env_to_module import FlattenObservations, PrevActionsPrevRewards
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -21,6 +20,7 @@ from policystore.rllib import rebuild_player, snapshot
 from policystore.rllib.common.player import Player
 from policystore.rllib.new_stack.player import ModulePlayer
 from policystore.rllib.old_stack.player import PolicyPlayer
+from tests.support.rl_modules import DefaultPPOTorchRLModule
 
 VECTOR = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
 THREE = gym.spaces.Discrete(3)

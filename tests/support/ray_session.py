@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.connectors import connector_v2
 from ray.tune.trainable import trainable
 
@@ -25,6 +26,9 @@ torch.set_num_threads(1)
 # An Algorithm's stop() waits until the thread that notes the load of the machine wakes up, which is
 # every 0.7 s (ray/tune/utils/util.py, UtilMonitor.run).
 trainable.UtilMonitor = functools.partial(trainable.UtilMonitor, delay=0.05)
+
+if not hasattr(AlgorithmConfig, "build_algo"):  # Ray 2.40
+    AlgorithmConfig.build_algo = AlgorithmConfig.build
 
 # A connector looks for the frame that made it (connectors/connector_v2.py:109), and reads the source
 # of all frames on the way. Under pytest there are many, and this takes half the time of a player.

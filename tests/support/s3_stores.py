@@ -45,7 +45,7 @@ def answering(proxy: Proxy, status: int, code: str, methods: tuple[str, ...]) ->
 def run_program(program: str, *args: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *args],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,18 +6,20 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.spaces import Discrete
-from ray.rllib.algorithms.appo.torch.default_appo_torch_rl_module import DefaultAPPOTorchRLModule
 from ray.rllib.algorithms.bc.bc_catalog import BCCatalog
-from ray.rllib.algorithms.bc.torch.default_bc_torch_rl_module import DefaultBCTorchRLModule
-from ray.rllib.algorithms.dqn.dqn_catalog import DQNCatalog
-from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 
 from policystore import Snapshot
 from policystore.rllib import snapshot
 from tests.support.new_stack_matrix import SMALL, VECTOR
+from tests.support.rl_modules import (
+    DefaultAPPOTorchRLModule,
+    DefaultBCTorchRLModule,
+    DefaultDQNTorchRLModule,
+    DefaultPPOTorchRLModule,
+    DQNCatalog,
+)
 
 BC_NET = {"_encoder.": "encoder.actor_encoder.", "_pi_head.": "pi."}
 """Renames from RLlib's default module of BC to that of PPO."""

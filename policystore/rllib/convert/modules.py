@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from gymnasium.spaces import Box
 from ray.rllib.core.rl_module.rl_module import RLModule
@@ -24,6 +24,13 @@ class _TanhGaussian(TorchSquashedGaussian):  # type: ignore[misc]
     torch_distribution.py:369``). The old stack squashes it (``models/torch/
     torch_action_dist.py:323``).
     """
+
+    @classmethod
+    def from_logits(cls, logits: Any, *args: Any, **kwargs: Any) -> _TanhGaussian:
+        """Return the distribution of a network's outputs."""
+        made = super().from_logits(logits, *args, **kwargs)
+        made.__class__ = cls  # before Ray 2.48, RLlib returns its own class, whatever cls is
+        return cast(_TanhGaussian, made)
 
     def to_deterministic(self) -> TorchDeterministic:
         """Return the distribution that always gives the squashed mean."""

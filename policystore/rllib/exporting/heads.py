@@ -12,7 +12,7 @@ import tree as dm_tree
 from gymnasium import spaces
 from ray.rllib.models.torch import torch_action_dist as old
 
-from policystore.rllib.compat import Distribution, TorchDistribution
+from policystore.rllib.compat import Distribution, TorchDistribution, likeliest_actions
 from policystore.rllib.exporting.refusal import NETWORK_INSTEAD, not_exportable, path_of_type
 
 __all__ = ["Head", "new_stack_head", "old_stack_head"]
@@ -43,7 +43,7 @@ def new_stack_head(cls: type[Distribution] | None, module: object) -> Head:
     for base in cls.__mro__:
         if issubclass(base, known) and not base.__module__.startswith(_OURS):
             raise _custom(base)
-    return lambda inputs: cls.from_logits(inputs).to_deterministic().sample()
+    return functools.partial(likeliest_actions, cls)
 
 
 def _custom(cls: object) -> Exception:

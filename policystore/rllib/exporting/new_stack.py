@@ -17,7 +17,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 
 from policystore.errors import InvalidInputError
 from policystore.rllib.common.running_stats import running_stat
-from policystore.rllib.compat import infer_forward, inference_of
+from policystore.rllib.compat import infer_forward, inference_of, q_values
 from policystore.rllib.convert.kinds import kind_named
 from policystore.rllib.exporting.actions import Clip, Unsquash
 from policystore.rllib.exporting.heads import new_stack_head
@@ -192,7 +192,7 @@ class ModuleNetwork(Network):
             batch[Columns.OBS] = dm_tree.map_structure(lambda part: part.unsqueeze(1), obs)
             batch[Columns.STATE_IN] = dm_tree.unflatten_as(self._state_struct, list(state))
         if self._is_dqn:
-            found = self.module.compute_q_values(batch)
+            found = q_values(self.module, batch)
             outputs: dict[str, Any] = {DIST_INPUTS: found["qf_preds"]}
             if Columns.STATE_OUT in found:
                 outputs[Columns.STATE_OUT] = found[Columns.STATE_OUT]

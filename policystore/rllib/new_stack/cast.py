@@ -34,7 +34,7 @@ class CastObservations(_Base):  # type: ignore[misc]
             )
         return _as_float(input_observation_space)
 
-    def preprocess(self, observation: Any, episode: Any) -> Any:
+    def preprocess(self, observation: Any, episode: Any = None) -> Any:
         """Return one observation in float32."""
         return np.asarray(observation).astype(np.float32)
 

@@ -31,7 +31,7 @@ from policystore.errors import (
 from policystore.format.arrays import Array, dtype_code
 from policystore.format.values import Tagged
 from policystore.rllib.common.trust import Trust, is_importable, path_of, resolve
-from policystore.rllib_schema.class_paths import MODULES
+from policystore.rllib_schema.class_paths import MODULES, todays_path
 from policystore.rllib_schema.plain_config import NOTHING, NotPlainError, Place, PlainWalker
 from policystore.spaces import space_from_json, space_to_json
 
@@ -149,12 +149,13 @@ def from_plain(value: object, where: str, trust: Trust = ()) -> Any:
     return value
 
 
-# New and old names of classes that Ray renamed, in both directions.
-_OTHER_NAMES = MODULES | {new: old for old, new in MODULES.items()}
+# The name today -> the name in Ray 2.40. A class that took the place of several has the name that
+# stands first in the table: PPO's module is not MARWIL's.
+_OLD_NAMES = {new: old for old, new in reversed(MODULES.items())}
 
 
 def resolve_class(path: str, base: type, where: str, trust: Trust = ()) -> Any:
-    """Import a class that a spec names, under its present name or its name in Ray 2.40.
+    """Import a class that a spec names, under its name today or an earlier name.
 
     Args:
         path: ``module:QualName``.
@@ -168,12 +169,18 @@ def resolve_class(path: str, base: type, where: str, trust: Trust = ()) -> Any:
         NotFoundError: a class that is not there under either name.
         FormatError: ``path`` names something else.
     """
-    try:
-        cls = resolve(path, trust)
-    except NotFoundError:
-        if path not in _OTHER_NAMES:
-            raise
-        cls = resolve(_OTHER_NAMES[path], trust)
+    # Today's name first: RLlib keeps other things than the class under some old names.
+    newest = todays_path(path)
+    names = dict.fromkeys((newest, path, _OLD_NAMES.get(newest, path)))
+    errors: list[NotFoundError] = []
+    for name in names:
+        try:
+            cls = resolve(name, trust)
+            break
+        except NotFoundError as error:
+            errors.append(error)
+    else:
+        raise errors[0]
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise FormatError(f"{where}: {path} is no subclass of {path_of(base)}")
     return cls

@@ -13,7 +13,6 @@ import torch
 from ray.rllib.connectors.action.lambdas import ConvertToNumpyConnector
 from ray.rllib.connectors.agent.state_buffer import StateBufferConnector
 from ray.rllib.connectors.agent.view_requirement import ViewRequirementAgentConnector
-from ray.rllib.connectors.common.frame_stacking import FrameStacking
 from ray.rllib.connectors.connector import AgentConnector
 from ray.rllib.connectors.env_to_module import (
     FlattenObservations,
@@ -29,6 +28,7 @@ from policystore.rllib import rebuild_player
 from policystore.rllib.common.player import Player
 from tests.support.cells import sampled
 from tests.support.player_pairs import FORCES, VECTOR, module, pair, policy
+from tests.support.rl_modules import FrameStacking
 
 SPACES = (VECTOR, FORCES)
 MANY = gym.spaces.Discrete(50)  # so many that two equal actions are no accident

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
-from ray.rllib.connectors.common.frame_stacking import FrameStacking
 from ray.rllib.connectors.env_to_module import FlattenObservations
 from ray.rllib.connectors.env_to_module.mean_std_filter import MeanStdFilter
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
@@ -27,6 +26,7 @@ from policystore.rllib.live.checks.compatibility import prepare
 from policystore.rllib.new_stack.connectors import piece_to_plain
 from tests.support.conversions import FORCES, LSTM, SMALL, VECTOR, Cell
 from tests.support.old_stack_zoo import Shift
+from tests.support.rl_modules import FrameStacking
 
 LONG = {**SMALL, **LSTM}
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
-from ray.rllib.connectors.common.frame_stacking import FrameStacking
 from ray.rllib.connectors.env_to_module import PrevActionsPrevRewards
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -24,6 +23,7 @@ from policystore.rllib.exporting.formats import Runner
 from tests.support import conversions, exported
 from tests.support.cells import sampled
 from tests.support.exported_file import ExportedFile
+from tests.support.rl_modules import FrameStacking
 
 # Cells without a graph, and what the message has to name.
 REFUSED = {

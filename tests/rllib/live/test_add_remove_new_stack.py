@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 from ray.rllib.algorithms.appo import APPOConfig
-from ray.rllib.algorithms.appo.torch.default_appo_torch_rl_module import DefaultAPPOTorchRLModule
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.algorithms.sac import SACConfig
 
 import tests.support.added_modules as join
@@ -26,6 +24,7 @@ from policystore.errors import (
 from policystore.rllib import add_policy, check_sync, remove_policy, snapshot, snapshot_all
 from tests.support.added_modules import NEW, by
 from tests.support.cells import sampled
+from tests.support.rl_modules import DefaultAPPOTorchRLModule, DefaultPPOTorchRLModule
 
 CELLS: dict[str, dict[str, Any]] = {
     "PPO": {"runners": 2, "evals": 1},

@@ -17,7 +17,6 @@ import pytest
 import requests
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.external import rllink
@@ -37,6 +36,7 @@ from policystore.rllib import (
     snapshot,
     warm_start,
 )
+from tests.support.rl_modules import DefaultPPOTorchRLModule
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

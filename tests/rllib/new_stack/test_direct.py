@@ -10,11 +10,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
-from ray.rllib.algorithms.bc.torch.default_bc_torch_rl_module import DefaultBCTorchRLModule
-from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
-from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
-from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSACTorchRLModule
-from ray.rllib.connectors.common.frame_stacking import FrameStacking
 from ray.rllib.connectors.env_to_module import (
     FlattenObservations,
     MeanStdFilter,
@@ -31,6 +26,13 @@ from policystore.rllib.new_stack.playing.pipelines import PipelineEngine
 from policystore.rllib.new_stack.rebuild import rebuild_module
 from tests.support.cells import sampled
 from tests.support.player_pairs import FORCES, THREE, VECTOR
+from tests.support.rl_modules import (
+    DefaultBCTorchRLModule,
+    DefaultDQNTorchRLModule,
+    DefaultPPOTorchRLModule,
+    DefaultSACTorchRLModule,
+    FrameStacking,
+)
 
 WIDE = Box(-np.inf, np.inf, (4,), np.float64)
 UNEVEN = Box(np.array([-2.0, 0.0], np.float32), np.array([3.0, 0.5], np.float32))

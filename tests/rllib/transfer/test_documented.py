@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from ray.rllib.algorithms.bc.bc_catalog import BCCatalog
-from ray.rllib.algorithms.bc.torch.default_bc_torch_rl_module import DefaultBCTorchRLModule
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -15,6 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from policystore import PolicyStore
 from policystore.rllib import snapshot
 from tests.support.doc_blocks import DOCS, outputs, run_blocks
+from tests.support.rl_modules import DefaultBCTorchRLModule
 from tests.support.transfer import same
 
 

@@ -306,7 +306,9 @@ def _agents_of(env: Any) -> list[Any]:
         agents = getattr(inner, name, None)
         if agents:
             return list(agents)
-    return []
+    # RLlib's wrappers name them by this method alone before Ray 2.41.
+    agent_ids: Iterable[Any] = getattr(inner, "get_agent_ids", tuple)()
+    return sorted(agent_ids, key=str)
 
 
 def _space_of(env: Any, kind: str, agent: Any) -> gym.Space[Any]:

@@ -35,6 +35,7 @@ from policystore.rllib.compat import (
     filters_of,
     flattens_for,
     infer_forward,
+    likeliest_actions,
     updates_filter,
 )
 from policystore.rllib.new_stack.playing.pipelines import LATE, PipelineEngine, checked_q_values
@@ -336,4 +337,4 @@ def _actions(module: RLModule, output: Mapping[str, Any], explore: bool) -> Any:
         return torch.argmax(inputs, dim=-1)
     if distribution in (TorchDiagGaussian, TorchSquashedGaussian):
         return inputs.chunk(2, dim=-1)[0]
-    return distribution.from_logits(inputs).to_deterministic().sample()
+    return likeliest_actions(distribution, inputs)

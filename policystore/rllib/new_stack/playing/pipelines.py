@@ -16,7 +16,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.typing import EnvActionType, EnvObsType
 
-from policystore.rllib.compat import inference_of
+from policystore.rllib.compat import inference_of, q_values
 from policystore.rllib.new_stack.playing.episodes import Episodes, as_vectorized
 from policystore.rllib.playing.actions import env_action
 from policystore.rllib.playing.engine import Engine
@@ -171,6 +171,6 @@ def checked_q_values(module: RLModule, batch: Mapping[str, Any]) -> dict[str, An
     forward = inference_of(type(module))
     if not getattr(forward, "__module__", "").startswith("ray.rllib.algorithms.dqn."):
         return None
-    values: dict[str, Any] = module.compute_q_values(batch)
+    values = q_values(module, batch)
     check_distribution(values["qf_preds"])
     return {**values, Columns.ACTION_DIST_INPUTS: values["qf_preds"]}
