@@ -37,14 +37,27 @@ CORE = [
 """Tests of the parts that work without torch and Ray."""
 
 RLLIB = [
-    "-m", "not long and not ceph",
+    "-m", "not long and not ceph", "-n", "2", "--dist", "loadfile",
     # Warnings of Ray's own code, as earlier releases of it raise them.
     "-W", "ignore:This API is deprecated and may be removed",
+    "-W", "ignore:invalid escape sequence",
     "-W", "ignore::pytest.PytestUnraisableExceptionWarning",
     "tests/test_torch.py", "tests/spaces", "tests/rllib/test_api.py", "tests/rllib/old_stack",
+    "tests/rllib/convert", "tests/rllib/playing/test_nets.py",
+    "tests/league/tournament/test_environments.py", "tests/league/tournament/test_replay.py",
+    # What RLlib itself cannot do in Ray 2.40: SAC with Discrete actions, episodes with observations
+    # outside of their space, and its wrapper of OpenSpiel with the OpenSpiel of today.
+    "--deselect", "tests/rllib/playing/test_nets.py::test_the_row_is_named[RLlib-new]",
+    "--deselect", "tests/rllib/playing/test_nets.py::test_what_the_caller_allows_is_played"
+                  "[RLlib-new]",
+    "--deselect", "tests/rllib/playing/test_nets.py::test_nan_of_the_network_is_no_action"
+                  "[sac-discrete-False-direct-new]",
+    "--deselect", "tests/rllib/playing/test_nets.py::test_nan_of_the_network_is_no_action"
+                  "[sac-discrete-False-RLlib-new]",
+    "--deselect", "tests/league/tournament/test_environments.py::"
+                  "test_chance_follows_from_the_seed_of_the_episode",
 ]  # fmt: skip
-"""A sample of the tests of RLlib. The other tests name classes of the new stack by the paths that
-they have since Ray 2.41; ``check_ray.py`` checks both stacks on earlier versions."""
+"""A sample of the tests of RLlib. ``check_ray.py`` checks both stacks on earlier versions."""
 
 
 def main() -> int:
