@@ -97,3 +97,16 @@ def test_workers_end_with_a_killed_program(tmp_path: Path, slow: None) -> None:
             program.kill()
     until(lambda: not any(map(is_alive, workers(folder))))
     assert set(recorded(League(tmp_path / "store", "guess")).values()) == {1}
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_session")
+def test_ray_plays_again_what_a_killed_worker_had(tmp_path: Path, slow: None) -> None:
+    league, folder, killed = League(tmp_path / "store", "guess"), tmp_path / "pids", list[int]()
+    folder.mkdir()
+    report = play_all(league, EPISODES, parallel="ray", workers=2, batch_size=2,
+                      env=(Guess, {"pids": str(folder)}), progress=killer(folder, killed))  # fmt: skip
+    assert killed
+    assert report.played == report.episodes == ALL
+    check(league)
+    until(lambda: not is_alive(killed[0]))
