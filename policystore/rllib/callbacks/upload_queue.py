@@ -76,6 +76,7 @@ class Uploader:
         self._thread: threading.Thread | None = None
         self._under_way: Copy | None = None
         self._deadline: float | None = None
+        self._patient_until: float | None = None  # half of the time is left for the pushes
         self._lost: list[str] = []
         self._fatal: Exception | None = None
 
@@ -89,7 +90,7 @@ class Uploader:
             if len(uploads.waiting) > self._max_pending:
                 uploads.waiting.remove(self._droppable(uploads))
                 uploads.skipped += 1
-            self._deadline = None
+            self._deadline = self._patient_until = None
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._run, name="policystore publish", daemon=True
@@ -174,6 +175,7 @@ class Uploader:
         thread = self._thread
         with self._changed:
             self._deadline = time.monotonic() + timeout
+            self._patient_until = self._deadline - timeout / 2
             self._changed.notify_all()
         if thread is not None:
             thread.join(min(timeout + 0.1, threading.TIMEOUT_MAX))
@@ -271,7 +273,11 @@ class Uploader:
 
     def _pause_unless_full(self, uploads: PolicyUploads, seconds: float) -> bool:
         """Wait, unless that would cost a copy; return whether it waited."""
-        if len(uploads.waiting) >= self._max_pending or not self._may_wait(seconds):
+        with self._changed:
+            end = self._patient_until
+        if len(uploads.waiting) >= self._max_pending:
+            return False
+        if end is not None and time.monotonic() + seconds >= end:
             return False
         self._wait(seconds)
         return True

@@ -28,7 +28,7 @@ from policystore.spaces import space_from_json
 __all__ = ["OldInterface", "interface_of_module"]
 
 # RLlib exports the class itself in Ray 2.40, and a functools.partial of it in Ray 2.60.
-_FLATTEN = path_of(getattr(FlattenObservations, "func", FlattenObservations))
+_FLATTEN = todays_path(path_of(getattr(FlattenObservations, "func", FlattenObservations)))
 _FILTER = path_of(MeanStdFilter)
 _CAST = path_of(CastObservations)
 _FILTER_CONNECTOR = "MeanStdObservationFilterAgentConnector"

@@ -176,7 +176,7 @@ def test_a_push_waits_for_its_parent_only_so_long(
         uploader.put(copy(3 + n, seed=13 + n, lineage=lineage))
         until(lambda: faulty.calls)  # the first copy is under way
     if by == "the end":
-        assert uploader.finish(FOREVER) == []  # far less than the patience
+        assert uploader.finish(6.0) == []  # far less than the patience, and half of it to push
     until(lambda: store.names() and len(store.log("a")) == count)
     assert uploader.status()["main"]["skipped"] == 0
     assert parents(store) == [[], [1], [2]][:count]
