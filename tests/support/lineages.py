@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,7 @@ class Ledger(DefaultCallbacks):
     def _note(self, algorithm: Any, kind: str) -> None:
         page = self._folder / f"{trial_of(algorithm)}.{os.getpid()}.jsonl"
         line = {"kind": kind, "iteration": algorithm.iteration, "held": held(algorithm)}
+        line["time"] = time.time()
         with page.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -39,7 +39,9 @@ class OpponentWitness(DefaultCallbacks):
             arrays = arrays_of(env_runner.module)[policy]
         else:
             policy = episode.policy_for("b")
-            arrays = worker.policy_map[policy].get_weights()
+            # Not get_weights(): of a slot it returns, for RLlib, what the slot had before.
+            held = worker.policy_map[policy].model.state_dict()
+            arrays = {name: each.detach().cpu().numpy() for name, each in held.items()}
         line = {"policy": policy, "names": sorted(arrays), "held": print_of(arrays)}
         with (self._folder / f"{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
