@@ -174,7 +174,8 @@ class Driver:
         self._book.tally.itself = {
             player: [float(number) for number in score] for player, score in note["itself"].items()
         }
-        self._round = int(note["round"])
+        # Env runners that went on running ignore tables of a lower number than they have.
+        self._round = max(self._present_round(), int(note["round"]))
         self._pool = None
 
     def _state(self) -> dict[str, Any]:
@@ -187,8 +188,11 @@ class Driver:
             "itself": {
                 head.player: itself[head.player] for head in heads.values() if head.player in itself
             },
-            "round": self._round if self._pool is None else self._pool.round,
+            "round": self._present_round(),
         }
+
+    def _present_round(self) -> int:
+        return self._round if self._pool is None else self._pool.round
 
     # ---------------------------------------------------------------------------------------------
 

@@ -46,6 +46,15 @@ def checkpoint_of(algo: Any, folder: Path) -> str:
     return str(getattr(saved.checkpoint, "path", folder))
 
 
+def booked(league: League) -> list[tuple[int | None, str]]:
+    """Return, for each episode, its iteration and the player that the learner is booked under."""
+    return [
+        (each.iteration, each.players["a"])
+        for each in league.matches()
+        for _ in range(each.episodes)
+    ]
+
+
 def players(league: League) -> set[str]:
     return {player for total in league.totals().matchups for player in total.players.values()}
 
@@ -118,6 +127,38 @@ def test_a_resumed_training_goes_on_where_it_was(tmp_path: Path, stack: str) -> 
     assert league.totals().episodes >= recorded + result["episodes"]
     ids = Counter((each.writer, each.time, each.iteration) for each in league.matches())
     assert ids.total() == league.totals().matches
+
+
+@STACKS
+def test_a_running_training_that_is_set_back_books_under_the_snapshot_of_the_checkpoint(
+    tmp_path: Path, stack: str
+) -> None:
+    league = league_of(tmp_path)
+    pool = OpponentPool(league, "main", SLOTS, snapshot=every(2), learner_agents={"main": ["a"]})
+    with PARTS[stack].built(pool.configure(configured(stack))) as algo:
+        for _ in range(3):
+            algo.train()
+        saved = checkpoint_of(algo, tmp_path / "checkpoint")
+        for _ in range(4):
+            algo.train()
+        before = Counter(booked(league))
+        algo.restore(saved)
+        algo.train()
+        after = Counter(booked(league))
+        algo.train()
+
+    log = league.store.log("duo/main")[::-1]
+    assert [each.source["iteration"] for each in log] == [0, 2, 4, 6, 4]
+    assert log[4].parents == (log[1].digest,)
+    first, second = after - before, Counter(booked(league)) - after
+    players = [str(each.digest) for each in log]
+    # The old stack begins an episode at the end of each sample: one began before the training was
+    # set back, and one before the snapshot.
+    begun = {"new": 0, "old": 1}[stack]
+    assert first == {(4, players[1]): first.total() - begun, (4, players[3]): begun}
+    assert second == {(5, players[4]): second.total() - begun, (5, players[1]): begun}
+    assert first.total() > begun
+    assert second.total() > begun
 
 
 def test_a_killed_env_runner_gets_the_tables_again_and_its_episodes_are_unknown(
