@@ -79,6 +79,7 @@ class Held:
     """The versions of a name, oldest first, with hashes of their weights."""
 
     def __init__(self, store: PolicyStore, name: str) -> None:
+        self.name = name
         self.versions = list(reversed(store.log(name)))
         self.prints = [print_of(dict(store.pull(version).weights)) for version in self.versions]
         self.parents = [

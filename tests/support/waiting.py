@@ -9,9 +9,9 @@ from typing import Any
 FOREVER = 60.0  # seconds
 
 
-def until(condition: Callable[[], Any]) -> None:
-    """Wait until a condition holds; fail after a minute."""
-    end = time.monotonic() + FOREVER
+def until(condition: Callable[[], Any], seconds: float = FOREVER) -> None:
+    """Wait until a condition holds; fail after a minute, or after so many seconds."""
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)

@@ -152,12 +152,11 @@ def test_a_running_training_that_is_set_back_books_under_the_snapshot_of_the_che
     assert log[4].parents == (log[1].digest,)
     first, second = after - before, Counter(booked(league)) - after
     players = [str(each.digest) for each in log]
-    # The old stack begins an episode at the end of each sample: one began before the training was
-    # set back, and one before the snapshot.
+    # The old stack begins an episode at the end of each sample, here before the snapshot.
     begun = {"new": 0, "old": 1}[stack]
-    assert first == {(4, players[1]): first.total() - begun, (4, players[3]): begun}
+    assert first == {(4, players[1]): first.total()}  # not under what was learnt and given up
     assert second == {(5, players[4]): second.total() - begun, (5, players[1]): begun}
-    assert first.total() > begun
+    assert first.total() > 0
     assert second.total() > begun
 
 
