@@ -10,6 +10,7 @@ from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.sac import SACConfig
 
 from policystore import PolicyStore
+from policystore.errors import InvalidInputError
 from policystore.league import League, OpponentPool, every, uniform
 from tests.support.new_stack_algorithms import until
 from tests.support.pool_parts import PARTS, configured, open_lists, shown
@@ -55,3 +56,16 @@ def test_a_training_from_a_replay_buffer_records_who_really_played(
     weights = {digest for each in league.matches() for digest in each.played["a"]}
     assert len(weights) >= 3  # the learner learns
     assert open_lists(league) == 0
+
+
+@pytest.mark.parametrize("kind", [DQNConfig, SACConfig])
+def test_the_default_buffer_for_a_single_agent_is_refused(tmp_path: Path, kind: Any) -> None:
+    pool = OpponentPool(League(PolicyStore(tmp_path / "store"), "duo"), "main", ["opponent_0"])
+    config = configured("new", kind=kind)
+    config.replay_buffer_config["type"] = kind().replay_buffer_config["type"]
+
+    with pytest.raises(InvalidInputError, match="is for a single agent") as raised:
+        pool.configure(config).build_algo()
+
+    assert "'type': 'MultiAgentEpisodeReplayBuffer'" in str(raised.value)
+    assert str(raised.value).count("\n  - ") == 1

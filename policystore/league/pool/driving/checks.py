@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.replay_buffers.episode_replay_buffer import EpisodeReplayBuffer
+from ray.rllib.utils.replay_buffers.multi_agent_episode_buffer import MultiAgentEpisodeReplayBuffer
 
 from policystore._util.near import close_names, did_you_mean
 from policystore.errors import InvalidInputError, PolicyStoreError
@@ -94,6 +96,7 @@ def check_algorithm(
             "pool.configure(config)"
         )
     _check_filters(checked, algorithm, filters)
+    _check_replay(checked, algorithm)
     _check_runners(checked, algorithm, store, slots, opponents)
     _check_architectures(checked, algorithm, learners, slots)
     return checked
@@ -173,6 +176,22 @@ def _check_filters(checked: Checked, algorithm: Algorithm, filters: str) -> None
             "play another policy in each episode, so an opponent cannot have the state of its "
             "training. Leave these connectors out of the config, or pass filters='ignore': "
             "opponents then play with the state of this training, and snapshots have none"
+        )
+
+
+def _check_replay(checked: Checked, algorithm: Algorithm) -> None:
+    """Refuse the default buffer of DQN and SAC, with which the first update fails.
+
+    Another type takes the place of the whole config of the buffer, also of ``alpha`` and ``beta``.
+    """
+    buffer = getattr(algorithm, "local_replay_buffer", None)
+    if isinstance(buffer, EpisodeReplayBuffer) and not isinstance(
+        buffer, MultiAgentEpisodeReplayBuffer
+    ):
+        checked.problems.append(
+            f"the replay buffer {type(buffer).__name__} is for a single agent: config.training("
+            "replay_buffer_config={'type': 'MultiAgentEpisodeReplayBuffer', 'capacity': …}), or "
+            "'MultiAgentPrioritizedEpisodeReplayBuffer' with 'alpha' and 'beta' as well"
         )
 
 
