@@ -1,6 +1,6 @@
 """Train a league with the three roles of AlphaStar: main agent, main exploiter, league exploiter.
 
-    ./.venv/bin/python scripts/examples/league_roles.py                    # about two minutes
+    ./.venv/bin/python scripts/examples/league_roles.py                    # trains for 90 s
     ./.venv/bin/python scripts/examples/league_roles.py --store ./league   # run again: it goes on
     ./.venv/bin/python scripts/examples/league_roles.py --stack old
 
@@ -42,12 +42,12 @@ from policystore.league import (
     league_exploiter,
     main_agent,
     main_exploiter,
-    when_better,
 )
 
 AGENTS = "left", "right"
 MOVES, ROUNDS = 3, 10
 ROLES = ("main", "main_exploiter", "league_exploiter")
+WIN_RATE, AT_MOST = 0.6, 5  # a learner becomes an opponent at this win rate, or after 5 iterations
 
 
 class Duel(MultiAgentEnv):  # type: ignore[misc]
@@ -84,16 +84,15 @@ def _seen(own: int, other: int) -> Any:
 
 
 def pool_of(league: League) -> OpponentPool:
-    """Return the pool: the roles decide who plays whom, and when a learner becomes an opponent."""
+    """Return the pool. The roles say who plays whom, and when a learner becomes an opponent."""
     return OpponentPool(
         league,
         learner={
-            "main": main_agent(self_play=0.35),
-            "main_exploiter": main_exploiter(),
-            "league_exploiter": league_exploiter(),
+            "main": main_agent(self_play=0.35, win_rate=WIN_RATE, at_most=AT_MOST),
+            "main_exploiter": main_exploiter(win_rate=WIN_RATE, at_most=AT_MOST),
+            "league_exploiter": league_exploiter(win_rate=WIN_RATE, at_most=AT_MOST),
         },
         slots=["slot_0", "slot_1"],
-        snapshot=when_better(0.6, episodes=30, at_most=5),
         seed=1,
     )
 
@@ -133,7 +132,9 @@ def run(options: argparse.Namespace, league: League) -> int:
     entries: Any = {}
     end = time.monotonic() + options.seconds
     try:
-        while time.monotonic() < end or algo.iteration < 2:
+        # On a busy machine longer: each learner becomes an opponent once, and the main exploiter
+        # then begins anew.
+        while time.monotonic() < end or algo.iteration <= AT_MOST:
             entries = algo.train()["policystore"]["opponent_pool"]
             if algo.iteration == 1 or algo.iteration % 5 == 0:
                 show(algo.iteration, entries)

@@ -17,6 +17,7 @@ from policystore.league.pool.driver import Driver
 from policystore.league.pool.driving.arguments import (
     check_heuristics_known,
     check_numbers,
+    check_used,
     checked_agents,
     checked_heuristics,
     checked_names,
@@ -156,6 +157,7 @@ class OpponentPool(CallbackFactory):
             )
         league.store._check_writable("OpponentPool")
         roles = _roles(learner)
+        check_used(roles, {"sampler": sampler, "snapshot": snapshot, "candidates": candidates})
         defaults = Role(
             sampler=prioritised() if sampler is None else sampler,
             snapshot=when_better() if snapshot is None else snapshot,

@@ -62,7 +62,13 @@ class Role:
             raise InvalidInputError(f"share is a number above 0, not {self.share!r}")
 
 
-def main_agent(learner: str = "main", *, self_play: float = 0.35, win_rate: float = 0.7) -> Role:
+def main_agent(
+    learner: str = "main",
+    *,
+    self_play: float = 0.35,
+    win_rate: float = 0.7,
+    at_most: int | None = 50,
+) -> Role:
     """Return the role of AlphaStar's main agent.
 
     It plays against itself in a share of the episodes, and in the others against all snapshots of
@@ -74,15 +80,16 @@ def main_agent(learner: str = "main", *, self_play: float = 0.35, win_rate: floa
         learner: its own policy id.
         self_play: share of the episodes against itself.
         win_rate: win rate against each opponent at which it becomes a member.
+        at_most: iterations after which it becomes a member in any case; None for never.
     """
     return Role(
         sampler=in_training(self_play, prioritised(power=2.0)),
-        snapshot=when_better(win_rate, worst=True, at_most=50),
+        snapshot=when_better(win_rate, worst=True, at_most=at_most),
         live=[learner],
     )
 
 
-def main_exploiter(main: str = "main", *, win_rate: float = 0.7) -> Role:
+def main_exploiter(main: str = "main", *, win_rate: float = 0.7, at_most: int | None = 50) -> Role:
     """Return the role of AlphaStar's main exploiter: it looks for weaknesses of the main agent.
 
     It plays the main agent as it is in half of the episodes, and in the others snapshots of the
@@ -91,17 +98,20 @@ def main_exploiter(main: str = "main", *, win_rate: float = 0.7) -> Role:
     Args:
         main: policy id of the main agent.
         win_rate: win rate at which it becomes a member.
+        at_most: iterations after which it becomes a member in any case; None for never.
     """
     return Role(
         sampler=in_training(0.5, prioritised(weighting="var")),
-        snapshot=when_better(win_rate, at_most=50),
+        snapshot=when_better(win_rate, at_most=at_most),
         against=[main],
         live=[main],
         reset=1.0,
     )
 
 
-def league_exploiter(*, win_rate: float = 0.7, reset: float = 0.25) -> Role:
+def league_exploiter(
+    *, win_rate: float = 0.7, reset: float = 0.25, at_most: int | None = 50
+) -> Role:
     """Return the role of AlphaStar's league exploiter: it looks for weaknesses of the whole league.
 
     It plays all snapshots of the league, hard ones more often, and none in training.
@@ -109,10 +119,11 @@ def league_exploiter(*, win_rate: float = 0.7, reset: float = 0.25) -> Role:
     Args:
         win_rate: win rate against each opponent at which it becomes a member.
         reset: probability that it begins anew after a snapshot.
+        at_most: iterations after which it becomes a member in any case; None for never.
     """
     return Role(
         sampler=prioritised(power=2.0),
-        snapshot=when_better(win_rate, worst=True, at_most=50),
+        snapshot=when_better(win_rate, worst=True, at_most=at_most),
         reset=reset,
     )
 

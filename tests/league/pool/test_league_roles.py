@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ def test_the_three_roles_train_and_a_second_run_goes_on(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert "the strongest of all snapshots" in done.stdout
+        assert re.search(r"main_exploiter: \d+ snapshots in the store, [1-9]\d* new", done.stdout)
         episodes.append(league.totals().episodes)
     assert episodes == sorted(set(episodes))
     names = ["duel/league_exploiter", "duel/main", "duel/main_exploiter"]

@@ -22,6 +22,7 @@ from policystore.league import League
 from policystore.league.pool import (
     OpponentPool,
     Role,
+    every,
     keep_last,
     league_exploiter,
     main_agent,
@@ -62,6 +63,14 @@ def league(tmp_path: Path) -> League:
         ({"learner": "a b"}, "cannot be part of a name"),
         ({"learner": {"main": Role(live=["other"])}}, "live= of 'main' names"),
         ({"learner": {"main": Role(against=["other"])}}, "against= of 'main' names"),
+        (
+            {"learner": {"main": main_agent()}, "snapshot": every(2)},
+            "snapshot= would change nothing",
+        ),
+        (
+            {"learner": {"main": main_agent()}, "sampler": uniform()},
+            "sampler= would change nothing",
+        ),
         ({"opponents": "duo/main@1"}, "list of refs"),
         ({"heuristics": ["random"]}, "policy ids by name"),
         ({"heuristics": {"a b": "random"}}, "name of a heuristic"),
@@ -101,6 +110,7 @@ def test_a_league_comes_first_and_can_be_written(tmp_path: Path, league: League)
         lambda: main_agent(self_play=2),
         lambda: main_exploiter(win_rate=70),
         lambda: league_exploiter(reset=-1),
+        lambda: main_agent(at_most=0),
     ],
 )
 def test_roles_of_the_wrong_form(make: Any) -> None:

@@ -14,6 +14,7 @@ from policystore.rllib_schema.trials import LONGEST_TRIAL
 __all__ = [
     "check_heuristics_known",
     "check_numbers",
+    "check_used",
     "checked_agents",
     "checked_heuristics",
     "checked_names",
@@ -24,6 +25,24 @@ __all__ = [
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _PART = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def check_used(roles: Mapping[str, Any], given: Mapping[str, object]) -> None:
+    """Check that some learner uses each argument that is for learners whose role has none.
+
+    Args:
+        roles: id of a learner -> its role.
+        given: name of the argument, which is that of the role's attribute -> value; None if absent.
+
+    Raises:
+        InvalidInputError: each role has its own, so the argument would change nothing.
+    """
+    for name, value in given.items():
+        if value is not None and all(getattr(role, name) for role in roles.values()):
+            raise InvalidInputError(
+                f"{name}= would change nothing, because each role has a {name} of its own: leave "
+                f"it out, or give the roles others, such as Role({name}=…)"
+            )
 
 
 def checked_names(
