@@ -57,7 +57,7 @@ class _Group:
         outer: the group that the thread which made this group belongs to.
         cancelled: whether this group alone is cancelled.
         leave_at: when to stop waiting for the threads of this group, because of an interrupt.
-        cause: the interrupt, which may have come in a thread that is not waited for.
+        cause: the interrupt; a thread that is no longer waited for may have raised the interrupt.
     """
 
     def __init__(self) -> None:

@@ -103,7 +103,8 @@ class Folders:
     def pages(self, folder: Path) -> Iterator[_Page]:
         """List what is directly inside a folder, as :func:`list_folder` does.
 
-        What stands in a folder below the root is of a store, so a page of it is a use of the store.
+        What is in a folder below the root belongs to a store, so a page with entries of such a
+        folder counts as a use of the store.
         """
         for page in list_folder(folder):
             if page and folder != self._root:

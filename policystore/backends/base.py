@@ -51,7 +51,7 @@ class Entry:
     def is_old(self, before: float) -> bool:
         """Return whether the key is at least as old as a time; False if its time is not known.
 
-        What is not old, no collector takes.
+        A collector takes only keys that are old.
         """
         return self.time is not None and self.time <= before
 

@@ -1,4 +1,4 @@
-"""Give a finished file its name, in a way that never overwrites another file, or a second name."""
+"""Give a finished file its name without overwriting another file, and link or copy files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def publish(temporary: Path, path: Path) -> bool:
 def link_or_copy(
     source: Path, write: Callable[[Iterable[bytes], Path], None], temporary: Path
 ) -> None:
-    """Make a temporary file with the bytes of another file.
+    """Make a temporary file with the bytes of another file: a hard link, or a copy.
 
     Args:
         source: the other file.

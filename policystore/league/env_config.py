@@ -1,7 +1,8 @@
-"""Write the config of an environment as a text of a match, and read it again.
+"""Write the config of an environment as a text for a match, and read this text.
 
-``docs/format.md`` has the form: JSON, and tags for what JSON lacks. What has no form is left out,
-and the text says where and what it was, so that a replay can ask for it.
+``docs/format.md`` describes the form: JSON, and tags for values that JSON lacks. A value that has
+no form is left out. The text says where the value was, and of what kind, so that a replay can ask
+for the value.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ _MISSING = "~missing"
 _MOST_WORDS = 300  # characters about a value without a form
 _INT_MAX = 2**63 - 1
 _KEYS = (str, int, bool, type(None))
-_NUMBERS = (np.bool_, np.integer, np.float64)  # those that Python's numbers stand for exactly
+_NUMBERS = (np.bool_, np.integer, np.float64)  # which numbers of Python can replace exactly
 _FLOATS = ("nan", "inf", "-inf")
 
 
 def write_config(config: Mapping[Any, Any]) -> str:
-    """Return a config as canonical JSON of at most 65,536 characters; empty if the config is.
+    """Return a config as canonical JSON of at most 65,536 characters; an empty text for none.
 
-    A value without a form stands as ``{"~missing": "what it is"}``.
+    In the place of a value without a form is ``{"~missing": "what it is"}``.
     """
     if not config:
         return ""
@@ -41,18 +42,18 @@ def write_config(config: Mapping[Any, Any]) -> str:
         return without_config(f"the config, which has no JSON form: {error}")
     if len(text) > MAX_CONFIG:
         return without_config(
-            f"the config, which takes {len(text):,} characters, and a match holds {MAX_CONFIG:,}"
+            f"the config, which takes {len(text):,} characters; at most {MAX_CONFIG:,} are allowed"
         )
     return text
 
 
 def without_config(words: str) -> str:
-    """Return the text for a config that a match does not hold, which says why."""
+    """Return the text of a match that does not hold the config; ``words`` say why."""
     return canonical_json(_left_out(words)).decode()
 
 
 def read_config(text: str) -> dict[Any, Any]:
-    """Return the config that :func:`write_config` has written, all its values included.
+    """Return the config that :func:`write_config` has written, if the text has all its values.
 
     Nothing is imported, and time and memory are in proportion to the text.
 
@@ -71,10 +72,10 @@ def read_config(text: str) -> dict[Any, Any]:
 
 
 def missing_values(text: str) -> list[str]:
-    """Return what a text leaves out: place and kind of each value.
+    """Return the place and the kind of each value that a text of :func:`write_config` leaves out.
 
     Raises:
-        FormatError: no such text.
+        FormatError: another text.
     """
     return list(_find_missing(parse_canonical(text.encode(), "env_config of the match"), "config"))
 
@@ -106,7 +107,7 @@ def _encode(value: Any) -> Json:
 def _encode_mapping(value: Mapping[Any, Any]) -> Json:
     """Return a dict in its order: an environment may make its agents in the order of a config."""
     if not all(type(key) in _KEYS and _encode(key) == key for key in value):
-        return _left_out("a dict with keys that are neither texts nor whole numbers")
+        return _left_out("a dict with a key that is no text, boolean, None or integer of 64 bits")
     keys = list(value)
     is_plain = all(type(key) is str and not key.startswith("~") for key in keys)
     if is_plain and keys == sorted(keys):
@@ -145,7 +146,7 @@ def _find_missing(value: Json, place: str) -> Iterator[str]:
 
 
 def _words(value: Json) -> str:
-    """Return the words of a text that a stranger may have written, on one printable line."""
+    """Return the words about a missing value, which may be anybody's, on one printable line."""
     if not isinstance(value, str):
         return "a value of an unknown kind"
     return shorten(printable(value), _MOST_WORDS)
@@ -179,7 +180,7 @@ def _decode_dict(pairs: Json) -> Any:
         raise FormatError("env_config of the match: malformed ~dict")
     decoded = {key: _decode(item) for key, item in pairs}
     if len(decoded) != len(pairs):
-        raise FormatError("env_config of the match: a ~dict with equal keys")
+        raise FormatError("env_config of the match: two keys of a ~dict are equal")
     return decoded
 
 
@@ -200,7 +201,7 @@ def _decode_bytes(digits: Json) -> Any:
 
 
 def _decode_array(document: Json) -> Any:
-    # A copy: the environment may write into the array, as it may into its own one.
+    # A copy that can be written: the environment may change the array, as it may change its own.
     return np.array(decode_value({"~array": document}, "env_config of the match"))
 
 

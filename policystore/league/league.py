@@ -42,11 +42,11 @@ __all__ = ["League", "leagues"]
 class League:
     """Keep the matches of a league in a store: who played, how it ended, with which returns.
 
-    Matches are recorded in batches that nobody changes afterwards. Each process writes a list of
-    its own, except that all processes that play one tournament write one list, to which each adds
-    only what the list lacks. So any number of processes may record at once. Nothing is lost or
-    counted twice, also after forks, crashes and resumed trials. All readers get the same, exact
-    totals.
+    Matches are recorded in batches that nobody changes afterwards. Each process that calls
+    :meth:`record` writes a list of its own. All processes that play the same tournament share one
+    list, and each of them adds only episodes that the list does not have. So any number of
+    processes may record at once. Nothing is lost or counted twice, also after forks, crashes and
+    resumed trials. All readers get the same, exact totals.
 
     A League can be pickled and copied; each copy records into a list of its own. Several threads
     may use one League.
@@ -234,7 +234,7 @@ class League:
         )
 
     def _shared_list(self, identity: Json) -> SharedList:
-        """Return the list that all processes share that record what ``identity`` says."""
+        """Return the list that is shared by all processes with the same ``identity``."""
         prepare = self._store._writer.prepare
         return SharedList(self._store._backend, self._name, list_of(identity), prepare)
 

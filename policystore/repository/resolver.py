@@ -73,7 +73,7 @@ class Resolver:
         self.workers = self.backend.parallel  # threads make short reads of a disk slower
         self._at_once = self.backend.parallel > 1
         self.last_pulls = LastPulls()
-        self.has_found_store = False  # once a version was found or pushed
+        self.has_found_store = False  # true as soon as a version was found or pushed
 
     def pull(self, ref: Ref, meter: Meter | None = None) -> Snapshot:
         """Pull the policy that a ref means now.

@@ -105,7 +105,7 @@ class Writer:
         self._clock = clock
         self._at_once = self._backend.parallel > 1
         self._store_exists = False
-        self._has_failed = False  # a push; the storage may be another one since then
+        self._has_failed = False  # whether a push failed; the storage may have changed since then
         self._creates_exclusively = False
 
     def push(self, snap: Snapshot, name: str | None, notes: PushNotes, meter: Meter) -> Version:
@@ -274,7 +274,7 @@ class Writer:
 
         Raises:
             FormatError: the storage holds other files, or a store of a newer format.
-            StorageError: the storage is empty after a push failed, and was not before.
+            StorageError: the storage held a store, a push failed, and now the storage is empty.
         """
         if self._store_exists:
             return

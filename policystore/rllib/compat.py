@@ -89,17 +89,17 @@ def inference_of(kind: type) -> Any:
 
 
 def q_values(module: RLModule, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Compute what a module of DQN acts by, such as ``qf_preds``."""
+    """Compute the values by which a module of DQN chooses actions, such as ``qf_preds``."""
     compute = getattr(module, "compute_q_values", None) or module._qf  # the name in Ray 2.40
     return dict(compute(batch))
 
 
 def likeliest_actions(distribution: type[Distribution], inputs: torch.Tensor) -> Any:
-    """Return the actions that a distribution of modules gives without exploration."""
+    """Return the actions of a distribution of the new stack without exploration."""
     made = distribution.from_logits(inputs)
     actions = made.to_deterministic().sample()
     if isinstance(made, TorchMultiCategorical) and isinstance(actions, list):
-        actions = torch.stack(actions, dim=-1)  # Ray 2.40 does not join the numbers of an action
+        actions = torch.stack(actions, dim=-1)  # Ray 2.40 gives each number of an action alone
     return actions
 
 

@@ -1,6 +1,6 @@
 """Train a league with the three roles of AlphaStar: main agent, main exploiter, league exploiter.
 
-    ./.venv/bin/python scripts/examples/league_roles.py                    # trains for 90 s
+    ./.venv/bin/python scripts/examples/league_roles.py                    # trains for 90 s or more
     ./.venv/bin/python scripts/examples/league_roles.py --store ./league   # run again: it goes on
     ./.venv/bin/python scripts/examples/league_roles.py --stack old
 
@@ -84,7 +84,7 @@ def _seen(own: int, other: int) -> Any:
 
 
 def pool_of(league: League) -> OpponentPool:
-    """Return the pool. The roles say who plays whom, and when a learner becomes an opponent."""
+    """Return the pool; its roles say who plays whom, and when a learner becomes an opponent."""
     return OpponentPool(
         league,
         learner={
@@ -132,8 +132,8 @@ def run(options: argparse.Namespace, league: League) -> int:
     entries: Any = {}
     end = time.monotonic() + options.seconds
     try:
-        # On a busy machine longer: each learner becomes an opponent once, and the main exploiter
-        # then begins anew.
+        # On a busy machine the training takes longer: until each learner has become an opponent
+        # once, and the main exploiter has begun anew.
         while time.monotonic() < end or algo.iteration <= AT_MOST:
             entries = algo.train()["policystore"]["opponent_pool"]
             if algo.iteration == 1 or algo.iteration % 5 == 0:

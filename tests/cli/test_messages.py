@@ -40,6 +40,11 @@ from tests.support.command import Command
             "export the policy in Python: trust=[Net].",
         ),
         ("pass connectors=[…] with the connectors to use instead", "give --contents network"),
+        ("pass env=(env, config): the match", "give --env and --env-config: the match"),
+        (
+            "pass env=, or trust=['mypkg.'] if you trust this code",
+            "give --env, or --trust 'mypkg.' if you trust this code",
+        ),
         ("[tool.policystore] in x: storage_options", "[tool.policystore] in x: storage_options"),
     ],
 )

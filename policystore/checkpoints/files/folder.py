@@ -214,7 +214,7 @@ class Folder:
                 f"{self.location(name)} is missing: the checkpoint is not complete"
             ) from None
         except StorageError:
-            # Another try would not help, so this is damage, and other files may be enough.
+            # Another try would not help, so the file counts as damaged. Perhaps no caller needs it.
             if self._is_file(name):
                 raise
             raise FormatError(f"{self.location(name)} is {_NO_FILE}") from None

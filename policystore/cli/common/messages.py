@@ -39,13 +39,16 @@ _PHRASES = (
     ("keep_best: ", "--keep-best: "),
     ("env=… chooses one", "--env chooses one"),
     ("pass env=(env, config) with the config", "give --env-config with the config"),
+    ("pass env=(env, config): ", "give --env and --env-config: "),
     ("pass env=:", "give --env:"),
+    ("pass env=, or", "give --env, or"),
+    ("Install the package, or pass env=", "Install the package, or give --env"),
     ("pairing='anchors' needs the anchors: against=[ref, …]", "--pairing anchors needs --against"),
     ("by read_checkpoint and push", "by policystore push"),
     ("policy_ids is a list of ids:", "--policy takes an id:"),
 )
 _INSTEAD = "ive --contents network, or export the policy in Python: export(snap, FILE, "
-# What rebuild_player and export advise -> what the command export has.
+# What rebuild_player, export and replay advise -> what the commands have.
 _EXPORT = (
     (
         r"pass (env_spaces=\(env\.observation_space, env\.action_space\))"
@@ -63,6 +66,7 @@ _EXPORT = (
     (r"leave module_id out", "leave --module out"),
     (r"leave agent out", "leave --agent out"),
     (rf"pass trust=\[({_TEXT})\](?:, or the class itself: trust=\[[^]]*\])?", r"give --trust \1"),
+    (rf"or trust=\[({_TEXT})\] if", r"or --trust \1 if"),
     (r", or pass the class itself in trust=\[…\]", ""),
     (r"define or import it here and pass the class itself: ", "export the policy in Python: "),
     (r"pass it in trust=\[…\]", "export the policy in Python, with it in trust=[…]"),

@@ -112,8 +112,8 @@ class Match:
             best (False); None if it is not known, or differs between policies.
         max_steps: the steps after which episodes were cut off by who played them; None without
             such a limit, and where it is not known.
-        env_config: what the environment was made with, as the JSON text of ``docs/format.md``;
-            empty for an environment without a config, and where it is not known.
+        env_config: the config of the environment, as the JSON text that ``docs/format.md``
+            describes; empty for an environment without a config, and where it is not known.
     """
 
     players: Mapping[str, str]
@@ -208,7 +208,7 @@ def normal_match(match: Match) -> Match:
 
 
 def check_label(value: object, most: int = _MAX_TEXT) -> str:
-    """Return a reason, team or label, if it is a text of 1 to 600 characters, or to ``most``.
+    """Return a text such as a reason, team or label, if it has 1 to ``most`` characters.
 
     Raises:
         InvalidInputError: another value, or a text without a UTF-8 form.

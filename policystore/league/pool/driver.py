@@ -174,7 +174,7 @@ class Driver:
         self._book.tally.itself = {
             player: [float(number) for number in score] for player, score in note["itself"].items()
         }
-        # Env runners that went on running ignore tables of a lower number than they have.
+        # Env runners that kept running ignore tables whose number is lower than that of their own.
         self._round = max(self._present_round(), int(note["round"]))
         self._pool = None
 

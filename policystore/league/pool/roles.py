@@ -80,7 +80,8 @@ def main_agent(
         learner: its own policy id.
         self_play: share of the episodes against itself.
         win_rate: win rate against each opponent at which it becomes a member.
-        at_most: iterations after which it becomes a member in any case; None for never.
+        at_most: iterations since its last snapshot after which it becomes a member in any case;
+            None for no such limit.
     """
     return Role(
         sampler=in_training(self_play, prioritised(power=2.0)),
@@ -98,7 +99,8 @@ def main_exploiter(main: str = "main", *, win_rate: float = 0.7, at_most: int | 
     Args:
         main: policy id of the main agent.
         win_rate: win rate at which it becomes a member.
-        at_most: iterations after which it becomes a member in any case; None for never.
+        at_most: iterations since its last snapshot after which it becomes a member in any case;
+            None for no such limit.
     """
     return Role(
         sampler=in_training(0.5, prioritised(weighting="var")),
@@ -119,7 +121,8 @@ def league_exploiter(
     Args:
         win_rate: win rate against each opponent at which it becomes a member.
         reset: probability that it begins anew after a snapshot.
-        at_most: iterations after which it becomes a member in any case; None for never.
+        at_most: iterations since its last snapshot after which it becomes a member in any case;
+            None for no such limit.
     """
     return Role(
         sampler=prioritised(power=2.0),

@@ -41,13 +41,14 @@ class Hall:
         self._recorder = recorder
         self._batch_size = batch_size
         self._taken: set[int] = set()  # ids of known matches that count already
-        self._elsewhere: dict[tuple[tuple[str, str], ...], set[int]] = {}  # seeds others played
+        self._elsewhere: dict[tuple[tuple[str, str], ...], set[int]] = {}  # seeds of others
 
     def play(self, wave: _Wave) -> None:
         """Play the episodes of a wave that the ledger does not have.
 
-        Other processes may play the same at the same time. Of a group of which one of them has
-        recorded an episode first, nothing is recorded, and what is missing then is played again.
+        Other processes may play the same wave at the same time. If another process has recorded an
+        episode of a group first, nothing of the group is recorded. The episodes of this group that
+        are still missing are then played again.
         """
         listed = [self.plan.episodes(pairing, numbers) for pairing, numbers in wave]
         while True:
@@ -82,9 +83,9 @@ class Hall:
         self._meet_others()
 
     def _left(self, groups: Sequence[Group]) -> Iterator[Group]:
-        """Yield groups that no other process has played meanwhile.
+        """Yield groups of which no other process has recorded an episode meanwhile.
 
-        Beside other processes the order is random, so that they share the work.
+        If other processes record, too, the order is random, so that all of them share the work.
         """
         left = list(reversed(groups))
         while left:

@@ -37,7 +37,7 @@ class Ledger(Protocol):
         """The store that has the policies."""
 
     def _shared_list(self, identity: Json, /) -> SharedList:
-        """Return the list that all processes share that play one tournament."""
+        """Return the list that is shared by all processes that play one tournament."""
 
     def _who(self) -> str:
         """Return who records."""
@@ -82,7 +82,7 @@ def _exact_sums(returns: Iterable[float]) -> Returns:
 class Recorder:
     """Records matches in batches: 64 at a time, or what there is after 5 seconds.
 
-    All processes that play the same tournament record into one list, which takes no episode twice.
+    All processes that play the same tournament record into one list. No episode is recorded twice.
     Leaving the ``with`` block records the rest, also after an error or an interrupt.
 
     Args:
@@ -92,8 +92,8 @@ class Recorder:
 
     Attributes:
         recorded: the matches that were recorded.
-        others: those that other processes have recorded since the recorder was made; the caller may
-            take matches away.
+        others: the matches that other processes have recorded since the recorder was made, as far
+            as they are known. The caller may remove matches.
     """
 
     def __init__(self, ledger: Ledger, rules: Rules, salt: Iterable[object]) -> None:
@@ -152,7 +152,7 @@ def known_matches(ledger: Ledger, rules: Rules) -> dict[tuple[tuple[str, str], .
 
 
 def is_of(rules: Rules, match: Match | MatchTotal) -> bool:
-    """Return whether players of a tournament played a match, in its environment and teams."""
+    """Return whether a match has the environment and teams of a tournament, and players of it."""
     teams = rules.judge.teams
     return (
         match.env_digest == rules.env.identity.digest

@@ -76,14 +76,14 @@ def replay(
     Args:
         league: whose store has the policies.
         match: a match of ``league.matches()`` or of a report, with seeds.
-        env: the environment, as for ``play``; without its config, if the match holds the config.
-            May be left out if the match names an id of gymnasium or a name of RLlib's registry that
-            this process knows, or a class of an environment that this process has imported, or if
-            ``trust`` covers the import path in the match.
-        players: what plays in place of the policies of the store that have the same digests:
-            exported files, or players. A match of an exported file needs the file.
-        outcome: as it was for ``play``. ``"recorded"``: outcomes that followed from the returns are
-            compared, and others are not, because a match does not record a function.
+        env: the environment, as for ``play``. If the match holds the config, ``env`` needs none.
+            ``env`` may be left out if the match names an id of gymnasium or a name of RLlib's
+            registry that this process knows, or a class of an environment that this process has
+            imported, or if ``trust`` covers the import path in the match.
+        players: exported files or players, which play in place of the policies of the store that
+            have the same digests. If an exported file played in the match, give the file.
+        outcome: as it was for ``play``. With ``"recorded"``, outcomes that follow from the returns
+            are compared. Other outcomes are not, because a match does not record a function.
         heuristics: as they were for ``play``; a match does not record functions.
         explore, max_steps: as they were for ``play``; by default as the match says.
         trust: as for ``rebuild_player``; also for the environment that the match names.
@@ -93,9 +93,10 @@ def replay(
     Raises:
         InvalidInputError: the match has no seeds, such as one of an opponent pool; or a policy in
             training played in it; or the environment is not given and not known, or another one
-            than that of the match; or the match does not hold all that the environment was made
-            with. The message says which argument to pass.
-        NotFoundError: the store does not have a policy.
+            than that of the match; or the match does not hold the whole config of the environment.
+            The message says which argument to pass.
+        NotFoundError: the store does not have a policy, or a module that ``trust`` covers cannot be
+            imported.
         MatchError: the returns differ. The message names the first episode that differs, as far as
             the match says how each episode ended; the attribute ``seeds`` begins with its seed.
     """
@@ -158,9 +159,9 @@ def _contenders(
         label = match.refs.get(role, "")
         if is_file_label(label) and player not in given:
             raise InvalidInputError(
-                f"pass players=[…] with the exported file {brief(label)}, which played {role}: the "
-                f"last bits of its actions may differ from those of the policy {player} in the "
-                "store. To play the policy of the store, pass its ref in players="
+                f"pass players=[…] with the exported file {brief(label)}, which played {role}: its "
+                f"actions may differ in the last bits from those of the policy {player} in the "
+                "store. To play the policy of the store all the same, pass its ref in players="
             )
         contenders[player] = (
             given.get(player)
@@ -187,7 +188,7 @@ def _check_replayable(match: Match) -> None:
 
 
 def _recorded_judge(match: Match) -> Judge:
-    """Return the judge of a match whose outcomes follow from its returns, else one without rule."""
+    """Return the usual judge if the outcomes follow from the returns, else one without a rule."""
     judge = judge_of("returns", match.teams)
     if not match.episode_returns or match.episode_returns.keys() != match.players.keys():
         return judge if match.outcomes else judge_of(None, match.teams)
@@ -202,7 +203,7 @@ def _recorded_judge(match: Match) -> Judge:
 
 
 def _compare(match: Match, result: GroupResult, again: Match, *, outcomes: bool) -> None:
-    """Check that a match ended as before; ``outcomes`` says whether also who won.
+    """Check that a match ended as before; ``outcomes`` says whether to compare who won.
 
     Raises:
         MatchError: it did not.

@@ -24,7 +24,7 @@ __all__ = ["ChangeDetector", "Seen"]
 _ROUND = 10  # looks; once in each round, a look asks for the records that change most rarely
 _AT_MARKS = 0  # the look of a round that asks for the marks, if the ref is a tag
 _AT_SAME = 5  # the look of a round that reads the newest known record again
-_AT_HINTS = 98  # the look of ten rounds that reads the hints
+_AT_HINTS = 98  # the look that reads the hints, of each hundred looks
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class ChangeDetector:
     second request: for a mark, because the version of the tag may have been deleted or restored. A
     look at a name without a tag is two requests: for the next version, and for the next mark. Once
     in ten looks, one of the requests reads the newest known record again, so that a store that was
-    deleted and made anew is noticed. Once in a hundred looks, the hints are read, so that it is
-    noticed if the store has lost the next record, and has later ones.
+    deleted and made anew is noticed. Once in a hundred looks, the hints are read. They show whether
+    the store has lost the next record, and has later ones.
 
     Args:
         backend: the storage of the store.

@@ -4,9 +4,9 @@ What is remembered takes the place of the hint, and proves nothing: it only says
 make. Each pull reads the newest record again, and asks for the next version or move and for the
 next mark. Their absence shows that the ref still means the same.
 
-In a damaged store the next record may be lost, though later ones exist. So once in ten pulls of a
-ref, the hints are read at the same time: a hint that names a later record than the next one shows
-that the next one is lost.
+In a damaged store the next record may be lost, although later records exist. So once in ten pulls
+of a ref, the hints are read at the same time. If a hint names a later record than the next one, the
+next record is lost.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Pulled:
             closely: whether to read the hints, too.
 
         Returns:
-            The version; None if there are later records, or if the store has other records now.
+            The version; None if later records exist, or if the store has other records now.
 
         Raises:
             FormatError: a record is damaged.

@@ -1,9 +1,9 @@
-"""Notice by the hints that records are lost, where a list seems to end early.
+"""Notice by the hints that a record is lost, although later records exist.
 
-A reader that knows record N asks for record N+1, and takes its absence as a proof that N is the
-newest. In a store that has lost record N+1, this reader would stay at N for ever, though later
-records exist, which a reader that begins with the hint finds. So a reader that asks again and again
-also reads the hints from time to time.
+A reader that knows record N asks for record N+1. If record N+1 is absent, the reader concludes that
+N is the newest record. In a store that has lost record N+1, this reader would stay at N for ever. A
+reader that begins with the hint finds the later records. So a reader that asks again and again also
+reads the hints from time to time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["is_next_lost"]
 def is_next_lost(backend: Backend, ref: Ref, number: int, marks: int) -> bool:
     """Return whether a hint names a later record than the one that comes next.
 
-    A hint may name the record that comes next before that record exists, or though its writer was
-    cut off. It names the record after that only if the next one existed at some time.
+    A hint may name the next record although this record does not exist: not yet, or because its
+    writer was cut off. A hint names a later record only if the next record has existed.
 
     Args:
         backend: the storage of the store.

@@ -169,7 +169,7 @@ def store_inside(backend: Backend, folder: str) -> str | None:
 
 
 def warn_of_outer_store(backend: Backend) -> None:
-    """Log a warning if a new store lies inside another one, by a path that is too long.
+    """Log a warning if a new store lies inside another one, because its path is too long.
 
     Only the push that makes a store looks. In a bucket, each folder above costs a request.
     """

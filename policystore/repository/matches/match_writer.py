@@ -280,7 +280,7 @@ def _nonce_in(data: bytes, label: str) -> str:
 
 
 def cut_batches(league: str, author: str, matches: Sequence[Match]) -> list[MatchBatch]:
-    """Return matches in as few batches as hold them, without the place of each batch.
+    """Return as few batches as can hold some matches; the batches have no place in a list yet.
 
     Raises:
         InvalidInputError: one match alone is too long.

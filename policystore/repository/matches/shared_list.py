@@ -1,9 +1,9 @@
 """Append matches to a list that several processes share, so that each episode is recorded once.
 
 The id of the list follows from what is played, so all processes that play the same find the same
-list. A process creates record N+1 only after it has read records 1 to N, and creates it only if
-nobody else has: so it knows all matches of the list, and adds none that the list has. If a list was
-ended, the next one has an id that follows from the id of the first.
+list. A process creates record N+1 only after the process has read records 1 to N, and only if no
+other process has created record N+1. So the process knows all matches of the list, and adds no
+episode that the list has. If a list was ended, the id of the next list follows from its id.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PREFIX = "5a4ed115"  # of the ids of shared lists; other ids are random
 
 
 def list_of(identity: Json) -> str:
-    """Return the id of the list of matches that belong together, as a value of JSON says."""
+    """Return the id of the list for ``identity``, a JSON value that says what is played."""
     return _PREFIX + digest_of(canonical_json(identity)).hex[: 32 - len(_PREFIX)]
 
 
@@ -76,7 +76,7 @@ class SharedList:
         self._previous: Digest | None = None
 
     def refresh(self) -> list[Match]:
-        """Read what is new, and return the matches that others have recorded since the last call.
+        """Read new records, and return the matches that others have recorded since the last read.
 
         Raises:
             IntegrityError, FormatError: a record is damaged or missing.
@@ -87,8 +87,9 @@ class SharedList:
     def record(self, matches: Sequence[Match], author: str) -> tuple[list[Match], list[Match]]:
         """Append the matches of which the list has no episode yet.
 
-        An episode is known by environment, players, teams and seed. If the call raises, some
-        matches may be recorded. A second call does not record them again.
+        Two episodes are the same if environment, players, teams and seed are the same. If the call
+        raises an error, some of the matches may be recorded. A second call does not record these
+        matches again.
 
         Args:
             matches: the matches, in the form of :func:`normal_match`, with seeds.
@@ -107,7 +108,7 @@ class SharedList:
         others: list[Match] = []
         waiting = list(matches)
         if len(self.lacking(waiting)) < len(waiting):
-            others += self.refresh()  # what refuses a match may have been deleted meanwhile
+            others += self.refresh()  # the league may have been deleted, and then lacks them all
         while waiting := self.lacking(waiting):
             for draft in cut_batches(self._league, author, waiting):
                 batch = replace(draft, nonce=secrets.token_hex(16))
@@ -125,9 +126,10 @@ class SharedList:
         return self._taken.get(_key(match), set()).issuperset(match.seeds)
 
     def lacking(self, matches: Sequence[Match]) -> list[Match]:
-        """Return the matches without an episode that is known to be recorded.
+        """Return the matches of which no episode is known to be recorded.
 
-        A match without seeds has none. Of two given matches that overlap, the first one counts.
+        A match without seeds is always among them. Of two matches with the same episode, only the
+        first one is.
         """
         taken: dict[_Key, set[int]] = {}
         new = []
@@ -140,10 +142,10 @@ class SharedList:
         return new
 
     def _place(self, batch: MatchBatch) -> bool:
-        """Create the next record; return False if there is one, or the epoch is over.
+        """Create the next record; return False if this record exists, or the epoch was deleted.
 
-        A batch in an epoch that was deleted before the call would not count, as in
-        ``MatchWriter``; so the call looks for a deletion.
+        A batch in an epoch that was deleted before the call would not count. So the call looks for
+        a deletion, as ``MatchWriter`` does.
         """
         number = self._number + 1
         data = replace(
@@ -180,8 +182,8 @@ class SharedList:
             if records[0].previous != self._previous:
                 key = batch_key(self._league, epoch, self._writer, part.first)
                 raise IntegrityError(
-                    f"{self._backend.location(key)} does not continue the record before. "
-                    "verify() tells more"
+                    f"{self._backend.location(key)} does not continue the record before it. Call "
+                    "verify(), which names what is damaged"
                 )
             for record in records:
                 self._take(record)
@@ -197,7 +199,7 @@ class SharedList:
         try:
             return digest_of(self._backend.get(key, limit=MAX_BATCH))
         except NotFoundError:
-            raise IntegrityError(f"{self._backend.location(key)} is gone") from None
+            raise IntegrityError(f"{self._backend.location(key)} was deleted") from None
 
     def _take(self, record: ListRecord) -> None:
         for match in _matches(record):

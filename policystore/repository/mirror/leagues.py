@@ -6,9 +6,10 @@ lists of matches, each in its order, then the body of the newest summary, and at
 which count what is in the lists. The summaries are listed before the lists, so each match that a
 copied summary counts is in a list that is listed afterwards.
 
-Writers' lists of the two stores have different ids, so a league may have matches of its own in the
-target. Then its summaries are made anew in the target; they only save reading. Shared lists have
-the same id in both stores. Where they differ, the target gets the matches that its list lacks.
+Lists of single writers have different ids in the two stores, so a league may have matches of its
+own in the target. Then its summaries are made anew in the target; summaries only save reading. A
+list that the processes of a tournament share has the same id in both stores. If this list differs,
+the target gets the matches of which its list has no episode.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class _Listed:
 
 
 def _chains(lists: Mapping[str, list[str]]) -> list[list[list[str]]]:
-    """Return the shared lists, those together of which each one follows another one."""
+    """Return chains of shared lists: in a chain, each list follows the ended one before it."""
     shared = {writer: keys for writer, keys in lists.items() if is_shared(writer)}
     later = {list_after(writer) for writer in shared}
     chains = []
@@ -163,7 +164,7 @@ class _LeagueCopier:
         own = [keys for writer, keys in lists.items() if not is_shared(writer)]
         in_parallel(self._copy_list, own, workers=self._sides.workers)
         apart = [self._copy_chain(chain) for chain in _chains(lists)]
-        return not any(apart)  # else the summaries count other records than the target has
+        return not any(apart)  # the summaries would count records that the target does not have
 
     def _copy_list(self, keys: Sequence[str]) -> bool:
         """Copy a list, one record after the other, so that its numbers stay without gaps.
@@ -197,7 +198,7 @@ class _LeagueCopier:
         return True
 
     def _copy_chain(self, chain: Sequence[Sequence[str]]) -> bool:
-        """Copy shared lists, each of which follows the one before; return whether they differ."""
+        """Copy a chain of shared lists; return whether a list differs in the target."""
         for keys in chain:
             there = [key for key in keys if key in self._target.sizes][-1:]
             if there and not self._sides.equal(there[0], limit=MAX_BATCH):
@@ -208,11 +209,11 @@ class _LeagueCopier:
         return False
 
     def _join(self, chain: Sequence[Sequence[str]], where: str) -> None:
-        """Append what the target lacks of shared lists that go on differently in it.
+        """Append the matches that the target lacks, if shared lists differ in the target.
 
         Args:
             chain: the lists.
-            where: the first record that differs.
+            where: the newest record of a list that both stores have; the record differs.
         """
         first = chain[0][0].split("/")[-2]
         target = SharedList(self._sides.target, self._league, first, lambda: None)
@@ -233,7 +234,8 @@ class _LeagueCopier:
             self._differs(where)
         if partly:
             self._report.conflicts.append(
-                f"{where}: the target has some episodes of {partly:,} matches, and not the others"
+                f"{where}: matches that were not copied, because the target has some of their "
+                f"episodes and lacks others: {partly:,}"
             )
 
     def _both_end(self, key: str) -> bool:

@@ -76,7 +76,9 @@ class Uploader:
         self._thread: threading.Thread | None = None
         self._under_way: Copy | None = None
         self._deadline: float | None = None
-        self._patient_until: float | None = None  # half of the time is left for the pushes
+        # Until then a copy may wait for its parent: half of the time of `finish`. The other half is
+        # left for the pushes.
+        self._patient_until: float | None = None
         self._lost: list[str] = []
         self._fatal: Exception | None = None
 

@@ -149,8 +149,8 @@ def from_plain(value: object, where: str, trust: Trust = ()) -> Any:
     return value
 
 
-# The name today -> the name in Ray 2.40. A class that took the place of several has the name that
-# stands first in the table: PPO's module is not MARWIL's.
+# Today's name of a class -> its old name. Some classes replaced several old ones. The old name is
+# then the first one in the table: so the module of PPO does not get the old name of MARWIL's.
 _OLD_NAMES = {new: old for old, new in reversed(MODULES.items())}
 
 
@@ -166,10 +166,10 @@ def resolve_class(path: str, base: type, where: str, trust: Trust = ()) -> Any:
     Raises:
         UntrustedError: a class outside ``ray.rllib``, or of its examples, that the caller does not
             trust.
-        NotFoundError: a class that is not there under either name.
+        NotFoundError: RLlib has the class under none of these names.
         FormatError: ``path`` names something else.
     """
-    # Today's name first: RLlib keeps other things than the class under some old names.
+    # Today's name first: under some old names, RLlib now has something else than the class.
     newest = todays_path(path)
     names = dict.fromkeys((newest, path, _OLD_NAMES.get(newest, path)))
     errors: list[NotFoundError] = []

@@ -96,7 +96,7 @@ def test_what_overlaps_in_part_is_told() -> None:
         store._writer.prepare()
         SharedList(backend_of(store), "soccer", FIRST, lambda: None).record([match], "ann")
     report = ours.copy_to(theirs)
-    assert any("some episodes of 1 matches" in line for line in report.conflicts)
+    assert any("lacks others: 1" in line for line in report.conflicts)
     assert seeds(theirs) == Counter([2, 3])
 
 

@@ -37,8 +37,8 @@ def replay(
         str | None,
         typer.Option(
             metavar="ENV",
-            help="The environment, as for 'league play'. Default: that of the match, if gymnasium "
-            "knows its id, or --trust covers its import path.",
+            help="The environment, as for 'league play'. Default: the environment of the match, if "
+            "gymnasium knows its id or --trust covers its import path.",
         ),
     ] = None,
     env_config: EnvConfig = None,

@@ -28,20 +28,23 @@ _PART = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def check_used(roles: Mapping[str, Any], given: Mapping[str, object]) -> None:
-    """Check that some learner uses each argument that is for learners whose role has none.
+    """Check that at least one learner uses each of some arguments of a pool.
+
+    A learner uses such an argument if its role has no value of its own.
 
     Args:
         roles: id of a learner -> its role.
-        given: name of the argument, which is that of the role's attribute -> value; None if absent.
+        given: name of an argument of the pool, and of an attribute of roles -> value of the
+            argument; None if the argument is absent.
 
     Raises:
-        InvalidInputError: each role has its own, so the argument would change nothing.
+        InvalidInputError: each role has its own value, so the argument would change nothing.
     """
     for name, value in given.items():
         if value is not None and all(getattr(role, name) for role in roles.values()):
             raise InvalidInputError(
-                f"{name}= would change nothing, because each role has a {name} of its own: leave "
-                f"it out, or give the roles others, such as Role({name}=…)"
+                f"{name}= would change nothing, because each role has its own {name}: leave "
+                f"{name}= out, or change the roles, such as Role({name}=…)"
             )
 
 

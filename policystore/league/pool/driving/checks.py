@@ -182,16 +182,17 @@ def _check_filters(checked: Checked, algorithm: Algorithm, filters: str) -> None
 def _check_replay(checked: Checked, algorithm: Algorithm) -> None:
     """Refuse the default buffer of DQN and SAC, with which the first update fails.
 
-    Another type takes the place of the whole config of the buffer, also of ``alpha`` and ``beta``.
+    If a config sets another ``type``, RLlib drops all default values of the buffer's config, also
+    ``alpha`` and ``beta`` (``algorithms/dqn/dqn.py:361``).
     """
     buffer = getattr(algorithm, "local_replay_buffer", None)
     if isinstance(buffer, EpisodeReplayBuffer) and not isinstance(
         buffer, MultiAgentEpisodeReplayBuffer
     ):
         checked.problems.append(
-            f"the replay buffer {type(buffer).__name__} is for a single agent: config.training("
+            f"the replay buffer {type(buffer).__name__} is for a single agent: set config.training("
             "replay_buffer_config={'type': 'MultiAgentEpisodeReplayBuffer', 'capacity': …}), or "
-            "'MultiAgentPrioritizedEpisodeReplayBuffer' with 'alpha' and 'beta' as well"
+            "'MultiAgentPrioritizedEpisodeReplayBuffer' and also 'alpha' and 'beta'"
         )
 
 

@@ -56,11 +56,11 @@ def read_contenders(
 
 
 def by_player(contenders: Iterable[Contender]) -> dict[str, Contender]:
-    """Return players by their names in the ledger; of one policy that is given twice, the first.
+    """Return players by their names in the ledger; the first one if a policy is given twice.
 
     Raises:
-        InvalidInputError: two different functions have one name; or one policy is given as an
-            exported file and in another form: the last bits of their actions may differ.
+        InvalidInputError: two different functions have one name; or one policy is given both as an
+            exported file and in another form, whose actions may differ in their last bits.
     """
     found: dict[str, Contender] = {}
     for contender in contenders:
@@ -73,8 +73,8 @@ def by_player(contenders: Iterable[Contender]) -> dict[str, Contender]:
         if _is_exported(first.held) != _is_exported(contender.held):
             raise InvalidInputError(
                 f"{brief(first.ref)} and {brief(contender.ref)} are two forms of one policy, "
-                f"{contender.player}, one of them an exported file: a ledger does not tell the two "
-                "apart. Give one of them"
+                f"{contender.player}, and one of the two is an exported file: a league does not "
+                "tell these two forms apart. Give only one of them"
             )
     return found
 

@@ -1,4 +1,4 @@
-"""Find the environment that a match names, without an import that only a store asks for."""
+"""Find the environment that a match names, without importing what only a store names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CLASSES = (
     ("pettingzoo.utils.env", "AECEnv"),
     ("pettingzoo.utils.env", "ParallelEnv"),
 )
-# Its environments make another one, of any module, that their config names.
+# An environment of this package makes another one: of any module that the config names.
 _MAKERS = ("shimmy",)
 
 
@@ -32,14 +32,15 @@ def recorded_env(match: Match, env: object, trust: Any) -> EnvSource:
 
     Args:
         match: the match.
-        env: what the caller gave; None for the environment that the match names: an id of gymnasium
-            or a name of RLlib's registry in this process, a class of an environment whose module
-            this process has imported, or anything that ``trust`` covers.
+        env: what the caller gave; None for the environment that the match names. This is an id of
+            gymnasium or a name of RLlib's registry in this process, a class of an environment whose
+            module this process has imported, or anything that ``trust`` covers.
         trust: prefixes of import paths, and classes and functions.
 
     Raises:
         InvalidInputError: the environment is not known here, or it is another one, or the match
             does not hold its whole config. The message says what to pass.
+        NotFoundError: a module that ``trust`` covers cannot be imported.
         FormatError: the match has a config that policystore does not write.
     """
     if env is None:
@@ -91,12 +92,12 @@ def _named(match: Match, trust: Any) -> Any:
         return found
     if path is not None:
         advice = (
-            f"which was not imported in this process, or is no class of an environment. A replay "
-            f"imports or calls nothing that only a store names: pass env=, or trust="
+            f"which is not imported in this process, or is no class of an environment. A replay "
+            f"imports nothing and calls nothing that only a store names: pass env=, or trust="
             f"[{path[1] + '.'!r}] if you trust this code"
         )
     elif "<" in match.env:
-        advice = "which only the program that played it has"
+        advice = "which only the program that played the match has"
     else:
         advice = (
             "which is neither an id of gymnasium nor a name of RLlib's registry in this process"
@@ -107,7 +108,7 @@ def _named(match: Match, trust: Any) -> Any:
 
 
 def _registered_here(match: Match) -> str | None:
-    """Return the name of a match, if a registry of this process has it."""
+    """Return the name of the environment of a match, if a registry of this process has it."""
     entry = registered_name(match.env)
     if entry is None or (match.env_config and str(entry).partition(".")[0] in _MAKERS):
         return None
@@ -115,7 +116,7 @@ def _registered_here(match: Match) -> str | None:
 
 
 def _of_path(module: str, name: str, trust: Any) -> Any:
-    """Return what an import path names, if the caller trusts it, or it is a loaded environment."""
+    """Return what an import path names, if it is trusted, or a class that is imported already."""
     if isinstance(trust, (str, type)) or not isinstance(trust, Iterable):
         raise InvalidInputError(
             f"trust is a list of prefixes and classes, not one of them: trust=[{brief(trust)}]"

@@ -25,7 +25,7 @@ class EnvSource:
         make: an id of gymnasium, a class, or a function that returns an environment.
         config: what the environment is made with.
         identity: its id and digest.
-        written: the config as matches have it, see ``write_config``.
+        written: the config as the text that matches hold, see ``write_config``.
         render_mode: what ``render_mode`` the environments are made with; None for the default.
     """
 
@@ -101,7 +101,7 @@ def env_source(env: object) -> EnvSource:
 def _written(env: object, config: Mapping[str, Any]) -> str:
     if isinstance(env, (str, type)) or hasattr(env, "__qualname__"):
         return write_config(config)
-    # A functools.partial or an EnvSpec: the id of the match says nothing of what it holds.
+    # A functools.partial or an EnvSpec: the id of a match does not say which arguments it holds.
     return without_config(f"the arguments of the {type(env).__qualname__} that was given as env=")
 
 

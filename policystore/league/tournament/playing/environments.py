@@ -306,7 +306,7 @@ def _agents_of(env: Any) -> list[Any]:
         agents = getattr(inner, name, None)
         if agents:
             return list(agents)
-    # RLlib's wrappers name them by this method alone before Ray 2.41.
+    # Before Ray 2.41, RLlib's wrappers name their agents by this method alone.
     agent_ids: Iterable[Any] = getattr(inner, "get_agent_ids", tuple)()
     return sorted(agent_ids, key=str)
 

@@ -185,8 +185,8 @@ class Table:
         seats: dict[str, Seat] = {}
         for role, player in group.lineup.items():
             action = (
-                f"{self._name(player)} cannot be rebuilt (if it needs arguments, give the player "
-                "that rebuild_player returns in its place)"
+                f"{self._name(player)} cannot be rebuilt (if rebuild_player needs arguments for "
+                "this policy, give the player that rebuild_player returns, in place of the ref)"
             )
             with _failing(group, action, group.seeds[:1]):
                 seats[role] = self._seats.get(

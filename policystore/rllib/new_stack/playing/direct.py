@@ -74,7 +74,7 @@ _ENV_TO_MODULE = tuple(
         "BatchIndividualItems",
         "NumpyToTensor",
     )
-    # In Ray 2.40 AddStatesFromEpisodesToBatch does the work of the second piece, too.
+    # In Ray 2.40 AddStatesFromEpisodesToBatch also does the work of AddTimeDimToBatchAndZeroPad.
     if hasattr(env_to_module, name)
 )
 _MODULE_TO_ENV = (
