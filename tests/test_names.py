@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ NO_VERBS = {
 }  # fmt: skip
 
 
+@functools.cache
 def texts() -> list[Path]:
     """Return every file of the checkout in which a user meets names."""
     folders = [PACKAGE, ROOT / "docs", ROOT / "scripts"]
@@ -63,12 +65,18 @@ def texts() -> list[Path]:
     ]
 
 
+@functools.cache
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
 def places(pattern: str | re.Pattern[str]) -> list[str]:
-    """Return where a pattern is found, each place as ``file:line: text``."""
+    """Return where a pattern is found in a line, each place as ``file:line: text``."""
     return [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in texts()
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, text_of(path))
+        for number, line in enumerate(text_of(path).splitlines(), 1)
         if re.search(pattern, line)
     ]
 

@@ -122,7 +122,8 @@ def imports(tree: ast.AST) -> set[str]:
     }
 
 
-IMPORTS = {name: imports(ast.parse(path.read_text())) for name, path in MODULES.items()}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+IMPORTS = {name: imports(tree) for name, tree in TREES.items()}
 # The package policystore loads each public name when the name is first used: importing it imports
 # none of the modules that it lists for tools.
 IMPORTS[""] = set()
@@ -191,7 +192,7 @@ def test_only_files_and_backends_open_files() -> None:
             ("backends", "rllib", "cli")
         ):
             continue
-        for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        for node in ast.walk(TREES[name]):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "open", name
             # objects counts the cores, stamp looks for $POLICYSTORE_AUTHOR, concurrency and late
@@ -208,7 +209,7 @@ def test_only_files_and_backends_open_files() -> None:
 
 def test_nothing_unpickles_or_evaluates() -> None:
     for name in MODULES:
-        for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        for node in ast.walk(TREES[name]):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("eval", "exec", "compile", "__import__"), name
@@ -255,7 +256,7 @@ def test_each_public_name_has_its_module_for_readers_and_at_run_time() -> None:
     """Tools that read the source see the imports below TYPE_CHECKING; Python uses the table."""
     (checked,) = [
         node
-        for node in ast.parse(MODULES[""].read_text()).body
+        for node in TREES[""].body
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     ]
     read = {

@@ -50,7 +50,7 @@ def found(
     return probe, backend.asked
 
 
-@pytest.mark.parametrize("parallel", [1, 3, 64])
+@pytest.mark.parametrize("parallel", [1, 3, pytest.param(64, marks=pytest.mark.long)])
 @pytest.mark.parametrize("hinted", [True, False])
 def test_every_number_is_found_whatever_the_hint(parallel: int, hinted: bool) -> None:
     chance = random.Random(parallel)

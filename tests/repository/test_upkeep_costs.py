@@ -73,6 +73,7 @@ def test_verify_reads_every_key_once_and_lays_out_the_parts_of_equal_policies_on
     assert len(layouts) == 2  # the files of the weights and of the state
 
 
+@pytest.mark.long
 def test_verify_holds_about_a_hundred_bytes_for_each_object(store: PolicyStore) -> None:
     """Each object has a record of its own, as if nothing were shared."""
     count = 5000

@@ -309,6 +309,7 @@ def test_several_trainings_agree_on_the_best(
         assert store.tags(name)["best"].metrics["r"] == 11.0
 
 
+@pytest.mark.long
 def test_who_never_stops_is_told_at_the_end(tmp_path: Path) -> None:
     import subprocess
     import sys

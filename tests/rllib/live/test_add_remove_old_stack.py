@@ -36,9 +36,9 @@ def filtering(ray_session: None) -> Iterator[Any]:
     [
         ("wide", {"seed": 1}),
         ("wide", {"seed": 2, "lstm": True}),
-        ("dict", {"seed": 3}),
+        pytest.param("dict", {"seed": 3}, marks=pytest.mark.long),
         ("box", {"seed": 4, "by_hand": True}),
-        ("reach", {"seed": 5}),
+        pytest.param("reach", {"seed": 5}, marks=pytest.mark.long),
     ],
     ids=["other net", "lstm", "dict", "by hand", "sac"],
 )
