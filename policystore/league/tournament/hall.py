@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from policystore.errors import IntegrityError
 from policystore.format.records.matches import Match
 from policystore.league.tournament.plan import Pairing, Plan, group_episodes
 from policystore.league.tournament.playing.groups import Group, Rules
@@ -40,6 +41,7 @@ class Hall:
         self._run = run
         self._recorder = recorder
         self._batch_size = batch_size
+        self._learned = 0  # matches that became known
         self._taken: set[int] = set()  # ids of known matches that count already
         self._elsewhere: dict[tuple[tuple[str, str], ...], set[int]] = {}  # seeds of others
 
@@ -50,16 +52,23 @@ class Hall:
         episode of a group first, nothing of the group is recorded. The episodes of this group that
         are still missing are then played again.
         """
-        listed = [self.plan.episodes(pairing, numbers) for pairing, numbers in wave]
         while True:
             groups = []
-            for each in listed:
+            for pairing, numbers in wave:
+                each = self.plan.episodes(pairing, numbers)
                 covered = self._take_known(each)
                 missing = [episode for episode in each if episode[2] not in covered]
                 groups += group_episodes(missing, self._batch_size)
             if not groups:
                 return
+            learned = self._learned
             self._play_groups(groups)
+            if learned == self._learned:
+                raise IntegrityError(
+                    "no episode of this round could be recorded, as if all of them were recorded, "
+                    "and the league does not show them. Call verify() of the store, which names "
+                    "what is damaged"
+                )
 
     def _play_groups(self, groups: Sequence[Group]) -> None:
         self.counter.expect(sum(len(group.seeds) for group in groups))
@@ -106,6 +115,7 @@ class Hall:
                 self._elsewhere.setdefault(lineup, set()).update(match.seeds)
 
     def _know(self, match: Match) -> None:
+        self._learned += 1
         self.known.setdefault(tuple(sorted(match.players.items())), []).append(match)
 
     def _take_known(self, listed: Iterable[tuple[int, Mapping[str, str], int]]) -> set[int]:

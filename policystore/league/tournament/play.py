@@ -150,7 +150,7 @@ def play(
             Recorder(league, rules, (seed, *plan.salt)) as recorder,
         ):
             hall = Hall(plan, rules, run, recorder, batch_size, EpisodeCounter(progress, "play"))
-            hall.known = known_matches(league, rules)
+            hall.known = known_matches(league, rules, recorder.earlier)
             if pairing == "swiss":
                 resting = _play_swiss(hall, players, size, episodes, _rounds(rounds, players))
             else:

@@ -91,6 +91,7 @@ class Recorder:
         salt: what else tells the seeds of this tournament from those of others.
 
     Attributes:
+        earlier: the matches that the list had before.
         recorded: the matches that were recorded.
         others: the matches that other processes have recorded since the recorder was made, as far
             as they are known. The caller may remove matches.
@@ -100,7 +101,7 @@ class Recorder:
         teams = [list(each) for each in sorted(rules.judge.teams.items())]
         self._list = ledger._shared_list(["tournament", rules.env.identity.digest, teams, *salt])
         self._author = ledger._who()
-        self._list.refresh()
+        self.earlier = self._list.refresh()
         self.recorded: list[Match] = []
         self.others: list[Match] = []
         self._waiting: list[Match] = []
@@ -134,7 +135,9 @@ class Recorder:
         self._since = time.monotonic()
 
 
-def known_matches(ledger: Ledger, rules: Rules) -> dict[tuple[tuple[str, str], ...], list[Match]]:
+def known_matches(
+    ledger: Ledger, rules: Rules, earlier: Iterable[Match]
+) -> dict[tuple[tuple[str, str], ...], list[Match]]:
     """Return the matches with seeds of the same environment and teams, by lineup.
 
     The batches of the ledger are read only if the totals show such matches.
@@ -142,12 +145,17 @@ def known_matches(ledger: Ledger, rules: Rules) -> dict[tuple[tuple[str, str], .
     Args:
         ledger: the league.
         rules: environment, teams and players.
+        earlier: the matches of the tournament's own list. Their episodes are not recorded again, so
+            they must be known, whatever summaries and listings say.
     """
     known: dict[tuple[tuple[str, str], ...], list[Match]] = {}
-    if any(is_of(rules, total) for total in ledger.totals().matchups):
-        for match in ledger.matches():
-            if match.seeds and is_of(rules, match):
-                known.setdefault(tuple(sorted(match.players.items())), []).append(match)
+    seen: set[tuple[tuple[tuple[str, str], ...], tuple[int, ...]]] = set()
+    in_ledger = any(is_of(rules, total) for total in ledger.totals().matchups)
+    for match in itertools.chain(earlier, ledger.matches() if in_ledger else ()):
+        lineup = tuple(sorted(match.players.items()))
+        if match.seeds and is_of(rules, match) and (lineup, match.seeds) not in seen:
+            seen.add((lineup, match.seeds))
+            known.setdefault(lineup, []).append(match)
     return known
 
 

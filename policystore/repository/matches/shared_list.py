@@ -8,7 +8,9 @@ episode that the list has. If a list was ended, the id of the next list follows 
 
 from __future__ import annotations
 
+import random
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,6 +32,8 @@ __all__ = ["SharedList", "is_shared", "list_after", "list_of"]
 
 _Key = tuple[object, ...]
 _PREFIX = "5a4ed115"  # of the ids of shared lists; other ids are random
+_MOST_REFUSALS = 60  # numbers in a row that other processes took: some 100 seconds of pauses
+_PAUSE, _LONGEST_PAUSE = 0.02, 2.0  # seconds; doubled after each refusal
 
 
 def list_of(identity: Json) -> str:
@@ -101,25 +105,46 @@ class SharedList:
         Raises:
             InvalidInputError: a match is too long for a record.
             IntegrityError, FormatError: a record is damaged or missing.
-            StorageError: the storage failed.
+            StorageError: the storage failed, or other processes took every next number.
         """
         self._prepare()
         recorded: list[Match] = []
         others: list[Match] = []
         waiting = list(matches)
+        refusals = 0
         if len(self.lacking(waiting)) < len(waiting):
             others += self.refresh()  # the league may have been deleted, and then lacks them all
         while waiting := self.lacking(waiting):
             for draft in cut_batches(self._league, author, waiting):
                 batch = replace(draft, nonce=secrets.token_hex(16))
-                if not self._place(batch):
-                    records = self._read_new()
-                    foreign = [each for each in records if each.nonce != batch.nonce]
-                    others += [match for each in foreign for match in _matches(each)]
-                    if len(foreign) == len(records):
-                        break  # the number belongs to another process
-                recorded += batch.matches
+                if self._place(batch):
+                    recorded += batch.matches
+                    refusals = 0
+                    continue
+                # The record may be this batch, whose answer was lost. Beside it may be records of
+                # others with episodes of the next draft: so look again what is lacking.
+                records = self._read_new()
+                foreign = [each for each in records if each.nonce != batch.nonce]
+                others += [match for each in foreign for match in _matches(each)]
+                if len(foreign) < len(records):
+                    recorded += batch.matches
+                else:
+                    refusals += 1
+                    self._wait(refusals)
+                break
         return recorded, others
+
+    def _wait(self, refusals: int) -> None:
+        """Pause after the number was taken by others, so that each process gets its turn."""
+        if refusals >= _MOST_REFUSALS:
+            key = batch_key(self._league, self._epoch, self._writer, self._number + 1)
+            raise StorageError(
+                f"{self._backend.location(key)}: other processes took the next number of this list "
+                f"{refusals} times in a row. Make the same call again: what was recorded is kept, "
+                "and is not recorded again"
+            )
+        longest = min(_LONGEST_PAUSE, _PAUSE * 2.0**refusals)
+        time.sleep(random.uniform(0.0, longest))  # noqa: S311 (only spreads writers over time)
 
     def has(self, match: Match) -> bool:
         """Return whether all episodes of a match are known to be recorded."""
@@ -163,7 +188,8 @@ class SharedList:
             if epoch == self._epoch and self._backend.size(key) is None:
                 raise StorageError(
                     f"{self._backend.location(key)}: the server refuses to create this key, as if "
-                    "it existed, and does not find it. Nothing was recorded."
+                    "it existed, and does not find it. Make the same call again: what was recorded "
+                    "before is kept, and is not recorded again"
                 )
             return False
         self._number, self._previous = number, digest_of(data)

@@ -24,13 +24,19 @@ from policystore._util.concurrency import in_parallel
 from policystore.backends.base import Entry
 from policystore.digest import digest_of
 from policystore.errors import FormatError, IntegrityError, NotFoundError
-from policystore.format.keys import LEAGUES, league_of_prefix, league_prefix
+from policystore.format.keys import LEAGUES, MARKER, league_of_prefix, league_prefix
 from policystore.format.league_keys import (
     LeagueKey,
     body_key,
     parse_league_key,
 )
-from policystore.format.records.match_batch import MAX_BATCH, MatchBatch, parse_list_record
+from policystore.format.records import marker_bytes
+from policystore.format.records.match_batch import (
+    MAX_BATCH,
+    ListRecord,
+    MatchBatch,
+    parse_list_record,
+)
 from policystore.format.records.match_summary import MAX_BODY, Summary
 from policystore.repository.matches.shared_list import SharedList, is_shared, list_after
 from policystore.repository.mirror.report import CopyReport
@@ -201,7 +207,8 @@ class _LeagueCopier:
         """Copy a chain of shared lists; return whether a list differs in the target."""
         for keys in chain:
             there = [key for key in keys if key in self._target.sizes][-1:]
-            if there and not self._sides.equal(there[0], limit=MAX_BATCH):
+            differs = there and not self._sides.equal(there[0], limit=MAX_BATCH)
+            if differs and not self._both_end(there[0]):
                 self._join(chain, there[0])
                 return True
             if not self._copy_list(keys):
@@ -217,19 +224,21 @@ class _LeagueCopier:
         """
         first = chain[0][0].split("/")[-2]
         target = SharedList(self._sides.target, self._league, first, lambda: None)
+        if not self._sides.dry_run:
+            self._sides.target.verify_exclusive_create(MARKER, marker_bytes())
         partly = 0
         try:
             target.refresh()
             for key in itertools.chain.from_iterable(chain):
-                data = self._sides.source.get(key, limit=MAX_BATCH)
-                record = parse_list_record(data, self._sides.source.location(key))
+                if (record := self._read_source(key)) is None:
+                    break
                 matches = record.matches if isinstance(record, MatchBatch) else ()
                 lacking = target.lacking([match for match in matches if match.seeds])
                 if lacking:
                     self._report.leagues += 1
                 if not self._sides.dry_run:
                     target.record(lacking, record.author)
-                    partly += sum(not target.has(match) for match in matches)
+                    partly += sum(not (each.seeds and target.has(each)) for each in matches)
         except (FormatError, IntegrityError, NotFoundError):
             self._differs(where)
         if partly:
@@ -238,8 +247,19 @@ class _LeagueCopier:
                 f"episodes and lacks others: {partly:,}"
             )
 
+    def _read_source(self, key: str) -> ListRecord | None:
+        """Read a record of the source; None if it is damaged, which :attr:`damaged` gets."""
+        where = self._sides.source.location(key)
+        try:
+            return parse_list_record(self._sides.source.get(key, limit=MAX_BATCH), where)
+        except FormatError as error:
+            self.damaged.append(error)
+        except NotFoundError:
+            self.damaged.append(IntegrityError(f"{where} was deleted while it was copied"))
+        return None
+
     def _both_end(self, key: str) -> bool:
-        """Return whether a list ends on both sides under this key."""
+        """Return whether a list ends on both sides under this key, behind the same record."""
         try:
             ends = [
                 parse_list_record(backend.get(key, limit=MAX_BATCH), key)
@@ -247,7 +267,9 @@ class _LeagueCopier:
             ]
         except (FormatError, NotFoundError):
             return False
-        return not any(isinstance(each, MatchBatch) for each in ends)
+        if any(isinstance(each, MatchBatch) for each in ends):
+            return False
+        return ends[0].previous == ends[1].previous
 
     def _differs(self, key: str) -> bool:
         """Report that the target has another record; return False."""

@@ -15,8 +15,10 @@ import pytest
 
 from policystore import PolicyStore
 from policystore._util.concurrency import in_parallel
+from policystore.errors import IntegrityError
 from policystore.league import League
 from policystore.league.tournament import records
+from policystore.repository.matches.shared_list import SharedList
 from tests.support import ROOT
 from tests.support.played_at_once import play_all
 
@@ -123,3 +125,23 @@ def test_other_sizes_of_groups_at_once(
     assert report.known == other.played
     check(league)
     assert play_all(league, EPISODES, batch_size=5).played == 0
+
+
+@pytest.mark.parametrize("list_is_read", [True, False])
+def test_a_ledger_that_hides_what_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, list_is_read: bool
+) -> None:
+    """A summary or a listing may be wrong; a tournament then ends, and plays nothing twice."""
+    play_all(League(tmp_path, "guess"), EPISODES)
+    none = League(tmp_path, "other").totals()
+    monkeypatch.setattr(League, "totals", lambda *_: none)
+    if list_is_read:
+        report = play_all(League(tmp_path, "guess"), EPISODES)
+        assert (report.played, report.episodes) == (0, ALL)
+    else:
+        read = SharedList.refresh
+        monkeypatch.setattr(SharedList, "refresh", lambda shared: read(shared)[:0])
+        with pytest.raises(IntegrityError, match="no episode of this round could be recorded"):
+            play_all(League(tmp_path, "guess"), EPISODES)
+    monkeypatch.undo()
+    check(League(tmp_path, "guess"))

@@ -13,6 +13,7 @@ from policystore.backends.base import Backend
 from policystore.errors import IntegrityError, StorageError
 from policystore.format.league_keys import batch_key
 from policystore.format.records.matches import Match
+from policystore.repository.matches import shared_list
 from policystore.repository.matches.epochs import current_epoch, delete_league
 from policystore.repository.matches.ledger import Ledger
 from policystore.repository.matches.reading import all_lists, read_parts
@@ -143,6 +144,45 @@ def test_more_than_one_record_holds() -> None:
     assert recorded(backend) == once(*itertools.chain(*seeds))
     (part,) = all_lists(backend, "soccer", 1)
     assert part.last == 3
+
+
+def test_a_lost_answer_before_records_of_others() -> None:
+    """What others recorded behind a batch of this call is not recorded by its next batch."""
+    backend = empty_store()
+
+    class Answerless(Flaky):
+        def create(self, key: str, data: bytes) -> bool:
+            created = super().create(key, data)
+            if created and not self.faults:
+                self.faults = [""]
+                shared(backend).record([big[1], played(9)], "bob")
+                return False  # as the retry of a request whose answer was lost
+            return created
+
+    big = [played(*range(2**62 + i * 30_000, 2**62 + (i + 1) * 30_000)) for i in range(3)]
+    mine = shared(Answerless(backend))
+    done, others = mine.record(big, "ann")
+    assert done == [big[0], big[2]]
+    assert [match.seeds[0] for match in others] == [big[1].seeds[0], 9]
+    assert set(recorded(backend).values()) == {1}
+
+
+def test_who_never_gets_a_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = empty_store()
+    monkeypatch.setattr(shared_list, "_MOST_REFUSALS", 4)
+    monkeypatch.setattr(shared_list, "_PAUSE", 0.0)
+    seeds = iter(range(100, 200))
+
+    class Busy(Flaky):
+        def create(self, key: str, data: bytes) -> bool:
+            shared(backend).record([played(next(seeds))], "bob")
+            return super().create(key, data)
+
+    mine = shared(Busy(backend))
+    with pytest.raises(StorageError, match=r"4 times in a row. Make the same call again"):
+        mine.record([played(1)], "ann")
+    assert next(seeds) == 104
+    assert shared(backend).record([played(1)], "ann")[0] == [played(1)]
 
 
 def test_a_server_that_refuses_a_key_that_is_not_there() -> None:

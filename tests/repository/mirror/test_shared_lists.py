@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from policystore import PolicyStore
+from policystore.errors import FormatError
 from policystore.format.league_keys import batch_key
 from policystore.league import League
 from policystore.repository.matches.reading import all_lists
@@ -110,3 +111,35 @@ def test_a_damaged_list_stays_and_is_told() -> None:
     report = ours.copy_to(theirs)
     assert any(key in line for line in report.conflicts)
     assert content(theirs, "leagues/")[key] == b"theirs"
+
+
+def test_lists_that_readers_of_both_stores_have_ended_are_the_same() -> None:
+    ours, theirs = new_store(), new_store()
+    add(ours, 1, 2)
+    ours.copy_to(theirs)
+    for store in (ours, theirs):
+        end(store)
+    for seed in range(3, 16):
+        add(ours, seed)
+    assert League(ours, "soccer").totals().episodes == 15  # writes a summary
+    assert ours.copy_to(theirs).complete
+    # Byte by byte, summaries included; lists that were joined have records of their own.
+    kept = content(theirs, "leagues/")
+    last = batch_key("soccer", 1, FIRST, 2)
+    assert {key: data for key, data in content(ours, "leagues/").items() if key != last} == {
+        key: data for key, data in kept.items() if key != last
+    }
+
+
+def test_damage_in_the_source_is_no_conflict_of_the_target() -> None:
+    ours, theirs = new_store(), new_store()
+    add(ours, 1)
+    ours.copy_to(theirs)
+    add(theirs, 7)
+    add(ours, 2)
+    add(ours, 3)
+    key = batch_key("soccer", 1, FIRST, 3)
+    backend_of(ours).replace(key, b"cut")
+    with pytest.raises(FormatError, match=key):
+        ours.copy_to(theirs)
+    assert seeds(theirs) == Counter([1, 7, 2])
