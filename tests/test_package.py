@@ -30,7 +30,7 @@ LEVELS = [
         "rllib.worker_code.*",
     ],
     ["_util.*", "digest", "rllib_schema.registry_names", "rllib.workers.*"],
-    ["format.canonical_json", "format.arrays", "cache", "display.*"],
+    ["format.canonical_json", "format.arrays", "cache", "display.*", "rllib_schema.trusted"],
     ["spaces.*", "torch.tensors", "torch.random_numbers"],
     ["display.policy"],
     ["format.*"],

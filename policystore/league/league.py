@@ -120,6 +120,8 @@ class League:
           may also be an EnvIdentity.
         - ``seeds``: one for each episode. ``iteration``: of a training. ``explore``: whether the
           policies sampled their actions. ``max_steps``: after which episodes were cut off.
+        - ``env_config``: the config of the environment, as canonical JSON; see ``docs/format.md``.
+        - ``episode_returns``: role -> the return of each episode, which ``replay`` compares.
         - ``played``: role -> digests of the acting weights at the first and at the last step, for
           a policy in training. ``refs``: role -> label.
 
@@ -309,6 +311,9 @@ class League:
 
     def replay(self, match: Match, **options: Any) -> Replay:
         """Play a recorded match again, from its digests, environment and seeds, and compare.
+
+        The config of the match, which may be somebody else's, is passed to the environment of this
+        name that this process has registered or loaded. ``env=(env, config)`` gives another config.
 
         Args:
             match: a match of :meth:`play`, as :meth:`matches` yields it.

@@ -23,6 +23,7 @@ from policystore.league.tournament.playing.outcomes import Judge, judge_of
 from policystore.league.tournament.playing.seats import Contender
 from policystore.league.tournament.records import Ledger, make_match
 from policystore.league.tournament.video import check_video, write_video
+from policystore.rllib_schema.trusted import listed
 
 __all__ = ["Replay", "replay"]
 
@@ -73,20 +74,27 @@ def replay(
     it. A machine with another kind of processor, or other versions of torch or of the environment,
     may compute other numbers.
 
+    Perhaps somebody else has written the match. Without ``trust``, the replay imports nothing that
+    only the match names. But it passes the config of the match to the environment of this name that
+    this process has registered or loaded. To pass a config of your own, give ``env=(env, config)``.
+
     Args:
         league: whose store has the policies.
         match: a match of ``league.matches()`` or of a report, with seeds.
         env: the environment, as for ``play``. If the match holds the config, ``env`` needs none.
             ``env`` may be left out if the match names an id of gymnasium or a name of RLlib's
             registry that this process knows, or a class of an environment that this process has
-            imported, or if ``trust`` covers the import path in the match.
+            imported, or if ``trust`` covers the import path in the match. It then gets the config
+            of the match.
         players: exported files or players, which play in place of the policies of the store that
             have the same digests. If an exported file played in the match, give the file.
         outcome: as it was for ``play``. With ``"recorded"``, outcomes that follow from the returns
             are compared. Other outcomes are not, because a match does not record a function.
         heuristics: as they were for ``play``; a match does not record functions.
         explore, max_steps: as they were for ``play``; by default as the match says.
-        trust: as for ``rebuild_player``; also for the environment that the match names.
+        trust: as for ``rebuild_player``; also for the environment that the match names. A prefix
+            covers classes of environments, and functions, which are called with the config of the
+            match. It covers no other classes.
         video: path of a film of the first episodes, ``*.mp4`` or ``*.gif``.
         video_episodes: how many episodes the film shows.
 
@@ -101,6 +109,7 @@ def replay(
             the match says how each episode ended; the attribute ``seeds`` begins with its seed.
     """
     _check_replayable(match)
+    trust = listed(trust)
     source = recorded_env(match, env, trust)
     if video is not None:
         check_video(video, video_episodes)
@@ -147,8 +156,8 @@ def _contenders(
         InvalidInputError: a player is missing, or did not play.
         NotFoundError: the store does not have a policy.
     """
-    listed = read_contenders(players, league.store, heuristics, trust, "players")
-    given = by_player(listed.values())
+    read = read_contenders(players, league.store, heuristics, trust, "players")
+    given = by_player(read.values())
     unknown = [each for name, each in given.items() if name not in match.players.values()]
     if unknown:
         raise InvalidInputError(

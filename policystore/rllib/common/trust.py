@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from policystore.errors import InvalidInputError, NotFoundError, UntrustedError
+from policystore.rllib_schema.trusted import Trust, covers, listed
 
 __all__ = [
     "Trust",
@@ -23,9 +23,6 @@ __all__ = [
     "path_of",
     "resolve",
 ]
-
-Trust: TypeAlias = Iterable[str | Callable[..., object]]
-"""Prefixes of import paths (``"mypkg."``), or classes and functions themselves."""
 
 _FREE = "ray.rllib."
 # policystore's own classes that a spec may name.
@@ -69,20 +66,6 @@ def is_importable(target: object) -> bool:
     except InvalidInputError:
         return False
     return bool(_PATH.match(path))
-
-
-def listed(trust: Trust) -> tuple[str | Callable[..., object], ...]:
-    """Return ``trust`` as a tuple, so that it can be read several times.
-
-    Raises:
-        InvalidInputError: ``trust`` is one prefix or class, not a list of them.
-    """
-    if isinstance(trust, (str, type)) or not isinstance(trust, Iterable):
-        shown = repr(trust) if isinstance(trust, str) else getattr(trust, "__name__", repr(trust))
-        raise InvalidInputError(
-            f"trust is a list of prefixes and classes, not one of them: trust=[{shown}]"
-        )
-    return tuple(trust)
 
 
 def resolve(path: str, trust: Trust = ()) -> Any:
@@ -149,7 +132,7 @@ def _check_trusted(own_path: str, prefixes: list[str], path: str) -> None:
         program = False
     if dotted in _OWN or (dotted.startswith(_FREE) and not program):
         return
-    if any(_covers(prefix, dotted) for prefix in prefixes):
+    if any(covers(prefix, dotted) for prefix in prefixes):
         return
     if program:
         raise UntrustedError(
@@ -178,11 +161,6 @@ def algorithm_name(algorithm: Algorithm) -> str:
         if cls.__module__.startswith(_FREE) and cls is not Algorithm:
             return str(cls.__name__)
     return type(algorithm).__name__
-
-
-def _covers(prefix: str, dotted: str) -> bool:
-    """Return whether a prefix covers a path: ``mypkg`` covers ``mypkg.x`` but not ``mypkg2.x``."""
-    return dotted == prefix or dotted.startswith(prefix if prefix.endswith(".") else prefix + ".")
 
 
 def _is_same(item: object, path: str) -> bool:

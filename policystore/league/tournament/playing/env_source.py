@@ -14,7 +14,10 @@ from policystore.league.env_config import without_config, write_config
 from policystore.league.env_identity import EnvIdentity, identify_env
 from policystore.league.tournament.playing.environments import GameEnv, adapt_env
 
-__all__ = ["EnvSource", "env_source", "registered_name"]
+__all__ = ["ARGUMENTS", "EnvSource", "env_source", "registered_name"]
+
+ARGUMENTS = "the arguments of the "
+"""The start of the words that a match has in place of the arguments of a partial."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def _written(env: object, config: Mapping[str, Any]) -> str:
     if isinstance(env, (str, type)) or hasattr(env, "__qualname__"):
         return write_config(config)
     # A functools.partial or an EnvSpec: the id of a match does not say which arguments it holds.
-    return without_config(f"the arguments of the {type(env).__qualname__} that was given as env=")
+    return without_config(f"{ARGUMENTS}{type(env).__qualname__} that was given as env=")
 
 
 def registered_name(name: str) -> object:
@@ -140,9 +143,11 @@ def _creator(name: str) -> Any:
         return None
     from ray.tune.registry import ENV_CREATOR, _global_registry  # as RLlib's own modules do
 
-    if _global_registry.contains(ENV_CREATOR, name):
-        return _global_registry.get(ENV_CREATOR, name)
-    return None
+    try:
+        is_known = _global_registry.contains(ENV_CREATOR, name)
+    except UnicodeEncodeError:
+        return None  # a connected Ray writes names in ASCII, and so has no such name
+    return _global_registry.get(ENV_CREATOR, name) if is_known else None
 
 
 def _parameters(make: Any) -> Mapping[str, inspect.Parameter]:
