@@ -8,6 +8,7 @@ for the value.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -84,6 +85,8 @@ def _encode(value: Any) -> Json:
     if isinstance(value, _NUMBERS):
         value = value.item()
     kind = type(value)
+    if kind is str and len(value) > MAX_CONFIG:
+        return _left_out(f"a text of {len(value):,} characters")
     if value is None or kind in (bool, str) or (kind is int and abs(value) <= _INT_MAX):
         return value
     if kind is float:
@@ -92,9 +95,11 @@ def _encode(value: Any) -> Json:
         return [_encode(item) for item in value]
     if kind is tuple:
         return {"~tuple": [_encode(item) for item in value]}
-    if isinstance(value, Mapping):
+    if kind in (dict, OrderedDict):  # others, such as a defaultdict, answer in their own ways
         return _encode_mapping(value)
-    if kind is np.ndarray and value.nbytes > MAX_CONFIG:
+    if kind is bytes and 2 * len(value) > MAX_CONFIG:  # two digits a byte
+        return _left_out(f"{len(value):,} bytes")
+    if kind is np.ndarray and 2 * value.nbytes > MAX_CONFIG:
         return _left_out(f"an array of {value.nbytes:,} bytes")
     if kind in (bytes, np.ndarray):
         try:
@@ -107,7 +112,10 @@ def _encode(value: Any) -> Json:
 def _encode_mapping(value: Mapping[Any, Any]) -> Json:
     """Return a dict in its order: an environment may make its agents in the order of a config."""
     if not all(type(key) in _KEYS and _encode(key) == key for key in value):
-        return _left_out("a dict with a key that is no text, boolean, None or integer of 64 bits")
+        return _left_out(
+            f"a dict with a key that is no text of at most {MAX_CONFIG:,} characters, boolean, "
+            "None or integer of 64 bits"
+        )
     keys = list(value)
     is_plain = all(type(key) is str and not key.startswith("~") for key in keys)
     if is_plain and keys == sorted(keys):

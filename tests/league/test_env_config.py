@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict, defaultdict
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,13 @@ def test_a_config_comes_back_in_its_order(config: dict[Any, Any]) -> None:
     assert repr(again) == repr(config)  # types, and the order of the keys
 
 
+def test_the_config_itself_may_be_any_mapping_and_ordered_dicts_are_dicts() -> None:
+    inner = OrderedDict(z=1, a=2)
+    for config in (defaultdict(int, of=inner), MappingProxyType({"of": inner})):
+        again = read_config(write_config(config))
+        assert repr(again) == "{'of': {'z': 1, 'a': 2}}"
+
+
 def test_arrays_come_back_and_can_be_written_into() -> None:
     again = read_config(write_config({"map": np.arange(6, dtype=np.int16).reshape(2, 3)}))["map"]
     assert again.dtype == np.int16
@@ -51,7 +60,14 @@ class Wind:
         ({"big": 2**70}, "config['big'], an object of the class builtins:int"),
         ({"f32": np.float32(0.1)}, "config['f32'], an object of the class numpy:float32"),
         ({"map": np.zeros(10**6)}, "config['map'], an array of 8,000,000 bytes"),
-        ({"text": "x" * 70_000}, "the config, which takes 70,011 characters"),
+        ({"map": np.zeros(40_000, np.int8)}, "config['map'], an array of 40,000 bytes"),
+        ({"text": "x" * 70_000}, "config['text'], a text of 70,000 characters"),
+        ({"of": {"x" * 70_000: 1}}, "config['of'], a dict with a key that"),
+        ({"raw": b"x" * 40_000}, "config['raw'], 40,000 bytes"),
+        ({"a": "x" * 40_000, "b": "x" * 40_000}, "the config, which takes 80,015 characters"),
+        ({"of": defaultdict(int)}, "config['of'], an object of the class collections:defaultdict"),
+        ({"of": [Counter("a")]}, "config['of'][0], an object of the class collections:Counter"),
+        ({"of": MappingProxyType({})}, "config['of'], an object of the class builtins:mappingpr"),
         ({"half": "\ud800"}, "the config, which has no JSON form"),
     ],
 )
