@@ -58,7 +58,8 @@ class ListEnd:
     Attributes:
         league: the name of the league.
         epoch: the epoch of the league, from 1 on; each deletion of the league begins a new one.
-        writer: id of the list: 32 random hexadecimal digits.
+        writer: id of the list, 32 hexadecimal digits: random, or for a list that processes share,
+            those that follow from what they play.
         number: the number of the record in the list.
         nonce: 32 random hexadecimal digits.
         previous: digest of the bytes of the record before; None for number 1.

@@ -11,7 +11,8 @@ from policystore._util.late import np
 from policystore._util.messages import brief
 from policystore._util.near import close_names, did_you_mean
 from policystore.digest import Digest
-from policystore.errors import InvalidInputError, NotFoundError, PolicyStoreError
+from policystore.errors import FormatError, InvalidInputError, NotFoundError, PolicyStoreError
+from policystore.format.canonical_json import parse_canonical
 from policystore.format.records.exact import exact, exact_sums
 from policystore.format.records.matches import (
     HEURISTIC,
@@ -31,6 +32,8 @@ _FIELDS = (
     "players", "episodes", "wins", "draws", "outcomes", "teams", "returns", "env", "env_digest",
     "seeds", "played", "refs", "iteration", "episode_returns", "explore", "max_steps", "env_config",
 )  # fmt: skip
+
+_DICTS = ({"~dict"}, {"~missing"})  # the tags of dicts, and of a config that is left out
 
 
 def make_matches(given: object, resolve: Resolve) -> list[Match]:
@@ -62,11 +65,34 @@ def _normal(given: object, resolve: Resolve) -> Match:
     if not isinstance(given, Match):
         raise InvalidInputError(f"expected a dict or a Match, found {brief(given)}")
     players = given.players
+    _check_config(given.env_config)
     if given.time or given.writer:
         given = replace(given, time="", writer="")  # a match that was read from a league
     if isinstance(players, Mapping) and not all(map(is_player, players.values())):
         given = _with_players(given, resolve)
     return normal_match(given)
+
+
+def _check_config(text: object) -> None:
+    """Check that the config of an environment is canonical JSON of a dict.
+
+    Readers are not as strict: only a replay needs the config.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if not text or not isinstance(text, str):  # normal_match names another type
+        return
+    try:
+        config = parse_canonical(text.encode(), "the text")
+    except (FormatError, UnicodeEncodeError) as error:
+        raise InvalidInputError(f"env_config: {error}") from None
+    tagged = isinstance(config, dict) and any(key.startswith("~") for key in config)
+    if not isinstance(config, dict) or (tagged and config.keys() not in _DICTS):
+        raise InvalidInputError(
+            f"env_config: expected canonical JSON of a dict, such as '{{\"size\":5}}', found "
+            f"{brief(text)}. docs/format.md has the form"
+        )
 
 
 def _with_players(match: Match, resolve: Resolve) -> Match:

@@ -1,9 +1,11 @@
 """Append batches of matches to a list of this process's own, each exactly once.
 
-A list belongs to one life of one process: its id is random, and a forked process, an unpickled copy
-and a restored trial each take a new id. So no other process ever extends the list, except by a
+Such a list belongs to one life of one process: its id is random, and a forked process, an unpickled
+copy and a restored trial each take a new id. So no other process ever extends the list, except by a
 record that ends it. A writer that finds its list ended, or extended by a twin that it does not know
 of (a virtual machine that was copied), takes a new id as well.
+
+The lists that processes share, each with an id that all of them know, are in ``shared_list.py``.
 """
 
 from __future__ import annotations

@@ -47,6 +47,24 @@ def test_a_match_comes_back_as_it_was_recorded(league: League) -> None:
     assert match == Match(**{**vars(found), "time": "", "writer": ""})
 
 
+@pytest.mark.parametrize(
+    "config", ["{", "[1,2]", "3", '{"b":1,"a":2}', '{"a":NaN}', '"x"', '{"~tuple":[1]}', "\ud800"]
+)
+def test_a_config_of_an_environment_is_canonical_json_of_a_dict(
+    league: League, config: str
+) -> None:
+    match = Match(players={"blue": BLUE, "red": RED}, episodes=4, env_config=config)
+    for given in (match, duel(env_config=config)):
+        with pytest.raises(InvalidInputError, match="match 1: env_config"):
+            league.record([duel(), given])
+    assert list(league.matches()) == []
+    for good in ('{"a":1}', '{"~dict":[[1,2]]}', '{"~missing":"x"}', ""):
+        league.record([duel(env_config=good)])
+    assert sorted(each.env_config for each in league.matches())[1:] == [
+        '{"a":1}', '{"~dict":[[1,2]]}', '{"~missing":"x"}',
+    ]  # fmt: skip
+
+
 def test_totals_add_up_what_was_recorded(league: League) -> None:
     league.record([duel(wins={"red": 3, "blue": 1}, returns={"red": [0.1, 0.2, 0.3, 1]})])
     league.record([duel(wins={"red": 1}, draws=2, returns={"red": [0.1]})])
