@@ -12,6 +12,7 @@ import pytest
 from policystore import FormatError, IntegrityError, NotFoundError, PolicyStore, Snapshot
 from policystore.format.keys import hint_key, mark_key, object_key, tag_key, version_key
 from policystore.format.records import Hint
+from policystore.format.refs import Ref
 from policystore.repository.lookup import last_pulls
 from scripts.benchmarks.scaling.replay import RecordingBackend, Trace
 
@@ -249,6 +250,14 @@ def test_a_hint_that_is_one_ahead_starts_no_search(clients: Clients) -> None:
     data = clients.writer._backend._space.data  # type: ignore[attr-defined]
     data[hint_key(NAME)] = Hint(4, digest).to_bytes()
     assert [len(clients.requests()) for _ in range(10)] == [4] * 9 + [5]
+
+
+def test_nothing_of_a_ref_that_was_forgotten_is_kept(clients: Clients) -> None:
+    pulls = clients.reader._resolver.last_pulls
+    clients.reader.pull(TAG)
+    clients.reader.pull(TAG)
+    pulls.forget(Ref(NAME, tag="best"))
+    assert (pulls._pulls, pulls._counts) == ({}, {})
 
 
 def test_what_is_remembered_is_bounded(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:

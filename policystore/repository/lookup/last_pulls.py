@@ -148,6 +148,7 @@ class LastPulls:
     def forget(self, ref: Ref) -> None:
         """Forget what a ref meant, because this process is about to change the meaning."""
         self._pulls.pop(ref, None)
+        self._counts.pop(ref, None)
 
     def _set(self, ref: Ref, pulled: Pulled, moves: bool) -> None:
         if len(self._pulls) >= _MOST:
