@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 
 from policystore import PolicyStore
 from policystore.cli.commands.league.matches import match_id, result_words
+from policystore.cli.commands.league.playing import make_environment
 from policystore.errors import MatchError
-from policystore.format.records.matches import Match, Outcome
+from policystore.format.records.matches import Match, Outcome, normal_match
 from policystore.league import League, leagues
 from policystore.league.tournament.replay import Replay
 from policystore.league.tournament.report import TournamentReport
@@ -293,6 +295,73 @@ def test_replay_makes_no_environment_that_only_a_record_names(
     ran = policystore.run("league", "replay", "soccer", match["id"][:8])
     assert ran.code == 2
     assert "give --env: the match was played in 'os:system'" in ran.error
+
+
+def recorded(store: PolicyStore, **more: Any) -> Match:
+    """Record a match without the checks of record(), as another program may do."""
+    match = Match(
+        players={"blue": "heuristic:b", "red": "heuristic:r"}, episodes=2, seeds=(1, 2), **more
+    )
+    League(store, "soccer")._writer.record([normal_match(match)], "ann")
+    return match
+
+
+def test_a_config_that_is_no_canonical_json_is_shown_as_the_text(
+    policystore: Command, store: PolicyStore
+) -> None:
+    recorded(store, env_config="{'size': 5}")
+    recorded(store, env_config='{"size":5}')
+    matches = policystore.json("league", "matches", "soccer")["matches"]
+    assert [each["env_config"] for each in matches] == [{"size": 5}, "{'size': 5}"]
+
+
+def test_two_matches_with_one_id_are_told_apart_or_refused(
+    policystore: Command, store: PolicyStore
+) -> None:
+    league = League(store, "soccer")
+    one = {"players": {"red": "heuristic:r", "blue": "heuristic:b"}, "episodes": 2, "seeds": [1, 2]}
+    league.record([{**one, "env_config": '{"a":1}'}, {**one, "env_config": '{"a":2}'}])
+    league.record([{**one, "seeds": [3, 4]}, {**one, "seeds": [3, 4]}])
+    names = {match.seeds: match_id(match) for match in league.matches()}
+    ran = policystore.run("league", "replay", "soccer", names[1, 2][:12])
+    assert ran.code == 2
+    assert "two matches of the league 'soccer' have the id" in ran.error
+    ran = policystore.run("league", "replay", "soccer", names[3, 4][:12])
+    assert "give --env: the match was played in 'an unknown environment'" in ran.error
+
+
+def test_files_of_the_present_folder_come_after_installed_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for folder in ("installed", "here"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "both_games.py").write_text(f"PLACE = {folder!r}")
+    (tmp_path / "here" / "my_games.py").write_text("PLACE = 'mine'")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "installed"), *filter(None, sys.path)])
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("both_games", "my_games"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert make_environment("both_games:PLACE", None) == "installed"
+    assert make_environment("my_games:PLACE", None) == "mine"
+
+
+@pytest.mark.usefixtures("league")
+def test_trust_leaves_the_present_folder_behind_installed_packages(
+    policystore: Command, league: League, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = next(match for match in league.matches() if match.seeds)
+    paths: list[list[str]] = []
+
+    def replay(league: League, match: Match, **options: Any) -> Replay:
+        paths.append(list(sys.path))
+        return Replay(match, {}, ())
+
+    monkeypatch.setattr("policystore.league.tournament.replay.replay", replay)
+    monkeypatch.setattr(sys, "path", list(filter(None, sys.path)))
+    policystore.run("league", "replay", "soccer", match_id(chosen)[:8], "--trust", "mygame")
+    assert paths[0].index("") == len(paths[0]) - 1
+    shown = " ".join(policystore.run("league", "replay", "--help").out.split())
+    assert "the environment that the match names" in shown.replace(" │ │ ", " ")
 
 
 def test_an_environment_is_imported_by_its_path(policystore: Command) -> None:

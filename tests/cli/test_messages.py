@@ -45,6 +45,15 @@ from tests.support.command import Command
             "pass env=, or trust=['mypkg.'] if you trust this code",
             "give --env, or --trust 'mypkg.' if you trust this code",
         ),
+        (
+            "give env= as it was for play: the match does not hold",
+            "replay in Python, with env= as it was for play: the match does not hold",
+        ),
+        (
+            "pass players=[…] with the exported file 'x.onnx', which played red",
+            "replay in Python: league.replay(match, players=[…]) with the exported file 'x.onnx', "
+            "which played red",
+        ),
         ("[tool.policystore] in x: storage_options", "[tool.policystore] in x: storage_options"),
     ],
 )

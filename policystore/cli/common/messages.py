@@ -40,6 +40,8 @@ _PHRASES = (
     ("env=… chooses one", "--env chooses one"),
     ("pass env=(env, config) with the config", "give --env-config with the config"),
     ("pass env=(env, config): ", "give --env and --env-config: "),
+    ("give env= as it was for play: ", "replay in Python, with env= as it was for play: "),
+    ("pass players=[…] with", "replay in Python: league.replay(match, players=[…]) with"),
     ("pass env=:", "give --env:"),
     ("pass env=, or", "give --env, or"),
     ("Install the package, or pass env=", "Install the package, or give --env"),

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from policystore.digest import digest_of
+from policystore.errors import FormatError
 from policystore.format.canonical_json import Json, canonical_json, parse_canonical
 from policystore.format.plain import iso_time, to_plain
 from policystore.format.records.fields import parse_time
@@ -26,16 +27,25 @@ def shown_player(player: str, ref: str | None) -> str:
 
 def match_document(match: Match) -> dict[str, Any]:
     """Return a match in values that JSON has; ``id`` is the whole id of :func:`match_id`."""
-    config = parse_canonical(match.env_config.encode(), "env_config") if match.env_config else None
-    return {"id": match_id(match), **_plain(match), "env_config": config}
+    return {"id": match_id(match), **_plain(match), "env_config": _config(match.env_config)}
 
 
 def match_id(match: Match) -> str:
-    """Return 64 hexadecimal digits that tell matches apart: the BLAKE3 of everything in one.
+    """Return 64 hexadecimal digits that tell matches apart: a BLAKE3 of the fields of a match.
 
-    Two equal matches of one batch have the same id; they are replayed alike.
+    The config of the environment and the returns of single episodes are no part of it: the digest
+    of the environment and the exact sums of the returns stand for them. Two equal matches of one
+    batch have the same id; they are replayed alike.
     """
     return digest_of(canonical_json(_exact(match))).hex
+
+
+def _config(text: str) -> Json:
+    """Return the config of an environment; the text itself if it is no canonical JSON."""
+    try:
+        return parse_canonical(text.encode(), "env_config") if text else None
+    except FormatError:  # somebody else's; the other matches are shown all the same
+        return text
 
 
 def _plain(match: Match) -> dict[str, Any]:

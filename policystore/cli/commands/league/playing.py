@@ -19,7 +19,7 @@ from policystore.errors import InvalidInputError
 from policystore.format.plain import to_plain
 from policystore.league import League
 
-__all__ = ["EnvConfig", "Trust", "make_environment"]
+__all__ = ["EnvConfig", "make_environment"]
 
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\Z")
 
@@ -62,7 +62,7 @@ def make_environment(text: str, config: list[str] | None) -> Any:
     path = _IMPORT_PATH.match(text)
     if path is not None:
         if "" not in sys.path:
-            sys.path.insert(0, "")
+            sys.path.append("")  # last: no file there takes the place of an installed package
         try:
             env = importlib.import_module(path[1])
             for name in path[2].split("."):

@@ -10,7 +10,7 @@ import typer
 from policystore._util.messages import brief, counted
 from policystore.cli.commands.league.group import LEAGUE_GROUP, LeagueName, find_league
 from policystore.cli.commands.league.matches import match_document, match_id, result_words
-from policystore.cli.commands.league.playing import EnvConfig, Trust, make_environment
+from policystore.cli.commands.league.playing import EnvConfig, make_environment
 from policystore.cli.common.command import LEAGUES, command
 from policystore.cli.common.session import Session
 from policystore.errors import AmbiguousError, InvalidInputError, NotFoundError
@@ -42,7 +42,14 @@ def replay(
         ),
     ] = None,
     env_config: EnvConfig = None,
-    trust: Trust = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="Import from this package the classes that the policies name, and the environment "
+            "that the match names; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Play a recorded match again from its seeds, and compare the returns."""
     found = find_league(session, league)
@@ -52,7 +59,9 @@ def replay(
         raise InvalidInputError("--env-config needs --env, the environment that has this config")
     made = None if env is None else make_environment(env, env_config)
     if trust and "" not in sys.path:
-        sys.path.insert(0, "")  # the user has named a package, perhaps one of the present folder
+        # The user has named a package, perhaps one of the present folder. The folder comes last: a
+        # file in it that is called numpy.py is not what the policies need.
+        sys.path.append("")
     from policystore.league.tournament.replay import replay as replay_match  # late: loads numpy
 
     with session.working("Playing the match again"):
@@ -71,7 +80,8 @@ def _find_match(league: League, start: str) -> Match:
     """Return the match whose id starts with some digits.
 
     Raises:
-        NotFoundError, AmbiguousError: no match, or several different ones.
+        NotFoundError, AmbiguousError: no match, or several different ones. Two different matches
+            may have one id, see :func:`match_id`.
         InvalidInputError: too few digits, or other characters.
     """
     if len(start) < _LEAST_DIGITS or not set(start) <= set("0123456789abcdef"):
@@ -82,8 +92,12 @@ def _find_match(league: League, start: str) -> Match:
     fitting: dict[str, Match] = {}
     for match in league.matches():
         name = match_id(match)
-        if name.startswith(start):
-            fitting[name] = match
+        if name.startswith(start) and fitting.setdefault(name, match) != match:
+            raise AmbiguousError(
+                f"two matches of the league {league.name!r} have the id {name[:16]}…, and differ "
+                "in the config of the environment or in the returns of single episodes: replay one "
+                "of them in Python, league.replay(match)"
+            )
     if not fitting:
         raise NotFoundError(f"no match of the league {league.name!r} has an id with {start}…")
     if len(fitting) > 1:
