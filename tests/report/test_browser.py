@@ -142,8 +142,7 @@ def test_another_metric_becomes_a_column(page: Browser):
 def test_the_pointer_over_a_chart_tells_the_version_and_a_click_opens_it(page: Browser):
     plot = page.show("#metric-charts .plot .u-over")
     page.wait_for("document.querySelector('#metric-charts canvas')")
-    page.hover(plot, 60, -30)
-    page.wait_for("!document.getElementById('tip').hidden")
+    page.hover_until("!document.getElementById('tip').hidden", plot, 60, -30)
     (ref,) = page.texts("#tip strong")
     row = page.texts("#tip .row")[0]
     page.click()
@@ -203,8 +202,7 @@ def test_dragging_over_a_chart_opens_no_version(page: Browser):
 
 def test_the_lineage_shows_branches_and_what_hangs_together(page: Browser):
     node = page.show('.node[data-key="soccer/main@252"]')
-    page.hover(node, 0, 0)
-    page.wait_for("document.querySelector('#lineage svg.tracing')")
+    page.hover_until("document.querySelector('#lineage svg.tracing')", node)
     lit = set(page.run("[...document.querySelectorAll('.node.lit')].map((n) => n.dataset.key)"))
 
     assert {"soccer/main@1", "soccer/league-exploiter@1", "soccer/main@420"} <= lit

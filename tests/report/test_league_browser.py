@@ -180,8 +180,7 @@ def test_enter_in_the_map_opens_the_player_of_the_row(page: Browser):
 def test_the_pointer_over_a_cell_says_what_the_line_below_says(page: Browser):
     canvas = page.show(CELLS)
     page.wait_for("document.querySelector('.heat canvas').dataset.cell")
-    page.hover(canvas, 40, -20)
-    page.wait_for("!document.getElementById('tip').hidden")
+    page.hover_until("!document.getElementById('tip').hidden", canvas, 40, -20)
     (words,) = page.texts("#tip strong")
     pair = page.texts("#tip .row bdi")
     page.click()

@@ -71,6 +71,19 @@ class Browser:
         """Move the pointer to a place of an element, from its middle."""
         ActionChains(self.driver).move_to_element_with_offset(element, x, y).perform()
 
+    def hover_until(self, expression: str, element: WebElement, x: int = 0, y: int = 0) -> None:
+        """Move the pointer to a place of an element until an expression in the page is true.
+
+        What is drawn meanwhile may move the element away from under the pointer.
+        """
+
+        def hovered(_: object) -> bool:
+            self.hover(element, x + 1, y)  # the page hears of a pointer only if it moves
+            self.hover(element, x, y)
+            return bool(self.run(expression))
+
+        WebDriverWait(self.driver, 30).until(hovered)
+
     def click(self) -> None:
         """Click where the pointer is."""
         ActionChains(self.driver).click().perform()
