@@ -2,11 +2,14 @@
 
     scripts/benchmarks/bench_league_pool.py --opponents 10 2000
 
-For each number of opponents, a process of its own trains PPO on rock, paper, scissors for a few
-iterations, with opponents drawn uniformly from so many snapshots in a store. The script prints the
-median time of an iteration, the memory of the env runners and of the driver, how many modules they
-hold, how often the env runners swapped opponents, and how many requests the driver made to
-the storage in an iteration; and each number relative to that of the first pool.
+For each number of opponents, a process of its own trains PPO on rock, paper, scissors, with
+opponents drawn uniformly from so many snapshots in a store. The processes take turns: while one
+trains for an iteration, the others wait. So what else the machine does slows all of them alike. The
+script prints the median time of an iteration and of the pool's part of it, the memory of the env
+runners and of the driver, how many modules they hold, how often the env runners swapped opponents,
+and how many requests the driver made to the storage in an iteration; and each number relative to
+that of the first pool. ``time against the neighbour`` is the median of the ratios of iterations
+that ran one after the other, with the middle half of these ratios.
 """
 
 from __future__ import annotations
@@ -99,8 +102,8 @@ def look(runner: Any = None) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, opponents: int, iterations: int) -> dict[str, Any]:
-    """Train against so many opponents, and return the figures."""
+def train(folder: Path, opponents: int) -> None:
+    """Train against so many opponents: an iteration for each line of the input, told on a line."""
     # Ray's workers import the environment by the name of its module.
     os.environ["PYTHONPATH"] = os.pathsep.join([EXAMPLES, os.environ.get("PYTHONPATH", "")])
     ray.init(include_dashboard=False, num_cpus=RUNNERS + 1, logging_level="ERROR")
@@ -114,33 +117,104 @@ def measure(folder: Path, opponents: int, iterations: int) -> dict[str, Any]:
     algo.env_runner_group.foreach_env_runner(count_calls, local_env_runner=False)
     for _ in range(WARM_UP):
         algo.train()
-    seconds, calls, first = [], [], look()["calls"]
-    for _ in range(iterations):
-        began = time.perf_counter()
-        result = algo.train()
-        seconds.append(time.perf_counter() - began)
-        calls.append(look()["calls"] - first)
-        first = look()["calls"]
+    tell({})
+    told: Any = {}
+    for _ in sys.stdin:
+        calls, began = look()["calls"], time.perf_counter()
+        told = algo.train()["policystore"]["opponent_pool"]
+        seconds = time.perf_counter() - began
+        tell({"seconds": seconds, "pool": told["seconds"], "calls": look()["calls"] - calls})
     runners = algo.env_runner_group.foreach_env_runner(look, local_env_runner=False)
-    told = result["policystore"]["opponent_pool"]
     algo.stop()
     ray.shutdown()
-    return {
-        "opponents": opponents,
-        "candidates": told["main"]["candidates"],
-        "seconds of an iteration": statistics.median(seconds),
-        "seconds of the pool in it": told["seconds"],
-        "MB of an env runner": max(each["rss"] for each in runners) / 1e6,
-        "MB of the driver": look()["rss"] / 1e6,
-        "modules of an env runner": max(each["modules"] for each in runners),
-        "swaps": told["swaps"],
-        "requests of the driver": statistics.median(calls),
-    }
+    tell(
+        {
+            "candidates": told["main"]["candidates"],
+            "MB of an env runner": max(each["rss"] for each in runners) / 1e6,
+            "MB of the driver": look()["rss"] / 1e6,
+            "modules of an env runner": max(each["modules"] for each in runners),
+            "swaps": told["swaps"],
+        }
+    )
+
+
+def tell(figures: dict[str, Any]) -> None:
+    print(json.dumps(figures), flush=True)
+
+
+class Training:
+    """A process that trains against so many opponents, an iteration at a time."""
+
+    def __init__(self, opponents: int) -> None:
+        self.opponents = opponents
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--opponents", str(opponents), "--turns"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.turns: list[dict[str, Any]] = []
+
+    def read(self) -> Any:
+        """Wait for the next line of figures."""
+        assert self._process.stdout is not None  # noqa: S101
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"the training against {self.opponents} opponents ended too early")
+
+    def train(self) -> None:
+        """Let the process train for an iteration."""
+        assert self._process.stdin is not None  # noqa: S101
+        print("train", file=self._process.stdin, flush=True)
+        self.turns.append(self.read())
+
+    def figures(self, base: Training) -> dict[str, Any]:
+        """End the process, and return all figures."""
+        assert self._process.stdin is not None  # noqa: S101
+        self._process.stdin.close()
+        last = self.read()
+        self._process.wait()
+        pairs = zip(self.turns, base.turns, strict=True)
+        ratios = [mine["seconds"] / its["seconds"] for mine, its in pairs]
+        return {
+            "opponents": self.opponents,
+            "candidates": last.pop("candidates"),
+            "seconds of an iteration": self._median("seconds"),
+            "time against the neighbour": [round(each, 3) for each in quartiles(ratios)],
+            "seconds of the pool in it": self._median("pool"),
+            "requests of the driver": self._median("calls"),
+            **last,
+        }
+
+    def _median(self, name: str) -> float:
+        return statistics.median(each[name] for each in self.turns)
+
+
+def quartiles(numbers: list[float]) -> list[float]:
+    return [float(each) for each in np.percentile(numbers, (50, 25, 75))]
+
+
+def measure(opponents: list[int], iterations: int) -> list[dict[str, Any]]:
+    """Let trainings against these numbers of opponents take turns, and return their figures."""
+    trainings = []
+    for number in opponents:
+        trainings.append(Training(number))
+        trainings[-1].read()  # nothing is measured while another one starts
+    for number in range(iterations):
+        for each in trainings if number % 2 else trainings[::-1]:
+            each.train()
+    return [each.figures(trainings[0]) for each in trainings]
 
 
 def show(found: list[dict[str, Any]]) -> None:
     width = max(map(len, found[0]))
     for name, base in found[0].items():
+        if isinstance(base, list):
+            cells = [f"{one[0]:.2f} ({one[1]:.2f} to {one[2]:.2f})"
+                     for one in (each[name] for each in found[1:])]  # fmt: skip
+            print(f"{name:{width}}", *cells)
+            continue
         cells = [f"{each[name]:>12,.3f}" if isinstance(base, float) else f"{each[name]:>12,}"
                  for each in found]  # fmt: skip
         ratios = [f"{each[name] / base:8.2f}x" for each in found[1:]] if base else []
@@ -152,17 +226,13 @@ def main() -> None:
     parser.add_argument("--opponents", type=int, nargs="+", default=[10, 2000])
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--json", action="store_true", help="figures for a program")
+    parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if len(arguments.opponents) == 1:
+    if arguments.turns:
         with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
-            print(json.dumps(measure(Path(folder), *arguments.opponents, arguments.iterations)))
+            train(Path(folder), arguments.opponents[0])
         return
-    found = []
-    for opponents in arguments.opponents:
-        command = [sys.executable, __file__, "--opponents", str(opponents)]
-        command += ["--iterations", str(arguments.iterations)]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found.append(json.loads(output.splitlines()[-1]))
+    found = measure(arguments.opponents, arguments.iterations)
     print(json.dumps(found)) if arguments.json else show(found)
 
 

@@ -4,8 +4,9 @@
 
 Kill it at any time, and start it again with the same folder: it goes on from its last checkpoint,
 and each game stands in the league once. At the end it prints the ratings of all members from the
-games of the training, and a tournament between some of them. ``league_by_hand.py`` is the same
-program without policystore, and ``docs/league-example.md`` compares the two.
+games of the training, and lets the policy that was trained play 200 games against every member of
+the pool, to see whether it still beats the old ones. ``league_by_hand.py`` is the same program
+without policystore and these games, and ``docs/league-example.md`` compares the two.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ray.tune.registry import register_env
 
 from policystore import PolicyStore
 from policystore.league import League, OpponentPool, prioritised, when_better
+from policystore.rllib import snapshot
 
 RUNNERS, ENVS = 2, 4
 SLOTS = [f"opponent_{number}" for number in range(ENVS)]
@@ -61,10 +63,30 @@ def build(league: League) -> Any:
     return pool.configure(config).build_algo()
 
 
+def play_all(league: League, final: str, games: int) -> None:
+    """Let a policy play against every member, the oldest first, and print who won how often."""
+    members = [version.ref for version in reversed(league.store.log("connect-four/main"))]
+    report = league.play(
+        [final],
+        env=make_connect_four,
+        episodes=games,
+        pairing="anchors",
+        against=members,
+        explore=True,  # as in training; without chance, two policies play one game for each side
+    )
+    found = {row["opponent_ref"]: row for row in report.to_records() if row["ref"] == final}
+    print(f"{final} against every member, {games} games each: its win rate, and the 95 % interval")
+    for ref in members:
+        row = found.get(ref)  # none for the very policy, which does not play against itself
+        shown = f"{row['win_rate']:6.1%}   {row['low']:.1%} to {row['high']:.1%}" if row else "-"
+        print(f"  {ref:<22}{shown}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--minutes", type=float, default=4.0, help="how long to train")
+    parser.add_argument("--games", type=int, default=200, help="against each member, at the end")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -87,10 +109,10 @@ def main() -> None:
         )
         if algo.iteration % 5 == 0:
             save(algo, folder)
+    final = league.store.push(snapshot(algo, "main"), "connect-four/final").ref
     algo.stop()
     print(league.ratings())
-    members = [version.ref for version in league.store.log("connect-four/main")]
-    print(league.play(members[:: max(1, len(members) // 4)], env=make_connect_four, episodes=40))
+    play_all(league, final, arguments.games)
 
 
 if __name__ == "__main__":
