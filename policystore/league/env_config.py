@@ -7,7 +7,6 @@ for the value.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -27,7 +26,6 @@ _MOST_WORDS = 300  # characters about a value without a form
 _INT_MAX = 2**63 - 1
 _KEYS = (str, int, bool, type(None))
 _NUMBERS = (np.bool_, np.integer, np.float64)  # which numbers of Python can replace exactly
-_FLOATS = ("nan", "inf", "-inf")
 
 
 def write_config(config: Mapping[Any, Any]) -> str:
@@ -90,7 +88,7 @@ def _encode(value: Any) -> Json:
     if value is None or kind in (bool, str) or (kind is int and abs(value) <= _INT_MAX):
         return value
     if kind is float:
-        return value if math.isfinite(value) else {"~float": str(value)}
+        return encode_value(value, "")
     if kind is list:
         return [_encode(item) for item in value]
     if kind is tuple:
@@ -199,9 +197,7 @@ def _decode_tuple(items: Json) -> Any:
 
 
 def _decode_float(name: Json) -> Any:
-    if name not in _FLOATS:
-        raise FormatError("env_config of the match: malformed ~float")
-    return float(name)
+    return decode_value({"~float": name}, "env_config of the match")
 
 
 def _decode_bytes(digits: Json) -> Any:

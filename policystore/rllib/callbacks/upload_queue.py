@@ -276,17 +276,15 @@ class Uploader:
     def _pause_unless_full(self, uploads: PolicyUploads, seconds: float) -> bool:
         """Wait, unless that would cost a copy; return whether it waited."""
         with self._changed:
-            end = self._patient_until
-        if len(uploads.waiting) >= self._max_pending:
-            return False
-        if end is not None and time.monotonic() + seconds >= end:
+            is_over = _ends_after(self._patient_until, seconds)
+        if len(uploads.waiting) >= self._max_pending or is_over:
             return False
         self._wait(seconds)
         return True
 
     def _may_wait(self, seconds: float) -> bool:
         with self._changed:
-            return self._deadline is None or time.monotonic() + seconds < self._deadline
+            return not _ends_after(self._deadline, seconds)
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -308,6 +306,11 @@ class Uploader:
                 "which waits for them, was not called",
                 count,
             )
+
+
+def _ends_after(limit: float | None, seconds: float) -> bool:
+    """Return whether a pause that begins now ends at a limit or later; False without a limit."""
+    return limit is not None and time.monotonic() + seconds >= limit
 
 
 def _say_at_exit(reference: weakref.ref[Uploader], process: int) -> None:

@@ -19,7 +19,7 @@ from policystore.errors import InvalidInputError
 from policystore.format.plain import to_plain
 from policystore.league import League
 
-__all__ = ["EnvConfig", "make_environment"]
+__all__ = ["EnvConfig", "import_from_present_folder", "make_environment"]
 
 _IMPORT_PATH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\Z")
 
@@ -49,6 +49,15 @@ Trust = Annotated[
 ]
 
 
+def import_from_present_folder() -> None:
+    """Let modules that the user names come from the present folder, too.
+
+    The folder comes last: a file in it that is called numpy.py replaces no installed package.
+    """
+    if "" not in sys.path:
+        sys.path.append("")
+
+
 def make_environment(text: str, config: list[str] | None) -> Any:
     """Return the environment of a command line as ``League.play`` takes it.
 
@@ -61,8 +70,7 @@ def make_environment(text: str, config: list[str] | None) -> Any:
     env: Any = text
     path = _IMPORT_PATH.match(text)
     if path is not None:
-        if "" not in sys.path:
-            sys.path.append("")  # last: no file there takes the place of an installed package
+        import_from_present_folder()
         try:
             env = importlib.import_module(path[1])
             for name in path[2].split("."):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +9,11 @@ import typer
 from policystore._util.messages import brief, counted
 from policystore.cli.commands.league.group import LEAGUE_GROUP, LeagueName, find_league
 from policystore.cli.commands.league.matches import match_document, match_id, result_words
-from policystore.cli.commands.league.playing import EnvConfig, make_environment
+from policystore.cli.commands.league.playing import (
+    EnvConfig,
+    import_from_present_folder,
+    make_environment,
+)
 from policystore.cli.common.command import LEAGUES, command
 from policystore.cli.common.session import Session
 from policystore.errors import AmbiguousError, InvalidInputError, NotFoundError
@@ -58,10 +61,8 @@ def replay(
     if env is None and env_config:
         raise InvalidInputError("--env-config needs --env, the environment that has this config")
     made = None if env is None else make_environment(env, env_config)
-    if trust and "" not in sys.path:
-        # The user has named a package, perhaps one of the present folder. The folder comes last: a
-        # file in it that is called numpy.py is not what the policies need.
-        sys.path.append("")
+    if trust:
+        import_from_present_folder()
     from policystore.league.tournament.replay import replay as replay_match  # late: loads numpy
 
     with session.working("Playing the match again"):
